@@ -1,0 +1,124 @@
+# The commands of this project. `make help` lists them.
+#
+# Everything is installed below this directory: .venv (the product), .venv-published (the published client, for its
+# tests), .cache (models). A stamp file inside each remembers what it was made from, so a repeated command is quick.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# Python 3.11 or newer; the locked dependencies were resolved for 3.11.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+# `make run DATA=/srv/skafos CONTROL=127.0.0.1:9000 EDGE=127.0.0.1:9001 WORKERS=4 DEMO=no`
+DATA ?= .skafos
+CONTROL ?= 127.0.0.1:8800
+EDGE ?= 127.0.0.1:8801
+WORKERS ?= 2
+DEMO ?= yes
+
+VENV := .venv
+PUBLISHED_VENV := .venv-published
+LOCK_VENV := .venv-lock
+BIN := $(VENV)/bin
+
+# The servers that the tests talk to. `make run` needs none of them.
+DEBIAN_PACKAGES := redis-server postgresql clickhouse-server zstd
+
+.PHONY: help setup setup-dev packages models run test check bench lock clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+# --- Setting up ------------------------------------------------------------------------------------------------------
+
+setup: $(VENV)/.stamp-product ## create .venv with the product's locked dependencies
+setup-dev: packages $(VENV)/.stamp-dev $(PUBLISHED_VENV)/.stamp ## also what the tests and checks need
+
+# Debian splits ensurepip off into python3-venv. Without it, a pip that is already there (version 22.3 or newer) can
+# install into an environment that has none; so neither root nor a Debian package is needed.
+define create_venv
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	@if "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null; then "$(PYTHON)" -m venv --clear $(1); \
+	elif "$(PYTHON)" -m pip --version >/dev/null 2>&1; then \
+		"$(PYTHON)" -m venv --clear --without-pip $(1) && "$(PYTHON)" -m pip --python $(1)/bin/python install -q pip; \
+	else echo "This Python can make no virtual environment with pip. Install Debian's package python3-venv" \
+		"(apt-get install python3-venv) or pip (python3-pip), then run make again." >&2; exit 1; fi
+endef
+
+$(VENV)/bin/python:
+	@echo "Creating $(VENV) with $(PYTHON) …"
+	$(call create_venv,$(VENV))
+
+# The build tool is locked as well, and is used in place of an isolated, unlocked one.
+$(VENV)/.stamp-product: requirements.txt requirements-build.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the locked dependencies …"
+	@$(BIN)/python -m pip install -q --require-hashes -r requirements.txt -r requirements-build.txt
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: requirements-dev.txt $(VENV)/.stamp-product
+	@echo "Installing what the tests and checks need …"
+	@$(BIN)/python -m pip install -q --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(PUBLISHED_VENV)/.stamp: requirements-published-client.txt
+	@echo "Creating $(PUBLISHED_VENV) with the published client …"
+	$(call create_venv,$(PUBLISHED_VENV))
+	@$(PUBLISHED_VENV)/bin/python -m pip install -q --require-hashes -r $<
+	@touch $@
+
+packages:
+	@missing=""; \
+	for package in $(DEBIAN_PACKAGES); do \
+		dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "Tests that need these servers will be skipped; this machine has no apt-get:$$missing"; exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then \
+		echo "Tests that need these servers will be skipped. To run them: sudo apt-get install$$missing"; exit 0; fi; \
+	echo "Installing Debian's packages:$$missing …"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq; apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+models: setup ## fetch the real models of the demonstration and the tests into .cache/models
+	@$(BIN)/python -m bench.corpus
+
+# --- Using -----------------------------------------------------------------------------------------------------------
+
+run: setup $(if $(filter yes,$(DEMO)),models) ## start Skafos with its demonstration (DEMO=no: without)
+	@exec $(BIN)/skafos up --data "$(DATA)" --control "$(CONTROL)" --edge "$(EDGE)" --workers "$(WORKERS)" \
+		$(if $(filter yes,$(DEMO)),--demo)
+
+test: setup-dev models ## run all tests against real servers
+	@$(BIN)/pytest
+
+check: $(VENV)/.stamp-dev ## style, formatting, types and import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.stamp-dev models ## measure sizes and times, and write docs/performance.md
+	@$(BIN)/python -m bench.sizes --write docs/performance.md
+
+# --- Keeping ---------------------------------------------------------------------------------------------------------
+
+# No address of a registry is written: pip's own configuration says where packages come from.
+COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(LOCK_VENV)/bin/pip-compile --quiet --upgrade --generate-hashes \
+	--allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+lock: ## resolve the dependencies anew and write the locked requirements
+	$(call create_venv,$(LOCK_VENV))
+	@$(LOCK_VENV)/bin/python -m pip install -q pip-tools
+	$(COMPILE) pyproject.toml --output-file requirements.txt
+	$(COMPILE) pyproject.toml --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+	echo 'setuptools>=68' | $(COMPILE) - --output-file requirements-build.txt
+	echo 'skafos==0.3.0' | $(COMPILE) - --output-file requirements-published-client.txt
+
+clean: ## remove everything that was installed or cached here, but not the data
+	rm -rf $(VENV) $(PUBLISHED_VENV) $(LOCK_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache build dist *.egg-info
