@@ -1,0 +1,109 @@
+"""Large artifacts cost little memory: each step runs in a process of its own, whose peak is compared with its start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from artifacts.patch.zstd_prefix import estimate_apply_bytes, estimate_build_bytes
+from tests.models import field, varint
+
+# Three times what any step may grow by, so one that loads the file is seen.
+MODEL_BYTES = 192 * 1024 * 1024
+MAX_GROWTH_BYTES = 64 * 1024 * 1024
+
+PRELUDE = """
+import asyncio, hashlib, sys
+from pathlib import Path
+from artifacts.archive import ArchiveReader, archive_directory, archive_upload, extract_archive
+from artifacts.encodings import decode_full, encode_full
+from artifacts.hashing import hash_file
+from artifacts.inspect import inspect_archive
+from artifacts.patch.zstd_prefix import apply_patch, make_patch
+from artifacts.store import open_store
+
+def peak():
+    # VmHWM is of this process alone; getrusage would report the parent's peak, which a fork hands down.
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+folder = Path(sys.argv[1])
+store = open_store((folder / "objects").as_uri())
+before = peak()
+"""
+
+STEPS = {
+    "archive a zip": "archive_upload(folder / 'model.zip', 'model.zip', folder / 'out')",
+    "archive a bare file": "archive_upload(folder / 'model.onnx', 'model.onnx', folder / 'out')",
+    "inspect": "assert [tensor.name for tensor in inspect_archive(folder / 'archive').inputs] == ['x']",
+    "extract": "extract_archive(folder / 'archive', folder / 'extracted')",
+    "archive a folder": "archive_directory(folder / 'root', folder / 'out')",
+    "encode": "encode_full(folder / 'archive', folder / 'out')",
+    "decode": (
+        "sha256, length = hash_file(folder / 'archive')\n"
+        "decode_full(folder / 'encoded', folder / 'out', length=length, sha256=sha256)"
+    ),
+    "store and fetch": (
+        "sha256, length = hash_file(folder / 'archive')\n"
+        "asyncio.run(store.put_file(sha256, folder / 'archive'))\n"
+        "asyncio.run(store.fetch_to(sha256, folder / 'out'))"
+    ),
+}
+
+
+def growth(folder: Path, step: str) -> int:
+    script = f"{PRELUDE}\n{step}\nprint(peak() - before)"
+    result = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, check=True)
+    return int(result.stdout)
+
+
+def write_large_onnx(path: Path) -> None:
+    """Write an ONNX model with an input ``x`` and one weight that is nearly all of it."""
+    block = os.urandom(1024 * 1024)
+    head = field(8, "w") + varint(9 << 3 | 2) + varint(MODEL_BYTES)
+    weight = varint(5 << 3 | 2) + varint(len(head) + MODEL_BYTES) + head
+    value = field(11, field(1, "x"))
+    with path.open("wb") as model:
+        model.write(field(1, 8) + varint(7 << 3 | 2) + varint(len(weight) + MODEL_BYTES + len(value)) + weight)
+        for _ in range(MODEL_BYTES // len(block)):
+            model.write(block)
+        model.write(value)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with one large model in every form that a step starts from."""
+    folder = tmp_path_factory.mktemp("large")
+    (folder / "root").mkdir()
+    write_large_onnx(folder / "root" / "model.onnx")
+    (folder / "model.onnx").hardlink_to(folder / "root" / "model.onnx")
+    growth(
+        folder,
+        "import zipfile\n"
+        "zipfile.ZipFile(folder / 'model.zip', 'w', zipfile.ZIP_STORED).write(folder / 'model.onnx', 'model.onnx')\n"
+        "archive_directory(folder / 'root', folder / 'archive')\n"
+        "encode_full(folder / 'archive', folder / 'encoded', 1)",
+    )
+    return folder
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_does_not_grow_with_the_model(large: Path, step: str) -> None:
+    assert growth(large, STEPS[step]) < MAX_GROWTH_BYTES
+
+
+def test_patches_keep_to_their_estimates(large: Path) -> None:
+    """The estimates are what the limits go by, so they must not be too small; a third above is not too large."""
+    length = (large / "archive").stat().st_size
+    make = "make_patch(folder / 'archive', folder / 'archive', folder / 'patch')"
+    built = growth(large, make)
+    applied = growth(
+        large,
+        "sha256, length = hash_file(folder / 'archive')\n"
+        "apply_patch(folder / 'archive', folder / 'patch', folder / 'out', length=length, sha256=sha256)",
+    )
+    assert estimate_build_bytes(length, length) * 2 / 3 < built < estimate_build_bytes(length, length)
+    assert estimate_apply_bytes(length, length) * 2 / 3 < applied < estimate_apply_bytes(length, length)
