@@ -1,0 +1,213 @@
+"""ClickHouse inside this process (chdb): the default, for a laptop or one small server.
+
+One process owns the directory. Three lanes, a thread and a session each, keep kinds of work apart: a question that
+takes long delays neither inserts nor the dashboard. The lane for typed questions has a read-only session with limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+
+from telemetry import migrate as migrations
+from telemetry.columns import COLUMNS, EventColumns
+from telemetry.engine_process import (
+    CONFIGURATION,
+    give_back_start_up_pages,
+    import_sessions,
+    own_working_directory,
+)
+from telemetry.lane import Lane
+from telemetry.literals import Value, bind, literal
+from telemetry.server_errors import code_of, insert_error, query_error, sentence_of
+from telemetry.warehouse import (
+    DEFAULT_LIMITS,
+    MAX_WAITING_QUESTIONS,
+    QueryFailed,
+    QueryLimits,
+    Row,
+    WarehouseUnavailable,
+)
+
+DATABASE: Final = "skafos"
+MAX_WAITING_OWN: Final = 256
+"""Calls of our own that wait in a lane; each takes milliseconds."""
+_OUTPUT_SETTINGS: Final = (
+    "output_format_json_quote_64bit_integers = 0",
+    "output_format_json_quote_denormals = 0",
+    "output_format_json_validate_utf8 = 1",
+)
+_ROWS: Final = msgspec.json.Decoder(Row)
+
+R = TypeVar("R")
+
+log = structlog.get_logger(__name__)
+
+
+class _Session:
+    """A session of one lane, opened with its first statement. Every method blocks."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._session: Any = None
+        self._limits: QueryLimits | None = None
+
+    def run(self, sql: str, output: str = "Null") -> bytes:
+        """Run a statement. Raises the engine's own error."""
+        return self._opened().query(sql, output).bytes() or b""
+
+    def limit(self, limits: QueryLimits) -> None:
+        """Make the session read-only, for good, with these limits."""
+        if self._limits == limits:
+            return
+        if self._limits is not None:  # a read-only session cannot change its limits
+            self.close()
+        for setting in (
+            f"max_execution_time = {limits.seconds}",
+            f"max_memory_usage = {limits.memory_bytes}",
+            f"max_result_bytes = {limits.result_bytes}",
+            "result_overflow_mode = 'throw'",
+            "readonly = 1",
+        ):
+            self.run(f"SET {setting}")
+        self._limits = limits
+
+    def close(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+        self._limits = None
+
+    def _opened(self) -> Any:
+        if self._session is None:
+            session = _open_session(self._directory)
+            session.query(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
+            session.query(f"USE {DATABASE}")
+            for setting in _OUTPUT_SETTINGS:
+                session.query(f"SET {setting}")
+            self._session = session
+        return self._session
+
+
+def _open_session(directory: Path) -> Any:
+    configuration = directory / "engine.xml"
+    try:
+        return import_sessions().Session(f"{directory / 'data'}?config-file={configuration}")
+    except (RuntimeError, ValueError, OSError) as error:  # what the engine raises when it cannot start
+        raise WarehouseUnavailable(
+            f"the embedded ClickHouse cannot open {directory}; does another process use it? ({sentence_of(str(error))})"
+        ) from error
+
+
+class EmbeddedWarehouse:
+    """The warehouse in this process.
+
+    Args:
+        directory: owned by this process alone, made if it is missing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory.absolute()
+        self._lanes = {
+            name: (Lane(f"clickhouse-{name}", waiting, self._enter), _Session(self._directory))
+            for name, waiting in (
+                ("insert", MAX_WAITING_OWN),
+                ("query", MAX_WAITING_OWN),
+                ("typed", MAX_WAITING_QUESTIONS),
+            )
+        }
+        self._entered = threading.Lock()
+
+    async def migrate(self) -> None:
+        """See ``Warehouse.migrate``."""
+        applied = await self._run("insert", lambda session: migrations.migrate(_Engine(session)), query_error)
+        if applied:
+            log.info("warehouse_migrated", migrations=applied)
+        log.debug("engine_pages_given_back", bytes=await asyncio.to_thread(give_back_start_up_pages))
+
+    async def insert_events(self, columns: EventColumns, insert_id: str) -> None:
+        """See ``Warehouse.insert_events``."""
+        if columns.count == 0:
+            return
+        await self._run("insert", lambda session: session.run(_insert_sql(columns, insert_id)), insert_error)
+
+    async def query(self, sql: str, params: Mapping[str, Value] | None = None) -> list[Row]:
+        """See ``Warehouse.query``."""
+        bound = bind(sql, params or {})
+        return await self._run("query", lambda session: _fetch(session, bound), query_error)
+
+    async def query_readonly(self, sql: str, limits: QueryLimits = DEFAULT_LIMITS) -> list[Row]:
+        """See ``Warehouse.query_readonly``."""
+
+        def ask(session: _Session) -> list[Row]:
+            session.limit(limits)
+            return _fetch(session, sql, limits)
+
+        return await self._run("typed", ask, query_error)
+
+    async def ping(self) -> None:
+        """See ``Warehouse.ping``."""
+        try:
+            await self.query("SELECT 1")
+        except QueryFailed as error:
+            raise WarehouseUnavailable(str(error)) from error
+
+    async def close(self) -> None:
+        """See ``Warehouse.close``."""
+        for lane, session in self._lanes.values():
+            await lane.close(session.close)
+
+    def _enter(self) -> None:
+        """Runs first in each lane's thread."""
+        with self._entered:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            own_working_directory(self._directory)
+            (self._directory / "engine.xml").write_text(CONFIGURATION)
+
+    async def _run(self, name: str, call: Callable[[_Session], R], failure: Callable[[int, str], Exception]) -> R:
+        lane, session = self._lanes[name]
+
+        def translated() -> R:
+            try:
+                return call(session)
+            except RuntimeError as error:  # the engine has one error class, with its code in the text
+                raise failure(code_of(str(error)), str(error)) from None
+
+        return await lane.run(translated)
+
+
+class _Engine:
+    def __init__(self, session: _Session) -> None:
+        self._session = session
+
+    def version(self) -> tuple[int, int]:
+        major, minor, *_ = self.fetch("SELECT version() AS version")[0]["version"].split(".")
+        return int(major), int(minor)
+
+    def execute(self, sql: str) -> None:
+        self._session.run(sql)
+
+    def fetch(self, sql: str) -> list[Row]:
+        return _fetch(self._session, sql)
+
+
+def _fetch(session: _Session, sql: str, limits: QueryLimits | None = None) -> list[Row]:
+    answer = session.run(sql, "JSONEachRow")
+    rows = _ROWS.decode_lines(answer)
+    return rows[: limits.rows] if limits else rows
+
+
+def _insert_sql(columns: EventColumns, insert_id: str) -> str:
+    # JSONCompactColumns takes a column at a time: one call into msgspec for the lot, no row is ever built.
+    data = msgspec.json.encode(columns.values).decode()
+    return (
+        f"INSERT INTO raw_events ({', '.join(COLUMNS)}) SETTINGS insert_deduplication_token = {literal(insert_id)}, "
+        f"deduplicate_blocks_in_dependent_materialized_views = 1 FORMAT JSONCompactColumns {data}"
+    )

@@ -1,0 +1,389 @@
+"""The shipper: everything acknowledged arrives, once, whatever dies in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry.__main__ import operations_app
+from telemetry.columns import EventColumns
+from telemetry.literals import Value
+from telemetry.segment import Record, encode_header, encode_record
+from telemetry.shipper import LONGEST_PAUSE_SECONDS, Shipper, insert_id, pause_seconds
+from telemetry.spool import Spool
+from telemetry.spool_directory import held_lock
+from telemetry.warehouse import (
+    DEFAULT_LIMITS,
+    InsertRejected,
+    QueryLimits,
+    Row,
+    Warehouse,
+    WarehouseUnavailable,
+    open_warehouse,
+)
+from tests.servers.clickhouse import ClickHouseServer
+from tests.telemetry.samples import NOON, body, event, labels, record
+from tests.telemetry.waiting import until
+from tests.telemetry.warehouses import embedded, server, warehouse
+
+__all__ = ["embedded", "server", "warehouse"]  # fixtures
+
+COUNT = "SELECT count() AS n FROM events"
+
+
+class MemoryWarehouse:
+    """Keeps what is inserted; refuses a device's events, or everything, when told to."""
+
+    def __init__(self) -> None:
+        self.inserted: dict[str, EventColumns] = {}
+        self.poison = ""
+        self.away = False
+        self.attempts = 0
+
+    @property
+    def devices(self) -> list[str]:
+        return [device for columns in self.inserted.values() for device in columns.values[5]]
+
+    async def migrate(self) -> None:
+        if self.away:
+            raise WarehouseUnavailable("away")
+
+    async def insert_events(self, columns: EventColumns, insert_id: str) -> None:
+        self.attempts += 1
+        if self.away:
+            raise WarehouseUnavailable("away")
+        if self.poison in columns.values[5]:
+            raise InsertRejected("no such thing")
+        self.inserted[insert_id] = columns
+
+    async def query(self, sql: str, params: Mapping[str, Value] | None = None) -> list[Row]:
+        return []
+
+    async def query_readonly(self, sql: str, limits: QueryLimits = DEFAULT_LIMITS) -> list[Row]:
+        return []
+
+    async def ping(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def put(root: Path, name: str, *records: Record, writer: str = "edge-0", tail: bytes = b"") -> Path:
+    """Put a closed segment into a writer's directory."""
+    path = root / writer / f"{name}.ready"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = encode_header(name.encode().ljust(16, b".")) + b"".join(encode_record(one) for one in records) + tail
+    path.write_bytes(data)
+    return path
+
+
+def is_gone(path: Path) -> bool:
+    return not path.exists()
+
+
+def dead_letters(root: Path) -> dict[str, str]:
+    """Names and reasons of what was put aside."""
+    notes = (json.loads(path.read_text()) for path in (root / "dead-letter").glob("*.reason.json"))
+    return {f"{note['writer']}/{note['segment']}": note["reason"] for note in notes}
+
+
+async def test_segments_of_all_writers_arrive_and_are_removed(tmp_path: Path, warehouse: Warehouse) -> None:
+    put(tmp_path, "0001-a", record(event(device="a")), record(event(device="b"), event(device="c")))
+    put(tmp_path, "0002-a", record(event(device="d")), writer="edge-1")
+
+    assert await Shipper(tmp_path, warehouse).drain(30)
+
+    rows = await warehouse.query("SELECT device_id FROM events ORDER BY device_id")
+    assert [row["device_id"] for row in rows] == ["a", "b", "c", "d"]
+    assert not list(tmp_path.glob("edge-*/*.ready"))
+
+
+async def test_what_is_accepted_while_it_runs_is_seen_soon(tmp_path: Path, embedded: Warehouse) -> None:
+    shipping = asyncio.create_task(Shipper(tmp_path, embedded).run())
+    async with Spool(tmp_path / "edge-0") as spool:
+        await spool.append(labels(), body(event()), NOON)
+        await until(lambda: not list(tmp_path.glob("*/*.ready")) and not list(tmp_path.glob("*/*.open")))
+        assert await embedded.query(COUNT) == [{"n": 1}]
+    shipping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await shipping
+
+
+async def test_an_orderly_stop_loses_nothing(tmp_path: Path, embedded: Warehouse) -> None:
+    shipper = Shipper(tmp_path, embedded, interval_seconds=0.05)
+    shipping = asyncio.create_task(shipper.run())
+    async with Spool(tmp_path / "edge-0", roll_seconds=0.05) as spool:
+        for n in range(50):
+            await asyncio.gather(*(spool.append(labels(), body(event(device=f"d-{n}-{m}")), NOON) for m in range(4)))
+    shipping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await shipping
+
+    assert await shipper.drain(30)
+
+    assert await embedded.query(COUNT) == [{"n": 200}]
+
+
+async def test_a_segment_sent_again_after_a_crash_counts_once(tmp_path: Path, warehouse: Warehouse) -> None:
+    sent = [record(event("activate", device=f"device-{n}", version=1)) for n in range(3)]
+    for name in ("0001-a", "0002-a"):
+        put(tmp_path, name, *sent)
+    await Shipper(tmp_path, warehouse).drain(30)
+    put(tmp_path, "0001-a", *sent)  # inserted, but the shipper died before it could remove it
+    await Shipper(tmp_path, warehouse).drain(30)
+
+    assert await warehouse.query(COUNT) == [{"n": 3}]
+    held = "SELECT count() AS n FROM (SELECT device_id FROM devices GROUP BY device_id) AS d"
+    assert await warehouse.query(held) == [{"n": 3}]
+
+
+async def test_while_clickhouse_is_away_segments_wait_and_then_arrive(tmp_path: Path) -> None:
+    warehouse = MemoryWarehouse()
+    warehouse.away = True
+    path = put(tmp_path, "0001-a", record(event(device="a")))
+    shipper = Shipper(tmp_path, warehouse)
+    shipping = asyncio.create_task(shipper.run())
+    await until(lambda: shipper.failing)
+    assert path.exists()
+
+    warehouse.away = False
+    await until(lambda: not path.exists())
+
+    assert warehouse.devices == ["a"]
+    assert not shipper.failing
+    shipping.cancel()
+
+
+async def test_draining_gives_up_at_its_deadline_and_leaves_the_rest(tmp_path: Path) -> None:
+    warehouse = MemoryWarehouse()
+    warehouse.away = True
+    path = put(tmp_path, "0001-a", record(event()))
+
+    assert not await Shipper(tmp_path, warehouse).drain(0.2)
+
+    assert path.exists()
+
+
+async def test_a_refused_segment_is_put_aside_alone_with_its_reason(tmp_path: Path) -> None:
+    warehouse = MemoryWarehouse()
+    warehouse.poison = "bad"
+    for name in ("good-1", "bad", "good-2"):
+        put(tmp_path, f"0001-{name}", record(event(device=name)))
+
+    await Shipper(tmp_path, warehouse).drain(30)
+
+    assert sorted(warehouse.devices) == ["good-1", "good-2"]
+    assert dead_letters(tmp_path) == {"edge-0/0001-bad.ready": "no such thing"}
+    assert (tmp_path / "dead-letter" / "edge-0-0001-bad.segment").exists()
+
+
+async def test_a_damaged_segment_ships_its_whole_records_and_is_put_aside(tmp_path: Path) -> None:
+    warehouse = MemoryWarehouse()
+    put(tmp_path, "0001-a", record(event(device="whole")), tail=b"\x99\x00\x00\x00....damaged")
+    (tmp_path / "edge-0" / "0002-a.ready").write_bytes(b"not a segment at all, but long enough for a header")
+    undecodable = Record(labels(), 0, b'[{"type": 3}]')
+    put(tmp_path, "0003-a", undecodable)
+
+    await Shipper(tmp_path, warehouse).drain(30)
+
+    assert warehouse.devices == ["whole"]
+    assert sorted(dead_letters(tmp_path)) == ["edge-0/0001-a.ready", "edge-0/0002-a.ready", "edge-0/0003-a.ready"]
+
+
+async def test_events_that_clickhouse_itself_refuses_are_put_aside(tmp_path: Path, embedded: Warehouse) -> None:
+    class Broken(MemoryWarehouse):
+        async def insert_events(self, columns: EventColumns, insert_id: str) -> None:
+            values = list(columns.values)
+            if "bad" in values[5]:
+                values[9] = ["not a number"] * columns.count
+            await embedded.insert_events(EventColumns(tuple(values), columns.count), insert_id)
+
+    put(tmp_path, "0001-a", record(event(device="good")))
+    put(tmp_path, "0002-a", record(event(device="bad")))
+
+    await Shipper(tmp_path, Broken()).drain(30)
+
+    assert await embedded.query("SELECT device_id FROM events") == [{"device_id": "good"}]
+    assert list(dead_letters(tmp_path)) == ["edge-0/0002-a.ready"]
+
+
+async def test_the_open_segment_of_a_dead_writer_is_adopted_and_of_a_living_one_left(tmp_path: Path) -> None:
+    warehouse = MemoryWarehouse()
+    put(tmp_path, "0001-a", record(event(device="dead")), writer="dead").rename(tmp_path / "dead" / "0001-a.open")
+    put(tmp_path, "0002-a", record(event(device="alive")), writer="alive").rename(tmp_path / "alive" / "0002-a.open")
+
+    with held_lock(tmp_path / "alive" / "lock"):
+        await Shipper(tmp_path, warehouse).drain(30)
+    assert warehouse.devices == ["dead"]
+
+    await Shipper(tmp_path, warehouse).drain(30)
+    assert warehouse.devices == ["dead", "alive"]
+
+
+async def test_a_second_shipper_stands_by_until_the_first_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.shipper.STANDBY_SECONDS", 0.05)
+    first, second = MemoryWarehouse(), MemoryWarehouse()
+    shippers = [asyncio.create_task(Shipper(tmp_path, one, interval_seconds=0.02).run()) for one in (first, second)]
+    await asyncio.sleep(0.1)
+    for n in range(5):
+        path = put(tmp_path, f"000{n}-a", record(event(device=str(n))))
+        await until(partial(is_gone, path))
+    assert (len(first.devices), second.attempts) == (5, 0)
+
+    shippers[0].cancel()
+    put(tmp_path, "0009-a", record(event(device="later")))
+    await until(lambda: second.devices == ["later"])
+    shippers[1].cancel()
+
+
+async def test_many_small_segments_are_merged_into_one_insert(tmp_path: Path) -> None:
+    warehouse = MemoryWarehouse()
+    for n in range(100):
+        put(tmp_path, f"{n:04}-a", record(event(device=str(n))))
+
+    await Shipper(tmp_path, warehouse).drain(30)
+
+    assert warehouse.attempts == 1
+    assert len(warehouse.devices) == 100
+
+
+@given(st.integers(1, 10_000), st.randoms(use_true_random=False))
+def test_pauses_grow_and_stay_bounded(failures: int, rng: random.Random) -> None:
+    assert 0 < pause_seconds(failures, rng) <= LONGEST_PAUSE_SECONDS
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=5, unique=True), st.randoms())
+def test_an_insert_is_named_after_its_segments_in_any_order(ids: list[bytes], rng: random.Random) -> None:
+    shuffled = list(ids)
+    rng.shuffle(shuffled)
+
+    assert insert_id(ids) == insert_id(shuffled)
+    assert insert_id(ids) != insert_id([*ids, b"x" * 16])
+
+
+async def test_a_server_that_is_restarted_gets_everything_once(tmp_path: Path, server: ClickHouseServer) -> None:
+    url = server.url.removesuffix("skafos") + "restarted"
+    warehouse = open_warehouse(url, tmp_path / "unused")
+    shipper = Shipper(tmp_path / "spool", warehouse, interval_seconds=0.02)
+    shipping = asyncio.create_task(shipper.run())
+    async with Spool(tmp_path / "spool" / "edge-0", roll_seconds=0.05) as spool:
+        for n in range(60):
+            await spool.append(labels(), body(event(device=f"device-{n}")), NOON)
+            await asyncio.sleep(0.02)
+            if n == 20:
+                await asyncio.to_thread(server.kill)
+            if n == 40:
+                await asyncio.to_thread(server.start)
+    await until(lambda: not list((tmp_path / "spool").glob("*/*.ready")))
+    shipping.cancel()
+
+    assert await warehouse.query(COUNT) == [{"n": 60}]
+    await warehouse.close()
+
+
+def run_shipper(tmp_path: Path, **settings: str) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SKAFOS_")}
+    environment |= {
+        "SKAFOS_SPOOL_DIR": str(tmp_path / "spool"),
+        "SKAFOS_DATA": str(tmp_path / "data"),
+        "SKAFOS_SHIPPER_METRICS_LISTEN": "127.0.0.1:0",
+        "SKAFOS_SHIPPER_INTERVAL_SECONDS": "0.02",
+    } | settings
+    return subprocess.Popen([sys.executable, "-m", "telemetry"], env=environment, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_shipper_killed_at_any_moment_loses_nothing_and_counts_nothing_twice(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    sent = 0
+    for life in range(3):
+        for n in range(20):
+            put(
+                tmp_path / "spool",
+                f"{life}{n:03}-a",
+                *(record(event("activate", device=f"device-{sent + m}", version=1)) for m in range(50)),
+            )
+            sent += 50
+        shipper = run_shipper(tmp_path)
+        assert shipper.stderr is not None
+        shipper.stderr.readline()  # it has started
+        await asyncio.sleep(0.3 + rng.random() * 1.2)
+        shipper.kill()
+        shipper.wait()
+        shipper.stderr.close()
+    warehouse = open_warehouse(None, tmp_path / "data" / "clickhouse")
+    assert await Shipper(tmp_path / "spool", warehouse).drain(60)
+
+    assert await warehouse.query("SELECT count() AS n, uniqExact(device_id) AS d FROM events") == [
+        {"n": sent, "d": sent}
+    ]
+    by_device = "SELECT device_id FROM devices GROUP BY device_id HAVING maxMerge(activated) = 1"
+    installed = f"SELECT count() AS n FROM ({by_device}) AS d"
+    assert await warehouse.query(installed) == [{"n": sent}]
+    await warehouse.close()
+
+
+async def test_the_process_drains_when_it_is_asked_to_stop(tmp_path: Path, server: ClickHouseServer) -> None:
+    url = server.url.removesuffix("skafos") + "drained"
+    for n in range(5):
+        put(tmp_path / "spool", f"000{n}-a", record(event(device=f"device-{n}")))
+    shipper = run_shipper(tmp_path, SKAFOS_CLICKHOUSE_URL=url)
+    assert shipper.stderr is not None
+    shipper.stderr.readline()
+
+    shipper.send_signal(signal.SIGTERM)
+    assert shipper.wait(30) == 0
+    log = shipper.stderr.read()
+    shipper.stderr.close()
+
+    assert b'"drained": true' in log
+    assert b"only-for-tests" not in log  # the password of the address
+    warehouse = open_warehouse(url, tmp_path / "unused")
+    assert await warehouse.query(COUNT) == [{"n": 5}]
+    await warehouse.close()
+
+
+async def test_operators_can_ask_for_health_readiness_and_metrics(tmp_path: Path) -> None:
+    warehouse = open_warehouse("clickhouse://127.0.0.1:1/skafos", tmp_path)  # nobody is there
+    async with TestClient(TestServer(operations_app(warehouse))) as client:
+        statuses = {path: (await client.get(path)).status for path in ("/healthz", "/readyz", "/metrics")}
+        text = await (await client.get("/metrics")).text()
+    await warehouse.close()
+    async with TestClient(TestServer(operations_app(MemoryWarehouse()))) as client:
+        ready = (await client.get("/readyz")).status
+
+    assert statuses == {"/healthz": 200, "/readyz": 503, "/metrics": 200}
+    assert ready == 200
+    assert "skafos_shipper_events_total" in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"SKAFOS_CLICKHOUSE_URL": "http://user:secret@host"}, "clickhouse://"),
+        ({"SKAFOS_SHIPPER_METRICS_LISTEN": "nowhere"}, "SKAFOS_SHIPPER_METRICS_LISTEN"),
+        ({"SKAFOS_SHIPPER_INTERVAL_SECONDS": "0"}, "SKAFOS_SHIPPER_INTERVAL_SECONDS"),
+    ],
+)
+def test_wrong_settings_are_named_and_secrets_are_not(tmp_path: Path, wrong: dict[str, str], said: str) -> None:
+    shipper = run_shipper(tmp_path, **wrong)
+    _, told = shipper.communicate(timeout=30)
+
+    assert shipper.returncode == 2
+    assert said in told.decode()
+    assert "secret" not in told.decode()

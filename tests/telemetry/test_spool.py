@@ -1,0 +1,286 @@
+"""The spool: durable before the answer, whole after a crash, bounded, and never shared by two writers."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from telemetry.segment import (
+    HEADER,
+    Record,
+    UnreadableSegment,
+    decode_segment,
+    encode_header,
+    encode_record,
+)
+from telemetry.spool import Spool, SpoolClosed, SpoolFull, SpoolLocked
+from telemetry.spool_directory import ready_segments, recover_open_segments
+from tests.telemetry.samples import NOON, body, event, labels, record
+from tests.telemetry.waiting import until
+
+
+def stored(directory: Path) -> list[Record]:
+    """All records of the segments that were handed over; none may be damaged."""
+    contents = [decode_segment(path.read_bytes()) for path in ready_segments(directory)]
+    assert [content.damage for content in contents] == [None] * len(contents)
+    return [one for content in contents for one in content.records]
+
+
+async def append(spool: Spool, *events: dict[str, object]) -> None:
+    await spool.append(labels(), body(*events), NOON)
+
+
+async def test_an_appended_batch_is_on_the_disk_when_append_returns(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "edge-0", roll_seconds=60) as spool:
+        await append(spool, event(device="a"))
+
+        (open_segment,) = (tmp_path / "edge-0").glob("*.open")
+        assert len(decode_segment(open_segment.read_bytes()).records) == 1
+
+
+async def test_a_batch_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    sent = event(device="a", colour="a field that nobody knows")
+    async with Spool(tmp_path / "edge-0") as spool:
+        await append(spool, sent)
+
+    assert stored(tmp_path / "edge-0") == [record(sent)]
+
+
+async def test_closing_hands_over_everything_that_was_appended_in_order(tmp_path: Path) -> None:
+    sent = [event(device=f"device-{n}") for n in range(200)]
+    async with Spool(tmp_path / "edge-0", segment_bytes=20_000) as spool:
+        await asyncio.gather(*(append(spool, one) for one in sent))
+
+    assert [one.events for one in stored(tmp_path / "edge-0")] == [body(one) for one in sent]
+    assert not list((tmp_path / "edge-0").glob("*.open"))
+
+
+async def test_appenders_that_arrive_together_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs: list[int] = []
+    real = os.fdatasync
+
+    def counted(descriptor: int) -> None:
+        syncs.append(descriptor)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+    async with Spool(tmp_path / "edge-0") as spool:
+        await asyncio.gather(*(append(spool, event()) for _ in range(100)))
+
+    assert 1 <= len(syncs) <= 3
+
+
+async def test_an_old_segment_is_handed_over_without_another_batch(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "edge-0", roll_seconds=0.05) as spool:
+        await append(spool, event())
+        await until(lambda: ready_segments(tmp_path / "edge-0"))
+
+
+async def test_a_full_spool_refuses_and_accepts_again_when_there_is_room(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "edge-0", max_bytes=3_000, roll_seconds=0.05) as spool:
+        refusals = await asyncio.gather(*(append(spool, event()) for _ in range(100)), return_exceptions=True)
+        assert {type(refusal) for refusal in refusals} == {type(None), SpoolFull}
+        assert spool.used_bytes <= 3_000
+
+        await until(lambda: ready_segments(tmp_path / "edge-0"))
+        for path in ready_segments(tmp_path / "edge-0"):
+            path.unlink()  # as the shipper does
+        await asyncio.sleep(0.6)  # the directory is measured again after half a second
+        await append(spool, event())
+
+
+async def test_the_bound_counts_what_an_earlier_writer_left(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "edge-0") as spool:
+        await append(spool, event())
+    async with Spool(tmp_path / "edge-0", max_bytes=100) as spool:
+        with pytest.raises(SpoolFull):
+            await append(spool, event())
+
+
+async def test_what_waits_for_the_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telemetry.spool.MAX_PENDING_BYTES", 2_000)
+    async with Spool(tmp_path / "edge-0") as spool:
+        results = await asyncio.gather(*(append(spool, event()) for _ in range(100)), return_exceptions=True)
+        assert {type(result) for result in results} == {type(None), SpoolFull}
+        await append(spool, event())  # and once they are written, there is room again
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised"), [(errno.ENOSPC, SpoolFull), (errno.EDQUOT, SpoolFull), (errno.EIO, SpoolClosed)]
+)
+async def test_what_the_disk_refuses_is_not_acknowledged_and_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: int, raised: type[Exception]
+) -> None:
+    real = os.write
+
+    def half_then_fail(descriptor: int, data: memoryview) -> int:
+        if len(data) > 200 and b"too-much" in bytes(data):
+            real(descriptor, bytes(data[: len(data) // 2]))
+            raise OSError(failure, os.strerror(failure))
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", half_then_fail)
+    async with Spool(tmp_path / "edge-0") as spool:
+        await append(spool, event(device="before"))
+        with pytest.raises(raised):
+            await append(spool, event(device="too-much"))
+        await append(spool, event(device="after"))
+
+    assert [one.events.count(b"too-much") for one in stored(tmp_path / "edge-0")] == [0, 0]
+    assert [b"before" in one.events or b"after" in one.events for one in stored(tmp_path / "edge-0")] == [True, True]
+
+
+async def test_a_failed_sync_is_not_acknowledged_and_the_file_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Spool(tmp_path / "edge-0", roll_seconds=60) as spool:
+        await append(spool, event(device="before"))
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+            with pytest.raises(SpoolClosed):
+                await append(spool, event(device="lost"))
+        await append(spool, event(device="after"))
+
+    assert len(ready_segments(tmp_path / "edge-0")) == 2
+    assert [b"lost" in one.events for one in stored(tmp_path / "edge-0")] == [False, False]
+
+
+async def test_a_directory_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telemetry.spool.LOCK_WAIT_SECONDS", 0.1)
+    async with Spool(tmp_path / "edge-0"):
+        with pytest.raises(SpoolLocked):
+            await Spool(tmp_path / "edge-0").start()
+
+
+async def test_a_closed_spool_takes_nothing(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "edge-0") as spool:
+        pass
+    with pytest.raises(SpoolClosed):
+        await append(spool, event())
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from telemetry.spool import Spool
+from tests.telemetry.samples import NOON, body, event, labels
+
+async def main():
+    async with Spool(Path(sys.argv[1]), roll_seconds=0.05) as spool:
+        async def device(n):
+            count = 0
+            while True:
+                await spool.append(labels(), body(event(device=f"device-{n}-{count}")), NOON)
+                print(f"device-{n}-{count}", flush=True)  # acknowledged
+                count += 1
+        await asyncio.gather(*(device(n) for n in range(8)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 20, 333])
+def test_every_acknowledged_batch_survives_a_killed_writer(tmp_path: Path, lines: int) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "edge-0")], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    acknowledged = [writer.stdout.readline() for _ in range(lines)]
+    os.kill(writer.pid, signal.SIGKILL)
+    acknowledged += [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith(b"\n")]
+    writer.wait()
+    writer.stdout.close()
+
+    recover_open_segments(tmp_path / "edge-0")
+
+    found = b"".join(one.events for one in stored(tmp_path / "edge-0"))
+    assert [line for line in acknowledged if b'"' + line.strip() + b'"' not in found] == []
+
+
+def segment_of(*records: Record) -> bytes:
+    return encode_header(b"i" * 16) + b"".join(encode_record(one) for one in records)
+
+
+THREE = [record(event(device=f"device-{n}")) for n in range(3)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, len(segment_of(*THREE))))
+def test_a_segment_cut_anywhere_gives_its_whole_records_and_is_said_to_be_torn(length: int) -> None:
+    data = segment_of(*THREE)[:length]
+    if length < HEADER.size:
+        with pytest.raises(UnreadableSegment):
+            decode_segment(data)
+        return
+
+    content = decode_segment(data)
+
+    assert list(content.records) == THREE[: len(content.records)]
+    assert data[: content.length] == segment_of(*content.records)
+    assert (content.damage is None) == (content.length == length)
+    assert content.damage is None or content.damage.torn
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(HEADER.size, len(segment_of(*THREE)) - 1), st.integers(1, 255))
+def test_a_flipped_bit_is_noticed_and_nothing_false_is_read(place: int, change: int) -> None:
+    data = bytearray(segment_of(*THREE))
+    data[place] ^= change
+
+    content = decode_segment(bytes(data))
+
+    assert content.damage is not None
+    assert list(content.records) == THREE[: len(content.records)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_segment_or_unreadable(noise: bytes) -> None:
+    for data in (noise, encode_header(b"i" * 16) + noise):
+        try:
+            decode_segment(data)
+        except UnreadableSegment:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("left", "recovered"),
+    [
+        (b"", 0),
+        (bytes(40), 0),
+        (encode_header(b"i" * 16), 0),
+        (encode_header(b"i" * 16) + b"\x09\x00", 0),
+        (segment_of(THREE[0]), 1),
+        (segment_of(*THREE) + b"torn", 3),
+        (segment_of(*THREE) + bytes(500), 3),
+    ],
+    ids=["empty", "zeros", "header", "torn first record", "whole", "torn tail", "zeros at the end"],
+)
+def test_recovery_keeps_whole_records_and_throws_away_what_was_never_promised(
+    tmp_path: Path, left: bytes, recovered: int
+) -> None:
+    (tmp_path / "0001-a.open").write_bytes(left)
+
+    recover_open_segments(tmp_path)
+
+    assert len(stored(tmp_path)) == recovered
+    assert not list(tmp_path.glob("*.open"))
+
+
+def test_recovery_throws_nothing_away_that_it_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "0001-a.open").write_bytes(b"something else")
+    (tmp_path / "0002-a.open").write_bytes(segment_of(THREE[0])[:-1] + b"?")
+
+    recover_open_segments(tmp_path)
+
+    assert [path.read_bytes() for path in ready_segments(tmp_path)] == [
+        b"something else",
+        segment_of(THREE[0])[:-1] + b"?",
+    ]

@@ -1,0 +1,43 @@
+"""Fixtures that open a warehouse of each kind; a test module imports the ones it wants."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from telemetry.warehouse import Warehouse, open_warehouse
+from tests.servers.clickhouse import ClickHouseServer, clickhouse_server
+
+__all__ = ["embedded", "server", "warehouse"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    """A private server, shared by the module's tests."""
+    with clickhouse_server(tmp_path_factory.mktemp("clickhouse")) as running:
+        yield running
+
+
+@pytest.fixture(params=["embedded", "server"])
+async def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Warehouse]:
+    """A migrated, empty warehouse: the embedded one, then a database of its own on the server."""
+    url = None
+    if request.param == "server":
+        running: ClickHouseServer = request.getfixturevalue("server")
+        url = running.url.removesuffix("skafos") + f"t_{uuid4().hex}"
+    opened = open_warehouse(url, tmp_path / "clickhouse")
+    await opened.migrate()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def embedded(tmp_path: Path) -> AsyncIterator[Warehouse]:
+    """A migrated, empty embedded warehouse."""
+    opened = open_warehouse(None, tmp_path / "clickhouse")
+    await opened.migrate()
+    yield opened
+    await opened.close()
