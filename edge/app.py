@@ -1,0 +1,181 @@
+"""The edge's wiring: every part, in the order in which it comes to life; it ends in the reverse order.
+
+snapshot and notices → manifests in memory → checks
+object store → blobs on disk → downloads
+spool and registrations ← intake
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from artifacts.store import open_store
+from edge import metrics
+from edge.blob_cache import BlobCache
+from edge.blob_directory import BlobDirectory
+from edge.body import BodyLimits
+from edge.check import Checks
+from edge.connections import ConnectionLimits
+from edge.download import Downloads
+from edge.intake import Intake
+from edge.listening import address_of, listen, serve_devices, serve_operations
+from edge.manifest_cache import ManifestCache
+from edge.manifest_feed import ManifestFeed
+from edge.manifest_snapshot import ManifestSnapshot
+from edge.operations import Readiness, operations_app
+from edge.routes import device_app
+from edge.settings import EdgeSettings
+from manifests.redis_client import connect_redis
+from manifests.redis_store import RedisManifestStore
+from telemetry.registrations import Registrations
+from telemetry.spool import Spool
+
+# Before it serves, the edge waits this long for a first picture from Redis; without one it serves its snapshot.
+FIRST_PICTURE_SECONDS = 5.0
+CANCEL_AGAIN_SECONDS = 0.1
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerNameTaken(Exception):
+    """Another edge of this name works in the same directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEdge:
+    """An edge that serves.
+
+    Args:
+        listen: address of the device API.
+        metrics: address of health, readiness and metrics.
+        failed: done with the error when a part that should run for ever has ended.
+    """
+
+    listen: str
+    metrics: str
+    failed: asyncio.Future[None]
+
+
+@asynccontextmanager
+async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
+    """Run an edge within the block.
+
+    Raises:
+        WorkerNameTaken: another edge of this name works in the same directory.
+        OSError: an address is taken, or a directory cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_only_worker(settings.directory))
+
+        manifests = ManifestCache()
+        snapshot = ManifestSnapshot(settings.directory / "manifests", manifests)
+        restored = snapshot.restore()
+        redis: Any = connect_redis(settings.redis_url)  # a server's client or a cluster's: the same commands
+        stack.push_async_callback(redis.aclose)
+        feed = ManifestFeed(RedisManifestStore(redis), manifests, settings.manifest_poll_seconds)
+
+        directory = BlobDirectory(settings.directory, settings.blob_cache_bytes, metrics.BLOB_EVICTED_BYTES.inc)
+        directory.recover()
+        blobs = BlobCache(
+            directory,
+            open_store(settings.objects_url),
+            fills=settings.blob_fills,
+            fill_timeout=settings.blob_fill_timeout_seconds,
+            wait=settings.blob_wait_seconds,
+        )
+        stack.push_async_callback(blobs.close)
+
+        spool = Spool(settings.spool_dir / settings.worker, settings.spool_max_bytes)
+        await stack.enter_async_context(spool)
+
+        app = device_app(
+            Checks(manifests, settings.manifest_max_age_seconds, settings.manifest_stale_seconds),
+            Downloads(blobs, manifests, settings.edge_stall_seconds),
+            Intake(
+                manifests,
+                spool,
+                Registrations(redis),
+                limits=BodyLimits(settings.edge_max_body_bytes, settings.edge_body_seconds),
+                max_posts=settings.edge_max_posts,
+                redis_seconds=settings.redis_timeout_seconds,
+            ),
+        )
+        readiness = Readiness(manifests)
+        devices = listen(settings.edge_listen, shared=True)
+        operations = listen(settings.edge_metrics_listen, shared=False)
+        stack.callback(devices.close)
+        stack.callback(operations.close)
+        running = RunningEdge(address_of(devices), address_of(operations), asyncio.get_running_loop().create_future())
+
+        await stack.enter_async_context(serve_operations(operations_app(readiness, manifests), operations))
+        stack.push_async_callback(snapshot.flush)
+        await _first_picture(feed)
+        await stack.enter_async_context(_background(running.failed, feed.follow, feed.poll, snapshot.run))
+        limits = ConnectionLimits(
+            open=settings.edge_max_connections, idle=settings.edge_keepalive_seconds, stall=settings.edge_stall_seconds
+        )
+        await stack.enter_async_context(serve_devices(app, devices, limits, settings.edge_shutdown_seconds))
+        stack.callback(readiness.drain)
+        log.info(
+            "edge_serving", listen=running.listen, metrics=running.metrics, restored=restored, blobs=len(directory)
+        )
+        yield running
+
+
+async def _first_picture(feed: ManifestFeed) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_PICTURE_SECONDS):
+            await feed.synchronize()
+
+
+@contextmanager
+def _only_worker(directory: Path) -> Iterator[None]:
+    """Hold the worker's directory: two processes with one name would remove each other's blobs."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkerNameTaken(f"another edge named {directory.name} is at work; set SKAFOS_EDGE_NAME") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@asynccontextmanager
+async def _background(
+    failed: asyncio.Future[None], *works: Callable[[], Coroutine[Any, Any, None]]
+) -> AsyncIterator[None]:
+    """Run work that should not end before the block does; tell ``failed`` when one ends by itself."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if task.cancelled() or failed.done():
+            return
+        failed.set_exception(task.exception() or RuntimeError(f"{task.get_name()} ended by itself"))
+
+    tasks = [asyncio.create_task(work(), name=work.__qualname__) for work in works]
+    for task in tasks:
+        task.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        await _cancel(tasks)
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended: Python 3.11's `wait_for`, which redis-py uses, can swallow a cancellation (seen)."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_SECONDS)

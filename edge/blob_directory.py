@@ -1,0 +1,228 @@
+"""Blobs on the local disk under a bound in bytes: what is there, room for the next, and what goes when room is short.
+
+A blob lies in ``blobs/<first two hex>/<sha256>`` only when it is whole: it is written below ``incoming/``, made
+durable and then renamed. So a name tells the content, and what a killed process left behind is in ``incoming/`` and is
+removed at the next start. Blobs leave by least recent use. A file that is open while it is evicted stays readable
+until it is closed, as POSIX has it, so a download never breaks; its bytes are given back at that moment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+# Use is written to the file's times, so that it outlives a restart, but not more often than this.
+TOUCH_SECONDS = 60.0
+
+
+class NoRoom(Exception):
+    """The bound leaves no room for a blob.
+
+    Args:
+        length: what was asked for, in bytes.
+        for_ever: the blob is larger than the whole bound, so waiting does not help.
+    """
+
+    def __init__(self, length: int, *, for_ever: bool) -> None:
+        super().__init__(f"no room for {length} bytes")
+        self.length = length
+        self.for_ever = for_ever
+
+
+class OpenBlob:
+    """A whole blob, open for reading at any place; close it when done.
+
+    Args:
+        descriptor: an open file descriptor, owned by this object.
+        length: of the blob, in bytes.
+    """
+
+    __slots__ = ("_descriptor", "length")
+
+    def __init__(self, descriptor: int, length: int) -> None:
+        self._descriptor = descriptor
+        self.length = length
+
+    def fileno(self) -> int:
+        """Return the file descriptor, for reads that name their place."""
+        return self._descriptor
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return up to ``count`` bytes from ``offset``; blocks on the disk."""
+        return os.pread(self._descriptor, count, offset)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> OpenBlob:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(slots=True)
+class _Entry:
+    length: int
+    touched: float
+
+
+class BlobDirectory:
+    """The directory of one worker; no other process writes to it.
+
+    Args:
+        directory: made when absent.
+        max_bytes: bound of whole blobs and of those being written together.
+        on_evict: told the length of each blob that had to go.
+        now: wall clock in seconds, compared with file times.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        max_bytes: int,
+        on_evict: Callable[[int], None] = lambda _: None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._blobs = directory / "blobs"
+        self._incoming = directory / "incoming"
+        self._max_bytes = max_bytes
+        self._on_evict = on_evict
+        self._now = now
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
+        self._stored = 0
+        self._reserved = 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of whole blobs."""
+        return self._stored
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes kept free for blobs that are being written."""
+        return self._reserved
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, sha256: str) -> bool:
+        return sha256 in self._entries
+
+    def recover(self) -> None:
+        """Learn what earlier processes left: whole blobs are kept, torn ones removed, and the bound holds again."""
+        shutil.rmtree(self._incoming, ignore_errors=True)
+        self._incoming.mkdir(parents=True, mode=0o700)
+        self._blobs.mkdir(exist_ok=True, mode=0o700)
+        self._entries.clear()
+        self._stored = 0
+        for touched, path, length in sorted(self._found()):
+            self._entries[path.name] = _Entry(length, touched)
+            self._stored += length
+        self._evict_until(self._max_bytes)
+
+    def _found(self) -> Iterator[tuple[float, Path, int]]:
+        for path in self._blobs.glob("*/*"):
+            if not _SHA256.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+                continue
+            facts = path.stat()
+            yield facts.st_mtime, path, facts.st_size
+
+    def _path(self, sha256: str) -> Path:
+        return self._blobs / sha256[:2] / sha256
+
+    def length(self, sha256: str) -> int | None:
+        """Return the length of a blob that is here, in bytes, or None."""
+        entry = self._entries.get(sha256)
+        return entry.length if entry else None
+
+    def open(self, sha256: str) -> OpenBlob | None:
+        """Return the blob open for reading, or None when it is not here.
+
+        A file that somebody removed, or that has another length than it was stored with, counts as absent: it will be
+        fetched again.
+        """
+        entry = self._entries.get(sha256)
+        if entry is None:
+            return None
+        try:
+            descriptor = os.open(self._path(sha256), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            self._forget(sha256)
+            return None
+        if os.fstat(descriptor).st_size != entry.length:
+            os.close(descriptor)
+            self._remove(sha256)
+            return None
+        self._use(sha256, entry, descriptor)
+        return OpenBlob(descriptor, entry.length)
+
+    def _use(self, sha256: str, entry: _Entry, descriptor: int) -> None:
+        self._entries.move_to_end(sha256)
+        now = self._now()
+        if now - entry.touched >= TOUCH_SECONDS:
+            entry.touched = now
+            os.utime(descriptor, (now, now))
+
+    @contextmanager
+    def room(self, sha256: str, length: int) -> Iterator[Path]:
+        """Keep room for a blob and give the path to write it to; the caller then calls `admit`.
+
+        Whatever lies at that path is removed at the end: it is no blob until it is admitted.
+
+        Args:
+            sha256: hash of the blob.
+            length: of the blob, in bytes.
+
+        Raises:
+            NoRoom: the bound does not leave so much, even when everything that is here goes.
+        """
+        if length > self._max_bytes:
+            raise NoRoom(length, for_ever=True)
+        if self._reserved + length > self._max_bytes:
+            raise NoRoom(length, for_ever=False)
+        self._evict_until(self._max_bytes - self._reserved - length)
+        self._reserved += length
+        path = self._incoming / sha256
+        try:
+            yield path
+        finally:
+            self._reserved -= length
+            path.unlink(missing_ok=True)
+
+    def admit(self, sha256: str, path: Path, length: int) -> None:
+        """Take the whole, verified, durable file at ``path`` in as the blob ``sha256``.
+
+        Must be called within `room`, whose path and length it is given.
+        """
+        target = self._path(sha256)
+        target.parent.mkdir(exist_ok=True, mode=0o700)
+        path.rename(target)
+        self._forget(sha256)
+        self._entries[sha256] = _Entry(length, self._now())
+        self._stored += length
+
+    def _evict_until(self, bound: int) -> None:
+        while self._stored > bound:
+            sha256, entry = next(iter(self._entries.items()))
+            self._remove(sha256)
+            self._on_evict(entry.length)
+
+    def _remove(self, sha256: str) -> None:
+        self._path(sha256).unlink(missing_ok=True)
+        self._forget(sha256)
+
+    def _forget(self, sha256: str) -> None:
+        entry = self._entries.pop(sha256, None)
+        if entry is not None:
+            self._stored -= entry.length

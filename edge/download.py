@@ -1,0 +1,203 @@
+"""A device downloads a blob: whole, or the ranges it lacks, from the local disk in pieces.
+
+A blob is named by its hash, so its validators never change and are the same on every edge: the entity tag is the hash,
+and the date is one fixed moment. So a download may go on at another edge, or after the blob was evicted and fetched
+again. The bytes are read in a thread, one piece ahead of the client at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+from aiohttp import web
+
+from edge import metrics
+from edge.blob_cache import BlobCache
+from edge.blob_directory import OpenBlob
+from edge.check import IMMUTABLE
+from edge.conditional import Validators, Verdict, evaluate, range_applies
+from edge.errors import Invalid, Missing, PreconditionFailed, Unavailable
+from edge.gate import Gate
+from edge.manifest_cache import ManifestCache
+from edge.ranges import ByteRange, lay_out, select_ranges
+
+# Large enough that the hop to a thread does not count, small enough that many slow readers fit in memory: a download
+# holds one piece and its write buffer, half a MiB together.
+PIECE_BYTES = 256 * 1024
+# 500 MiB of pieces and buffers at the most.
+MAX_DOWNLOADS = 1_000
+
+CONTENT_TYPE = "application/octet-stream"
+# Bytes under a hash have no history, so any date before all of them is right; the same on every edge, it serves
+# If-Range as a strong validator (RFC 9110 section 8.8.2.2).
+LAST_MODIFIED = datetime(2020, 1, 1, tzinfo=UTC)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_TARGET = re.compile(r"([0-9a-f]{64})\.[1-9][0-9]{0,9}")
+
+
+class Downloads:
+    """The routes that serve blobs.
+
+    Args:
+        blobs: where they are.
+        manifests: which keys are valid, for targets below a key.
+        stall_seconds: time for a client to take the next piece.
+        boundary: makes the boundary of a multipart answer.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobCache,
+        manifests: ManifestCache,
+        stall_seconds: float,
+        boundary: Callable[[], str] = lambda: secrets.token_hex(16),
+    ) -> None:
+        self._blobs = blobs
+        self._manifests = manifests
+        self._stall_seconds = stall_seconds
+        self._boundary = boundary
+        self._gate = Gate(
+            "downloads", MAX_DOWNLOADS, lambda: Unavailable("Too many downloads at once; ask again.", "busy")
+        )
+
+    async def artifact(self, request: web.Request) -> web.StreamResponse:
+        """``GET /v2/artifacts/{sha256}``."""
+        sha256 = request.match_info["sha256"]
+        if not _SHA256.fullmatch(sha256):
+            raise Invalid("An artifact is named by its SHA-256, 64 lower-case hex digits.", "invalid_hash")
+        return await self._blob(request, sha256)
+
+    async def target(self, request: web.Request) -> web.StreamResponse:
+        """``GET /v2/environments/{key}/tuf/targets/{model}/{sha256}.{version}``: an artifact by its TUF target path.
+
+        The hash alone decides: it names the same bytes for ever, also for a client whose metadata is a version behind.
+        """
+        self._manifests.require(request.match_info["key"])
+        target = _TARGET.fullmatch(request.match_info["file"])
+        if target is None:
+            raise Missing("There is no such target.")
+        return await self._blob(request, target[1])
+
+    async def _blob(self, request: web.Request, sha256: str) -> web.StreamResponse:
+        if request.method == "HEAD":
+            return _head(request, sha256, await self._blobs.length(sha256))
+        # The place is taken after the wait for the bytes: a fresh release that all devices wait for at once must not
+        # keep the blobs that are here from being sent.
+        with await self._blobs.open(sha256) as blob, self._gate.enter():
+            return await self._send(request, sha256, blob)
+
+    async def _send(self, request: web.Request, sha256: str, blob: OpenBlob) -> web.StreamResponse:
+        validators = _validators(sha256)
+        if _not_modified(request, validators):
+            return web.Response(status=304, headers=_headers(validators))
+        ranges = _ranges(request, validators, blob.length)
+        if ranges is None:
+            return await self._send_whole(request, validators, blob)
+        if len(ranges) == 1:
+            return await self._send_range(request, validators, blob, ranges[0])
+        return await self._send_ranges(request, validators, blob, ranges)
+
+    async def _send_whole(self, request: web.Request, validators: Validators, blob: OpenBlob) -> web.StreamResponse:
+        response = _response(200, validators, CONTENT_TYPE, blob.length)
+        await response.prepare(request)
+        if blob.length:
+            await self._copy(request, response, _pieces(blob, ByteRange(0, blob.length - 1)))
+        return response
+
+    async def _send_range(
+        self, request: web.Request, validators: Validators, blob: OpenBlob, content: ByteRange
+    ) -> web.StreamResponse:
+        response = _response(206, validators, CONTENT_TYPE, content.length)
+        response.headers["Content-Range"] = content.content_range(blob.length)
+        await response.prepare(request)
+        await self._copy(request, response, _pieces(blob, content))
+        return response
+
+    async def _send_ranges(
+        self, request: web.Request, validators: Validators, blob: OpenBlob, ranges: Sequence[ByteRange]
+    ) -> web.StreamResponse:
+        layout = lay_out(ranges, blob.length, CONTENT_TYPE, self._boundary())
+        response = _response(206, validators, layout.content_type, layout.length)
+        await response.prepare(request)
+        for part in layout.parts:
+            await self._write(request, response, part.head)
+            await self._copy(request, response, _pieces(blob, part.content))
+        await self._write(request, response, layout.tail)
+        return response
+
+    async def _copy(self, request: web.Request, response: web.StreamResponse, pieces: AsyncIterator[bytes]) -> None:
+        async for piece in pieces:
+            await self._write(request, response, piece)
+            metrics.SENT_BYTES.inc(len(piece))
+
+    async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await response.write(data)
+        except TimeoutError:
+            metrics.STALLED.inc()
+            if request.transport is not None:
+                request.transport.abort()  # closing would wait for the client to read what is buffered
+            raise ConnectionResetError("the client took too long to read") from None
+
+
+async def _pieces(blob: OpenBlob, content: ByteRange) -> AsyncIterator[bytes]:
+    """Yield the bytes of a range from the disk.
+
+    Raises:
+        ConnectionResetError: the file has become shorter; the answer cannot be finished, and must not look finished.
+    """
+    place = content.first
+    while place <= content.last:
+        piece = await asyncio.to_thread(blob.read, place, min(PIECE_BYTES, content.last + 1 - place))
+        if not piece:
+            raise ConnectionResetError("the blob has become shorter while it was read")
+        yield piece
+        place += len(piece)
+
+
+def _head(request: web.Request, sha256: str, length: int) -> web.StreamResponse:
+    """Return what a GET would, without the bytes; ``Range`` means nothing to HEAD (RFC 9110 section 14.2)."""
+    validators = _validators(sha256)
+    if _not_modified(request, validators):
+        return web.Response(status=304, headers=_headers(validators))
+    return _response(200, validators, CONTENT_TYPE, length)
+
+
+def _validators(sha256: str) -> Validators:
+    return Validators(f'"{sha256}"', LAST_MODIFIED)
+
+
+def _not_modified(request: web.Request, validators: Validators) -> bool:
+    verdict = evaluate(request.headers, validators)
+    if verdict is Verdict.FAILED:
+        raise PreconditionFailed("The artifact is not in the state that the request asks for.")
+    return verdict is Verdict.NOT_MODIFIED
+
+
+def _ranges(request: web.Request, validators: Validators, length: int) -> tuple[ByteRange, ...] | None:
+    if not range_applies(request.headers.get("If-Range"), validators):
+        return None
+    return select_ranges(request.headers.getall("Range", ()), length)
+
+
+def _headers(validators: Validators) -> dict[str, str]:
+    return {
+        "ETag": validators.etag,
+        "Last-Modified": format_datetime(LAST_MODIFIED, usegmt=True),
+        "Cache-Control": IMMUTABLE,
+        "Accept-Ranges": "bytes",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def _response(status: int, validators: Validators, content_type: str, length: int) -> web.StreamResponse:
+    response = web.StreamResponse(status=status, headers={**_headers(validators), "Content-Type": content_type})
+    response.content_length = length
+    return response

@@ -1,0 +1,62 @@
+"""The device API as a table of routes, and what wraps each of them: errors become answers, answers are counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from edge import metrics
+from edge.check import Checks
+from edge.download import Downloads
+from edge.errors import EdgeError, render_error
+from edge.intake import Intake
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def device_app(checks: Checks, downloads: Downloads, intake: Intake) -> web.Application:
+    """Return the application that devices talk to. ``docs/protocol.md`` says what each route promises."""
+    environment = "/v2/environments/{key}"
+    app = web.Application(middlewares=[_answer])
+    app.add_routes(
+        [
+            web.get(f"{environment}/manifest", checks.manifest, name="manifest"),
+            web.get(f"{environment}/root/{{number}}.json", checks.root, name="root"),
+            web.get(f"{environment}/tuf/metadata/{{file}}", checks.tuf_metadata, name="tuf_metadata"),
+            web.get(f"{environment}/tuf/targets/{{model}}/{{file}}", downloads.target, name="tuf_target"),
+            web.get("/v2/artifacts/{sha256}", downloads.artifact, name="artifact"),
+            web.put(f"{environment}/devices/{{device_id}}", intake.register, name="device"),
+            web.post(f"{environment}/events", intake.events, name="events"),
+        ]
+    )
+    return app
+
+
+@web.middleware
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn our errors into answers, and count every answer by route and status."""
+    route = request.match_info.route.name or "unknown"
+    started = time.perf_counter()
+    status = "500"  # unless something better is known at the end
+    try:
+        response = await _or_error(request, handler)
+        status = str(response.status)
+        return response
+    except web.HTTPException as error:
+        status = str(error.status)
+        raise
+    except ConnectionError:
+        status = "disconnected"
+        raise
+    finally:
+        metrics.REQUESTS.labels(route, status).inc()
+        metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - started)
+
+
+async def _or_error(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except EdgeError as error:
+        return render_error(error)
