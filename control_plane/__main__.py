@@ -1,0 +1,153 @@
+"""`python -m control_plane`: serve; `… bootstrap` and `… token`: what an operator does before there is a token.
+
+Imports stay inside the functions: the processes that make patches import this file too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from control_plane.database import Database
+    from control_plane.settings import Settings
+
+# By then every part that is going to answer does; the API answers without the others, and `/readyz` names them.
+ALL_ANSWER_SECONDS = 10.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    settings = _settings()
+    if settings is None:
+        return 2
+    from control_plane.errors import ControlPlaneError
+    from control_plane.migrate import NewerDatabase
+
+    try:
+        _run(_command(options, settings))
+    except (ControlPlaneError, NewerDatabase, OSError, ValueError) as error:
+        print(f"control_plane: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m control_plane", description="Skafos' control plane.")
+    commands = parser.add_subparsers(dest="command", title="commands (none: serve)")
+    first = commands.add_parser("bootstrap", help="make the first user, organization and token; prints JSON")
+    first.add_argument("--organization", required=True)
+    token = commands.add_parser("token", help="make a token for a user who is a member already; prints JSON")
+    for command in (first, token):
+        command.add_argument("--email", required=True)
+        command.add_argument("--token-name", default="bootstrap")
+    return parser
+
+
+def _settings() -> Settings | None:
+    """Return the settings, or tell what is wrong with them, without their values: some hold passwords."""
+    from pydantic import ValidationError
+
+    from control_plane.settings import Settings
+
+    try:
+        return Settings()
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            name = f"SKAFOS_{'_'.join(map(str, problem['loc'])).upper()}: " if problem["loc"] else ""
+            print(f"control_plane: {name}{problem['msg']}", file=sys.stderr)
+    return None
+
+
+def _command(options: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, None]:
+    if options.command == "bootstrap":
+        return _bootstrap(settings, options.organization, options.email, options.token_name)
+    if options.command == "token":
+        return _token(settings, options.email, options.token_name)
+    return _serve(settings)
+
+
+def _run(command: Coroutine[Any, Any, None]) -> None:
+    import uvloop
+
+    from control_plane.logs import log_as_json
+
+    log_as_json()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(command)
+
+
+async def _serve(settings: Settings) -> None:
+    from control_plane.app import control_plane
+
+    told_to_end = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told_to_end.set)
+    async with control_plane(settings) as running:
+        waiting = asyncio.create_task(running.health.wait_for_all(ALL_ANSWER_SECONDS))
+        ending = asyncio.create_task(told_to_end.wait())
+        await asyncio.wait({waiting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        _tell_ready(settings, running.listen, running.metrics)
+        await ending
+
+
+def _tell_ready(settings: Settings, listen: str, metrics: str) -> None:
+    """Log where we answer, and write the ready file if one is asked for: whole or not at all."""
+    import orjson
+    import structlog
+
+    ready = {"pid": os.getpid(), "listen": listen, "metrics": metrics}
+    structlog.get_logger("control_plane").info("serving", **ready)
+    if settings.control_ready_file is not None:
+        fresh = settings.control_ready_file.with_name(settings.control_ready_file.name + ".new")
+        fresh.write_bytes(orjson.dumps(ready))
+        fresh.rename(settings.control_ready_file)
+
+
+async def _bootstrap(settings: Settings, organization: str, email: str, token_name: str) -> None:
+    from control_plane.bootstrap import bootstrap
+
+    async with _database(settings) as database:
+        token = await bootstrap(database, organization, email, token_name)
+    _print_json({"organization": organization, "api_token": token})
+
+
+async def _token(settings: Settings, email: str, token_name: str) -> None:
+    from control_plane.bootstrap import issue_token
+
+    async with _database(settings) as database:
+        token = await issue_token(database, email, token_name)
+    _print_json({"email": email, "api_token": token})
+
+
+@asynccontextmanager
+async def _database(settings: Settings) -> AsyncIterator[Database]:
+    """Open the database, migrated."""
+    from control_plane.database import Database
+    from control_plane.migrate import migrate
+
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(settings.database)
+    try:
+        await migrate(database)
+        yield database
+    finally:
+        await database.close()
+
+
+def _print_json(answer: dict[str, str]) -> None:
+    import json
+
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

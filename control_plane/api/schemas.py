@@ -1,0 +1,524 @@
+"""What the management API takes and gives, as types.
+
+Requests refuse fields that they do not know and values of another type (a number in quotes, say), and the answer names
+the field. Times are UTC, RFC 3339. Lengths are bytes.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from control_plane import names
+from control_plane.accounts import RoleName
+from control_plane.api.paging import Paging
+from control_plane.tables import NAME_LENGTH
+
+# A week is enough for a build of the app to reach most devices; a year for all. Never for ever: use two keys then.
+MAX_OVERLAP_SECONDS = 366 * 86_400
+DEFAULT_OVERLAP_SECONDS = 30 * 86_400
+# Longer queries than people write; it is parsed in this process.
+MAX_SQL_LENGTH = 20_000
+# The widest span that the daily rollups are asked for at once.
+MAX_ADOPTION_DAYS = 400
+# Version numbers are 32-bit integers in the database.
+MAX_VERSION = 2**31 - 1
+
+# Longer texts are refused before they are looked at; the checks below say what a name is.
+_MAX_RAW_NAME = 4 * NAME_LENGTH
+
+Name = Annotated[str, StringConstraints(max_length=_MAX_RAW_NAME), AfterValidator(names.check_name)]
+EnvironmentName = Annotated[str, StringConstraints(max_length=31), AfterValidator(names.check_environment_name)]
+BundleId = Annotated[str, StringConstraints(max_length=names.BUNDLE_ID_LENGTH), AfterValidator(names.check_bundle_id)]
+Email = Annotated[str, StringConstraints(max_length=names.EMAIL_LENGTH), AfterValidator(names.check_email)]
+Description = Annotated[str, StringConstraints(max_length=names.DESCRIPTION_LENGTH), AfterValidator(names.check_text)]
+Filename = Annotated[str, StringConstraints(max_length=names.FILENAME_LENGTH), AfterValidator(names.check_filename)]
+Reference = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_RAW_NAME)]  # a name or an id
+Platform = Literal["ios", "ipados", "macos", "tvos", "watchos", "visionos", "android", "linux", "windows", "other"]
+
+
+class Body(BaseModel):
+    """A JSON body: fields of exactly these names and types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Answer(BaseModel):
+    """A JSON answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+# What comes in
+
+
+class Nothing(Body):
+    """An empty object; the body may also be left out."""
+
+
+class NewOrganization(Body):
+    """An organization to create."""
+
+    name: Name
+
+
+class OrganizationChange(Body):
+    """What to change of an organization."""
+
+    name: Name
+
+
+class NewMember(Body):
+    """A member to add, by e-mail address."""
+
+    email: Email
+    role: RoleName = "developer"
+
+
+class MemberChange(Body):
+    """A member's new role."""
+
+    role: RoleName
+
+
+class NewToken(Body):
+    """A token to make, with a name by which to tell it from others."""
+
+    name: Name
+
+
+class NewApplication(Body):
+    """An application to create, with its environments `dev` and `prod`."""
+
+    name: Name
+    bundle_id: BundleId
+    platform: Platform
+
+
+class ApplicationChange(Body):
+    """What to change of an application."""
+
+    name: Name | None = None
+    bundle_id: BundleId | None = None
+    platform: Platform | None = None
+
+
+class NewEnvironment(Body):
+    """An environment to add to an application."""
+
+    name: EnvironmentName
+
+
+class NewKey(Body):
+    """How to replace an environment's key."""
+
+    overlap_seconds: int = Field(
+        DEFAULT_OVERLAP_SECONDS,
+        ge=0,
+        le=MAX_OVERLAP_SECONDS,
+        description="For how long the present keys stay valid beside the new one.",
+    )
+
+
+class NewModel(Body):
+    """A model to create."""
+
+    name: Name
+
+
+class ModelChange(Body):
+    """What to change of a model."""
+
+    name: Name
+
+
+class NewModelVersion(Body):
+    """An upload to begin."""
+
+    filename: Filename
+    description: Description | None = None
+
+
+class ModelVersionChange(Body):
+    """The end of an upload (`filepath`, as its beginning answered it), or another description."""
+
+    filepath: Annotated[str, StringConstraints(max_length=255)] | None = None
+    description: Description | None = None
+
+
+class NewDeployment(Body):
+    """A version to deploy."""
+
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION)] | Literal["latest"]
+    environment: Reference
+    percent: float = Field(100.0, gt=0, le=100, allow_inf_nan=False, description="Of the devices.")
+    conditions: dict[str, Any] = Field(default_factory=dict, description="What a device must be; see docs/protocol.md.")
+    push: bool = Field(False, description="Whether to wake the devices up.")
+
+
+class NewRollback(Body):
+    """Where to go back to the version before."""
+
+    environment: Reference
+
+
+class SqlQuestion(Body):
+    """A read-only question to ClickHouse: one SELECT from the view `events`."""
+
+    query: Annotated[str, StringConstraints(min_length=1, max_length=MAX_SQL_LENGTH)]
+    organization: Reference | None = Field(None, description="One of the caller's; all of them when left out.")
+
+
+# What stands behind the question mark
+
+
+class ApplicationsQuery(Paging):
+    """How to list applications."""
+
+    with_models: bool = Field(False, description="Whether to show each application's models.")
+
+
+class ApplicationQuery(BaseModel):
+    """How to show an application."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    with_models: bool = Field(False, description="Whether to show its models.")
+
+
+class DeleteModelQuery(BaseModel):
+    """How to delete a model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    withdraw: bool = Field(False, description="Delete it even while it is offered; devices keep what they hold.")
+
+
+class ModelVersionsQuery(Paging):
+    """How to list versions. They are always in the order of their numbers."""
+
+    order_by: Literal["version"] = "version"
+
+
+class EnvironmentGroupsQuery(Paging):
+    """How to list a model's environments."""
+
+    with_device_count: bool = Field(False, description="Whether to count the devices that registered.")
+
+
+class DeploymentsQuery(Paging):
+    """How to list deployments, newest first."""
+
+    environment: Reference | None = Field(None, description="Only of this environment.")
+
+
+class AdoptionQuery(BaseModel):
+    """What adoption to show."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    environment: Reference = "prod"
+    days: int = Field(30, ge=1, le=MAX_ADOPTION_DAYS)
+
+
+class DownloadQuery(BaseModel):
+    """Which version to fetch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int | None = Field(None, ge=1, le=MAX_VERSION, description="The latest when left out.")
+
+
+class UploadQuery(BaseModel):
+    """The parts of a signed upload address."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    expires: str
+    signature: str
+
+
+# What goes out
+
+
+class ErrorOut(Answer):
+    """Every error."""
+
+    error: str = Field(description="A sentence for a person.")
+    code: str = Field(description="A word for a program.")
+
+
+class OrganizationOut(Answer):
+    """An organization and the caller's role in it."""
+
+    id: str
+    name: str
+    display_name: str
+    role: RoleName
+    created_at: datetime
+    updated_at: datetime
+
+
+class MemberOut(Answer):
+    """A member of an organization."""
+
+    id: str
+    email: str
+    name: str
+    role: RoleName
+    created_at: datetime
+
+
+class TokenOut(Answer):
+    """A token, as lists show it."""
+
+    id: str
+    name: str
+    hint: str = Field(description="The token's beginning.")
+    created_at: datetime
+    last_used_at: datetime | None
+
+
+class NewTokenOut(TokenOut):
+    """A token that was just made."""
+
+    token: str = Field(description="Shown this once.")
+
+
+class ModelOut(Answer):
+    """A model."""
+
+    id: str
+    name: str
+    latest_version: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class ApplicationOut(Answer):
+    """An application; `models` only when it was asked for."""
+
+    id: str
+    name: str
+    bundle_id: str
+    platform: str
+    created_at: datetime
+    updated_at: datetime
+    models: list[ModelOut] | None = None
+
+
+class KeyOut(Answer):
+    """A key of an environment, which apps ship."""
+
+    id: str
+    key: str
+    created_at: datetime
+    expires_at: datetime | None = Field(description="None while it is valid without end.")
+
+
+class EnvironmentOut(Answer):
+    """An environment."""
+
+    id: str
+    name: str
+    key: str | None = Field(description="The newest valid key.")
+    keys: list[KeyOut] = Field(description="All valid keys, newest first.")
+    revision: int = Field(description="Of its manifest.")
+    root: int = Field(description="The number of its newest TUF root.")
+    created_at: datetime
+    updated_at: datetime
+
+
+class DeviceOut(Answer):
+    """A device that registered itself."""
+
+    device_id: str
+    facts: dict[str, Any]
+    push_service: str | None
+    registered_at: datetime
+    updated_at: datetime
+
+
+class UploadOut(Answer):
+    """Where to send the bytes of a version."""
+
+    presigned_url: str = Field(description="PUT the file's bytes here; it expires.")
+    filepath: str = Field(description="To be sent back when the bytes are there.")
+    model_version_id: str
+
+
+class FileOut(Answer):
+    """A file of a version."""
+
+    name: str
+    length: int
+    sha256: str
+
+
+class TensorOut(Answer):
+    """An input or an output of a model."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+class ModelVersionOut(Answer):
+    """A version. `version` is null until its upload has finished."""
+
+    id: str
+    version: int | None
+    name: str = Field(description="The uploaded file's name.")
+    model: str = Field(description="The model's name.")
+    filename: str
+    description: str | None
+    state: str
+    format: str | None
+    interface: str | None = Field(description="Equal for versions with the same inputs and outputs.")
+    upload_length: int | None
+    upload_sha256: str | None
+    artifact_length: int | None
+    artifact_sha256: str | None
+    files: list[FileOut]
+    inputs: list[TensorOut]
+    outputs: list[TensorOut]
+    created_at: datetime
+    updated_at: datetime
+
+
+class OfferOut(Answer):
+    """A version that an environment offers, with its rule."""
+
+    version: int
+    percent: float
+    conditions: dict[str, Any]
+
+
+class EnvironmentGroupOut(Answer):
+    """An environment as a model sees it: what it offers there, the first that fits a device first."""
+
+    id: str
+    name: str
+    key: str | None
+    releases: list[OfferOut]
+    device_count: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class PushOut(Answer):
+    """What became of the wish to wake devices up."""
+
+    status: Literal["not_requested", "not_configured"]
+
+
+class DeploymentOut(Answer):
+    """One deploy or roll-back."""
+
+    id: str
+    number: int = Field(description="Counts the deployments of this model in this environment.")
+    kind: Literal["deploy", "rollback"]
+    environment: str
+    version: int
+    percent: float
+    conditions: dict[str, Any]
+    push: PushOut
+    offers: list[OfferOut] = Field(description="What the environment offered after it.")
+    restores: int | None = Field(description="The number of the deployment whose offers a roll-back brought back.")
+    revision: int = Field(description="Of the manifest that it made.")
+    actor: str | None
+    created_at: datetime
+
+
+class DeployedOut(Answer):
+    """A deployment that was made."""
+
+    success: str = Field(description="Ends with the version's number.")
+    deployment: DeploymentOut
+
+
+class PatchOut(Answer):
+    """A patch that was asked for, from one version to another."""
+
+    id: str
+    from_version: int | None
+    to_version: int | None
+    state: str
+    reason: str | None
+    length: int | None = Field(description="Of the patch.")
+    full_length: int | None = Field(description="Of the smallest full encoding of the version it leads to.")
+    created_at: datetime
+    updated_at: datetime
+
+
+class AuditOut(Answer):
+    """Who did what."""
+
+    id: int
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any]
+    created_at: datetime
+
+
+class VersionShareOut(Answer):
+    """A version among the active devices."""
+
+    version: int | None = Field(description="Null for devices that hold no version.")
+    devices: int
+    share: float = Field(description="Of the active devices, 0 to 1.")
+
+
+class DayAdoptionOut(Answer):
+    """A day with at least one active device."""
+
+    day: date
+    active_devices: int
+    versions: list[VersionShareOut]
+
+
+class FailureOut(Answer):
+    """How often a version failed with an error, and on how many devices."""
+
+    version: int | None
+    error: str
+    count: int
+    devices: int
+
+
+class AdoptionOut(Answer):
+    """How a model's versions are adopted in an environment. Days are of UTC."""
+
+    model: str
+    environment: str
+    first_day: date
+    last_day: date
+    by_day: list[DayAdoptionOut]
+    now: list[VersionShareOut] = Field(description="Of the devices that were active in these days.")
+    installations: int = Field(description="Devices that ever activated a version.")
+    failures: list[FailureOut] = Field(description="The most frequent first.")
+    failures_total: int
+
+
+class SqlAnswer(Answer):
+    """The rows of a read-only question."""
+
+    rows: list[dict[str, Any]]
+    truncated: bool = Field(description="Whether there were more rows than are shown.")
+
+
+class MembershipOut(Answer):
+    """An organization by name, and the caller's role in it."""
+
+    name: str
+    role: RoleName
+
+
+class MeOut(Answer):
+    """Who the caller is."""
+
+    email: str
+    organizations: list[MembershipOut]

@@ -1,0 +1,56 @@
+"""The caller's own API tokens."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+
+from control_plane import audit
+from control_plane.accounts import MAX_TOKENS_PER_USER, make_token
+from control_plane.api.call import Call
+from control_plane.api.paging import Keyset, Page, Paging, fetch_page
+from control_plane.api.schemas import NewToken, NewTokenOut, TokenOut
+from control_plane.errors import Conflict, Missing
+from control_plane.names import is_id
+from control_plane.tables import ApiToken
+
+
+async def list_tokens(call: Call, query: Paging) -> Page[TokenOut]:
+    """List the caller's tokens that are valid."""
+    rows = select(ApiToken).where(ApiToken.user_id == call.caller.user_id, ApiToken.revoked_at.is_(None))
+    async with call.database.read() as session:
+        page = await fetch_page(session, rows, Keyset((ApiToken.created_at, ApiToken.id)), query)
+    return page.map(lambda row: _show(call, row[0]))
+
+
+async def create_token(call: Call, body: NewToken) -> NewTokenOut:
+    """Make a token for the caller. Its text is shown in this answer and never again."""
+    token = make_token(call.caller.user_id, body.name)
+    async with call.database.write() as session:
+        valid = select(func.count()).where(ApiToken.user_id == call.caller.user_id, ApiToken.revoked_at.is_(None))
+        if (await session.scalar(valid) or 0) >= MAX_TOKENS_PER_USER:
+            raise Conflict(f"One person has at most {MAX_TOKENS_PER_USER} tokens; revoke some.", "too_many")
+        session.add(token.row)
+        await session.flush()
+        audit.record(session, call.actor, None, "token.create", body.name, {"id": token.row.id})
+    return NewTokenOut(**_show(call, token.row).model_dump(), token=token.text)
+
+
+async def revoke_token(call: Call) -> None:
+    """Revoke one of the caller's tokens, at once."""
+    token_id = call.part("token")
+    async with call.database.write() as session:
+        token = await session.get(ApiToken, token_id) if is_id(token_id) else None
+        if token is None or token.user_id != call.caller.user_id or token.revoked_at is not None:
+            raise Missing("There is no token of this id here.")
+        token.revoked_at = call.now
+        audit.record(session, call.actor, None, "token.revoke", token.name, {"id": token.id})
+
+
+def _show(call: Call, token: ApiToken) -> TokenOut:
+    return TokenOut(
+        id=token.id,
+        name=token.name,
+        hint=token.hint,
+        created_at=token.created_at,
+        last_used_at=call.services.last_uses.latest(token),
+    )

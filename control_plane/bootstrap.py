@@ -1,0 +1,81 @@
+"""The first user, organization and token; and a token for a user who has none yet.
+
+Both are for whoever operates the control plane and can reach its database: there is nobody yet whom the API could know.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from control_plane import audit, names
+from control_plane.accounts import Role, make_token
+from control_plane.actor import SYSTEM
+from control_plane.database import Database
+from control_plane.errors import Invalid, Missing
+from control_plane.tables import Member, Organization, User
+
+
+async def bootstrap(database: Database, organization: str, email: str, token_name: str) -> str:
+    """Make sure that a user owns an organization, and return a new token of theirs.
+
+    What is there already is kept as it is, so it may be called again: each time it makes one more token.
+
+    Raises:
+        Invalid: a name or the e-mail address cannot be one.
+        Unavailable: the database does not answer.
+    """
+    organization, email, token_name = _checked(organization, email, token_name)
+    async with database.write() as session:
+        user = await _user(session, email)
+        owned = await _organization(session, organization)
+        if await session.get(Member, (owned.id, user.id)) is None:
+            session.add(Member(organization_id=owned.id, user_id=user.id, role=Role.OWNER.word))
+        token = make_token(user.id, token_name)
+        session.add(token.row)
+        audit.record(session, SYSTEM, owned.id, "bootstrap", owned.name, {"email": email, "token": token_name})
+    return token.text
+
+
+async def issue_token(database: Database, email: str, token_name: str) -> str:
+    """Return a new token of a user who was added to an organization by e-mail address.
+
+    Raises:
+        Invalid: the name or the e-mail address cannot be one.
+        Missing: there is no such user.
+        Unavailable: the database does not answer.
+    """
+    _, email, token_name = _checked("-", email, token_name)
+    async with database.write() as session:
+        user = await session.scalar(select(User).where(User.email == email))
+        if user is None:
+            raise Missing(f"There is no user {email}; an owner adds members to an organization.")
+        token = make_token(user.id, token_name)
+        session.add(token.row)
+        audit.record(session, SYSTEM, None, "token.issue", email, {"token": token_name})
+    return token.text
+
+
+def _checked(organization: str, email: str, token_name: str) -> tuple[str, str, str]:
+    try:
+        return names.check_name(organization), names.check_email(email), names.check_name(token_name)
+    except ValueError as error:
+        raise Invalid(str(error)) from error
+
+
+async def _user(session: AsyncSession, email: str) -> User:
+    user = await session.scalar(select(User).where(User.email == email))
+    if user is None:
+        user = User(email=email)
+        session.add(user)
+        await session.flush()
+    return user
+
+
+async def _organization(session: AsyncSession, name: str) -> Organization:
+    organization = await session.scalar(select(Organization).where(Organization.name == name))
+    if organization is None:
+        organization = Organization(name=name)
+        session.add(organization)
+        await session.flush()
+    return organization

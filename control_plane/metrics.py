@@ -1,0 +1,34 @@
+"""The control plane's metrics, in one place so that their names stay of one kind.
+
+Routes are labelled by their pattern, never by what stands in the path: the number of series is bounded.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# From what a read of SQLite takes to what the finishing of a large upload takes.
+_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+REQUESTS = Counter(
+    "skafos_control_requests_total", "Requests answered, by route and status.", ["method", "route", "status"]
+)
+REQUEST_SECONDS = Histogram(
+    "skafos_control_request_duration_seconds", "From a request's head to its answer's end.", ["route"], buckets=_SECONDS
+)
+TASK_RESTARTS = Counter(
+    "skafos_control_task_restarts_total", "Background tasks that ended by themselves and were started again.", ["task"]
+)
+PART_UP = Gauge("skafos_control_part_up", "Whether a part that we depend on answered when last asked.", ["part"])
+
+OUTBOX_ROWS = Gauge("skafos_control_outbox_rows", "Changes that the manifest store has yet to be told of.")
+PUBLICATIONS = Counter("skafos_control_publications_total", "Publications written to the manifest store.")
+STORE_FILLED = Counter("skafos_control_store_filled_total", "Times that an empty manifest store was filled.")
+MANIFESTS_DUE = Gauge("skafos_control_manifests_due", "Manifests that were due to be signed anew when last looked.")
+MANIFESTS_RESIGNED = Counter("skafos_control_manifests_resigned_total", "Manifests signed anew without a change.")
+PATCH_JOBS_WAITING = Gauge("skafos_control_patch_jobs_waiting", "Patches that wait or are being made.")
+PATCH_JOBS_ENDED = Counter("skafos_control_patch_jobs_ended_total", "Patch jobs that ended, by how.", ["state"])
+REGISTRATIONS_STORED = Counter("skafos_control_registrations_stored_total", "Device registrations stored.")
+REGISTRATIONS_REFUSED = Counter(
+    "skafos_control_registrations_refused_total", "Device registrations that the database cannot hold."
+)

@@ -1,0 +1,1 @@
+"""Alembic's migrations of the database. `control_plane.migrate` runs them."""

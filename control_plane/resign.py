@@ -1,0 +1,84 @@
+"""Metadata signed anew before it expires, with the same content.
+
+Timestamps live a week, so that a device notices within a week that it is being shown an old manifest. Each manifest
+has a moment of its own at which it is due (`Manifest.resign_at`); a root is renewed when a quarter of its life is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+import structlog
+from sqlalchemy import or_, select
+
+from control_plane.cancellation import heed_cancellation
+from control_plane.database import Database
+from control_plane.errors import Missing
+from control_plane.metrics import MANIFESTS_DUE, MANIFESTS_RESIGNED
+from control_plane.publish import Publisher
+from control_plane.tables import Manifest, Root, utc_now
+from manifests.trust import Lifetimes
+
+# Manifests fall due days before they expire: looking every minute is early enough.
+CHECK_SECONDS = 60.0
+# What is read at once; signing one takes a millisecond, so a round of a thousand stays short.
+BATCH = 1000
+ROOT_RENEWAL_SHARE = 0.25
+
+_log = structlog.get_logger(__name__)
+
+
+class Resigner:
+    """Signs anew what is due.
+
+    Args:
+        database: knows what is due.
+        publisher: signs and delivers.
+        lifetimes: how long roots live.
+    """
+
+    def __init__(self, database: Database, publisher: Publisher, lifetimes: Lifetimes) -> None:
+        self._database = database
+        self._publisher = publisher
+        self._root_margin = lifetimes.root * ROOT_RENEWAL_SHARE
+
+    async def run(self) -> None:
+        """Sign what falls due until cancelled."""
+        while True:
+            try:
+                await self.step(utc_now())
+            except Exception:  # the database may be away; the next round may fare better
+                _log.exception("resigning_failed")
+            heed_cancellation()
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def step(self, now: datetime) -> int:
+        """Sign what is due at ``now``; return how many. One that fails is logged and tried again next time."""
+        due = await self._due(now)
+        MANIFESTS_DUE.set(len(due))
+        return sum([await self._resign(environment_id, renew_root) for environment_id, renew_root in due])
+
+    async def _resign(self, environment_id: str, renew_root: bool) -> bool:
+        try:
+            await self._publisher.resign(environment_id, renew_root)
+        except Missing:
+            return False
+        except Exception:  # a key that cannot be used must not keep the other environments from being signed
+            _log.exception("resigning_environment_failed", environment_id=environment_id)
+            return False
+        MANIFESTS_RESIGNED.inc()
+        return True
+
+    async def _due(self, now: datetime) -> list[tuple[str, bool]]:
+        """Return the environments that are due, the most urgent first, and whether the root is due as well."""
+        root_due = Root.expires_at <= now + self._root_margin
+        query = (
+            select(Manifest.environment_id, root_due)
+            .join(Root, (Root.environment_id == Manifest.environment_id) & (Root.version == Manifest.root))
+            .where(or_(Manifest.resign_at <= now, root_due))
+            .order_by(Manifest.resign_at)
+            .limit(BATCH)
+        )
+        async with self._database.read() as session:
+            return [(environment_id, bool(due)) for environment_id, due in (await session.execute(query))]

@@ -1,0 +1,158 @@
+"""The control plane's settings, read once from `SKAFOS_*` variables of the environment.
+
+`docs/operations.md` has the table of them, which a test compares with this file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from artifacts.archive import UploadLimits
+
+_MIB = 1024 * 1024
+_DATABASES = ("sqlite", "postgresql", "postgres")
+
+
+def split_listen(text: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`; an IPv6 host stands in brackets, port 0 is any free one.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _checked_listen(text: str) -> str:
+    split_listen(text)
+    return text
+
+
+def _absolute_sqlite(url: str) -> str:
+    """Return a database's URL with SQLite's file made absolute: the working directory changes when ClickHouse runs."""
+    scheme, separator, path = url.partition(":///")
+    if separator and scheme.split("+")[0] == "sqlite" and path:
+        return f"{scheme}:///{Path(path).absolute()}"
+    return url
+
+
+Listen = Annotated[str, AfterValidator(_checked_listen)]
+# The embedded ClickHouse changes the working directory, so relative paths are made absolute while it is the user's.
+Folder = Annotated[Path, AfterValidator(Path.absolute)]
+DatabaseUrl = Annotated[str, AfterValidator(_absolute_sqlite)]
+
+
+class Settings(BaseSettings):
+    """Where everything is and what the limits are."""
+
+    model_config = SettingsConfigDict(env_prefix="SKAFOS_", frozen=True, extra="ignore")
+
+    control_listen: Listen = Field(
+        default="127.0.0.1:8800", description="Where the management API and the dashboard listen."
+    )
+    control_metrics_listen: Listen = Field(default="127.0.0.1:8810", description="Where health and metrics listen.")
+    control_public_url: str | None = Field(
+        default=None,
+        description="The address that clients use, when a proxy stands in front. Upload addresses begin with it.",
+    )
+    data: Folder = Field(
+        default=Path("skafos-data"),
+        validate_default=True,
+        description="The folder for whatever has no place of its own below.",
+    )
+    database_url: DatabaseUrl | None = Field(
+        default=None, description="sqlite:///file or postgresql://…; by default SQLite in the data folder."
+    )
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://.",
+    )
+    objects_url: str | None = Field(
+        default=None, description="file:///folder, s3://, gs:// or az://; by default a local folder."
+    )
+    keys_dir: Folder | None = Field(
+        default=None, description="The folder of the signing keys; by default in the data folder."
+    )
+    clickhouse_url: str | None = Field(
+        default=None,
+        description="clickhouse://user:password@host:9000/database; by default embedded, in the data folder.",
+    )
+    spool_dir: Folder | None = Field(
+        default=None, description="A folder of event spools that this process ships to ClickHouse."
+    )
+    control_ready_file: Folder | None = Field(default=None, description="Written, as JSON, once everything answers.")
+    control_max_body_bytes: int = Field(
+        default=_MIB, ge=1024, description="Of a request's body; uploads have their own limit."
+    )
+    max_upload_bytes: int = Field(default=UploadLimits().max_upload_bytes, ge=1, description="Of one upload.")
+    max_unpacked_bytes: int = Field(
+        default=UploadLimits().max_unpacked_bytes, ge=1, description="Of all files of an upload together."
+    )
+    max_files: int = Field(default=UploadLimits().max_files, ge=1, description="Of one upload.")
+    patch_memory_bytes: int = Field(
+        default=1024 * _MIB, ge=64 * _MIB, description="What making one patch may take; larger pairs get no patch."
+    )
+    patch_workers: int = Field(default=1, ge=1, le=64, description="Processes that make patches.")
+    sql_max_rows: int = Field(default=10_000, ge=1, le=1_000_000, description="Of an answer to a question in SQL.")
+    sql_max_seconds: int = Field(default=30, ge=1, le=600, description="For a question in SQL.")
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        if self.database_url is not None and urlsplit(self.database_url).scheme.split("+")[0] not in _DATABASES:
+            raise ValueError("SKAFOS_DATABASE_URL must begin with sqlite: or postgresql:")
+        if self.control_public_url is not None and urlsplit(self.control_public_url).scheme not in ("http", "https"):
+            raise ValueError("SKAFOS_CONTROL_PUBLIC_URL must begin with http:// or https://")
+        if self.max_unpacked_bytes < self.max_upload_bytes:
+            raise ValueError("SKAFOS_MAX_UNPACKED_BYTES is less than SKAFOS_MAX_UPLOAD_BYTES")
+        return self
+
+    @property
+    def database(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite:///{self.data / 'control_plane.sqlite3'}"
+
+    @property
+    def objects(self) -> str:
+        """The object store's URL."""
+        return self.objects_url or (self.data / "objects").as_uri()
+
+    @property
+    def keys(self) -> Path:
+        """The folder of the signing keys."""
+        return self.keys_dir or self.data / "keys"
+
+    @property
+    def staging_dir(self) -> Path:
+        """The folder of uploads under way."""
+        return self.data / "staging"
+
+    @property
+    def patch_dir(self) -> Path:
+        """The folder of patches under way."""
+        return self.data / "patches"
+
+    @property
+    def upload_secret_file(self) -> Path:
+        """The file with the secret that signs upload addresses."""
+        return self.data / "upload-secret"
+
+    @property
+    def clickhouse_dir(self) -> Path:
+        """The folder of the embedded ClickHouse."""
+        return self.data / "clickhouse"
+
+    @property
+    def upload_limits(self) -> UploadLimits:
+        """What an upload may be."""
+        return UploadLimits(
+            max_upload_bytes=self.max_upload_bytes,
+            max_unpacked_bytes=self.max_unpacked_bytes,
+            max_files=self.max_files,
+        )

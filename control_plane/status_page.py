@@ -1,0 +1,44 @@
+"""The page at the control plane's address: whether everything works, and where to go on. It shows nobody's things."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+
+from control_plane.health import Health
+
+_HERE = Path(__file__).parent
+# Nothing but our own style sheet: no script, no frame, no other host.
+_POLICY = "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+_TITLES = {"database": "Database", "redis": "Redis", "objects": "Object store", "clickhouse": "ClickHouse"}
+
+HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
+
+
+def add_status_page(app: web.Application, health: Health) -> None:
+    """Add the page at `/` and its style sheet."""
+    app[HEALTH] = health
+    aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
+    app.router.add_get("/", show_status)
+    app.router.add_static("/static", _HERE / "static")
+
+
+@aiohttp_jinja2.template("status.html")
+async def _render(request: web.Request) -> dict[str, Any]:
+    latest = request.app[HEALTH].latest
+    parts = [(_TITLES[part], answers) for part, answers in latest.items()]
+    return {"parts": parts, "all_answer": all(latest.values())}
+
+
+async def show_status(request: web.Request) -> web.StreamResponse:
+    """Answer with the page."""
+    response = await _render(request)
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response

@@ -1,0 +1,342 @@
+"""The database's tables: the truth of which Redis, the edges and the dashboard show a part.
+
+Ids are random 32-digit hexadecimal strings, so that they can be made before a row is written and tell nothing. Names
+are unique within their parent. Times are UTC. Deleting a parent deletes what it holds; the audit log is kept.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+ID_LENGTH = 32
+NAME_LENGTH = 100
+SHA256_LENGTH = 64
+
+
+def new_id() -> str:
+    """Return a fresh id: 32 lower-case hexadecimal digits (a version-4 UUID without dashes)."""
+    return uuid.uuid4().hex
+
+
+def utc_now() -> datetime:
+    """Return the present moment in UTC."""
+    return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC. SQLite forgets time zones, so they are put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        """Return the stored moment with UTC as its zone."""
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+# SQLite numbers only INTEGER primary keys by itself.
+SerialInteger = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class Base(DeclarativeBase):
+    """Declarative base of every table."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON}
+
+
+class User(Base):
+    """A person who may act: member of organizations, holder of API tokens."""
+
+    __tablename__ = "users"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    email: Mapped[str] = mapped_column(String(254), unique=True)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH), default="")
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Organization(Base):
+    """Who builds with Skafos: an individual or a team."""
+
+    __tablename__ = "organizations"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+
+
+class Member(Base):
+    """A user's role in an organization: owner, developer or viewer."""
+
+    __tablename__ = "members"
+
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ApiToken(Base):
+    """A user's API token. Only its SHA-256 is kept: the token has 256 random bits, so a slow hash adds nothing."""
+
+    __tablename__ = "api_tokens"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    token_hash: Mapped[str] = mapped_column(String(SHA256_LENGTH), unique=True)
+    hint: Mapped[str] = mapped_column(String(8))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    last_used_at: Mapped[datetime | None] = mapped_column(default=None)
+    revoked_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class Application(Base):
+    """A mobile app, one per bundle ID."""
+
+    __tablename__ = "applications"
+    __table_args__ = (
+        UniqueConstraint("organization_id", "name"),
+        UniqueConstraint("organization_id", "bundle_id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    bundle_id: Mapped[str] = mapped_column(String(155))
+    platform: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+
+
+class Environment(Base):
+    """A place that versions are deployed to: `dev`, `prod`, or one that was added. One TUF repository each."""
+
+    __tablename__ = "environments"
+    __table_args__ = (UniqueConstraint("application_id", "name"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(32))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+
+
+class EnvironmentKey(Base):
+    """A self-certifying key that apps ship. Several may be valid at once while one replaces another."""
+
+    __tablename__ = "environment_keys"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"), index=True)
+    key: Mapped[str] = mapped_column(String(128), unique=True)
+    first_root: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime | None] = mapped_column(default=None)
+    revoked_at: Mapped[datetime | None] = mapped_column(default=None)
+    # Set once the edges have been told that the key is no longer valid.
+    withdrawn_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class Root(Base):
+    """One signed version of an environment's TUF root metadata. Never changed, never deleted."""
+
+    __tablename__ = "roots"
+
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    metadata_bytes: Mapped[bytes] = mapped_column(LargeBinary)
+    expires_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Manifest(Base):
+    """What an environment offers now, signed. `revision` is the TUF timestamp's version."""
+
+    __tablename__ = "manifests"
+
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"), primary_key=True)
+    revision: Mapped[int] = mapped_column(BigInteger)
+    root: Mapped[int] = mapped_column(Integer)
+    timestamp_bytes: Mapped[bytes] = mapped_column(LargeBinary)
+    snapshot_bytes: Mapped[bytes] = mapped_column(LargeBinary)
+    targets_bytes: Mapped[bytes] = mapped_column(LargeBinary)
+    # When the metadata is signed anew, before any of it expires; spread at random, so that not all fall due at once.
+    resign_at: Mapped[datetime] = mapped_column(index=True)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+
+
+class Model(Base):
+    """A component of an application that a machine-learning artifact powers."""
+
+    __tablename__ = "models"
+    __table_args__ = (UniqueConstraint("application_id", "name"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    # Numbers are never used twice, not even after a version was deleted.
+    last_version: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+
+
+class ModelVersion(Base):
+    """An immutable version of a model. It has a number once its upload has finished."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (UniqueConstraint("model_id", "version"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    version: Mapped[int | None] = mapped_column(Integer, default=None)
+    state: Mapped[str] = mapped_column(String(16), default="uploading")  # uploading, ready
+    filename: Mapped[str] = mapped_column(String(255))
+    description: Mapped[str | None] = mapped_column(String(255), default=None)
+    filepath: Mapped[str] = mapped_column(String(255))
+    upload_sha256: Mapped[str | None] = mapped_column(String(SHA256_LENGTH), default=None)
+    upload_length: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    artifact_sha256: Mapped[str | None] = mapped_column(String(SHA256_LENGTH), default=None, index=True)
+    artifact_length: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    format: Mapped[str | None] = mapped_column(String(32), default=None)
+    interface: Mapped[str | None] = mapped_column(String(SHA256_LENGTH), default=None)
+    files: Mapped[list[Any]] = mapped_column(default=list)  # {name, length, sha256}
+    inputs: Mapped[list[Any]] = mapped_column(default=list)  # {name, type, shape}
+    outputs: Mapped[list[Any]] = mapped_column(default=list)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+
+
+class ArtifactEncoding(Base):
+    """A blob from which a device can make an artifact: whole, compressed, or as a patch of another artifact."""
+
+    __tablename__ = "artifact_encodings"
+    __table_args__ = (UniqueConstraint("artifact_sha256", "name", "base_sha256"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    artifact_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH), index=True)
+    name: Mapped[str] = mapped_column(String(32))  # identity, zstd, zstd-prefix
+    blob_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH))
+    length: Mapped[int] = mapped_column(BigInteger)
+    # "" for an encoding that needs no base: NULLs would not be unique.
+    base_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH), default="")
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class PatchJob(Base):
+    """A patch that was asked for: from which version to which, how it went, and why it was skipped if it was."""
+
+    __tablename__ = "patch_jobs"
+    __table_args__ = (UniqueConstraint("base_sha256", "target_sha256"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    base_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH))
+    target_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH), index=True)
+    state: Mapped[str] = mapped_column(String(16), default="pending")  # … running, built, skipped
+    reason: Mapped[str | None] = mapped_column(String(255), default=None)
+    length: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+
+
+class Release(Base):
+    """A version offered in an environment now, with its rules. `position` 0 is asked first."""
+
+    __tablename__ = "releases"
+    __table_args__ = (UniqueConstraint("environment_id", "model_version_id"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
+    model_version_id: Mapped[str] = mapped_column(ForeignKey("model_versions.id"), index=True)
+    position: Mapped[int] = mapped_column(Integer)
+    buckets: Mapped[int] = mapped_column(Integer)  # of 10,000
+    conditions: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class Deployment(Base):
+    """One deploy or roll-back, for ever. `offers` is the list of releases that it left, newest first."""
+
+    __tablename__ = "deployments"
+    __table_args__ = (Index("deployments_by_model", "environment_id", "model_id", "number"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    # Counts the deployments of one model in one environment: 1, 2, 3…
+    number: Mapped[int] = mapped_column(Integer)
+    kind: Mapped[str] = mapped_column(String(16))  # deploy, rollback
+    version: Mapped[int] = mapped_column(Integer)
+    percent: Mapped[float] = mapped_column()
+    conditions: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    push: Mapped[bool] = mapped_column(Boolean, default=False)
+    offers: Mapped[list[Any]] = mapped_column(default=list)  # {version, buckets, conditions}
+    # The number of the deployment whose offers a roll-back brought back.
+    restores: Mapped[int | None] = mapped_column(Integer, default=None)
+    revision: Mapped[int] = mapped_column(BigInteger)
+    actor_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Device(Base):
+    """An installation that registered itself, with the facts it told and its push token."""
+
+    __tablename__ = "devices"
+
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"), primary_key=True)
+    device_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    push_token: Mapped[str | None] = mapped_column(String(512), default=None)
+    push_service: Mapped[str | None] = mapped_column(String(16), default=None)
+    registered_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class AuditEntry(Base):
+    """Who changed what, when. Kept when the thing itself is deleted."""
+
+    __tablename__ = "audit_log"
+
+    id: Mapped[int] = mapped_column(SerialInteger, primary_key=True, autoincrement=True)
+    organization_id: Mapped[str | None] = mapped_column(String(ID_LENGTH), index=True)
+    actor_id: Mapped[str | None] = mapped_column(String(ID_LENGTH))
+    actor: Mapped[str] = mapped_column(String(254))  # the e-mail address at the time
+    action: Mapped[str] = mapped_column(String(64))  # "model.create", "version.deploy"
+    target: Mapped[str] = mapped_column(String(512))  # "app/model/3"
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class OutboxRow(Base):
+    """A manifest that Redis has yet to be told of, written in the transaction that made it. Deleted when done."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(SerialInteger, primary_key=True, autoincrement=True)
+    environment_id: Mapped[str] = mapped_column(String(ID_LENGTH), index=True)
+    revision: Mapped[int] = mapped_column(BigInteger)
+    # Keys that are no longer valid; their environment may be gone by the time Redis is told.
+    withdrawn_keys: Mapped[list[Any]] = mapped_column(default=list)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
