@@ -1,0 +1,33 @@
+"""The ``skafos`` command. `skafos.cli.app` has its tree; each file beside it a family of commands.
+
+Heavy libraries are imported where they are used, so that ``skafos --help`` and a completed tab cost little.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from skafos.exceptions import SkafosError
+
+# What a shell reports of a program that ended by SIGINT.
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command: exit code 0, 1 with one line on standard error, or 2 when it was used wrongly."""
+    from skafos.cli.app import app
+
+    try:
+        app(prog_name="skafos")
+    except SkafosError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}")
+
+
+def _fail(sentence: str) -> None:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,121 @@
+"""A whole device: check, download, verify, swap, report."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skafos.cli import options
+from skafos.cli.output import note, print_json, print_table
+from skafos.cli.session import session
+from skafos.exceptions import SkafosError
+
+if TYPE_CHECKING:
+    from skafos.device import DeviceClient, SyncResult
+
+app = options.family("Devices: be one, or list those of an environment.")
+
+# As `skafos up` listens by default.
+DEFAULT_EDGE = "http://127.0.0.1:8801"
+EDGE_VARIABLE = "SKAFOS_EDGE_URL"
+KEY_VARIABLE = "SKAFOS_KEY"
+
+Fact = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="A fact that rollout rules may ask for; default: of this machine.")
+]
+
+
+@app.command()
+def sync(
+    key: Annotated[str, typer.Option("--key", envvar=KEY_VARIABLE, metavar="KEY", help="The environment's key.")],
+    model: Annotated[str, typer.Option("--model", envvar="SKAFOS_MODEL_NAME", metavar="NAME", help="The model.")],
+    directory: options.Directory,
+    edge: Annotated[
+        str, typer.Option("--edge", envvar=EDGE_VARIABLE, metavar="URL", help="The edge's address.")
+    ] = DEFAULT_EDGE,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", metavar="DIR", help="Models that came with the app, for the first start.")
+    ] = None,
+    every: Annotated[
+        float | None, typer.Option("--every", min=1, metavar="SECONDS", help="Go on checking, about this often.")
+    ] = None,
+    os: Fact = None,
+    os_version: Fact = None,
+    app_version: Fact = None,
+    device_model: Fact = None,
+    locale: Fact = None,
+    interface: Annotated[
+        str | None, typer.Option(metavar="HASH", help="Take only versions with this interface.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Bring a model to the version that its environment offers this device."""
+    from skafos.device import DeviceClient, Facts, detect_facts
+
+    known = detect_facts(app_version, interface)
+    facts = Facts(
+        os=os or known.os,
+        os_version=os_version or known.os_version,
+        app_version=app_version,
+        device_model=device_model or known.device_model,
+        locale=locale or known.locale,
+        interface=interface,
+    )
+    with DeviceClient(edge, key, directory, facts=facts, bundle=bundle) as device:
+        if every is None:
+            _show(_sync_once(device, model), json)
+        else:
+            _sync_for_ever(device, model, every, json)
+
+
+@app.command("list")
+def list_devices(
+    env: options.Env = "prod", org: options.Org = None, app: options.App = None, json: options.Json = False
+) -> None:
+    """List the devices that registered in an environment."""
+    with session(org, app) as chosen:
+        found = chosen.client.list_devices(*chosen.of_app, env)
+    if json:
+        print_json(found)
+        return
+    names = ("os", "os_version", "app_version", "device_model", "locale")
+    rows = [[each.device_id, *(each.facts.get(name) for name in names), each.updated_at] for each in found]
+    print_table(["DEVICE", "OS", "OS VERSION", "APP VERSION", "MODEL", "LOCALE", "SEEN"], rows, "no devices")
+
+
+def _sync_once(device: DeviceClient, model: str) -> SyncResult:
+    from skafos.progress import progress_bar
+
+    with progress_bar("Downloading") as progress:
+        return device.sync(model, progress)
+
+
+def _sync_for_ever(device: DeviceClient, model: str, seconds: float, json: bool) -> None:
+    while True:
+        try:
+            _show(_sync_once(device, model), json)
+        except SkafosError as error:
+            note(f"error: {error}")
+        # Devices that were started together should not stay together.
+        time.sleep(seconds * random.uniform(0.9, 1.1))  # noqa: S311 - spreads load, hides nothing
+
+
+def _show(result: SyncResult, json: bool) -> None:
+    if json:
+        print_json(result.to_json())
+        return
+    version = "no version" if result.version is None else f"version {result.version}"
+    said = {
+        "updated": f"updated to {version} ({result.encoding or 'from this device'}, "
+        f"{result.bytes} of {result.full_bytes} bytes downloaded)",
+        "current": f"{version} is current",
+        "offline": f"offline, {version} stays in use: {result.detail}",
+        "none": f"nothing is offered to this device; {version} stays in use",
+    }
+    print(f"{result.model}: {said[result.status]}")
+    if result.path:
+        print(result.path)

@@ -1,0 +1,70 @@
+"""How results look: JSON for programs, plain tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+# A cell is cut here on a terminal; JSON has everything.
+MAX_CELL = 72
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; records become objects."""
+    import msgspec
+
+    print(json.dumps(msgspec.to_builtins(value), ensure_ascii=False, indent=2, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str = "nothing") -> None:
+    """Print rows under their columns, aligned; ``empty`` when there is none."""
+    if not rows:
+        print(empty)
+        return
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(line[index]) for line in [list(columns), *cells]) for index in range(len(columns))]
+    for line in [list(columns), *cells]:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_records(rows: Sequence[Mapping[str, Any]], empty: str = "no rows") -> None:
+    """Print objects as a table whose columns are the first one's names."""
+    columns = list(rows[0]) if rows else []
+    print_table(columns, [[row.get(column) for column in columns] for row in rows], empty)
+
+
+def ask(question: str, yes: bool) -> None:
+    """Ask before something that cannot be undone; without a terminal it must be said with ``--yes``."""
+    if not yes:
+        typer.confirm(question, abort=True)
+
+
+def note(sentence: str) -> None:
+    """Say something that is not the result."""
+    print(sentence, file=sys.stderr)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on a terminal that something takes a while."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    # Names come from servers and files: nothing in them may steer the terminal.
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= MAX_CELL else text[: MAX_CELL - 1] + "…"

@@ -1,0 +1,64 @@
+"""The SDK's version, and a summary of what a token gives access to."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from skafos.client import Client
+from skafos.configuration import resolve_token, resolve_url
+
+DISTRIBUTION = "skafos"
+# Used when the package runs from a source tree that was never installed.
+UNINSTALLED_VERSION = "1.0.0.dev0"
+
+
+def get_version() -> str:
+    """Return the version of the SDK in use.
+
+    Usage::
+
+        import skafos
+
+        skafos.get_version()
+    """
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return UNINSTALLED_VERSION
+
+
+def summary(
+    skafos_api_token: str | None = None, compact: bool = False
+) -> list[dict[str, Any]] | dict[str, dict[str, list[dict[str, Any]]]]:
+    """Return all organizations, apps and models that the token gives access to.
+
+    Args:
+        skafos_api_token: the API token; default ``SKAFOS_API_TOKEN``.
+        compact: return a nested dictionary instead of a flat list.
+
+    Returns:
+        ``[{"org_name", "app_name", "model_name"}]``, or, compact, ``{organization: {app: [{"name", "updated_at"}]}}``.
+
+    Raises:
+        InvalidTokenError: the token is missing or invalid.
+    """
+    with Client(resolve_url(), resolve_token(skafos_api_token)) as client:
+        tree = {
+            organization.display_name: client.list_apps(organization.display_name, with_models=True)
+            for organization in client.list_organizations()
+        }
+    if compact:
+        return {
+            organization: {
+                app.name: [{"name": model.name, "updated_at": model.updated_at} for model in app.models or []]
+                for app in apps
+            }
+            for organization, apps in tree.items()
+        }
+    return [
+        {"org_name": organization, "app_name": app.name, "model_name": model.name}
+        for organization, apps in tree.items()
+        for app in apps
+        for model in app.models or []
+    ]

@@ -1,0 +1,240 @@
+"""The ``skafos`` command, as a process, against a real Skafos."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from skafos.cli.app import COMMANDS, FAMILIES
+from skafos.cli.output import MAX_CELL
+from skafos.cli.reference import HEADING, reference
+from tests.flows.running import PATIENCE_SECONDS, ROOT, Running, until
+
+APP, MODEL = "Command", "vision"
+COMMANDS_OF_THE_DESIGN = {
+    *("up", "control-plane", "edge", "shipper", "upload", "versions", "fetch", "deploy", "rollback", "environments"),
+    *("adoption", "push", "keys", "tokens", "device", "delta", "sql"),
+}
+
+
+@pytest.fixture(scope="module")
+def app(skafos_up: Running) -> Running:
+    """An app and a model, made by the command."""
+    made = skafos_up.skafos("apps", "create", APP, "--bundle-id", "org.example.command")
+    assert {each["name"] for each in made["environments"]} == {"dev", "prod"}
+    skafos_up.skafos("models", "create", MODEL, "--app", APP)
+    return skafos_up
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of two files, as exported."""
+    folder = tmp_path / "Model.mlpackage"
+    (folder / "Data").mkdir(parents=True)
+    (folder / "Data" / "weights.bin").write_bytes(os.urandom(50_000))
+    (folder / "Manifest.json").write_text("{}")
+    return folder
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in an environment of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "skafos", *arguments],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+def test_every_command_of_the_design_is_there() -> None:
+    assert {*COMMANDS, *FAMILIES} >= COMMANDS_OF_THE_DESIGN
+
+
+def test_every_command_takes_json() -> None:
+    for name in COMMANDS:
+        assert "--json" in run(name, "--help").stdout, name
+
+
+def test_the_reference_in_the_documents_is_that_of_the_command() -> None:
+    document = (ROOT / "docs" / "cli.md").read_text()
+    assert document.endswith(HEADING + reference()), "run: python -m skafos.cli.reference docs/cli.md"
+
+
+@pytest.mark.parametrize("module", ["httpx", "tuf", "rich", "obstore", "sqlglot", "skafos.client", "skafos.device"])
+def test_showing_help_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys; import skafos.cli.app; sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def test_the_life_of_a_version(app: Running, folder: Path, tmp_path: Path) -> None:
+    first = app.skafos("upload", str(folder), "-d", "first", "--deploy", "dev", app=APP, model=MODEL)
+    assert (first["version"], first["format"], first["description"]) == (1, "coreml-mlpackage", "first")
+    assert first["deployment"]["environment"] == "dev"
+    assert [file["name"] for file in first["files"]] == [
+        "Model.mlpackage/Data/weights.bin",
+        "Model.mlpackage/Manifest.json",
+    ]
+    (folder / "Manifest.json").write_text('{"changed": true}')
+    second = app.skafos("upload", str(folder), app=APP, model=MODEL)
+    assert [each["version"] for each in app.skafos("versions", app=APP, model=MODEL)] == [1, 2]
+
+    out = tmp_path / "fetched.zip"
+    fetched = app.skafos("fetch", "1", "--out", str(out), app=APP, model=MODEL)
+    assert fetched["sha256"] == first["upload_sha256"] == sha256(out.read_bytes()).hexdigest()
+    assert zipfile.is_zipfile(out)
+
+    condition = ["--condition", "os_version.min=17", "--condition", "locale.any_of=de,fr-CH"]
+    deployed = app.skafos("deploy", "2", "--env", "dev", "--percent", "12.5", *condition, app=APP, model=MODEL)
+    assert deployed["deployment"]["percent"] == 12.5
+    assert deployed["deployment"]["conditions"] == {
+        "os_version": {"min": "17"},
+        "locale": {"any_of": ["de", "fr-CH"]},
+    }
+    (dev,) = [each for each in app.skafos("environments", app=APP, model=MODEL) if each["name"] == "dev"]
+    assert [offer["version"] for offer in dev["releases"]] == [2, 1]
+    assert dev["key"].startswith("dev-")
+    back = app.skafos("rollback", "--env", "dev", app=APP, model=MODEL)
+    assert (back["deployment"]["kind"], back["deployment"]["version"]) == ("rollback", 1)
+    assert second["version"] == 2
+
+
+def test_a_push_without_credentials_says_what_is_missing(app: Running, folder: Path) -> None:
+    app.skafos("upload", str(folder), app=APP, model=MODEL)
+    told = app.command("deploy", "--env", "prod", "--push", app=APP, model=MODEL)
+    assert told.returncode == 0
+    assert "no push credentials" in told.stderr
+    shown = app.skafos("push", "--env", "prod", app=APP, model=MODEL)
+    assert shown["not_configured"] is True
+    assert shown["deployments"][0]["push"]["status"] == "not_configured"
+    assert "no push credentials" in app.command("push", app=APP, model=MODEL).stderr
+
+
+def test_tables_are_for_people(app: Running, folder: Path) -> None:
+    app.skafos("upload", str(folder), "-d", "x" * 200, app=APP, model=MODEL)
+    table = app.command("versions", app=APP, model=MODEL).stdout.splitlines()
+    assert table[0].split() == ["VERSION", "FORMAT", "BYTES", "INTERFACE", "UPDATED", "DESCRIPTION"]
+    assert table[-1].endswith("x" * (MAX_CELL - 1) + "…")
+
+
+def test_adoption_and_sql_answer_from_clickhouse(app: Running, folder: Path, tmp_path: Path) -> None:
+    app.skafos("models", "create", "adopted", app=APP)
+    app.skafos("upload", str(folder), "--deploy", "prod", app=APP, model="adopted")
+    (prod,) = [each for each in app.skafos("environments", app=APP) if each["name"] == "prod"]
+    device = ["device", "sync", "--edge", app.edge_url, "--key", prod["key"], "--model", "adopted"]
+    device += ["--dir", str(tmp_path / "device")]
+    until(lambda: app.skafos(*device)["version"] == 1, "version 1")
+    report = until(
+        lambda: (found := app.skafos("adoption", "--env", "prod", app=APP, model="adopted"))["installations"] and found,
+        "the installation",
+    )
+    assert report["by_day"][-1]["versions"][0]["version"] == 1
+    text = app.command("adoption", app=APP, model="adopted").stdout
+    assert "1 installations in total" in text
+    assert "v1 100.0% (1)" in text
+    rows = app.skafos("sql", "SELECT count() AS n FROM events WHERE model = 'adopted' AND type = 'activate'")
+    assert rows == [{"n": 1}]
+    refused = app.command("sql", "SELECT * FROM system.tables")
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    devices = until(lambda: app.skafos("device", "list", "--env", "prod", app=APP), "the registration")
+    assert devices[0]["facts"]["os"] == "linux"
+
+
+def test_keys_are_added_revoked_and_rotated(app: Running) -> None:
+    before = app.skafos("keys", "list", "--env", "dev", app=APP)
+    added = app.skafos("keys", "add", "--env", "dev", "--overlap-days", "1", app=APP)
+    keys = app.skafos("keys", "list", "--env", "dev", app=APP)
+    assert {key["id"] for key in keys} == {added["id"], *(key["id"] for key in before)}
+    unasked = app.command("keys", "revoke", before[0]["id"], "--env", "dev", app=APP)
+    assert unasked.returncode != 0
+    app.skafos("keys", "revoke", before[0]["id"], "--env", "dev", "--yes", app=APP)
+    assert [key["id"] for key in app.skafos("keys", "list", "--env", "dev", app=APP)] == [added["id"]]
+    root = app.skafos("keys", "rotate-root", "--env", "dev", app=APP)["root"]
+    assert app.skafos("keys", "rotate-online", "--env", "dev", app=APP)["root"] == root + 1
+
+
+def test_tokens_are_created_used_and_revoked(app: Running) -> None:
+    made = app.skafos("tokens", "create", "for a test")
+    used = run("tokens", "list", "--json", SKAFOS_URL=app.connection["control_url"], SKAFOS_API_TOKEN=made["token"])
+    assert made["id"] in {each["id"] for each in json.loads(used.stdout)}
+    assert made["token"] not in used.stdout
+    app.skafos("tokens", "revoke", made["id"])
+    after = run("tokens", "list", SKAFOS_URL=app.connection["control_url"], SKAFOS_API_TOKEN=made["token"])
+    assert (after.returncode, after.stderr) == (1, "error: Invalid Skafos API Token\n")
+
+
+def test_the_only_organization_need_not_be_named(app: Running) -> None:
+    settings = {"SKAFOS_URL": app.connection["control_url"], "SKAFOS_API_TOKEN": app.connection["api_token"]}
+    assert [each["name"] for each in app.skafos("orgs", "list")] == [app.organization]
+    listed = run("apps", "list", "--json", **settings)
+    assert APP in {each["name"] for each in json.loads(listed.stdout)}
+    another = app.skafos("orgs", "create", "another")
+    try:
+        refused = run("apps", "list", "--json", **settings)
+    finally:
+        with app.client() as client:
+            client.delete_organization(another["id"])
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"error: Which organization? Give --org or SKAFOS_ORG_NAME: another, {app.organization}.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["versions", "--model", MODEL], "Which app? Give --app or set SKAFOS_APP_NAME."),
+        (["versions", "--app", APP], "Which model? Give --model or set SKAFOS_MODEL_NAME."),
+        (["versions", "--app", APP, "--model", "nothing"], None),
+        (["upload", "/does/not/exist", "--app", APP, "--model", MODEL], None),
+        (["deploy", "first", "--app", APP, "--model", MODEL], "A version is a number or latest, not 'first'."),
+        (
+            ["deploy", "--app", APP, "--model", MODEL, "--condition", "x"],
+            "A condition is written FACT.PART=VALUE, not 'x'.",
+        ),
+        (["deploy", "--app", APP, "--model", MODEL, "--condition", "shoe.min=3"], None),
+        (["rollback", "--env", "nowhere", "--app", APP, "--model", MODEL], None),
+        (["delta", "info", "/does/not/exist"], "There is no file /does/not/exist."),
+        (["device", "sync", "--key", "x", "--model", "m", "--dir", "/dev/null/x"], "This is no environment key."),
+    ],
+)
+def test_a_failure_is_one_line_and_exit_code_1(app: Running, arguments: list[str], says: str | None) -> None:
+    settings = {**app.settings(), "SKAFOS_ORG_NAME": app.organization}
+    failed = run(*arguments, **settings)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    (line,) = failed.stderr.splitlines()
+    assert line == f"error: {says}" if says else line.startswith("error: ")
+
+
+def test_without_a_server_or_a_token_the_line_says_so() -> None:
+    assert run("orgs", "list").stderr == "error: Missing Skafos API Token\n"
+    away = run("orgs", "list", SKAFOS_URL="http://127.0.0.1:9", SKAFOS_API_TOKEN="x")
+    assert away.returncode == 1
+    assert away.stderr.startswith("error: Cannot reach http://127.0.0.1:9: ")
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["deploy", "--nonsense"], ["rollback"], ["up", "--workers", "0"]])
+def test_wrong_use_is_exit_code_2(arguments: list[str]) -> None:
+    assert run(*arguments).returncode == 2
+
+
+def test_patches_between_files_are_made_applied_and_shown(tmp_path: Path) -> None:
+    old, new, patch, again = (str(tmp_path / name) for name in ("old", "new", "patch", "again"))
+    Path(old).write_bytes(bytes(100_000))
+    Path(new).write_bytes(bytes(100_000) + b"!")
+    assert "of" in run("delta", "make", old, new, patch).stdout
+    shown = json.loads(run("delta", "info", patch, "--json").stdout)
+    assert (shown["encoding"], shown["new_length"]) == ("zstd-prefix", 100_001)
+    assert run("delta", "apply", old, patch, again).returncode == 0
+    assert Path(again).read_bytes() == Path(new).read_bytes()
+    wrong = run("delta", "apply", new, patch, again)
+    assert wrong.stderr == "error: The old file is not the one that the patch was made from.\n"
