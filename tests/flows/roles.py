@@ -1,0 +1,80 @@
+"""Skafos as it runs at scale: each role a process of its own, from `SKAFOS_*` settings, on engines of yours."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.components import free_port
+from tests.flows.running import PATIENCE_SECONDS, ROOT, Connected, until
+
+EDGE_WORKERS = 2
+
+
+@contextlib.contextmanager
+def running_roles(folder: Path, engines: Mapping[str, str]) -> Iterator[Connected]:
+    """Run a control plane, edge workers and a shipper while the block lasts; all must end in an orderly way.
+
+    Args:
+        folder: for what the roles keep on their own disks, and for their logs.
+        engines: settings that name the engines.
+    """
+    control, edge = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    settings = {**os.environ, **engines, "SKAFOS_DATA": str(folder / "control-plane")}
+    settings |= {"SKAFOS_CONTROL_LISTEN": control, "SKAFOS_CONTROL_METRICS_LISTEN": "127.0.0.1:0"}
+    settings |= {"SKAFOS_CONTROL_READY_FILE": str(folder / "control-plane.json")}
+    at_the_edge = settings | {"SKAFOS_EDGE_LISTEN": edge, "SKAFOS_EDGE_METRICS_LISTEN": "127.0.0.1:0"}
+    at_the_edge |= {"SKAFOS_EDGE_DATA": str(folder / "edge"), "SKAFOS_SPOOL_DIR": str(folder / "spool")}
+    shipping = settings | {"SKAFOS_SPOOL_DIR": str(folder / "spool"), "SKAFOS_SHIPPER_METRICS_LISTEN": "127.0.0.1:0"}
+
+    (folder / "spool").mkdir(parents=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(role("control-plane", folder, settings))
+        for number in range(EDGE_WORKERS):
+            own = {"SKAFOS_EDGE_NAME": str(number), "SKAFOS_EDGE_READY_FILE": str(folder / f"edge-{number}.json")}
+            stack.enter_context(role("edge", folder, at_the_edge | own))
+        stack.enter_context(role("shipper", folder, shipping))
+        for ready in ("control-plane.json", *(f"edge-{number}.json" for number in range(EDGE_WORKERS))):
+            until((folder / ready).exists, f"{ready}; logs are in {folder}")
+        first = first_token(settings)
+        yield Connected({"control_url": f"http://{control}", "edge_url": f"http://{edge}", **first})
+
+
+@contextlib.contextmanager
+def role(name: str, folder: Path, settings: Mapping[str, str]) -> Iterator[None]:
+    """Run ``skafos <name>`` while the block lasts, and expect it to end well when it is told to."""
+    with (folder / f"{name}-{settings.get('SKAFOS_EDGE_NAME', '')}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "skafos", name], env=settings, cwd=ROOT, stdout=log, stderr=log
+        )
+    try:
+        yield
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 0, f"{name}: {Path(log.name).read_text()[-2000:]}"
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def first_token(settings: Mapping[str, str]) -> dict[str, str]:
+    """Make the first organization and token, as an operator does, and return both."""
+    command = (
+        sys.executable,
+        "-m",
+        "control_plane",
+        "bootstrap",
+        "--organization",
+        "example",
+        "--email",
+        "a@example.org",
+    )
+    done = subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    made: dict[str, str] = json.loads(done.stdout)
+    return made

@@ -1,0 +1,66 @@
+"""`skafos up --demo`: real models, devices that are the real client, and a roll-out that happens by itself."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from skafos.demo import APP
+from skafos.demo_models import MODELS
+from tests.conftest import real_release
+from tests.flows.running import running, until
+
+DEVICES = 6
+NAMES = [model.name for model in MODELS]
+
+
+def test_devices_adopt_the_first_version_and_the_second_rolls_out(tmp_path: Path) -> None:
+    for project, version in (("silero-vad", "5.1.2"), ("rapidocr-onnxruntime", "1.3.25")):
+        real_release(project, version)
+    settings = {"SKAFOS_DEMO_DEVICES": str(DEVICES)}
+    with running(tmp_path / "data", "--demo", settings=settings) as skafos, skafos.client() as client:
+        until(lambda: "The demonstration is running" in skafos.output.read_text(), "the demonstration")
+        organization = skafos.organization
+
+        def is_adopted(model: str) -> bool:
+            report = skafos.skafos("adoption", "--env", "prod", app=APP, model=model)
+            return bool(report["installations"] == DEVICES)
+
+        def rolled_out(model: str) -> bool:
+            newest, *_ = client.list_deployments(organization, APP, model, environment="prod")
+            return (newest.version, newest.percent) == (2, 30)
+
+        for model in NAMES:
+            until(partial(is_adopted, model), f"adoption of {model}")
+            until(partial(rolled_out, model), f"roll-out of {model}")
+            assert skafos.skafos("adoption", "--env", "prod", app=APP, model=model)["failures"] == []
+        printed = skafos.output.read_text()
+        deployments = {name: len(client.list_deployments(organization, APP, name)) for name in NAMES}
+    for command in ("versions", "adoption", "device sync", "deploy", "sql"):
+        assert f"  skafos {command}" in printed
+
+    # Every device has files of its own name, which are one file on the disk.
+    files = list((tmp_path / "data" / "demo-devices").glob("device-*/voice-activity/current/silero_vad.onnx"))
+    assert len(files) == DEVICES
+    assert min(file.stat().st_nlink for file in files) > 1
+
+    with running(tmp_path / "data", "--demo", settings=settings) as skafos, skafos.client() as client:
+        until(lambda: "The demonstration is running" in skafos.output.read_text(), "the demonstration")
+        for name in NAMES:
+            assert len(client.list_versions(skafos.organization, APP, name)) == 2
+            assert len(client.list_deployments(skafos.organization, APP, name)) == deployments[name]
+
+
+def test_without_its_models_the_demonstration_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    settings = {"SKAFOS_DEMO_MODELS": str(tmp_path)}
+    with running(tmp_path / "data", "--demo", settings=settings, wait=False) as skafos:
+        assert skafos.process.wait(60) == 1
+        assert "run `make models`" in skafos.output.read_text()
+
+
+def test_a_demonstration_that_cannot_start_leaves_skafos_running(tmp_path: Path) -> None:
+    real_release("silero-vad", "5.1.2")
+    with running(tmp_path / "data", "--demo", settings={"SKAFOS_DEMO_DEVICES": "many"}) as skafos:
+        until(lambda: "demo does not start" in skafos.output.read_text(), "the sentence about the demonstration")
+        until(lambda: "demo" not in " ".join(skafos.children()), "the end of the demonstration")
+        assert skafos.command("orgs", "list").returncode == 0

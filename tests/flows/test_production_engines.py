@@ -1,0 +1,81 @@
+"""The whole path again on the engines of production: PostgreSQL, Redis and ClickHouse from Debian, objects on S3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.flows.roles import running_roles
+from tests.flows.running import Connected
+from tests.flows.whole_path import Releases, travel
+from tests.servers.clickhouse import ClickHouseServer, clickhouse_server
+from tests.servers.postgres import PostgresServer, running_postgres
+from tests.servers.redis import RedisServer, redis_of_system, running_redis
+from tests.servers.s3 import S3Server, running_s3
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """PostgreSQL."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    """Redis over TCP."""
+    with running_redis(redis_of_system(), tcp=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    """ClickHouse 18.16."""
+    with clickhouse_server(tmp_path_factory.mktemp("clickhouse")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def objects() -> Iterator[S3Server]:
+    """An object store that speaks S3."""
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def production(
+    postgres: PostgresServer,
+    redis: RedisServer,
+    clickhouse: ClickHouseServer,
+    objects: S3Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Connected]:
+    """All roles as processes of their own, on all four engines."""
+    engines = {
+        "SKAFOS_DATABASE_URL": postgres.new_database(),
+        "SKAFOS_REDIS_URL": redis.url,
+        "SKAFOS_CLICKHOUSE_URL": clickhouse.url,
+        "SKAFOS_OBJECTS_URL": objects.url,
+        **objects.environment,
+    }
+    with running_roles(tmp_path_factory.mktemp("roles"), engines) as skafos:
+        yield skafos
+
+
+def test_the_whole_path_on_the_engines_of_production(production: Connected, tmp_path: Path, silero: Releases) -> None:
+    travel(production, "Production", tmp_path / "device", silero)
+
+
+def test_an_upload_goes_straight_to_the_object_store(production: Connected, objects: S3Server) -> None:
+    with production.client() as client:
+        client.create_app(production.organization, "Direct", bundle_id="org.example.direct", platform="ios")
+        client.create_model(production.organization, "Direct", "model")
+    answer = httpx.post(
+        f"{production.connection['control_url']}/v2/organizations/example/apps/Direct/models/model/model_versions",
+        headers={"X-API-TOKEN": production.connection["api_token"]},
+        json={"filename": "model.zip"},
+    )
+    assert answer.json()["presigned_url"].startswith(objects.endpoint)

