@@ -164,8 +164,13 @@ async def test_a_bomb_is_413_and_never_unpacked(edge: Edge, environment: Environ
     assert (answer.status, answer.json()["code"]) == (413, "too_large")
 
 
+def gzipped(body: bytes) -> bytes:
+    """Pack ``body`` without the time of day, so that a test has the same name in every process."""
+    return gzip.compress(body, mtime=0)
+
+
 ZSTD = zstandard.compress(b"[]")
-GZIP = gzip.compress(b"[]")
+GZIP = gzipped(b"[]")
 
 
 @pytest.mark.parametrize(
@@ -181,8 +186,8 @@ GZIP = gzip.compress(b"[]")
         ("gzip", b"", 400, "bad_encoding"),
         ("gzip", GZIP[:-1], 400, "bad_encoding"),
         ("gzip", GZIP + b"x", 400, "bad_encoding"),
-        ("gzip", gzip.compress(b"") * 100 + GZIP, 400, "bad_encoding"),
-        ("gzip", gzip.compress(b"[") + gzip.compress(b"]"), 202, None),
+        ("gzip", gzipped(b"") * 100 + GZIP, 400, "bad_encoding"),
+        ("gzip", gzipped(b"[") + gzipped(b"]"), 202, None),
         ("br", b"[]", 415, "unsupported_encoding"),
         ("deflate", zlib.compress(b"[]"), 415, "unsupported_encoding"),
         ("gzip, zstd", b"[]", 415, "unsupported_encoding"),
