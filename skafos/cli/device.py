@@ -108,13 +108,14 @@ def _show(result: SyncResult, json: bool) -> None:
     if json:
         print_json(result.to_json())
         return
-    version = "no version" if result.version is None else f"version {result.version}"
+    version = f"version {result.version}"
+    kept = f"{version} stays in use" if result.version is not None else "and it has no version yet"
     said = {
         "updated": f"updated to {version} ({result.encoding or 'from this device'}, "
         f"{result.bytes} of {result.full_bytes} bytes downloaded)",
         "current": f"{version} is current",
-        "offline": f"offline, {version} stays in use: {result.detail}",
-        "none": f"nothing is offered to this device; {version} stays in use",
+        "offline": f"offline, {kept}: {result.detail}",
+        "none": f"nothing is offered to this device, {kept}",
     }
     print(f"{result.model}: {said[result.status]}")
     if result.path:

@@ -55,7 +55,8 @@ def upload(
     if json:
         print_json(version if deployed is None else {**_as_object(version), "deployment": deployed.deployment})
         return
-    print(f"Uploaded version {version.version} of {names[-1]} ({version.format}, {len(version.files)} files).")
+    count = f"{len(version.files)} file{'s' if len(version.files) != 1 else ''}"
+    print(f"Uploaded version {version.version} of {names[-1]} ({version.format}, {count}).")
     if deployed:
         print(f"{deployed.success}.")
 

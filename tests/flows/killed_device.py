@@ -3,9 +3,10 @@
     {"edge", "key", "directory", "model", "kill"}  on standard input, one line an order
     {"signal", "seconds"}                          on standard output, one line when the device is gone
 
-``kill`` is null for a device that may finish, ``{"after": seconds}`` to kill it from outside after a time, or
-``{"event": n}`` for one that kills itself (SIGKILL) right before its n-th step that Python's audit events tell of:
-opening, renaming, linking or removing a file, making a folder, connecting.
+``kill`` is null for a device that may finish, ``{"after": seconds}`` to kill it from outside after a time,
+``{"bytes": n}`` for one that kills itself (SIGKILL) once n bytes of a download are there, or ``{"event": n}`` for one
+that does so right before its n-th step that Python's audit events tell of: opening, renaming, linking or removing a
+file, making a folder, connecting.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +71,24 @@ def be_a_device(order: dict[str, Any]) -> None:
     """Check for an update once; never returns."""
     code = 1
     try:
-        if order["kill"] and "event" in order["kill"]:
-            kill_myself_at(order["kill"]["event"])
+        kill = order["kill"] or {}
+        if "event" in kill:
+            kill_myself_at(kill["event"])
         device = DeviceClient(order["edge"], order["key"], Path(order["directory"]), retry=Retry(attempts=1))
-        device.sync(order["model"])
+        device.sync(order["model"], progress=kill_myself_after(kill["bytes"]) if "bytes" in kill else None)
         code = 0
     finally:
         os._exit(code)
+
+
+def kill_myself_after(size: int) -> Callable[[int, int], None]:
+    """Return a watcher of a download that dies by SIGKILL once ``size`` bytes are there, and more are to come."""
+
+    def watch(there: int, total: int) -> None:
+        if size <= there < total:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return watch
 
 
 def kill_myself_at(step: int) -> None:

@@ -25,6 +25,8 @@ ROUNDS = 200
 FINISHED_EACH = 10
 # By the audit events of one update; counting further is no kill.
 STEPS_OF_AN_UPDATE = 150
+# Random, so that a download without a patch is at least as long.
+WEIGHTS_BYTES = 400_000
 SEED = 20_190_401
 
 
@@ -70,7 +72,7 @@ def make_versions(repository: Repository) -> dict[int, Version]:
     Three, because a device keeps two: there is always one that it has to fetch.
     """
     chance = random.Random(SEED)
-    weights = chance.randbytes(400_000)
+    weights = chance.randbytes(WEIGHTS_BYTES)
     made: list[Version] = []
     for number in (1, 2, 3):
         changed = weights[: 100_000 * number] + chance.randbytes(2_000) + weights[100_000 * number + 2_000 :]
@@ -93,11 +95,13 @@ def digest(path: Path) -> str:
 
 
 def how_to_kill(chance: random.Random, number: int, seconds: float) -> dict[str, Any] | None:
-    """Choose a moment: by the clock, by the step, or none at all."""
+    """Choose a moment: by the clock, by the bytes that were downloaded, by the step, or none at all."""
     if number % FINISHED_EACH == FINISHED_EACH - 1:
         return None
     if number % 2:
         return {"after": chance.uniform(0, seconds)}
+    if number % 4:
+        return {"bytes": chance.randint(1, WEIGHTS_BYTES // 2)}
     return {"event": chance.randint(1, STEPS_OF_AN_UPDATE)}
 
 
