@@ -99,12 +99,15 @@ class ManifestCache:
         return len(self._environments)
 
     @property
-    def has_picture(self) -> bool:
-        """Whether it is known which keys are valid, from the store or, after a restart, from the snapshot."""
+    def can_serve(self) -> bool:
+        """Whether there is anything to answer with, from the store or, after a restart, from the snapshot."""
         return self._complete or bool(self._environments)
 
     def complete(self) -> None:
-        """Tell that everything the store holds has been taken over once."""
+        """Tell that all there is has been taken over once, so that a key that is not here is not valid.
+
+        Until then it may have been published since the snapshot was written, or not yet have been read.
+        """
         self._complete = True
 
     def on_change(self, listener: Listener) -> None:
@@ -128,8 +131,8 @@ class ManifestCache:
         return environment
 
     def _unknown(self) -> EdgeError:
-        if not self.has_picture:
-            return Unavailable("This edge has just started and knows no environments yet.", "starting")
+        if not self._complete:
+            return Unavailable("This edge has just started and does not know all environments yet.", "starting")
         return Missing("No environment has this key.", "unknown_key")
 
     def revision(self, key: str) -> int:

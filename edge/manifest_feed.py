@@ -2,7 +2,8 @@
 
 Notices are quick (well below a millisecond) and may get lost while a connection is made anew; so everything is read
 again on every subscription, and slowly polled as well. When the store is away or was emptied, what is in memory stays:
-only a withdrawal takes a key away, never its absence.
+only a withdrawal takes a key away, never its absence. And only a store that was filled (it has a generation) can tell
+that a key does not exist: one that was emptied looks the same as one without environments.
 """
 
 from __future__ import annotations
@@ -63,12 +64,15 @@ class ManifestFeed:
         """Take over all that is newer in the store; say whether the store answered."""
         try:
             async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                # Before the revisions: it is set after the last of them, so what is read after it is all there is.
+                filled = await self._store.generation() is not None
                 await self._read_everything()
         except (StoreUnavailable, TimeoutError) as error:
             self._is_reachable(False, error)
             return False
         self._is_reachable(True)
-        self._cache.complete()
+        if filled:
+            self._cache.complete()
         metrics.MANIFEST_STORE_READ_SECONDS.set(time.time())
         return True
 

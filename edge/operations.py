@@ -30,7 +30,7 @@ class Readiness:
         """Return ``ready``, ``starting`` or ``draining``."""
         if self._draining:
             return "draining"
-        return "ready" if self._manifests.has_picture else "starting"
+        return "ready" if self._manifests.can_serve else "starting"
 
 
 def operations_app(readiness: Readiness, manifests: ManifestCache) -> web.Application:

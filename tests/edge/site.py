@@ -92,6 +92,7 @@ class Site:
             environment.repository.publish(*releases)
         publication = environment.publication()
         assert await self.store.publish(publication)
+        await self.store.set_generation("filled")
         return publication
 
     async def empty_redis(self) -> None:

@@ -162,6 +162,22 @@ async def test_an_emptied_store_takes_nothing_away() -> None:
     assert cache.revision("prod-a-b") == 7
 
 
+async def test_only_a_store_that_was_filled_can_tell_that_a_key_does_not_exist() -> None:
+    store, cache = MemoryManifestStore(), ManifestCache()
+    feed = ManifestFeed(store, cache, 1)
+    assert await feed.synchronize()
+    with pytest.raises(Unavailable):
+        cache.require("unknown")
+    await store.publish(publication(1))
+    assert await feed.synchronize()
+    with pytest.raises(Unavailable):
+        cache.require("unknown")
+    await store.set_generation("filled")
+    assert await feed.synchronize()
+    with pytest.raises(Missing):
+        cache.require("unknown")
+
+
 class BrokenStore(MemoryManifestStore):
     """A store with one entry that is no publication."""
 
@@ -192,7 +208,7 @@ class LostStore(MemoryManifestStore):
 async def test_a_store_that_is_away_is_told_and_gives_no_picture() -> None:
     cache = ManifestCache()
     assert not await ManifestFeed(LostStore(), cache, 1).synchronize()
-    assert not cache.has_picture
+    assert not cache.can_serve
 
 
 # --- the snapshot ---
@@ -213,7 +229,9 @@ async def test_a_snapshot_restores_what_was_served_and_forgets_what_was_withdraw
     assert ManifestSnapshot(tmp_path, again).restore() == 2
     assert again.require("prod-a-b").publication == publication(2)
     assert again.get("gone-a-b") is None
-    assert again.has_picture
+    assert again.can_serve
+    with pytest.raises(Unavailable):  # it may have been published since
+        again.require("newer-a-b")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 32, 33, 100])

@@ -147,12 +147,34 @@ async def test_an_edge_restarted_while_redis_is_down_serves_its_snapshot(
         assert await manifest(edge, environment) == served
         assert await blob(edge, CONTENT) == 200
         assert (await edge.get(f"/v2/environments/{environment.key}/root/1.json")).status == 200
-        assert (await edge.get("/v2/environments/unknown/manifest")).status == 404
+        # Whether it was made since the snapshot is not known.
+        assert (await edge.get("/v2/environments/unknown/manifest")).status == 503
         assert (await edge.operations("/readyz")).status == 200
         assert await post(edge, environment) == 202
         site.redis.start()
         newer = await site.publish(environment, release_of(OTHER, version=2))
         await eventually(serves(edge, environment, newer.body))
+        await eventually(is_unknown(edge))
+
+
+def is_unknown(edge: Edge) -> Callable[[], Awaitable[bool]]:
+    async def unknown() -> bool:
+        return (await edge.get("/v2/environments/unknown/manifest")).status == 404
+
+    return unknown
+
+
+async def test_a_new_edge_on_an_emptied_redis_tells_no_device_that_its_key_is_void(
+    site: Site, environment: Environment
+) -> None:
+    await site.empty_redis()
+    async with site.edge() as edge:
+        await asyncio.sleep(0.6)  # several polls see an empty store
+        answer = await edge.get(f"/v2/environments/{environment.key}/manifest")
+        assert (answer.status, answer.json()["code"]) == (503, "starting")
+        publication = await site.publish(environment)
+        await eventually(serves(edge, environment, publication.body))
+        await eventually(is_unknown(edge))
 
 
 def snapshot_holds(site: Site, environment: Environment) -> Callable[[], Awaitable[bool]]:
