@@ -17,6 +17,8 @@ CONTROL ?= 127.0.0.1:8800
 EDGE ?= 127.0.0.1:8801
 WORKERS ?= 2
 DEMO ?= yes
+# `make bench SETUP=no` does not time the set-up of an empty clone, which downloads everything once more.
+SETUP ?= yes
 
 VENV := .venv
 PUBLISHED_VENV := .venv-published
@@ -103,7 +105,7 @@ check: $(VENV)/.stamp-dev ## style, formatting, types and import contracts
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.stamp-dev models ## measure sizes and times, and write docs/performance.md
-	@$(BIN)/python -m bench.sizes --write docs/performance.md
+	@$(BIN)/python -m bench.sizes $(if $(filter yes,$(SETUP)),--setup) --write docs/performance.md
 
 # --- Keeping ---------------------------------------------------------------------------------------------------------
 
