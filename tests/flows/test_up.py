@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 from pathlib import Path
 
@@ -124,12 +125,15 @@ def test_a_data_directory_continues_where_it_was(tmp_path: Path, silero: Release
 
 
 def test_a_signal_during_the_start_ends_everything_too(tmp_path: Path) -> None:
-    with running(tmp_path / "data", wait=False) as skafos:
-        until(lambda: (tmp_path / "data" / "run").exists() and len(skafos.everything()) > 1, "the first program")
-        started = skafos.everything()
-        assert skafos.stop() == 0
-        assert all(map(has_ended, started))
-        assert not (tmp_path / "data" / "connection.json").exists()
+    # A database that takes connections and never answers, so that the start goes on until the signal.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = {"SKAFOS_DATABASE_URL": f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing"}
+        with running(tmp_path / "data", wait=False, settings=settings) as skafos:
+            until(lambda: (tmp_path / "data" / "run").exists() and "redis" in skafos.children(), "the first program")
+            started = skafos.everything()
+            assert skafos.stop() == 0
+            assert all(map(has_ended, started))
+            assert not (tmp_path / "data" / "connection.json").exists()
 
 
 def test_no_server_needs_to_be_installed(tmp_path: Path) -> None:
