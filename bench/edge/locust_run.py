@@ -7,6 +7,7 @@ import subprocess
 
 from bench.edge.measuring import Bench
 from bench.edge.servers import ROOT
+from bench.edge.site import MODELS
 from bench.edge.wrk import LoadFailed
 
 LOCUST = ROOT / ".venv-bench" / "bin" / "locust"
@@ -31,11 +32,12 @@ def run_locust(bench: Bench) -> None:
             bench.say(f"locust, {scenario} …")
             length = max(5, bench.seconds)
             command = [str(LOCUST), "-f", str(ROOT / "bench" / "locust" / scenario), "--headless", "--only-summary"]
-            command += ["--host", server.url, "--environment-key", bench.site.key, "--day-seconds", str(length)]
+            command += ["--host", server.url, "--environment-key", bench.site.key, "--model", MODELS[0]]
+            command += ["--day-seconds", str(length)]
             command += ["--run-time", f"{length}s", "--users", str(USERS), "--spawn-rate", str(USERS)]
             done = subprocess.run(
                 command, cwd=ROOT, capture_output=True, text=True, timeout=length + GRACE_SECONDS, check=False
             )
             if done.returncode:
                 raise LoadFailed(f"{scenario}: {(done.stdout + done.stderr)[-3000:]}")
-            bench.say("\n" + done.stdout[-6000:])
+            bench.say("\n" + (done.stdout + done.stderr)[-6000:])

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,8 +27,9 @@ BLOB_BYTES = 20_000_000
 # The middle 8 MiB of the blob, as a download that goes on would ask for them.
 RANGE_FIRST, RANGE_BYTES = 4 << 20, 8 << 20
 BATCH_EVENTS = 20
-# Three models, one of them with a patch and a rule, make a body of 2 KB.
-MODELS = ("faces", "digits", "speech")
+PATCH_BYTES = 50_000
+# Two models with a rule, one of them with a patch, make a body of 2 KB.
+MODELS = ("faces", "digits")
 LABELS = Labels("org-1", "Acme", "app-1", "Camera", "env-1", "prod")
 
 
@@ -93,22 +94,25 @@ class Site:
 @contextmanager
 def running_site(folder: Path) -> Iterator[Site]:
     """Make everything in ``folder`` and keep a Redis running within the block."""
-    blob = random.Random(7).randbytes(BLOB_BYTES)
+    numbers = random.Random(7)
+    blob, patch = numbers.randbytes(BLOB_BYTES), numbers.randbytes(PATCH_BYTES)
     digest = hashlib.sha256(blob).hexdigest()
-    repository = Repository(releases(digest))
+    repository = Repository(releases(digest, hashlib.sha256(patch).hexdigest()))
     key = make_key("prod", repository.roots[1], bytes(range(8)))
     with running_redis() as redis:
         site = Site(folder, redis.url, repository, key, render_body(repository.manifest, 1), digest)
         write_files(site, blob)
-        asyncio.run(publish(site))
+        asyncio.run(publish(site, (blob, patch)))
         yield site
 
 
-def releases(blob: str) -> list[Release]:
-    """Return the releases that the manifest offers."""
+def releases(blob: str, patch: str) -> list[Release]:
+    """Return the releases that the manifest offers; the first has a patch from some version before."""
     rule = Rule("9f2c51d0a4b7e683", 2_500, {"os_version": Condition(min="17.0")})
+    base = hashlib.sha256(b"the version before").hexdigest()
+    full, small = Encoding("identity", blob, BLOB_BYTES), Encoding("zstd-prefix", patch, PATCH_BYTES, base)
     return [
-        Release(model, 3, blob, BLOB_BYTES, 0, rule, (Encoding("identity", blob, BLOB_BYTES),), f"{number:032x}")
+        Release(model, 3, blob, BLOB_BYTES, 0, rule, (full, small) if model == MODELS[0] else (full,), f"{number:032x}")
         for number, model in enumerate(MODELS)
     ]
 
@@ -137,20 +141,21 @@ def event(number: int) -> dict[str, object]:
         "version": 3,
         "from_version": 2,
         "bytes": 51_873,
-        "full_bytes": 400_128,
         "duration_ms": 183,
         "encoding": "zstd-prefix",
         "os": "ios",
         "os_version": "17.4",
         "device_model": "iPhone16,1",
-        "app_version": "2.1.0",
         "locale": "de-AT",
     }
 
 
-async def publish(site: Site) -> None:
-    """Store the blob, then publish the manifest that names it."""
-    await open_store(site.objects_url).put_file(site.blob, site.www / site.blob_path.lstrip("/"))
+async def publish(site: Site, blobs: Sequence[bytes]) -> None:
+    """Store the blobs, then publish the manifest that names them."""
+    for blob in blobs:
+        file = site.folder / "blob"
+        file.write_bytes(blob)
+        await open_store(site.objects_url).put_file(hashlib.sha256(blob).hexdigest(), file)
     redis = connect_redis(site.redis_url)
     try:
         if not await RedisManifestStore(redis).publish(site.publication()):

@@ -8,10 +8,11 @@ a user stands for.
 from __future__ import annotations
 
 import json
+import logging
 import random
 import time
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 from locust import events, task
 from locust.contrib.fasthttp import FastHttpUser
@@ -33,9 +34,12 @@ from bench.locust.population import (
 PIECE_BYTES = 1 << 18
 COLLECTED_CHECKS = 20
 NO_MANIFEST = '"never"'
+HEADERS = {"Accept-Encoding": "identity", "User-Agent": "Models/2.1 CFNetwork/1494.0.7 Darwin/23.4.0"}
+
+log = logging.getLogger(__name__)
 
 
-@events.init_command_line_parser.add_listener
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _arguments(parser: Any) -> None:
     ours = parser.add_argument_group("devices")
     text, number = {"type": str, "default": ""}, {"type": float}
@@ -58,17 +62,18 @@ def _arguments(parser: Any) -> None:
         ours.add_argument(f"--{name}", env_var=variable, default=default, help=what, **number)
 
 
-@events.test_start.add_listener
+@events.test_start.add_listener  # type: ignore[untyped-decorator]
 def _check_settings(environment: Any, **_: Any) -> None:
     if not environment.parsed_options.environment_key:
         environment.process_exit_code = 2
-        raise SystemExit("Name the environment with --environment-key or SKAFOS_ENVIRONMENT_KEY.")
+        log.error("Name the environment with --environment-key or SKAFOS_ENVIRONMENT_KEY.")
+        environment.runner.quit()
 
 
 class Device(FastHttpUser):  # type: ignore[misc] # locust is installed beside the product, not with it
     """A stream of devices over one connection: each visit is another one's."""
 
-    default_headers = {"Accept-Encoding": "identity", "User-Agent": "Models/2.1 CFNetwork/1494.0.7 Darwin/23.4.0"}
+    default_headers: ClassVar = HEADERS
     # What the newest manifest is, as far as any device here has seen; the same for all of them.
     _etag = NO_MANIFEST
     _offer: Offer | None = None
@@ -90,7 +95,7 @@ class Device(FastHttpUser):  # type: ignore[misc] # locust is installed beside t
         """Return the share of visits that find another manifest; a release day changes it."""
         return self._shares.behind
 
-    @task
+    @task  # type: ignore[untyped-decorator]
     def visit(self) -> None:
         """Be one device for one visit."""
         device = str(uuid.uuid4())
@@ -110,11 +115,10 @@ class Device(FastHttpUser):  # type: ignore[misc] # locust is installed beside t
         """Ask for the manifest; return what it offers when it is another than the device's."""
         tag = Device._etag if kind is Visit.CURRENT else NO_MANIFEST
         headers = {} if kind is Visit.NEW else {"If-None-Match": tag}
-        path = f"{self._below}/manifest"
-        with self.client.get(path, headers=headers, name=f"manifest ({kind.name.lower()})", catch_response=True) as answer:
-            if answer.status_code == 304:
-                if tag == NO_MANIFEST:
-                    answer.failure("304 to a device that has no such manifest")
+        first = kind is Visit.CURRENT and tag == NO_MANIFEST
+        name = f"manifest ({'first look' if first else kind.name.lower()})"
+        with self.client.get(f"{self._below}/manifest", headers=headers, name=name, catch_response=True) as answer:
+            if answer.status_code == 304 and tag != NO_MANIFEST:
                 answer.success()
                 return None
             if answer.status_code != 200:
@@ -127,7 +131,8 @@ class Device(FastHttpUser):  # type: ignore[misc] # locust is installed beside t
                 return None
             # The first answer, or somebody deployed while the test runs: from now on this is the newest.
             Device._etag, Device._offer = answer.headers["etag"], offer
-            return offer
+            # A device that is current only did not know by what; it holds the model already.
+            return None if first else offer
 
     def _download(self, wanted: Download) -> None:
         name = f"artifact ({'patch' if wanted.patch else 'full'})"

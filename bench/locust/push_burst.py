@@ -1,7 +1,7 @@
 """A push in the middle of an even load: devices that it wakes up come within minutes, all of them to update.
 
-``locust -f bench/locust/push_burst.py --host … --environment-key … --users 200 --day-seconds 600 --push-minutes 15``. It is
-the release day without night, so that the burst stands alone.
+``locust -f bench/locust/push_burst.py --host … --environment-key … --users 200 --day-seconds 600 --push-minutes 15``.
+It is the release day without night, so that the burst stands alone.
 """
 
 from __future__ import annotations

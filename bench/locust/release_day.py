@@ -16,8 +16,8 @@ from bench.locust.devices import Device
 from bench.locust.load import SECONDS_PER_DAY, SWING, Plan, behind_at, users_at
 
 MINUTE, HOUR = 60, 3600
-# The shape is asked each second; users come and go at once.
-SPAWN_RATE = 1000.0
+# The shape is asked each second; locust advises against more.
+SPAWN_RATE = 100.0
 
 
 def plan_of(options: Any, swing: float = SWING) -> Plan:
