@@ -1,7 +1,8 @@
 # The commands of this project. `make help` lists them.
 #
 # Everything is installed below this directory: .venv (the product), .venv-published (the published client, for its
-# tests), .cache (models). A stamp file inside each remembers what it was made from, so a repeated command is quick.
+# tests), .venv-bench (peers and load of the benchmarks), .cache (models). A stamp file inside each remembers what it
+# was made from, so a repeated command is quick.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -20,15 +21,21 @@ DEMO ?= yes
 # `make bench SETUP=no` does not time the set-up of an empty clone, which downloads everything once more.
 SETUP ?= yes
 
+# `make bench-edge ROUNDS=1 SECONDS=2 CASES="304-64 latency"`: a part of it, quickly; tables are only printed then.
+ROUNDS ?= 5
+SECONDS := 3
+CASES ?=
+
 VENV := .venv
+BENCH_VENV := .venv-bench
 PUBLISHED_VENV := .venv-published
 LOCK_VENV := .venv-lock
 BIN := $(VENV)/bin
 
-# The servers that the tests talk to. `make run` needs none of them.
-DEBIAN_PACKAGES := redis-server postgresql clickhouse-server zstd
+# The servers that the tests talk to, and a compiler for the load generator. `make run` needs none of them.
+DEBIAN_PACKAGES := redis-server postgresql clickhouse-server zstd gcc libc6-dev
 
-.PHONY: help setup setup-dev packages models run test check bench lock clean
+.PHONY: help setup setup-dev packages bench-packages models run test check bench bench-edge lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -72,6 +79,12 @@ $(PUBLISHED_VENV)/.stamp: requirements-published-client.txt
 	@$(PUBLISHED_VENV)/bin/python -m pip install -q --require-hashes -r $<
 	@touch $@
 
+$(BENCH_VENV)/.stamp: bench/requirements.txt
+	@echo "Creating $(BENCH_VENV) with granian and locust …"
+	$(call create_venv,$(BENCH_VENV))
+	@$(BENCH_VENV)/bin/python -m pip install -q --require-hashes -r $<
+	@touch $@
+
 packages:
 	@missing=""; \
 	for package in $(DEBIAN_PACKAGES); do \
@@ -83,6 +96,21 @@ packages:
 	if [ "$$(id -u)" != 0 ]; then \
 		echo "Tests that need these servers will be skipped. To run them: sudo apt-get install$$missing"; exit 0; fi; \
 	echo "Installing Debian's packages:$$missing …"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq; apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+# nginx is only wanted as a program. Debian would start it as a service on port 80; policy-rc.d(8) keeps it from that.
+bench-packages:
+	@missing=""; export PATH="$$PATH:/usr/sbin"; \
+	for pair in nginx:nginx wrk:wrk cc:gcc cc:libc6-dev; do \
+		command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
+		echo "The benchmark needs programs that only root can install: sudo apt-get install$$missing" >&2; exit 1; fi; \
+	echo "Installing Debian's packages:$$missing …"; \
+	policy=/usr/sbin/policy-rc.d; \
+	if [ ! -e $$policy ]; then trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; fi; \
 	export DEBIAN_FRONTEND=noninteractive; \
 	apt-get update -qq; apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
@@ -107,6 +135,10 @@ check: $(VENV)/.stamp-dev ## style, formatting, types and import contracts
 bench: $(VENV)/.stamp-dev models ## measure sizes and times, and write docs/performance.md
 	@$(BIN)/python -m bench.sizes $(if $(filter yes,$(SETUP)),--setup) --write docs/performance.md
 
+bench-edge: $(VENV)/.stamp-dev $(BENCH_VENV)/.stamp bench-packages ## measure the edge beside nginx, aiohttp and granian
+	@$(BIN)/python -m bench.edge --rounds "$(ROUNDS)" --seconds "$(SECONDS)" \
+		$(if $(strip $(CASES)),--cases "$(CASES)",--write docs)
+
 # --- Keeping ---------------------------------------------------------------------------------------------------------
 
 # No address of a registry is written: pip's own configuration says where packages come from.
@@ -119,8 +151,9 @@ lock: ## resolve the dependencies anew and write the locked requirements
 	$(COMPILE) pyproject.toml --output-file requirements.txt
 	$(COMPILE) pyproject.toml --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	echo 'setuptools>=68' | $(COMPILE) - --output-file requirements-build.txt
+	$(COMPILE) bench/requirements.in --output-file bench/requirements.txt
 	echo 'skafos==0.3.0' | $(COMPILE) - --output-file requirements-published-client.txt
 
 clean: ## remove everything that was installed or cached here, but not the data
-	rm -rf $(VENV) $(PUBLISHED_VENV) $(LOCK_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) $(BENCH_VENV) $(PUBLISHED_VENV) $(LOCK_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache build dist *.egg-info

@@ -1,0 +1,157 @@
+"""``python -m bench.edge``: measure the edge beside its peers, print tables, and write them into the documents.
+
+Ends with 0 also when goals do not hold: machines differ, and the tables say which do not. Ends with 1 when something
+could not be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.edge import cases
+from bench.edge.capacity import render_capacity
+from bench.edge.cores import Cores, TooFewCores, choose_cores
+from bench.edge.figures import Sample
+from bench.edge.idle import allow_open_files
+from bench.edge.locust_run import run_locust, why_no_locust
+from bench.edge.machine import preface
+from bench.edge.measuring import (
+    Bench,
+    measure_downloads,
+    measure_latency,
+    measure_memory,
+    measure_publish,
+    measure_wrk,
+)
+from bench.edge.openloop import compiler
+from bench.edge.peers import why_missing
+from bench.edge.probe import WrongAnswer
+from bench.edge.report import Results, render, write_section
+from bench.edge.servers import NotStarted
+from bench.edge.site import running_site
+from bench.edge.wrk import LoadFailed
+
+ROUNDS = 5
+SECONDS = 3
+# After this, cases that are left have one round each, so that the whole ends within twelve minutes.
+BUDGET_SECONDS = 10 * 60
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print, write; return the exit code."""
+    options = arguments(words)
+    try:
+        chosen = choose(options.cases)
+        cores = choose_cores()
+    except (ValueError, TooFewCores) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if shutil.which("wrk") is None:
+        print("error: wrk is not installed; `make bench-edge` as root does it", file=sys.stderr)
+        return 2
+    # So that servers are ended when we are told to stop.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    os.sched_setaffinity(0, {cores.load})
+    allow_open_files()
+    try:
+        text, results = measure(options, chosen, cores)
+    except (LoadFailed, NotStarted, WrongAnswer) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    if options.write:
+        write_section(options.write / "performance.md", "edge figures", text)
+        write_section(options.write / "capacity.md", "capacity figures", render_capacity(results))
+    return 0
+
+
+def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(prog="python -m bench.edge", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each peer in each case")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="length of a turn")
+    parser.add_argument("--cases", default="", help=f"some of: {' '.join(cases.NAMES)}")
+    parser.add_argument("--write", type=Path, metavar="DOCS", help="write the tables into the documents of this folder")
+    options = parser.parse_args(words)
+    if options.rounds < 1 or options.seconds < 1:
+        parser.error("rounds and seconds are at least 1")
+    return options
+
+
+def choose(text: str) -> list[str]:
+    """Return the names of the cases to run, in their order; all that run by default when none is named.
+
+    Raises:
+        ValueError: there is no such case.
+    """
+    wanted = text.replace(",", " ").split()
+    unknown = [name for name in wanted if name not in cases.NAMES]
+    if unknown:
+        raise ValueError(f"no case is named {unknown[0]}; there are {', '.join(cases.NAMES)}")
+    return [name for name in cases.NAMES if name in wanted] if wanted else list(cases.DEFAULT)
+
+
+def measure(options: argparse.Namespace, chosen: Sequence[str], cores: Cores) -> tuple[str, Results]:
+    """Run the cases and return the tables with what they were made from."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="skafos-bench-") as name, running_site(Path(name)) as site:
+        bench = Bench(
+            site=site,
+            folder=Path(name),
+            cores=cores,
+            rounds=options.rounds,
+            seconds=options.seconds,
+            deadline=began + BUDGET_SECONDS,
+            say=lambda text: print(f"[{time.monotonic() - began:4.0f} s] {text}", file=sys.stderr, flush=True),
+        )
+        results = Results()
+        for case in chosen:
+            run(bench, case, results)
+        return render(results, preface(Path(name), options.rounds, options.seconds)), results
+
+
+def run(bench: Bench, name: str, results: Results) -> None:
+    """Measure one case and keep what it gave."""
+    for wrk_case in cases.WRK_CASES:
+        if wrk_case.name == name:
+            result = measure_wrk(bench, wrk_case)
+            results.throughput.append(result)
+            results.left_out += [f"{wrk_case.title}, {peer}: {why}" for peer, why in result.missing.items()]
+    for download_case in cases.DOWNLOAD_CASES:
+        if download_case.name == name:
+            results.throughput.append(measure_downloads(bench, download_case))
+    if name == cases.LUA and not why_missing("nginx", tls=False):
+        results.lua = measure_lua(bench)
+    if name == cases.LATENCY:
+        if compiler() is None:
+            results.left_out.append("latencies: there is no C compiler (Debian: gcc, libc6-dev)")
+        else:
+            results.latency = measure_latency(bench, bench.seconds)
+    if name == cases.MEMORY:
+        results.memory = measure_memory(bench)
+    if name == cases.PUBLISH:
+        results.publish = measure_publish(bench)
+    if name == cases.LOCUST:
+        missing = why_no_locust()
+        if missing:
+            results.left_out.append(missing)
+        else:
+            run_locust(bench)
+
+
+def measure_lua(bench: Bench) -> tuple[list[Sample], list[Sample]]:
+    """Measure what it costs the load generator to have its requests handed out by a script."""
+    plain, scripted = (measure_wrk(bench, case) for case in (cases.PLAIN_CASE, cases.LUA_CASE))
+    return plain.samples["nginx"], scripted.samples["nginx"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

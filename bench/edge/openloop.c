@@ -1,0 +1,118 @@
+/* Open-loop load: requests leave at fixed moments, whether or not earlier ones were answered, as devices' do.
+ *
+ * An answer's time counts from the moment at which its request was meant to leave, so a server that stalls is charged for
+ * all that waited (no coordinated omission). In C because the load must reach half of what the servers can do: the same
+ * loop in Python takes about twice the CPU per request, more than its core has.
+ *
+ * openloop PORT CONNECTIONS RATE SECONDS WARM_SECONDS ANSWER_BYTES ANSWER_START OUTPUT < request
+ *
+ * ANSWER_BYTES: size of every answer; it must begin with ANSWER_START. OUTPUT: two float32 arrays of one length, in
+ * microseconds: time to the answer, and how late the request left. Requests of the first WARM_SECONDS are not recorded.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_REQUEST 65536
+#define MAX_EVENTS 256
+/* After the last request was due, for those that still wait to be sent or answered. */
+#define DRAIN_SECONDS 10.0
+/* Sent before answers are looked at again; after a stall this bounds how long answers lie unread. */
+#define BURST 16
+
+struct connection {
+    int descriptor;
+    size_t received;
+    double meant, left;
+};
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+static void fail(const char *what) {
+    fprintf(stderr, "openloop: %s%s%s\n", what, errno ? ": " : "", errno ? strerror(errno) : "");
+    exit(1);
+}
+
+static int connected(int port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int descriptor = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+    if (descriptor < 0 || connect(descriptor, (struct sockaddr *)&address, sizeof address) < 0) fail("connect");
+    setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    fcntl(descriptor, F_SETFL, O_NONBLOCK);
+    return descriptor;
+}
+
+int main(int count, char **arguments) {
+    if (count != 9) fail("eight arguments are needed");
+    int port = atoi(arguments[1]), connections = atoi(arguments[2]);
+    double rate = atof(arguments[3]), seconds = atof(arguments[4]), warm = atof(arguments[5]);
+    size_t answer = strtoul(arguments[6], NULL, 10), start_bytes = strlen(arguments[7]);
+    static char request[MAX_REQUEST], buffer[MAX_REQUEST];
+    size_t request_bytes = fread(request, 1, sizeof request, stdin);
+    if (!request_bytes || connections < 1 || rate <= 0 || !answer || answer > sizeof buffer) fail("bad arguments");
+
+    long total = (long)(rate * (seconds + warm)), sent = 0, answered = 0, recorded = 0;
+    float *times = malloc((total + 1) * sizeof *times), *late = malloc((total + 1) * sizeof *late);
+    struct connection *all = calloc(connections, sizeof *all);
+    struct connection **idle = malloc(connections * sizeof *idle);
+    if (!times || !late || !all || !idle) fail("memory");
+    int poll = epoll_create1(0), free_count = 0;
+    for (int i = 0; i < connections; i++) {
+        all[i].descriptor = connected(port);
+        struct epoll_event event = {.events = EPOLLIN, .data.ptr = &all[i]};
+        if (epoll_ctl(poll, EPOLL_CTL_ADD, all[i].descriptor, &event) < 0) fail("epoll_ctl");
+        idle[free_count++] = &all[i];
+    }
+
+    struct epoll_event events[MAX_EVENTS];
+    double start = now(), end = start + warm + seconds, measured = start + warm, moment = start;
+    while (answered < total && moment < end + DRAIN_SECONDS) {
+        long due = moment < end ? (long)((moment - start) * rate) : total;
+        for (int burst = 0; burst < BURST && sent < due && free_count; burst++) {
+            struct connection *c = idle[--free_count];
+            c->meant = start + sent++ / rate;
+            c->left = now();
+            c->received = 0;
+            if (send(c->descriptor, request, request_bytes, MSG_NOSIGNAL) != (ssize_t)request_bytes) fail("send");
+        }
+        int ready = epoll_wait(poll, events, MAX_EVENTS, 0);
+        for (int i = 0; i < ready; i++) {
+            struct connection *c = events[i].data.ptr;
+            ssize_t got = recv(c->descriptor, buffer, sizeof buffer, 0);
+            if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+            errno = got < 0 ? errno : 0;
+            if (got <= 0) fail("a connection ended");
+            if (!c->received && ((size_t)got < start_bytes || memcmp(buffer, arguments[7], start_bytes))) fail("another answer");
+            c->received += got;
+            if (c->received < answer) continue;
+            if (c->received > answer) fail("a longer answer");
+            moment = now();
+            answered++;
+            if (c->meant >= measured) {
+                times[recorded] = (moment - c->meant) * 1e6;
+                late[recorded++] = (c->left - c->meant) * 1e6;
+            }
+            idle[free_count++] = c;
+        }
+        moment = now();
+    }
+
+    FILE *output = fopen(arguments[8], "wb");
+    if (!output || fwrite(times, sizeof *times, recorded, output) != (size_t)recorded
+        || fwrite(late, sizeof *late, recorded, output) != (size_t)recorded || fclose(output)) fail("output");
+    printf("{\"recorded\": %ld, \"unanswered\": %ld}\n", recorded, total - answered);
+    return 0;
+}

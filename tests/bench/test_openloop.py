@@ -1,0 +1,88 @@
+"""The open-loop generator: its output, and the program itself against a real server."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from bench.edge.openloop import build, latencies, run_openloop
+from bench.edge.probe import ask, request
+from bench.edge.wrk import LoadFailed
+from tests.components import require
+
+RATE = 500
+SECONDS = 0.5
+
+
+def samples(times: list[float], late: list[float]) -> bytes:
+    return array.array("f", times + late).tobytes()
+
+
+def test_times_and_delays_become_percentiles() -> None:
+    seen = latencies(samples([float(n) for n in range(1000, 0, -1)], [5.0] * 1000), rate=2000)
+    assert (seen.median, seen.p99, seen.p999, seen.late_p99) == (500, 990, 999, 5)
+    assert (seen.rate, seen.answered) == (2000, 1000)
+
+
+@pytest.mark.parametrize("numbers", [[], [1.0, 2.0, 3.0]])
+def test_half_an_output_is_refused(numbers: list[float]) -> None:
+    with pytest.raises(LoadFailed):
+        latencies(samples(numbers, []), rate=1)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require("cc")
+    return build(tmp_path_factory.mktemp("openloop"))
+
+
+@pytest_asyncio.fixture
+async def serve() -> AsyncIterator[Callable[..., Awaitable[int]]]:
+    """Give a function that starts a server: it answers 304, after one pause of so many seconds, or 200."""
+    runners = []
+
+    async def start(pause: float, status: int = 304) -> int:
+        asked = 0
+
+        async def handler(_: web.Request) -> web.Response:
+            nonlocal asked
+            asked += 1
+            if asked == RATE // 2:
+                time.sleep(pause)  # noqa: ASYNC251 - the whole server stands still, as in a stall
+            return web.Response(status=status, headers={"Date": "now"})
+
+        app = web.Application()
+        app.router.add_get("/", handler)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        runners.append(runner)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return int(runner.addresses[0][1])
+
+    yield start
+    for runner in runners:
+        await runner.cleanup()
+
+
+async def test_every_request_that_was_due_is_recorded_also_when_the_server_stood_still(
+    program: Path, serve: Callable[..., Awaitable[int]]
+) -> None:
+    port = await serve(0.2)
+    sent = request("GET", "/")
+    size = len(await asyncio.to_thread(ask, ("127.0.0.1", port), sent))
+    seen = await asyncio.to_thread(run_openloop, program, port, sent, size, "HTTP/1.1 304", RATE, SECONDS)
+    assert abs(seen.answered - RATE * SECONDS) <= 1
+    assert seen.median <= seen.p99 <= seen.p999
+
+
+async def test_an_answer_of_another_status_ends_the_run(program: Path, serve: Callable[..., Awaitable[int]]) -> None:
+    port = await serve(0, 200)
+    with pytest.raises(LoadFailed, match="another answer"):
+        await asyncio.to_thread(run_openloop, program, port, request("GET", "/"), 100, "HTTP/1.1 304", RATE, SECONDS)
