@@ -112,7 +112,7 @@ class Running(Connected):
 
     def children(self) -> dict[str, psutil.Process]:
         """Return the running programs by name: redis, control-plane, edge-0 and so on."""
-        children = [child for child in psutil.Process(self.process.pid).children() if not has_ended(child)]
+        children = [child for child in psutil.Process(self.process.pid).children() if is_running(child)]
         return {name_of(child): child for child in children}
 
     def everything(self) -> list[psutil.Process]:
@@ -140,6 +140,14 @@ class Running(Connected):
                 process.kill()
         self.process.wait(PATIENCE_SECONDS)
         until(lambda: all(map(has_ended, processes)), "the end of everything")
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Whether it has not ended; one whose command line is gone already is about to."""
+    try:
+        return not has_ended(process) and bool(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def name_of(process: psutil.Process) -> str:
