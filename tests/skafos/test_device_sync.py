@@ -580,6 +580,21 @@ def test_a_device_registers_once_and_again_when_its_facts_change(
     assert repository.registrations == {again.device_id: {"facts": {"app_version": "1.1"}}}
 
 
+@pytest.mark.parametrize(("down", "taken"), [("/devices/", "/events"), ("/events", "/devices/")])
+def test_events_and_the_registration_do_not_wait_for_each_other(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice, down: str, taken: str
+) -> None:
+    repository.intercept = lambda request: Reply(503) if down in request.path else None
+    make_device().sync("vision")
+    assert len(repository.asked(taken)) == 1
+    assert bool(repository.events) == (taken == "/events")
+    assert bool(repository.registrations) == (taken == "/devices/")
+    repository.intercept = lambda request: None
+    make_device().sync("vision")
+    assert repository.events
+    assert repository.registrations
+
+
 def test_a_push_token_is_registered_when_the_app_has_one(
     repository: Repository, served: Served, make_device: MakeDevice
 ) -> None:
