@@ -2,16 +2,21 @@
 
 Every body has a bound in bytes and in time: an answer that never ends, or drips, is given up (the endless-data and
 slow-retrieval attacks of the TUF specification, section 1.5.2).
+
+Much stands between a device and its edge that answers in the edge's place: the sign-in page of a hotel, the error page
+of a proxy. An answer without the form that the protocol gives it is not the edge's, and means that the device is
+offline: for such an answer no event is forgotten, no key is void, and no attack is reported.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -29,6 +34,9 @@ READ_BYTES = 64 << 10
 # Slower than 1 KiB/s for a minute is no download: even a 2G connection gives ten times that.
 SLOW_WINDOW_SECONDS = 60.0
 SLOW_WINDOW_BYTES = 60 << 10
+
+# The member that every manifest has, of whatever format: by it a device knows that an edge made it.
+MANIFEST_MEMBER = "skafos"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +128,14 @@ class Edge:
             if response.status_code == 304 and etag:
                 return None
             if response.status_code == 404:
-                raise UnknownKey("The edge does not know this environment key.")
+                if _reply(response, "code")["code"] == "unknown_key":
+                    raise UnknownKey("The edge does not know this environment key.")
+                raise _not_the_edge(response)
             _require(response, 200)
-            return ManifestAnswer(response.headers.get("etag", ""), _whole(response, MAX_MANIFEST_BYTES))
+            body = _whole(response, MAX_MANIFEST_BYTES)
+            if MANIFEST_MEMBER not in _object(body):
+                raise _not_the_edge(response)
+            return ManifestAnswer(response.headers.get("etag", ""), body)
 
     def root(self, number: int) -> bytes | None:
         """Return root metadata as it came, or None when there is none of this number.
@@ -134,7 +147,7 @@ class Edge:
 
     def _root_file(self, number: int) -> bytes | None:
         with self._request("GET", f"{self._environment}/root/{number}.json") as response:
-            if response.status_code == 404:
+            if response.status_code == 404 and _reply(response, "code"):
                 return None
             _require(response, 200)
             return _whole(response, MAX_ROOT_BYTES)
@@ -157,9 +170,13 @@ class Edge:
             yield BlobAnswer(begins, response.headers.get("etag", ""), _bounded(response, length - begins, too_long))
 
     def register(self, device_id: str, registration: Mapping[str, object]) -> bool:
-        """Tell the edge this device's facts; say whether it took them."""
+        """Tell the edge this device's facts; say whether it took them, or refused them for good.
+
+        Raises:
+            EdgeUnavailable: it may take them later.
+        """
         with self._request("PUT", f"{self._environment}/devices/{device_id}", json=registration) as response:
-            return _accepted(response)
+            return _took(response, "registered")
 
     def report(self, batch: bytes, content_encoding: str | None) -> bool:
         """Hand in a batch of events in NDJSON; say whether it may be forgotten: accepted, or refused for good.
@@ -171,7 +188,7 @@ class Edge:
         if content_encoding:
             headers["content-encoding"] = content_encoding
         with self._request("POST", f"{self._environment}/events", headers, content=batch) as response:
-            return _accepted(response) or response.status_code in (400, 413, 415)
+            return _took(response, "accepted") or response.status_code in (400, 413, 415)
 
     @contextmanager
     def _request(
@@ -197,18 +214,52 @@ class Edge:
 def _require(response: httpx.Response, *statuses: int) -> None:
     """Raise `EdgeUnavailable` for an answer that is none of ``statuses``.
 
-    That includes what no edge says: a redirection to a sign-in page is how many networks say that one is offline.
+    That includes what no edge says: a redirection to a sign-in page is how many networks say that one is offline, and
+    such a page with status 200 is how the others do.
     """
     if response.status_code not in statuses:
         raise EdgeUnavailable(f"The edge answers with status {response.status_code}.", _retry_after(response))
+    if response.headers.get("content-type", "").lower().startswith("text/html"):
+        raise _not_the_edge(response)
     if response.headers.get("content-encoding", "identity") != "identity":
         raise EdgeUnavailable("Something between the edge and this device changes the bytes of its answers.")
 
 
-def _accepted(response: httpx.Response) -> bool:
-    if response.status_code == 429 or response.status_code >= 500:
-        raise EdgeUnavailable(f"The edge answers with status {response.status_code}.", _retry_after(response))
-    return response.is_success
+def _took(response: httpx.Response, member: str) -> bool:
+    """Say whether the edge took what it was given: 202 with ``member``. If not, it refused that, with a code.
+
+    Raises:
+        EdgeUnavailable: it is busy, or it is not the edge that answers.
+    """
+    status = response.status_code
+    if status == 429 or status >= 500:
+        raise EdgeUnavailable(f"The edge answers with status {status}.", _retry_after(response))
+    if status != 202 and status < 400:
+        raise _not_the_edge(response)
+    _reply(response, member if status == 202 else "code")
+    return status == 202
+
+
+def _reply(response: httpx.Response, member: str) -> Mapping[str, Any]:
+    """Return a short answer of the edge's; without ``member`` in it, it is not the edge's, and `EdgeUnavailable`."""
+    reply = _object(_whole(response, MAX_REPLY_BYTES))
+    if member not in reply:
+        raise _not_the_edge(response)
+    return reply
+
+
+def _object(body: bytes) -> Mapping[str, Any]:
+    """Return a JSON object; an empty one when the bytes are anything else."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _not_the_edge(response: httpx.Response) -> EdgeUnavailable:
+    status = response.status_code
+    return EdgeUnavailable(f"Something between the edge and this device answers in its place (status {status}).")
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -373,8 +374,8 @@ class DeviceClient:
 
     def _report(self, events: EventQueue) -> None:
         """Hand over what has happened. What the edge does not take now stays for the next time."""
-        try:
-            self._registration.renew_if_changed(self._edge, self.device_id)
+        # Each by itself: an edge without its Redis takes no registration, and takes events.
+        with suppress(EdgeUnavailable):
             events.deliver(self._edge)
-        except EdgeUnavailable:
-            return
+        with suppress(EdgeUnavailable):
+            self._registration.renew_if_changed(self._edge, self.device_id)

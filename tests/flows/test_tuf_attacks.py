@@ -21,7 +21,7 @@ from manifests import trust
 from manifests.canonical_json import canonical
 from manifests.trust import Lifetimes, SignedManifest
 from skafos.device import ArtifactRejected, DeviceClient, EdgeUnavailable, ManifestRejected, Retry
-from tests.skafos.repository import Reply, Repository, Request, Served, Version, expired
+from tests.skafos.repository import Reply, Repository, Request, Served, Version, expired, refusal
 
 MODEL = "vision"
 # A clock with whole seconds is all that TUF has; this is long enough to be valid once and short enough to wait for.
@@ -334,7 +334,8 @@ def test_a_root_that_its_predecessor_did_not_sign_is_rejected(scene: Scene) -> N
 def test_hiding_a_new_root_keeps_the_device_from_what_its_keys_sign(scene: Scene) -> None:
     scene.repository.rotate(online=CryptoSigner.generate_ed25519())
     scene.offer_second()
-    scene.repository.intercept = lambda request: Reply(404) if request.path.endswith("/root/2.json") else None
+    hidden = refusal(404, "not_found")
+    scene.repository.intercept = lambda request: hidden if request.path.endswith("/root/2.json") else None
     scene.assert_rejected("was signed by 0/1")
 
 

@@ -10,9 +10,11 @@ import gzip
 import json
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -70,6 +72,11 @@ class Reply:
     cut: int | None = None
     endless: bool = False
     pause: float = 0.0
+
+
+def refusal(status: int, code: str) -> Reply:
+    """Return what the edge says when it refuses; what is in between has no such word."""
+    return Reply(status, json.dumps({"error": "No.", "code": code}).encode())
 
 
 class Repository:
@@ -188,7 +195,7 @@ class Repository:
             return self._artifact(match[1], request)
         match = re.fullmatch(_ENVIRONMENT + r"/(?P<rest>.+)", request.path)
         if match is None or match["key"] != self.key:
-            return Reply(404, b'{"error": "No such environment.", "code": "not_found"}')
+            return refusal(404, "unknown_key")
         return self._environment(match["rest"], request)
 
     def _environment(self, rest: str, request: Request) -> Reply:
@@ -199,19 +206,21 @@ class Repository:
             return Reply(200, self.body, {"ETag": etag})
         if match := re.fullmatch(r"root/(\d+)\.json", rest):
             root = self.roots.get(int(match[1]))
-            return Reply(200, root) if root else Reply(404)
+            return Reply(200, root) if root else refusal(404, "not_found")
         if rest == "events":
-            self.events += _events(request)
-            return Reply(202, b'{"accepted": 1}')
+            handed_in = _events(request)
+            self.events += handed_in
+            told = {"accepted": len(handed_in), "refused": [], "refused_count": 0}
+            return Reply(202, json.dumps(told).encode())
         if match := re.fullmatch(r"devices/(.+)", rest):
             self.registrations[match[1]] = json.loads(request.body)
-            return Reply(202, b"{}")
-        return Reply(404)
+            return Reply(202, json.dumps({"registered": match[1]}).encode())
+        return refusal(404, "unknown_route")
 
     def _artifact(self, name: str, request: Request) -> Reply:
         content = self.blobs.get(name)
         if content is None:
-            return Reply(404)
+            return refusal(404, "not_found")
         etag = f'"{name}"'
         wanted = _RANGE.fullmatch(request.headers.get("range", ""))
         if wanted and request.headers.get("if-range", etag) == etag:
@@ -249,9 +258,10 @@ class Served:
         self.stop()
 
     def stop(self) -> None:
-        """Stop answering; connections are refused from now on."""
+        """Stop answering; connections are refused from now on, and those that were kept open are closed."""
         self._server.shutdown()
         self._server.server_close()
+        self._server.hang_up()
         self._thread.join()
 
 
@@ -259,6 +269,23 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     # Hundreds of devices may be killed while they connect.
     request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._connections: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A device that hangs up, or is killed, is what many tests are about."""

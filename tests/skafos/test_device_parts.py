@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from skafos.device.manifest_file import ManifestFile
 from skafos.device.obtain import KNOWN_ENCODINGS, full_length, plan
 from skafos.device.slots import MAX_FOLDER_NAME, folder_name
 from tests.skafos.conftest import MakeDevice
-from tests.skafos.repository import Reply, Repository
+from tests.skafos.repository import Repository, refusal
 
 ARTIFACTS = ["a" * 64, "b" * 64, "c" * 64]
 
@@ -176,7 +175,7 @@ def test_an_event_torn_by_a_kill_is_dropped_alone(
 def test_events_that_are_refused_for_good_are_forgotten(
     queue: Callable[[], EventQueue], tmp_path: Path, repository: Repository, make_device: MakeDevice
 ) -> None:
-    repository.intercept = lambda request: Reply(400, json.dumps({"error": "no"}).encode())
+    repository.intercept = lambda request: refusal(400, "invalid_batch")
     queue().add("check")
     queue().deliver(make_device()._edge)
     assert list((tmp_path / "events").iterdir()) == []

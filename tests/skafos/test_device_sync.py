@@ -21,6 +21,7 @@ from skafos.device import (
     DirectoryBusy,
     EdgeUnavailable,
     Facts,
+    ManifestRejected,
     NoModel,
     NoSpace,
     Retry,
@@ -28,7 +29,7 @@ from skafos.device import (
 )
 from skafos.device.lock import locked
 from tests.skafos.conftest import MakeDevice
-from tests.skafos.repository import Reply, Repository, Request, Served, Version
+from tests.skafos.repository import Reply, Repository, Request, Served, Version, refusal
 
 WEIGHTS = bytes(range(256)) * 400
 FILES_1 = {"Model/weights.bin": WEIGHTS, "labels.txt": b"cat\n"}
@@ -388,6 +389,87 @@ def test_a_network_that_asks_to_sign_in_counts_as_offline(
     assert device.sync("vision").status == "offline"
 
 
+def page(status: int = 200, content_type: str = "text/html; charset=utf-8") -> Reply:
+    """What the sign-in page of a network, or a proxy, says instead of the edge."""
+    return Reply(status, b"<html><title>Welcome to our hotel</title></html>", {"Content-Type": content_type})
+
+
+IN_BETWEEN = [
+    pytest.param(page(), id="sign-in page"),
+    pytest.param(page(202), id="page that says accepted"),
+    pytest.param(page(content_type="application/json"), id="page that says it is JSON"),
+    pytest.param(Reply(200, b'{"message": "Sign in first."}'), id="JSON of somebody else"),
+    pytest.param(Reply(200, b"[" * 100_000), id="brackets"),
+    pytest.param(Reply(200), id="nothing"),
+    pytest.param(page(400), id="page that says bad request"),
+    pytest.param(page(404), id="page that says not found"),
+]
+OTHER_404 = pytest.param(refusal(404, "no_such_page"), id="not found, in JSON of somebody else")
+
+
+@pytest.mark.parametrize("reply", [*IN_BETWEEN, OTHER_404])
+def test_a_network_that_answers_in_the_edges_place_counts_as_offline_and_takes_no_event(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice, reply: Reply
+) -> None:
+    repository.intercept = lambda request: Reply(503) if request.path.endswith("/events") else None
+    device = make_device()
+    device.sync("vision")
+    repository.intercept = lambda request: reply
+    result = device.sync("vision")
+    assert (result.status, result.version) == ("offline", 1)
+    repository.intercept = lambda request: None
+    device.sync("vision")
+    assert [event["type"] for event in repository.events] == ["check", "download", "verify", "activate", "check"]
+
+
+@pytest.mark.parametrize("reply", IN_BETWEEN)
+def test_a_registration_that_something_else_than_the_edge_took_is_made_again(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice, reply: Reply
+) -> None:
+    device = make_device(facts=Facts(os="ios"))
+    repository.intercept = lambda request: reply
+    with pytest.raises(EdgeUnavailable):
+        device.register("abc123", "apns")
+    repository.intercept = lambda request: None
+    device.sync("vision")
+    assert repository.registrations == {device.device_id: {"facts": {"os": "ios"}}}
+
+
+def test_a_registration_that_the_edge_refuses_is_said_to_be_refused(
+    repository: Repository, make_device: MakeDevice
+) -> None:
+    repository.intercept = lambda request: refusal(400, "invalid_device")
+    assert not make_device().register("abc123", "apns")
+
+
+@pytest.mark.parametrize("part", ["/root/1.json", "/artifacts/"])
+def test_a_sign_in_page_that_comes_up_during_an_update_accuses_nobody(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice, part: str
+) -> None:
+    repository.intercept = lambda request: page() if part in request.path else None
+    with pytest.raises(EdgeUnavailable, match="in its place"):
+        make_device().sync("vision")
+
+
+def test_a_root_that_something_else_than_the_edge_does_not_find_is_not_missing(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice
+) -> None:
+    repository.intercept = lambda request: page(404) if "/root/" in request.path else None
+    with pytest.raises(EdgeUnavailable, match="in its place"):
+        make_device().sync("vision")
+
+
+def test_a_manifest_of_another_format_is_rejected_and_reported(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice
+) -> None:
+    """It is an edge's answer, and not one to stay silent about."""
+    other = Reply(200, b'{"skafos": 2}')
+    repository.intercept = lambda request: other if request.path.endswith("/manifest") else None
+    with pytest.raises(ManifestRejected):
+        make_device().sync("vision")
+    assert repository.events_of("error")[-1]["error"].startswith("manifest_rejected")
+
+
 # --- what the manifest chooses
 
 
@@ -496,6 +578,21 @@ def test_a_device_registers_once_and_again_when_its_facts_change(
     again.sync("vision")
     assert device.device_id == again.device_id
     assert repository.registrations == {again.device_id: {"facts": {"app_version": "1.1"}}}
+
+
+@pytest.mark.parametrize(("down", "taken"), [("/devices/", "/events"), ("/events", "/devices/")])
+def test_events_and_the_registration_do_not_wait_for_each_other(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice, down: str, taken: str
+) -> None:
+    repository.intercept = lambda request: Reply(503) if down in request.path else None
+    make_device().sync("vision")
+    assert len(repository.asked(taken)) == 1
+    assert bool(repository.events) == (taken == "/events")
+    assert bool(repository.registrations) == (taken == "/devices/")
+    repository.intercept = lambda request: None
+    make_device().sync("vision")
+    assert repository.events
+    assert repository.registrations
 
 
 def test_a_push_token_is_registered_when_the_app_has_one(
