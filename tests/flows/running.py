@@ -156,6 +156,8 @@ def name_of(process: psutil.Process) -> str:
         line, environment = process.cmdline(), process.environ()
     except psutil.Error:
         return ""
+    if not line:
+        return ""
     if "edge" in line:
         return f"edge-{environment['SKAFOS_EDGE_NAME']}"
     return "control-plane" if "control_plane" in line else "redis" if "redis" in line[0] else " ".join(line)
