@@ -250,7 +250,7 @@ def free(world: World, begun: Begun) -> bool:
 async def test_a_sender_that_falls_silent_is_let_go_and_what_came_is_kept(
     world: World, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiving, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(receiving, "PART_SECONDS", 0.2)
     begun = await begin(world)
     parts = urlsplit(site.url(begun.presigned_url))
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -260,6 +260,55 @@ async def test_a_sender_that_falls_silent_is_let_go_and_what_came_is_kept(
     assert answer.startswith(b"HTTP/1.1 408")
     writer.close()
     assert await site.offset(begun.presigned_url) == 10
+
+
+async def trickle(url: str, length: int, piece: bytes, pause: float) -> bytes:
+    """Announce ``length`` bytes and send a piece after each pause until there is an answer; return its first line."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(f"PUT {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+    answer = asyncio.create_task(reader.readuntil(b"\r\n"))
+    for _ in range(int(20 / pause)):
+        if answer.done() or length <= 0:
+            break
+        writer.write(piece)
+        length -= len(piece)
+        await asyncio.sleep(pause)
+    line = await asyncio.wait_for(answer, 10)
+    writer.close()
+    return line
+
+
+async def test_a_sender_that_trickles_is_let_go_and_what_came_is_kept(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "PART_SECONDS", 0.5)
+    begun = await begin(world)
+    answer = await trickle(site.url(begun.presigned_url), LIMITS.max_upload_bytes, b"x", pause=0.02)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert await site.offset(begun.presigned_url) >= 1
+    assert free(world, begun)
+
+
+async def test_a_slow_sender_that_keeps_the_least_pace_is_waited_for(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "PART_SECONDS", 1.0)
+    monkeypatch.setattr(receiving, "PART_BYTES", 10)
+    begun = await begin(world)
+    answer = await trickle(site.url(begun.presigned_url), 500, b"0123456789", pause=0.05)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert await site.offset(begun.presigned_url) == 500
+
+
+async def test_a_sender_is_let_go_when_its_address_expires(world: World, site: Site) -> None:
+    begun = await begin(world)
+    bare = begun.presigned_url.partition("?")[0]
+    soon = Presigner(bytes(32)).query(begun.model_version_id, utc_now() + timedelta(seconds=3))
+    answer = await trickle(site.url(f"{bare}?{soon}"), LIMITS.max_upload_bytes, b"x", pause=0.02)
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert await site.offset(begun.presigned_url) >= 1
+    assert free(world, begun)
 
 
 async def test_a_second_sender_is_refused_while_the_first_is_sending(world: World, site: Site) -> None:
