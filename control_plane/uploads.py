@@ -29,6 +29,7 @@ from control_plane.actor import Actor
 from control_plane.database import Database
 from control_plane.encodings import record_encodings
 from control_plane.errors import Conflict, Forbidden, Invalid, Missing, TooLarge, Unavailable
+from control_plane.names import check_filename
 from control_plane.places import place_of_model
 from control_plane.preparing import Prepared, prepare
 from control_plane.presign import Presigner
@@ -325,12 +326,12 @@ def _base_name(filename: str) -> str:
     """Return the last part of ``filename``: clients send paths of their own machine, Windows' among them.
 
     Raises:
-        Invalid: nothing is left that could name a file.
+        Invalid: nothing is left that could name a file, inside an archive too if it is no zip.
     """
-    name = PurePosixPath(filename.replace("\\", "/")).name
-    if name in ("", "..") or not name.isprintable():
-        raise Invalid("filename must be the name of a file.", "invalid_filename")
-    return name
+    try:
+        return check_filename(PurePosixPath(filename.replace("\\", "/")).name)
+    except ValueError as error:
+        raise Invalid(f"filename: {error}.", "invalid_filename") from error
 
 
 def _gone(kind: str) -> Missing:

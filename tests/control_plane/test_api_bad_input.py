@@ -311,6 +311,13 @@ def test_what_cannot_be_an_address_a_bundle_or_an_environment_is_refused(site: S
         assert_refused(site.api.call("POST", f"{org}/apps/app/environments", {"name": environment}), 400)
 
 
+def test_a_file_name_that_no_device_could_unpack_is_refused_before_the_bytes_are_sent(site: Site) -> None:
+    versions = f"/v2/organizations/{ORGANIZATION}/apps/app/models/model/model_versions"
+    for filename in ("", ".", "..", "a/b", "a\\b", "C:m.tflite", "\u6f22" * 86, "e\u0301" * 127 + "xx"):
+        error = assert_refused(site.api.call("POST", versions, {"filename": filename}), 400)
+        assert error["error"].startswith("filename: "), filename
+
+
 def test_what_cannot_be_deployed_is_refused_as_the_published_client_expects(site: Site) -> None:
     deploy = f"/v2/organizations/{ORGANIZATION}/apps/app/models/model/deploy"
     good = {"version": 1, "environment": "dev"}

@@ -474,10 +474,19 @@ async def test_a_bare_file_keeps_its_name(world: World) -> None:
     assert [file["name"] for file in (await finish(world, begun)).files] == ["digits.tflite"]
 
 
-@pytest.mark.parametrize("filename", ["", "..", "/", "a\x00b", "a\nb"])
+@pytest.mark.parametrize(
+    "filename", ["", "..", "/", "a\x00b", "a\nb", "C:m.tflite", "x:", "\u00e9" * 128, "\u202em.tflite"]
+)
 async def test_a_file_name_that_names_no_file_is_invalid(world: World, filename: str) -> None:
     with pytest.raises(Invalid):
         await world.uploads.begin(world.actor, world.model.id, filename)
+
+
+async def test_a_zip_may_be_called_what_no_file_inside_it_may(world: World) -> None:
+    """The published client calls the zip as the model is called, in up to 100 characters of any script."""
+    begun = await begin(world, "\u6f22" * 100 + ".zip")
+    stage(world.staging, begun.model_version_id, zipped(MODEL))
+    assert (await finish(world, begun)).version == 1
 
 
 async def test_while_the_object_store_is_down_nothing_is_recorded_and_finishing_later_works(
