@@ -20,12 +20,16 @@ from sqlalchemy import func, select, update
 from artifacts.errors import StoreUnavailable
 from artifacts.store import open_store
 from control_plane import receiving
+from control_plane.api.openapi import document
+from control_plane.api.table import ROUTES
 from control_plane.errors import HTTP_STATUS, Conflict, ControlPlaneError, Invalid, Missing, TooLarge, Unavailable
 from control_plane.presign import Presigner
 from control_plane.tables import ArtifactEncoding, Model, ModelVersion, new_id, utc_now
 from control_plane.uploads import ABANDONED_AFTER, MAX_OPEN_UPLOADS, Begun, Uploads
+from tests.control_plane.running import assert_declared
 from tests.control_plane.world import LIMITS, World, open_world, stage, zipped
 
+DOCUMENT = document(ROUTES)
 MODEL = {"weights": b"0123456789" * 3000, "labels.txt": b"cat\ndog\n"}
 
 
@@ -51,6 +55,7 @@ class Site:
         """PUT and return the status and the headers."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.client.put(self.url(url), data=data, headers=named, allow_redirects=False) as answer:
+            assert_declared(DOCUMENT, "PUT", answer.url.raw_path.encode(), answer.status)
             return answer.status, dict(answer.headers)
 
     async def offset(self, url: str) -> int:
@@ -257,9 +262,16 @@ async def test_a_sender_that_falls_silent_is_let_go_and_what_came_is_kept(
     head = f"PUT {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
     writer.write(head.encode() + b"0123456789")
     answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
-    assert answer.startswith(b"HTTP/1.1 408")
+    assert status_of(answer) == 408
     writer.close()
     assert await site.offset(begun.presigned_url) == 10
+
+
+def status_of(line: bytes) -> int:
+    """Return the status in an answer's first line, which the API's document must tell of."""
+    status = int(line.split(b" ")[1])
+    assert_declared(DOCUMENT, "PUT", b"/v2/uploads/x", status)
+    return status
 
 
 async def trickle(url: str, length: int, piece: bytes, pause: float) -> bytes:
@@ -285,7 +297,7 @@ async def test_a_sender_that_trickles_is_let_go_and_what_came_is_kept(
     monkeypatch.setattr(receiving, "PART_SECONDS", 0.5)
     begun = await begin(world)
     answer = await trickle(site.url(begun.presigned_url), LIMITS.max_upload_bytes, b"x", pause=0.02)
-    assert answer.startswith(b"HTTP/1.1 408")
+    assert status_of(answer) == 408
     assert await site.offset(begun.presigned_url) >= 1
     assert free(world, begun)
 
@@ -297,7 +309,7 @@ async def test_a_slow_sender_that_keeps_the_least_pace_is_waited_for(
     monkeypatch.setattr(receiving, "PART_BYTES", 10)
     begun = await begin(world)
     answer = await trickle(site.url(begun.presigned_url), 500, b"0123456789", pause=0.05)
-    assert answer.startswith(b"HTTP/1.1 200")
+    assert status_of(answer) == 200
     assert await site.offset(begun.presigned_url) == 500
 
 
@@ -306,7 +318,7 @@ async def test_a_sender_is_let_go_when_its_address_expires(world: World, site: S
     bare = begun.presigned_url.partition("?")[0]
     soon = Presigner(bytes(32)).query(begun.model_version_id, utc_now() + timedelta(seconds=3))
     answer = await trickle(site.url(f"{bare}?{soon}"), LIMITS.max_upload_bytes, b"x", pause=0.02)
-    assert answer.startswith(b"HTTP/1.1 403")
+    assert status_of(answer) == 403
     assert await site.offset(begun.presigned_url) >= 1
     assert free(world, begun)
 
