@@ -177,10 +177,11 @@ class ObjectStore:
     def presigned_put(self, upload_id: str, expires: timedelta) -> str | None:
         """Return a URL to which anybody may PUT the upload's bytes until it expires; None if the store has no such.
 
-        The URL is a secret. Signing is local computation.
+        The URL is a secret. Signing is local computation. Azure signs URLs too, but they take no plain PUT: Put
+        Blob demands the header `x-ms-blob-type` and answers 201, and clients send no such header and wait for 200.
         """
         path = _upload_path(upload_id)
-        if not isinstance(self._store, S3Store | GCSStore | AzureStore):
+        if not isinstance(self._store, S3Store | GCSStore):
             return None
         with _store_errors(upload_id):
             return obstore.sign(self._store, "PUT", path, expires)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane.actor import Actor
-from control_plane.tables import AuditEntry
+from control_plane.tables import AuditEntry, Member
 
 ACTION_LENGTH = 64
 TARGET_LENGTH = 512
@@ -30,7 +31,7 @@ def record(
     Args:
         session: the session in which the change itself is made.
         actor: who made the change.
-        organization_id: the organization that it concerns, or None for a user's own things (tokens).
+        organization_id: the organization that it concerns, or None if none does.
         action: what was done, as "model.create" or "version.deploy".
         target: what it was done to, in names: "app/model/3". Cut at 512 characters.
         detail: further facts as JSON; never a secret.
@@ -44,3 +45,24 @@ def record(
         detail=detail or {},
     )
     session.add(entry)
+
+
+async def record_of_person(
+    session: AsyncSession, actor: Actor, user_id: str, action: str, target: str, detail: dict[str, Any] | None = None
+) -> None:
+    """Add an entry about a person's own things (tokens) to the log of every organization that they are a member of.
+
+    A token opens all of them, so the owners of each must see that there is one more or one less.
+
+    Args:
+        session: the session in which the change itself is made.
+        actor: who made the change.
+        user_id: whose things it is about.
+        action: what was done, as "token.create".
+        target: what it was done to. Cut at 512 characters.
+        detail: further facts as JSON; never a secret.
+    """
+    members = select(Member.organization_id).where(Member.user_id == user_id)
+    organization_ids: list[str | None] = [*await session.scalars(members)]
+    for organization_id in organization_ids or [None]:
+        record(session, actor, organization_id, action, target, detail)

@@ -52,7 +52,7 @@ async def issue_token(database: Database, email: str, token_name: str) -> str:
             raise Missing(f"There is no user {email}; an owner adds members to an organization.")
         token = make_token(user.id, token_name)
         session.add(token.row)
-        audit.record(session, SYSTEM, None, "token.issue", email, {"token": token_name})
+        await audit.record_of_person(session, SYSTEM, user.id, "token.issue", email, {"token": token_name})
     return token.text
 
 

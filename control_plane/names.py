@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from artifacts.names import normal_name
 from control_plane.tables import ID_LENGTH, NAME_LENGTH
 
 # RFC 5321, section 4.5.3.1.3: a path of 256 octets less the angle brackets.
@@ -113,11 +114,16 @@ def check_text(text: str) -> str:
 
 
 def check_filename(text: str) -> str:
-    """Return ``text``, the name of an uploaded file as the uploader calls it. It is never used as a path.
+    """Return ``text``, the name of an uploaded file as the uploader calls it. It is never used as a path here.
+
+    A file that is no zip keeps its name inside the version, where it must be safe to unpack on every device. So that
+    is asked before the bytes are sent, and not when all of them are there.
 
     Raises:
-        ValueError: it is empty, a path, or holds control characters.
+        ValueError: it is empty, a path, holds control characters, or cannot be unpacked.
     """
     if not text or has_control_characters(text) or "/" in text or "\\" in text or text in {".", ".."}:
         raise ValueError("a file's name is not empty and holds no slash and no control characters")
+    if not text.lower().endswith(".zip"):
+        normal_name(text)
     return text

@@ -1,8 +1,8 @@
 """Upload URLs of our own: whoever holds one may send the bytes of one upload, until it expires.
 
 The URL carries its expiry and an HMAC-SHA-256 over the upload's id and that expiry, so the server keeps no table of
-URLs and any control plane with the same secret honours it. Object stores that sign URLs themselves (S3, GCS) do not
-need this.
+URLs and any control plane with the same secret honours it. Object stores whose signed URLs take a plain PUT (S3, GCS)
+do not need this.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
     HEAD                               the same question, answered in `Upload-Offset`
 
 A part must begin where the upload stands (409 tells where that is) or at 0, which begins it anew. What came before a
-connection was cut off stays, and the next part goes on from there.
+connection was cut off stays, and the next part goes on from there. A sender that is too slow is cut off with 408, and
+one that is still sending when its address expires with 403.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ import structlog
 from aiohttp import ClientPayloadError, StreamReader, web
 
 from control_plane.content_range import Part, part_of
-from control_plane.errors import ControlPlaneError, Invalid, TooLarge, Unavailable
+from control_plane.errors import ControlPlaneError, Forbidden, Invalid, TooLarge, Unavailable
 from control_plane.staging import PartWriter, StagedUpload
 
 OFFSET_HEADER = "Upload-Offset"
 
-# A sender that is silent for this long is gone; phones and trains have gaps of some seconds.
-IDLE_SECONDS = 60
+# A sender that brings less than this in that time (4 KB a second, as for downloads) holds a connection and the upload's
+# lock for nothing. Phones and trains have gaps of some seconds.
+PART_BYTES = 256 * 1024
+PART_SECONDS = 60.0
 
 _log = structlog.get_logger(__name__)
 
 
 class CutOff(Exception):
-    """The sender went away before it had sent everything; what came is kept."""
+    """The sender went away, or was too slow, before it had sent everything; what came is kept."""
 
 
 def tell_progress(staged: StagedUpload) -> web.Response:
@@ -40,13 +43,17 @@ def tell_progress(staged: StagedUpload) -> web.Response:
     return web.Response(headers=_progress(staged.offset) | {"Cache-Control": "no-store"})
 
 
-async def receive_part(request: web.Request, staged: StagedUpload, max_bytes: int) -> web.Response:
+async def receive_part(
+    request: web.Request, staged: StagedUpload, max_bytes: int, lasts_seconds: float
+) -> web.Response:
     """Store the bytes that a PUT carries and answer it.
 
     Args:
         max_bytes: how large the whole upload may be.
+        lasts_seconds: for how long the upload's address is still valid.
 
     Raises:
+        Forbidden: the address expired while the bytes were coming; what came is kept.
         Invalid: the range is malformed, more came than it names, or the body is compressed on the way.
         TooLarge: the upload is, or turned out to be, over ``max_bytes``; nothing of it is kept.
         Conflict: another request is sending or finishing this upload.
@@ -54,6 +61,7 @@ async def receive_part(request: web.Request, staged: StagedUpload, max_bytes: in
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Invalid("An upload is sent as it is, without Content-Encoding.", "content_encoding")
+    ends_at = asyncio.get_running_loop().time() + lasts_seconds
     part = part_of(request.headers.get("Content-Range"), request.content_length)
     _check_size(max(part.total or 0, part.start + (part.length or 0)), max_bytes)
     with staged.lock():
@@ -62,19 +70,21 @@ async def receive_part(request: web.Request, staged: StagedUpload, max_bytes: in
         if part.start not in (0, staged.offset) or (part.start and staged.is_whole):
             return _wrong_offset(staged.offset)
         try:
-            is_whole = await _store(request.content, staged, part, max_bytes)
+            is_whole = await _store(request.content, staged, part, max_bytes, ends_at)
         except CutOff:
+            if asyncio.get_running_loop().time() >= ends_at:
+                raise Forbidden("This upload URL has expired; begin the upload anew.", "upload_url") from None
             _log.info("upload_cut_off", offset=staged.offset)
             return web.Response(status=408, headers=_progress(staged.offset))
         return _answer(staged, is_whole)
 
 
-async def _store(content: StreamReader, staged: StagedUpload, part: Part, max_bytes: int) -> bool:
+async def _store(content: StreamReader, staged: StagedUpload, part: Part, max_bytes: int, ends_at: float) -> bool:
     """Write the body to disk; return whether the upload is whole now."""
     with disk_errors():
         writer = await asyncio.to_thread(staged.write_at, part.start)
         try:
-            await _copy(content, writer, part, max_bytes)
+            await _copy(content, writer, part, max_bytes, ends_at)
         except TooLarge:
             await asyncio.to_thread(staged.discard)
             raise
@@ -86,20 +96,30 @@ async def _store(content: StreamReader, staged: StagedUpload, part: Part, max_by
         return is_whole
 
 
-async def _copy(content: StreamReader, writer: PartWriter, part: Part, max_bytes: int) -> None:
+async def _copy(content: StreamReader, writer: PartWriter, part: Part, max_bytes: int, ends_at: float) -> None:
+    now = asyncio.get_running_loop().time
     end = max_bytes if part.length is None else part.start + part.length
-    while data := await _next_bytes(content):
+    wanted, due = writer.offset + PART_BYTES, now() + PART_SECONDS
+    while data := await _next_bytes(content, min(due, ends_at)):
         room = end - writer.offset
         await asyncio.to_thread(writer.write, data[:room])
         if len(data) > room:
             _check_size(writer.offset + len(data) - room, max_bytes)
             raise Invalid("More bytes came than Content-Range names.", "invalid_range")
+        if writer.offset >= wanted:
+            wanted, due = writer.offset + PART_BYTES, now() + PART_SECONDS
+        if now() >= ends_at:  # bytes that are always there already never wait for the time to be up
+            raise CutOff
 
 
-async def _next_bytes(content: StreamReader) -> bytes:
-    """Return what came, or nothing at the body's end."""
+async def _next_bytes(content: StreamReader, by: float) -> bytes:
+    """Return what came by then, a moment of the loop's clock, or nothing at the body's end.
+
+    Raises:
+        CutOff: nothing came, or nothing more will.
+    """
     try:
-        async with asyncio.timeout(IDLE_SECONDS):
+        async with asyncio.timeout_at(by):
             return await content.readany()
     except (ConnectionError, ClientPayloadError, web.RequestPayloadError, TimeoutError) as error:
         raise CutOff from error

@@ -29,6 +29,7 @@ from control_plane.actor import Actor
 from control_plane.database import Database
 from control_plane.encodings import record_encodings
 from control_plane.errors import Conflict, Forbidden, Invalid, Missing, TooLarge, Unavailable
+from control_plane.names import check_filename
 from control_plane.places import place_of_model
 from control_plane.preparing import Prepared, prepare
 from control_plane.presign import Presigner
@@ -124,19 +125,19 @@ class Uploads:
         """Answer PUT and HEAD on an upload URL of our own; `control_plane.receiving` has the conversation.
 
         Raises:
-            Forbidden: the URL is not one of ours, or it has expired.
+            Forbidden: the URL is not one of ours, or it has expired, if only while the bytes were coming.
             Missing: the upload, its model or its organization is gone.
             Conflict: the upload is finished, or another request is sending it.
             Invalid, TooLarge, Unavailable: see `receive_part`.
         """
         upload_id = request.match_info["id"]
-        self._check_url(request, upload_id)
+        lasts = self._check_url(request, upload_id)
         if (await self._version(upload_id)).state != UPLOADING:
             raise Conflict("This upload is finished; begin another one.", "upload_finished")
         staged = self._staging.upload(upload_id)
         if request.method == "HEAD":
             return tell_progress(staged)
-        return await receive_part(request, staged, self._limits.max_upload_bytes)
+        return await receive_part(request, staged, self._limits.max_upload_bytes, lasts.total_seconds())
 
     async def finish(self, actor: Actor, model_version_id: str, filepath: str) -> ModelVersion:
         """Make a version of an upload whose bytes have all come. Asking again gives the same answer.
@@ -191,11 +192,14 @@ class Uploads:
             return url
         return f"{self._public_url}/v2/uploads/{upload_id}?{self._presigner.query(upload_id, utc_now() + URL_LIFETIME)}"
 
-    def _check_url(self, request: web.Request, upload_id: str) -> None:
+    def _check_url(self, request: web.Request, upload_id: str) -> timedelta:
+        """Return for how long a URL of ours is still valid."""
+        now = utc_now()
         expires = request.query.get("expires", "")
         signature = request.query.get("signature", "")
-        if not self._presigner.allows(upload_id, expires, signature, utc_now()):
+        if not self._presigner.allows(upload_id, expires, signature, now):
             raise Forbidden("This upload URL is not valid, or it has expired; begin the upload anew.", "upload_url")
+        return timedelta(seconds=int(expires) - now.timestamp())
 
     async def _version(self, upload_id: str) -> ModelVersion:
         async with self._database.read() as session:
@@ -322,12 +326,12 @@ def _base_name(filename: str) -> str:
     """Return the last part of ``filename``: clients send paths of their own machine, Windows' among them.
 
     Raises:
-        Invalid: nothing is left that could name a file.
+        Invalid: nothing is left that could name a file, inside an archive too if it is no zip.
     """
-    name = PurePosixPath(filename.replace("\\", "/")).name
-    if name in ("", "..") or not name.isprintable():
-        raise Invalid("filename must be the name of a file.", "invalid_filename")
-    return name
+    try:
+        return check_filename(PurePosixPath(filename.replace("\\", "/")).name)
+    except ValueError as error:
+        raise Invalid(f"filename: {error}.", "invalid_filename") from error
 
 
 def _gone(kind: str) -> Missing:

@@ -113,7 +113,7 @@ def _with_suffix(names: tuple[str, ...], suffix: str) -> list[str]:
 def _signature(archive: ArchiveReader, form: str, model: str) -> Signature | None:
     try:
         signature = _READERS[form](archive, model)
-        signature.require_printable_names()
+        signature.require_sound()
         return signature
     except (MalformedModel, KeyError):
         # KeyError: a file that the format demands is not in the archive.

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from artifacts.inspect.errors import MalformedModel
 from artifacts.inspect.protobuf import BYTES, Budget, Message
-from artifacts.inspect.tensor import Dimension, Signature, Tensor
+from artifacts.inspect.tensor import MAX_DIMENSIONS, MAX_TENSORS, Dimension, Signature, Tensor, is_dimension
 
 _MODEL_VERSION, _MODEL_DESCRIPTION = 1, 2
 _DESCRIPTION_INPUT, _DESCRIPTION_OUTPUT, _DESCRIPTION_FUNCTION, _DESCRIPTION_DEFAULT_FUNCTION = 1, 10, 20, 21
@@ -26,9 +26,7 @@ _RANGE_LOWER, _RANGE_UPPER = 1, 2
 _COLORS = {10: "grayscale", 20: "rgb", 30: "bgr", 40: "grayscale-float16"}
 _ELEMENTS = {65552: "float16", 65568: "float32", 65600: "float64", 131080: "int8", 131104: "int32"}
 
-# Inputs and outputs of one model, dimensions of one tensor, shapes to choose from: far above any model's.
-MAX_TENSORS = 4096
-MAX_DIMENSIONS = 64
+# Shapes to choose from: far above any model's.
 MAX_SHAPES = 1024
 # Manifest.json and metadata.json: a few kilobytes in real models.
 MAX_JSON_BYTES = 4 * 1024 * 1024
@@ -220,11 +218,18 @@ def _compiled_array_shape(entry: dict[str, Any]) -> tuple[Dimension, ...]:
     """Return the shape that is written as text, for example ``"[1, 3]"``; a range ``[1, -1]`` is any length."""
     spans = _numbers(entry.get("shapeRange"))
     if entry.get("hasShapeFlexibility") == "1" and spans:
-        return tuple(
-            span[0] if isinstance(span, list) and len(span) == 2 and span[0] == span[1] else None for span in spans
-        )
-    shape = _numbers(entry.get("shape")) or []
-    return tuple(dimension if isinstance(dimension, int) else None for dimension in shape[:MAX_DIMENSIONS])
+        return tuple(_only_number(span) for span in spans)
+    return tuple(_number(dimension) for dimension in _numbers(entry.get("shape")) or [])
+
+
+def _only_number(span: object) -> Dimension:
+    """Return the number that a range holds when it holds just one."""
+    return _number(span[0]) if isinstance(span, list) and len(span) == 2 and span[0] == span[1] else None
+
+
+def _number(value: object) -> Dimension:
+    """Return a dimension as JSON has it; what is no whole number is as unknown as a range."""
+    return value if isinstance(value, int) and is_dimension(value) else None
 
 
 def _numbers(text: object) -> list[Any] | None:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from artifacts.inspect.errors import MalformedModel
 from artifacts.inspect.protobuf import BYTES, VARINT, Budget, Message
-from artifacts.inspect.tensor import UNKNOWN_SHAPE, Dimension, Signature, Tensor
+from artifacts.inspect.tensor import MAX_DIMENSIONS, MAX_TENSORS, UNKNOWN_SHAPE, Dimension, Signature, Tensor
 
 _MODEL_IR_VERSION, _MODEL_GRAPH = 1, 7
 _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 5, 11, 12
@@ -46,10 +46,6 @@ _ELEMENTS = {
     22: "int4",
     23: "float4e2m1",
 }
-
-# Inputs, outputs and dimensions of one tensor: far above any model's.
-MAX_TENSORS = 4096
-MAX_DIMENSIONS = 64
 
 
 def read_signature(file: BinaryIO, length: int) -> Signature:

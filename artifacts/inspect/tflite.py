@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from artifacts.inspect.errors import MalformedModel
-from artifacts.inspect.tensor import Dimension, Signature, Tensor
+from artifacts.inspect.tensor import MAX_DIMENSIONS, MAX_TENSORS, Dimension, Signature, Tensor
 
 FILE_IDENTIFIER = b"TFL3"
 
@@ -46,9 +46,7 @@ _ELEMENTS = (
     "bfloat16",
 )
 
-# Inputs and outputs of one model, dimensions of one tensor, bytes of a name: far above any model's.
-MAX_TENSORS = 4096
-MAX_DIMENSIONS = 64
+# Bytes of a name: far above any model's.
 MAX_NAME_BYTES = 4096
 
 

@@ -27,9 +27,18 @@ _ERRORS = {
     "401": "No valid API token.",
     "403": "The caller's role is too low.",
     "404": "There is no such thing among what the caller may see.",
+    "408": "The body did not come in time.",
     "409": "The present state of things forbids it.",
     "413": "The body is over the limit.",
     "503": "A part of the service does not answer; see Retry-After.",
+}
+# Of an answer, by its status.
+_HEADERS = {
+    "206": {"Content-Range": "Which bytes of how many."},
+    "308": {"Range": "The bytes that are there; left out when there is none.", "Upload-Offset": "How many are there."},
+    "401": {"WWW-Authenticate": "How to show a token."},
+    "416": {"Content-Range": "How long the file is."},
+    "503": {"Retry-After": "When to come back, in seconds."},
 }
 _PARAMETERS = {
     "org": "An organization's name or id.",
@@ -104,8 +113,8 @@ def _operation(route: Route, references: dict[tuple[Any, str], Any]) -> dict[str
         "description": (route.handler.__doc__ or "").strip(),
         "tags": [route.tag],
         "x-minimum-role": route.access.value,
-        "parameters": [*_path_parameters(route), *_query_parameters(route.query)],
-        "responses": {str(route.status): _success(route, references), **_errors(route, references)},
+        "parameters": [*_path_parameters(route), *_query_parameters(route.query), *_header_parameters(route)],
+        "responses": {str(route.status): _success(route, references), **_others(route, references)},
     }
     if route.access is Access.PUBLIC:
         operation["security"] = []
@@ -135,6 +144,13 @@ def _query_parameters(model: type[BaseModel] | None) -> list[dict[str, Any]]:
     ]
 
 
+def _header_parameters(route: Route) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "header", "required": False, "description": meaning, "schema": {"type": "string"}}
+        for name, meaning in route.headers.items()
+    ]
+
+
 def _without_title(schema: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in schema.items() if key != "title"}
 
@@ -150,16 +166,32 @@ def _success(route: Route, references: dict[tuple[Any, str], Any]) -> dict[str, 
     return response
 
 
-def _errors(route: Route, references: dict[tuple[Any, str], Any]) -> dict[str, Any]:
-    """Return the errors that a route may answer with."""
-    possible = ["503"]
+def _others(route: Route, references: dict[tuple[Any, str], Any]) -> dict[str, Any]:
+    """Return the answers of a route beside the one that it is called for."""
+    return {status: _other(route, status, meaning, references) for status, meaning in sorted(_meanings(route).items())}
+
+
+def _meanings(route: Route) -> dict[str, str]:
+    """Return the statuses that a route may answer with, beside its own, and what they mean."""
+    possible = ["400", "503"]
     if route.access is not Access.PUBLIC:
         possible.append("401")
     if route.access.role is not None:
         possible += ["403", "404"]
+        possible += ["409"] if route.method not in ("GET", "HEAD") else []
     if route.body is not None:
-        possible += ["400", "409", "413"]
-    elif route.query is not None:
-        possible.append("400")
-    content = {"application/json": {"schema": references[ErrorOut, "out"]}}
-    return {status: {"description": _ERRORS[status], "content": content} for status in sorted(possible)}
+        possible += ["408", "413"]
+    return {status: _ERRORS[status] for status in possible} | {str(key): text for key, text in route.also.items()}
+
+
+def _other(route: Route, status: str, meaning: str, references: dict[tuple[Any, str], Any]) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": meaning}
+    if status in _HEADERS:
+        response["headers"] = {
+            name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS[status].items()
+        }
+    if status.startswith("4") or status.startswith("5"):
+        response["content"] = {"application/json": {"schema": references[ErrorOut, "out"]}}
+    elif status == "206":
+        response["content"] = {str(route.media_type): {}}
+    return response

@@ -7,8 +7,8 @@ from these lines, so none of them can differ from another.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -49,6 +49,9 @@ class Route:
         answer: the type of the JSON answer, or None when there is none (204) or it is no JSON.
         status: of a successful answer.
         media_type: of an answer that is no JSON.
+        headers: of a request, which the handler reads; what each says.
+        also: statuses that the rest of the line does not tell (`openapi` derives what every route of a kind may
+            answer), and what each means here.
     """
 
     method: str
@@ -61,6 +64,8 @@ class Route:
     answer: Any = None
     status: int = 200
     media_type: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    also: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from control_plane import names
 from control_plane.accounts import RoleName
@@ -357,12 +357,17 @@ class FileOut(Answer):
     sha256: str
 
 
+def _known_dimensions(shape: object) -> object:
+    """Return a stored shape with null for what is no dimension: one odd row must not break the list that shows it."""
+    return [part if type(part) in (int, str) else None for part in shape] if isinstance(shape, list | tuple) else []
+
+
 class TensorOut(Answer):
     """An input or an output of a model."""
 
     name: str
     type: str
-    shape: list[int | str | None]
+    shape: Annotated[list[int | str | None], BeforeValidator(_known_dimensions)]
 
 
 class ModelVersionOut(Answer):

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from yarl import URL
 
 from control_plane import lookup
@@ -31,6 +31,12 @@ BODY_SECONDS = 30.0
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 
 
+class _NoQuery(BaseModel):
+    """What may stand behind the question mark of a route that takes nothing there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 def add_routes(app: web.Application, routes: Sequence[Route]) -> None:
     """Add the routes of a table to an aiohttp application that holds `SERVICES`. GET answers HEAD too."""
     for route in routes:
@@ -45,9 +51,8 @@ def _handler_of(route: Route) -> Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         call = await _admit(route, request)
-        asked: dict[str, Any] = {}
-        if route.query is not None:
-            asked["query"] = _read_query(request, route.query)
+        query = _read_query(request, route.query or _NoQuery)
+        asked: dict[str, Any] = {} if route.query is None else {"query": query}
         if route.body is not None:
             body = await _read_body(request, route.body)
             asked |= {} if isinstance(body, Nothing) else {"body": body}

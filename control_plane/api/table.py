@@ -28,6 +28,13 @@ MODEL = f"{APP}/models/{{model}}"
 VERSION = f"{MODEL}/model_versions/{{version}}"
 BYTES = "application/octet-stream"
 
+# What an upload's own address may answer, whoever asks.
+UPLOAD_REFUSALS = {
+    403: "The address is not one of ours, or it has expired.",
+    404: "The upload, or what it belongs to, is gone.",
+    409: "The upload is finished, or being sent by another request, or it goes on at Upload-Offset.",
+}
+
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/v2/me", organizations.show_me, TOKEN, "Who the caller is", answer=s.MeOut),
     Route(
@@ -48,6 +55,7 @@ ROUTES: tuple[Route, ...] = (
         body=s.NewOrganization,
         answer=s.OrganizationOut,
         status=201,
+        also={409: "The name is taken, or the caller has too many organizations."},
     ),
     Route("GET", ORG, organizations.show_one_organization, VIEWER, "Show an organization", answer=s.OrganizationOut),
     Route(
@@ -118,8 +126,17 @@ ROUTES: tuple[Route, ...] = (
         body=s.NewToken,
         answer=s.NewTokenOut,
         status=201,
+        also={409: "The caller has too many tokens."},
     ),
-    Route("DELETE", "/v2/tokens/{token}", tokens.revoke_token, TOKEN, "Revoke a token", status=204),
+    Route(
+        "DELETE",
+        "/v2/tokens/{token}",
+        tokens.revoke_token,
+        TOKEN,
+        "Revoke a token",
+        status=204,
+        also={404: "The caller has no valid token of this id."},
+    ),
     Route(
         "GET",
         f"{ORG}/apps",
@@ -340,7 +357,17 @@ ROUTES: tuple[Route, ...] = (
         answer=s.AdoptionOut,
     ),
     Route(
-        "POST", "/v2/sql", analytics.ask_sql, TOKEN, "Ask ClickHouse, read-only", body=s.SqlQuestion, answer=s.SqlAnswer
+        "POST",
+        "/v2/sql",
+        analytics.ask_sql,
+        TOKEN,
+        "Ask ClickHouse, read-only",
+        body=s.SqlQuestion,
+        answer=s.SqlAnswer,
+        also={
+            403: "The caller is a member of no organization.",
+            404: "The caller is a member of no organization of this name or id.",
+        },
     ),
     Route(
         "GET",
@@ -350,6 +377,8 @@ ROUTES: tuple[Route, ...] = (
         "Fetch the uploaded file, byte for byte",
         query=s.DownloadQuery,
         media_type=BYTES,
+        headers={"Range": "One range of bytes.", "If-Range": "The ETag that the range was made for."},
+        also={206: "The range that was asked for.", 416: "The range begins behind the end of the file."},
     ),
     Route(
         "PUT",
@@ -359,6 +388,13 @@ ROUTES: tuple[Route, ...] = (
         "Send an upload's bytes, all or a Content-Range of them",
         query=s.UploadQuery,
         media_type=BYTES,
+        headers={"Content-Range": "bytes <first>-<last>/<total> for a part, bytes */<total> to ask how far it came."},
+        also={
+            **UPLOAD_REFUSALS,
+            308: "More bytes are missing: Range and Upload-Offset tell how far it came.",
+            408: "The sender was cut off or too slow; what came is kept, as Range and Upload-Offset tell.",
+            413: "Over the limit of an upload; nothing of it is kept.",
+        },
     ),
     Route(
         "HEAD",
@@ -368,6 +404,7 @@ ROUTES: tuple[Route, ...] = (
         "Ask how much of an upload is there",
         query=s.UploadQuery,
         media_type=BYTES,
+        also=UPLOAD_REFUSALS,
     ),
     Route("GET", "/v2/openapi.json", openapi.show_document, PUBLIC, "This document", media_type="application/json"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane import audit
 from control_plane.accounts import MAX_TOKENS_PER_USER, make_token
@@ -31,7 +32,7 @@ async def create_token(call: Call, body: NewToken) -> NewTokenOut:
             raise Conflict(f"One person has at most {MAX_TOKENS_PER_USER} tokens; revoke some.", "too_many")
         session.add(token.row)
         await session.flush()
-        audit.record(session, call.actor, None, "token.create", body.name, {"id": token.row.id})
+        await _record(session, call, "token.create", token.row)
     return NewTokenOut(**_show(call, token.row).model_dump(), token=token.text)
 
 
@@ -43,7 +44,12 @@ async def revoke_token(call: Call) -> None:
         if token is None or token.user_id != call.caller.user_id or token.revoked_at is not None:
             raise Missing("There is no token of this id here.")
         token.revoked_at = call.now
-        audit.record(session, call.actor, None, "token.revoke", token.name, {"id": token.id})
+        await _record(session, call, "token.revoke", token)
+
+
+async def _record(session: AsyncSession, call: Call, action: str, token: ApiToken) -> None:
+    detail = {"id": token.id}
+    await audit.record_of_person(session, call.actor, token.user_id, action, token.name, detail)
 
 
 def _show(call: Call, token: ApiToken) -> TokenOut:

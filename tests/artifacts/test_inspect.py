@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -203,6 +204,56 @@ def test_a_compiled_core_ml_model_is_read_through_its_metadata(inspect: Inspect)
         Tensor("text", "string", ()),
     )
     assert found.outputs == (Tensor("label", "dictionary:string", ()), Tensor("y", "float64", (None, 3)))
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        "[[{},{}]]",
+        "[[1.5,1.5]]",
+        "[[Infinity,Infinity]]",
+        "[[[1],[1]]]",
+        "[[true,true]]",
+        "[[null,null]]",
+        '[["a","a"]]',
+    ],
+)
+def test_a_range_that_holds_no_whole_number_is_any_length(inspect: Inspect, ranges: str) -> None:
+    array = {"name": "x", "type": "MultiArray", "dataType": "Float32"}
+    by_range = array | {"hasShapeFlexibility": "1", "shapeRange": ranges}
+    by_shape = array | {"shape": ranges.split(",")[0][1:] + "]"}
+    found = inspect(mlmodelc([by_range], [by_shape]))
+    assert found.inputs == (Tensor("x", "float32", (None,)),)
+    assert [*found.outputs[0].shape] == [None]
+
+
+UNSOUND: dict[str, Any] = {
+    "an object": ({},),
+    "a fraction": (1.5,),
+    "no finite number": (float("inf"),),
+    "a boolean": (True,),
+    "more than 64 bits": (2**63,),
+    "too many dimensions": (1,) * 100,
+    "a very long name": ("n" * 300_000,),
+}
+
+
+@pytest.mark.parametrize("shape", UNSOUND.values(), ids=UNSOUND)
+@pytest.mark.parametrize("name", ["a.onnx", "a.tflite", "a.mlmodel", "a.mlmodelc/metadata.json"])
+def test_whatever_a_reader_takes_for_a_shape_only_a_shape_is_told(
+    inspect: Inspect, monkeypatch: pytest.MonkeyPatch, name: str, shape: Any
+) -> None:
+    from artifacts.inspect import coreml, onnx, tflite
+    from artifacts.inspect.tensor import Signature
+
+    def careless(*_: object) -> Signature:
+        return Signature((Tensor("x", "float32", shape),), ())
+
+    for reader in (coreml, onnx, tflite):
+        monkeypatch.setattr(reader, "read_signature", careless)
+    monkeypatch.setattr(coreml, "read_compiled_signature", careless)
+    found = inspect({name: b"content"})
+    assert (found.inputs, found.interface) == ((), None)
 
 
 def test_a_tensorflow_lite_model_tells_its_inputs_and_outputs(inspect: Inspect) -> None:

@@ -190,6 +190,12 @@ async def test_folders_and_memory_have_no_presigned_urls(tmp_path: Path) -> None
         assert open_store(url).presigned_put("id", timedelta(minutes=1)) is None
 
 
+def test_azure_has_no_url_for_a_plain_put() -> None:
+    """Put Blob demands a header that ordinary clients do not send, and answers 201 where they wait for 200."""
+    options = {"account_name": "account", "account_key": "a2V5"}
+    assert open_store("az://container/objects", options).presigned_put("id", timedelta(minutes=1)) is None
+
+
 async def test_credentials_may_come_from_the_environment(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

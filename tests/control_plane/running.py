@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,6 +47,7 @@ class Api:
     metrics_url: str = ""
     owner: str = ""
     process: subprocess.Popen[bytes] | None = None
+    _document: Any = None
     _client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60.0, trust_env=False))
 
     # --- Talking to it --------------------------------------------------------------------------------------------
@@ -57,7 +59,14 @@ class Api:
         headers |= more.pop("headers", {})
         if body is not None:
             more["json"] = body
-        return self._client.request(method, f"{self.url}{path}", headers=headers, **more)
+        return self.declared(self._client.request(method, f"{self.url}{path}", headers=headers, **more))
+
+    def declared(self, answer: httpx.Response) -> httpx.Response:
+        """Return an answer, once it is clear that the served OpenAPI document tells of its status."""
+        if self._document is None:
+            self._document = self._client.get(f"{self.url}/v2/openapi.json").json()
+        assert_declared(self._document, answer.request.method, answer.request.url.raw_path, answer.status_code)
+        return answer
 
     def get(self, path: str, **more: Any) -> Any:
         """Return the JSON answer to a GET that must succeed."""
@@ -88,7 +97,7 @@ class Api:
         """Upload a version of the model at path ``model`` and return it."""
         asked = {"filename": filename} | ({"description": description} if description else {})
         begun = self.post(f"{model}/model_versions", asked)
-        sent = self._client.put(begun["presigned_url"], content=data)
+        sent = self.declared(self._client.put(begun["presigned_url"], content=data))
         assert sent.status_code == 200, sent.text
         version = f"{model}/model_versions/{begun['model_version_id']}"
         return self.patch(version, {"filepath": begun["filepath"]})
@@ -162,6 +171,18 @@ def running_api(folder: Path, database_url: str, **settings: str) -> Iterator[Ap
             yield api
         finally:
             api.stop()
+
+
+def assert_declared(document: Any, method: str, raw_path: bytes, status: int) -> None:
+    """Check that the OpenAPI document has a status among the answers of the route that a request went to."""
+    path = raw_path.decode("ascii").partition("?")[0]
+    for template, operations in document["paths"].items():
+        operation = operations.get(method.lower()) or (operations.get("get") if method == "HEAD" else None)
+        if operation is not None and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
+            assert str(status) in operation["responses"], (
+                f"{method} {template} answered {status}, which is not declared"
+            )
+            return
 
 
 def _with_database(url: str, use: Callable[[Database], Awaitable[str]]) -> str:

@@ -129,6 +129,25 @@ def test_the_audit_log_tells_who_did_what(api: Api) -> None:
     assert newest["detail"] == {"role": "viewer"}
 
 
+def test_every_organization_of_a_person_is_told_of_their_tokens_and_no_other_is(api: Api) -> None:
+    colleague = add_member(api, "tokens@example.org", "developer")
+    issued = api.get(f"{ACME}/audit?limit=1")[0]
+    assert (issued["action"], issued["actor"], issued["target"]) == ("token.issue", "system", "tokens@example.org")
+    theirs = f"/v2/organizations/{api.post('/v2/organizations', {'name': 'Theirs'}, token=colleague)['id']}"
+    made = api.post("/v2/tokens", {"name": "build machine"}, token=colleague)
+    api.delete(f"/v2/tokens/{made['id']}", token=colleague)
+    stranger = api.outsider("Strangers", "stranger@example.org")
+    for org, token in ((ACME, api.owner), (theirs, colleague)):
+        newest, before = api.get(f"{org}/audit?limit=2", token=token)
+        assert [newest["action"], before["action"]] == ["token.revoke", "token.create"]
+        for entry in (newest, before):
+            assert (entry["actor"], entry["target"]) == ("tokens@example.org", "build machine")
+            assert entry["detail"] == {"id": made["id"]}
+            assert made["token"] not in str(entry)
+    assert [entry["action"] for entry in api.get("/v2/organizations/Strangers/audit", token=stranger)] == ["bootstrap"]
+    api.delete(f"{ACME}/members/tokens@example.org")
+
+
 def test_bootstrap_keeps_what_is_there_and_makes_one_more_token(api: Api) -> None:
     again = api.command("bootstrap", "--organization", ORGANIZATION, "--email", OWNER)
     assert again.returncode == 0, again.stderr

@@ -25,7 +25,6 @@ MAX_BODY_BYTES = 1 << 20
 WITH_TOKEN = [route for route in ROUTES if route.access is not Access.PUBLIC]
 WITH_ORGANIZATION = [route for route in ROUTES if route.access.role is not None]
 WITH_BODY = [route for route in ROUTES if route.body is not None]
-WITH_QUERY = [route for route in ROUTES if route.query is not None]
 
 # What would be accepted, by the body's model. Sent with things that are there, none of these changes anything that the
 # other cases need; each case spoils it anyway.
@@ -311,6 +310,13 @@ def test_what_cannot_be_an_address_a_bundle_or_an_environment_is_refused(site: S
         assert_refused(site.api.call("POST", f"{org}/apps/app/environments", {"name": environment}), 400)
 
 
+def test_a_file_name_that_no_device_could_unpack_is_refused_before_the_bytes_are_sent(site: Site) -> None:
+    versions = f"/v2/organizations/{ORGANIZATION}/apps/app/models/model/model_versions"
+    for filename in ("", ".", "..", "a/b", "a\\b", "C:m.tflite", "\u6f22" * 86, "e\u0301" * 127 + "xx"):
+        error = assert_refused(site.api.call("POST", versions, {"filename": filename}), 400)
+        assert error["error"].startswith("filename: "), filename
+
+
 def test_what_cannot_be_deployed_is_refused_as_the_published_client_expects(site: Site) -> None:
     deploy = f"/v2/organizations/{ORGANIZATION}/apps/app/models/model/deploy"
     good = {"version": 1, "environment": "dev"}
@@ -357,15 +363,24 @@ def test_a_body_over_the_limit_that_does_not_tell_its_length_is_too_large(site: 
 # --- Queries ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("route", [r for r in WITH_QUERY if r.access is not Access.PUBLIC], ids=name)
+@pytest.mark.parametrize("route", ROUTES, ids=name)
+def test_an_unknown_field_in_a_query_is_refused_and_named(site: Site, route: Route) -> None:
+    for query in ("surprise=1", "surprise", "surprise=1&surprise=2"):
+        answer = site.api.call(
+            route.method, f"{site.path(route)}?{query}", BODIES.get(getattr(route.body, "__name__", ""))
+        )
+        error = assert_refused(answer, 400, has_body=route.method != "HEAD")
+        assert route.method == "HEAD" or "surprise" in error["error"] or "expires" in error["error"]
+
+
+@pytest.mark.parametrize("route", [r for r in ROUTES if r.access is not Access.PUBLIC], ids=name)
 def test_a_query_with_unknown_repeated_or_wrong_fields_is_refused(site: Site, route: Route) -> None:
-    assert route.query is not None
     wrong = ["surprise=1", "%FF=1", "a%00=1"]
-    for field, info in route.query.model_fields.items():
+    for field, info in (route.query.model_fields if route.query is not None else {}).items():
         wrong.append(f"{field}=1&{field}=1")
         if info.annotation in (int, bool, int | None):
             wrong += [f"{field}={value}" for value in ("", "x", "1.5", "-1", "9" * 30, "%FF", "%00")]
-    if "cursor" in route.query.model_fields:
+    if route.query is not None and "cursor" in route.query.model_fields:
         wrong += [f"cursor={value}" for value in ("", "x", "%00", "bnVsbA", "W10", "WzFd" * 3, "W1tdXQ", "x" * 2000)]
     for query in wrong:
         answer = site.api.call(route.method, f"{site.path(route)}?{query}", None)

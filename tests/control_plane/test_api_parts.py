@@ -6,13 +6,15 @@ import asyncio
 import unicodedata
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
+from artifacts.archive import archive_upload
 from control_plane import accounts, names, supervise
 from control_plane.accounts import LastUses, Role, authenticate, make_token
 from control_plane.api.paging import Keyset, Paging, decode_cursor, encode_cursor, fetch_page
@@ -63,6 +65,18 @@ def test_an_id_is_never_a_name_and_a_name_never_an_id() -> None:
     for _ in range(100):
         with pytest.raises(ValueError, match="ids look like"):
             names.check_name(new_id())
+
+
+@given(st.text(st.characters(), max_size=255) | st.text("aC:é\u0301漢 .~", max_size=255))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_file_name_that_is_taken_is_never_refused_when_the_bytes_are_there(tmp_path: Path, text: str) -> None:
+    try:
+        filename = names.check_filename(text)
+    except ValueError:
+        return
+    (tmp_path / "upload").write_bytes(b"bytes")
+    if not filename.lower().endswith(".zip"):
+        assert len(archive_upload(tmp_path / "upload", filename, tmp_path / "archive").files) == 1
 
 
 # --- Cursors ---------------------------------------------------------------------------------------------------------

@@ -71,6 +71,29 @@ def test_every_line_has_an_operation_with_its_parameters_and_errors(route: Route
     assert (operation.get("security") == []) == (route.access is Access.PUBLIC)
 
 
+def responses(method: str, path: str) -> set[int]:
+    return {int(status) for status in DOCUMENT["paths"][path][method]["responses"]}
+
+
+def test_a_deletion_may_meet_what_forbids_it_and_a_token_that_is_gone() -> None:
+    for path, operations in DOCUMENT["paths"].items():
+        if "delete" in operations:
+            assert {204, 404} < responses("delete", path)
+        if "delete" in operations and "{org}" in path:
+            assert 409 in responses("delete", path)
+
+
+def test_uploads_and_downloads_tell_of_parts() -> None:
+    upload, download = "/v2/uploads/{id}", "/download/v2/organizations/{org}/apps/{app}/models/{model}"
+    assert responses("put", upload) == {200, 308, 400, 403, 404, 408, 409, 413, 503}
+    assert responses("head", upload) == {200, 400, 403, 404, 409, 503}
+    assert responses("get", download) == {200, 206, 400, 401, 403, 404, 416, 503}
+    for method, path, header in (("put", upload, "Content-Range"), ("get", download, "Range")):
+        parameters = DOCUMENT["paths"][path][method]["parameters"]
+        assert header in [parameter["name"] for parameter in parameters if parameter["in"] == "header"]
+    assert set(DOCUMENT["paths"][upload]["put"]["responses"]["308"]["headers"]) == {"Range", "Upload-Offset"}
+
+
 def test_the_document_is_openapi_3_1_and_refers_to_nothing_that_is_not_there() -> None:
     assert DOCUMENT["openapi"] == "3.1.0"
     schemas = DOCUMENT["components"]["schemas"]

@@ -20,12 +20,16 @@ from sqlalchemy import func, select, update
 from artifacts.errors import StoreUnavailable
 from artifacts.store import open_store
 from control_plane import receiving
+from control_plane.api.openapi import document
+from control_plane.api.table import ROUTES
 from control_plane.errors import HTTP_STATUS, Conflict, ControlPlaneError, Invalid, Missing, TooLarge, Unavailable
 from control_plane.presign import Presigner
 from control_plane.tables import ArtifactEncoding, Model, ModelVersion, new_id, utc_now
 from control_plane.uploads import ABANDONED_AFTER, MAX_OPEN_UPLOADS, Begun, Uploads
+from tests.control_plane.running import assert_declared
 from tests.control_plane.world import LIMITS, World, open_world, stage, zipped
 
+DOCUMENT = document(ROUTES)
 MODEL = {"weights": b"0123456789" * 3000, "labels.txt": b"cat\ndog\n"}
 
 
@@ -51,6 +55,7 @@ class Site:
         """PUT and return the status and the headers."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.client.put(self.url(url), data=data, headers=named, allow_redirects=False) as answer:
+            assert_declared(DOCUMENT, "PUT", answer.url.raw_path.encode(), answer.status)
             return answer.status, dict(answer.headers)
 
     async def offset(self, url: str) -> int:
@@ -250,16 +255,72 @@ def free(world: World, begun: Begun) -> bool:
 async def test_a_sender_that_falls_silent_is_let_go_and_what_came_is_kept(
     world: World, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiving, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(receiving, "PART_SECONDS", 0.2)
     begun = await begin(world)
     parts = urlsplit(site.url(begun.presigned_url))
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     head = f"PUT {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
     writer.write(head.encode() + b"0123456789")
     answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
-    assert answer.startswith(b"HTTP/1.1 408")
+    assert status_of(answer) == 408
     writer.close()
     assert await site.offset(begun.presigned_url) == 10
+
+
+def status_of(line: bytes) -> int:
+    """Return the status in an answer's first line, which the API's document must tell of."""
+    status = int(line.split(b" ")[1])
+    assert_declared(DOCUMENT, "PUT", b"/v2/uploads/x", status)
+    return status
+
+
+async def trickle(url: str, length: int, piece: bytes, pause: float) -> bytes:
+    """Announce ``length`` bytes and send a piece after each pause until there is an answer; return its first line."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(f"PUT {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+    answer = asyncio.create_task(reader.readuntil(b"\r\n"))
+    for _ in range(int(20 / pause)):
+        if answer.done() or length <= 0:
+            break
+        writer.write(piece)
+        length -= len(piece)
+        await asyncio.sleep(pause)
+    line = await asyncio.wait_for(answer, 10)
+    writer.close()
+    return line
+
+
+async def test_a_sender_that_trickles_is_let_go_and_what_came_is_kept(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "PART_SECONDS", 0.5)
+    begun = await begin(world)
+    answer = await trickle(site.url(begun.presigned_url), LIMITS.max_upload_bytes, b"x", pause=0.02)
+    assert status_of(answer) == 408
+    assert await site.offset(begun.presigned_url) >= 1
+    assert free(world, begun)
+
+
+async def test_a_slow_sender_that_keeps_the_least_pace_is_waited_for(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "PART_SECONDS", 1.0)
+    monkeypatch.setattr(receiving, "PART_BYTES", 10)
+    begun = await begin(world)
+    answer = await trickle(site.url(begun.presigned_url), 500, b"0123456789", pause=0.05)
+    assert status_of(answer) == 200
+    assert await site.offset(begun.presigned_url) == 500
+
+
+async def test_a_sender_is_let_go_when_its_address_expires(world: World, site: Site) -> None:
+    begun = await begin(world)
+    bare = begun.presigned_url.partition("?")[0]
+    soon = Presigner(bytes(32)).query(begun.model_version_id, utc_now() + timedelta(seconds=3))
+    answer = await trickle(site.url(f"{bare}?{soon}"), LIMITS.max_upload_bytes, b"x", pause=0.02)
+    assert status_of(answer) == 403
+    assert await site.offset(begun.presigned_url) >= 1
+    assert free(world, begun)
 
 
 async def test_a_second_sender_is_refused_while_the_first_is_sending(world: World, site: Site) -> None:
@@ -425,10 +486,19 @@ async def test_a_bare_file_keeps_its_name(world: World) -> None:
     assert [file["name"] for file in (await finish(world, begun)).files] == ["digits.tflite"]
 
 
-@pytest.mark.parametrize("filename", ["", "..", "/", "a\x00b", "a\nb"])
+@pytest.mark.parametrize(
+    "filename", ["", "..", "/", "a\x00b", "a\nb", "C:m.tflite", "x:", "\u00e9" * 128, "\u202em.tflite"]
+)
 async def test_a_file_name_that_names_no_file_is_invalid(world: World, filename: str) -> None:
     with pytest.raises(Invalid):
         await world.uploads.begin(world.actor, world.model.id, filename)
+
+
+async def test_a_zip_may_be_called_what_no_file_inside_it_may(world: World) -> None:
+    """The published client calls the zip as the model is called, in up to 100 characters of any script."""
+    begun = await begin(world, "\u6f22" * 100 + ".zip")
+    stage(world.staging, begun.model_version_id, zipped(MODEL))
+    assert (await finish(world, begun)).version == 1
 
 
 async def test_while_the_object_store_is_down_nothing_is_recorded_and_finishing_later_works(
