@@ -88,6 +88,11 @@ class Call:
     # For each wait on the network, not for the whole call.
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
 
+    def __post_init__(self) -> None:
+        """Raise `InvalidParamError` when a text in the query or the body cannot be sent."""
+        for text in _texts((dict(self.query), self.json)):
+            require_utf8(text)
+
 
 @dataclass(frozen=True, slots=True)
 class Pause:
@@ -109,8 +114,33 @@ Steps = Generator[Call | Pause, Answer, T]
 
 
 def path(*parts: str) -> str:
-    """Return the path of ``parts``, each quoted, so that a name cannot reach another path."""
-    return "".join("/" + quote(part, safe="") for part in parts)
+    """Return the path of ``parts``, each quoted, so that a name cannot reach another path.
+
+    Raises:
+        InvalidParamError: a part cannot be sent.
+    """
+    return "".join("/" + quote(require_utf8(part), safe="") for part in parts)
+
+
+def require_utf8(text: str) -> str:
+    """Return ``text``; raise `InvalidParamError` when it is no UTF-8, as bytes of a shell or a file system may be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidParamError(f"{text[:MAX_SENTENCE]!a} is no valid UTF-8.") from None
+    return text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Walk through JSON's strings, names of members among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, member in value.items():
+            yield from (name, *_texts(member))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 def ask(call: Call, kind: type[T]) -> Steps[T]:

@@ -23,6 +23,7 @@ import httpx
 
 from skafos import fetching, operations, uploading
 from skafos.calls import MAX_ANSWER_BYTES, Answer, Call, FileSlice, Pause, Steps
+from skafos.configuration import check_address
 from skafos.exceptions import InvalidAnswerError, UnavailableError
 
 P = ParamSpec("P")
@@ -57,7 +58,7 @@ class _Wire:
     """What both clients know: where the API is, and how a call becomes a request."""
 
     def __init__(self, url: str, token: str) -> None:
-        self._url = url.rstrip("/")
+        self._url = check_address(url, "The address of Skafos")
         self._token = token
 
     def _address(self, call: Call) -> str:

@@ -14,6 +14,8 @@ MODEL_VARIABLE = "SKAFOS_MODEL_NAME"
 
 # Where `skafos up` listens by default.
 DEFAULT_URL = "http://127.0.0.1:8800"
+# TCP has 16 bits for it (RFC 9293, section 3.1).
+MAX_PORT = 0xFFFF
 
 
 def resolve_url(url: str | None = None) -> str:
@@ -22,10 +24,37 @@ def resolve_url(url: str | None = None) -> str:
     Raises:
         InvalidParamError: it is no http or https address.
     """
-    found = (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
-    if not found.startswith(("http://", "https://")):
-        raise InvalidParamError(f"The address of Skafos must start with http:// or https://, not {found!r}.")
-    return found
+    return check_address(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL, f"The address of Skafos ({URL_VARIABLE})")
+
+
+def check_address(address: str, what: str) -> str:
+    """Return a server's address, to which paths are appended, without a slash at its end.
+
+    It is looked at before anything is sent, because a wrong one fails deep in the HTTP client, in many ways. The
+    address itself is not shown: it may hold a password.
+
+    Args:
+        address: such as ``https://skafos.example.org``.
+        what: whose address it is, as the sentence of the error begins.
+
+    Raises:
+        InvalidParamError: it has another scheme than http and https, or no host, or a query, or cannot be an address.
+    """
+    import httpx
+
+    if not address.startswith(("http://", "https://")):
+        raise InvalidParamError(f"{what} must start with http:// or https://.")
+    try:
+        parsed = httpx.URL(address)
+        # What the name system is asked for: parts of 1 to 63 characters (RFC 1035, section 2.3.4).
+        parsed.raw_host.decode("ascii").encode("idna")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise InvalidParamError(f"{what} is no address: {str(error).rstrip('.')}.") from None
+    if not parsed.host or not 0 <= (parsed.port or 0) <= MAX_PORT:
+        raise InvalidParamError(f"{what} is no address: it needs a host, and a port of at most {MAX_PORT} if any.")
+    if parsed.query or parsed.fragment:
+        raise InvalidParamError(f"{what} is no address: it has a query (?) or a fragment (#).")
+    return address.rstrip("/")
 
 
 def resolve_token(token: str | None = None) -> str:

@@ -5,6 +5,7 @@ Heavy libraries are imported where they are used, so that ``skafos --help`` and 
 
 from __future__ import annotations
 
+import io
 import sys
 
 from skafos.exceptions import SkafosError
@@ -17,6 +18,10 @@ def main() -> None:
     """Run the command: exit code 0, 1 with one line on standard error, or 2 when it was used wrongly."""
     from skafos.cli.app import app
 
+    # Paths may hold bytes that are no text, and a terminal may lack a sign: neither must end a command half-way.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="skafos")
     except SkafosError as error:

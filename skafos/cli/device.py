@@ -23,6 +23,8 @@ app = options.family("Devices: be one, or list those of an environment.")
 DEFAULT_EDGE = "http://127.0.0.1:8801"
 EDGE_VARIABLE = "SKAFOS_EDGE_URL"
 KEY_VARIABLE = "SKAFOS_KEY"
+# A day: what a device knows expires after some, and one that looks more rarely is better started by a timer.
+MAX_EVERY_SECONDS = 86_400
 
 Fact = Annotated[
     str | None, typer.Option(metavar="TEXT", help="A fact that rollout rules may ask for; default: of this machine.")
@@ -41,7 +43,10 @@ def sync(
         Path | None, typer.Option("--bundle", metavar="DIR", help="Models that came with the app, for the first start.")
     ] = None,
     every: Annotated[
-        float | None, typer.Option("--every", min=1, metavar="SECONDS", help="Go on checking, about this often.")
+        float | None,
+        typer.Option(
+            "--every", min=1, max=MAX_EVERY_SECONDS, metavar="SECONDS", help="Go on checking, about this often."
+        ),
     ] = None,
     os: Fact = None,
     os_version: Fact = None,
@@ -54,8 +59,13 @@ def sync(
     json: options.Json = False,
 ) -> None:
     """Bring a model to the version that its environment offers this device."""
+    from skafos.calls import require_utf8
+    from skafos.configuration import check_address
     from skafos.device import DeviceClient, Facts, detect_facts
 
+    check_address(edge, f"The edge's address (--edge, {EDGE_VARIABLE})")
+    for text in filter(None, (key, model, os, os_version, app_version, device_model, locale, interface)):
+        require_utf8(text)
     known = detect_facts(app_version, interface)
     facts = Facts(
         os=os or known.os,

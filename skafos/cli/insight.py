@@ -10,6 +10,7 @@ import typer
 from skafos.cli import options
 from skafos.cli.output import note, print_json, print_records, print_table
 from skafos.cli.session import session
+from skafos.exceptions import InvalidParamError
 
 if TYPE_CHECKING:
     from skafos.records import VersionShare
@@ -70,7 +71,7 @@ def sql(
     json: options.Json = False,
 ) -> None:
     """Ask ClickHouse, read-only: a list of objects with --json, else a table."""
-    text = sys.stdin.read() if query == "-" else query
+    text = _standard_input() if query == "-" else query
     with session() as chosen:
         answer = chosen.client.sql(text, organization=org)
     if answer.truncated:
@@ -79,6 +80,13 @@ def sql(
         print_json(answer.rows)
     else:
         print_records(answer.rows)
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise InvalidParamError("The query on standard input is no valid UTF-8.") from None
 
 
 def _shares(versions: list[VersionShare]) -> str:

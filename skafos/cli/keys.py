@@ -13,6 +13,8 @@ from skafos.cli.session import session
 app = options.family("Keys of environments: list, add, revoke, rotate.")
 
 DEFAULT_OVERLAP_DAYS = 30
+# As the control plane allows it.
+MAX_OVERLAP_DAYS = 366
 SECONDS_PER_DAY = 86_400
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -35,7 +37,14 @@ def list_keys(
 def add_key(
     env: options.Env,
     overlap_days: Annotated[
-        float, typer.Option("--overlap-days", min=0, metavar="DAYS", help="How long the keys before it stay valid.")
+        float,
+        typer.Option(
+            "--overlap-days",
+            min=0,
+            max=MAX_OVERLAP_DAYS,
+            metavar="DAYS",
+            help="How long those before it stay valid.",
+        ),
     ] = DEFAULT_OVERLAP_DAYS,
     org: options.Org = None,
     app: options.App = None,

@@ -8,10 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import typer
+from skafos.exceptions import SkafosError
 
 # A cell is cut here on a terminal; JSON has everything.
 MAX_CELL = 72
+
+
+class NotConfirmed(SkafosError):
+    """The user was asked, and did not say yes."""
 
 
 def print_json(value: Any) -> None:
@@ -39,9 +43,21 @@ def print_records(rows: Sequence[Mapping[str, Any]], empty: str = "no rows") -> 
 
 
 def ask(question: str, yes: bool) -> None:
-    """Ask before something that cannot be undone; without a terminal it must be said with ``--yes``."""
-    if not yes:
-        typer.confirm(question, abort=True)
+    """Ask before something that cannot be undone, on standard error; ``yes`` is the answer from the command line.
+
+    Raises:
+        NotConfirmed: the answer is anything but yes, or there is none.
+    """
+    if yes:
+        return
+    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+    # Bytes, because what is typed need not be text.
+    answer = sys.stdin.buffer.readline()
+    if not answer.endswith(b"\n"):
+        # The input ended: the question would share its line with what comes next.
+        print(file=sys.stderr)
+    if answer.strip().lower() not in (b"y", b"yes"):
+        raise NotConfirmed("Nothing was changed: it was not confirmed. Answer y, or give --yes.")
 
 
 def note(sentence: str) -> None:

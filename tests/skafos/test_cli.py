@@ -15,7 +15,8 @@ import pytest
 from skafos.cli.app import COMMANDS, FAMILIES
 from skafos.cli.output import MAX_CELL
 from skafos.cli.reference import HEADING, reference
-from tests.flows.running import PATIENCE_SECONDS, ROOT, Running, until
+from tests.flows.running import ROOT, Running, until
+from tests.skafos.command import run
 
 APP, MODEL = "Command", "vision"
 COMMANDS_OF_THE_DESIGN = {
@@ -41,18 +42,6 @@ def folder(tmp_path: Path) -> Path:
     (folder / "Data" / "weights.bin").write_bytes(os.urandom(50_000))
     (folder / "Manifest.json").write_text("{}")
     return folder
-
-
-def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in an environment of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "skafos", *arguments],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **variables},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
 
 
 def test_every_command_of_the_design_is_there() -> None:
