@@ -19,9 +19,10 @@ EDGE ?= 127.0.0.1:8801
 WORKERS ?= 2
 DEMO ?= yes
 
-# `make bench-edge ROUNDS=1 SECONDS=2 CASES="304-64 latency"`: a part of it, quickly; tables are only printed then.
+# `make bench-edge ROUNDS=1 SECONDS=1 CASES="304-64 latency"`: a part of it, quickly; tables are only printed then.
 ROUNDS ?= 5
-SECONDS := 3
+SECONDS := 2
+MINUTES ?= 10
 CASES ?=
 
 VENV := .venv
@@ -134,7 +135,7 @@ bench: $(VENV)/.stamp-dev models ## measure sizes and times, and write docs/perf
 	@$(BIN)/python -m bench.sizes --write docs/performance.md
 
 bench-edge: $(VENV)/.stamp-dev $(BENCH_VENV)/.stamp bench-packages ## measure the edge beside nginx, aiohttp and granian
-	@$(BIN)/python -m bench.edge --rounds "$(ROUNDS)" --seconds "$(SECONDS)" \
+	@$(BIN)/python -m bench.edge --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --minutes "$(MINUTES)" \
 		$(if $(strip $(CASES)),--cases "$(CASES)",--write docs)
 
 # --- Keeping ---------------------------------------------------------------------------------------------------------
