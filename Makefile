@@ -21,9 +21,10 @@ DEMO ?= yes
 # `make bench SETUP=no` does not time the set-up of an empty clone, which downloads everything once more.
 SETUP ?= yes
 
-# `make bench-edge ROUNDS=1 SECONDS=2 CASES="304-64 latency"`: a part of it, quickly; tables are only printed then.
+# `make bench-edge ROUNDS=1 SECONDS=1 CASES="304-64 latency"`: a part of it, quickly; tables are only printed then.
 ROUNDS ?= 5
-SECONDS := 3
+SECONDS := 2
+MINUTES ?= 10
 CASES ?=
 
 VENV := .venv
@@ -136,7 +137,7 @@ bench: $(VENV)/.stamp-dev models ## measure sizes and times, and write docs/perf
 	@$(BIN)/python -m bench.sizes $(if $(filter yes,$(SETUP)),--setup) --write docs/performance.md
 
 bench-edge: $(VENV)/.stamp-dev $(BENCH_VENV)/.stamp bench-packages ## measure the edge beside nginx, aiohttp and granian
-	@$(BIN)/python -m bench.edge --rounds "$(ROUNDS)" --seconds "$(SECONDS)" \
+	@$(BIN)/python -m bench.edge --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --minutes "$(MINUTES)" \
 		$(if $(strip $(CASES)),--cases "$(CASES)",--write docs)
 
 # --- Keeping ---------------------------------------------------------------------------------------------------------

@@ -161,9 +161,9 @@ PUBLISH_P99_MS_GOAL = 20.0
 DEFAULT = (
     *(case.name for case in WRK_CASES),
     LUA,
-    *(case.name for case in DOWNLOAD_CASES),
     LATENCY,
     MEMORY,
     PUBLISH,
+    *(case.name for case in DOWNLOAD_CASES),
 )
 NAMES = (*DEFAULT, LOCUST)

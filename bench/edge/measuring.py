@@ -68,6 +68,7 @@ class Bench:
         seconds: length of a turn.
         deadline: monotonic time after which one round has to do.
         say: tells progress.
+        cut: cases that had fewer rounds, with how many.
     """
 
     site: Site
@@ -77,6 +78,7 @@ class Bench:
     seconds: int
     deadline: float
     say: Callable[[str], None]
+    cut: list[tuple[str, int]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def turns(self, title: str) -> Iterator[int]:
@@ -84,6 +86,7 @@ class Bench:
         for number in range(self.rounds):
             if number and time.monotonic() > self.deadline:
                 self.say(f"{title}: out of time, {number} rounds must do")
+                self.cut.append((title, number))
                 return
             yield number
 

@@ -13,6 +13,7 @@ from bench.edge.cases import DEFAULT, DOWNLOAD_CASES, NAMES, WRK_CASES, WrkCase
 from bench.edge.certificate import Certificate
 from bench.edge.cores import Cores, TooFewCores, choose_cores
 from bench.edge.downloads import download
+from bench.edge.measuring import Bench
 from bench.edge.nginx import configuration
 from bench.edge.peers import PEERS
 from bench.edge.probe import WrongAnswer, ask, request
@@ -115,3 +116,9 @@ def test_cases_run_in_their_order_and_locust_only_when_it_is_asked_for() -> None
 def test_a_case_that_does_not_exist_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="305"):
         choose("304-64 305")
+
+
+def test_after_the_deadline_every_case_still_has_a_round_and_the_cut_is_told(site: Site, tmp_path: Path) -> None:
+    bench = Bench(site, tmp_path, Cores(0, 1), rounds=5, seconds=1, deadline=0.0, say=lambda _: None)
+    assert list(bench.turns("304")) == [0]
+    assert bench.cut == [("304", 1)]
