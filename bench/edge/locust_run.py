@@ -33,7 +33,8 @@ def run_locust(bench: Bench) -> None:
             length = max(5, bench.seconds)
             command = [str(LOCUST), "-f", str(ROOT / "bench" / "locust" / scenario), "--headless", "--only-summary"]
             command += ["--host", server.url, "--environment-key", bench.site.key, "--model", MODELS[0]]
-            command += ["--day-seconds", str(length)]
+            # More of what is rare, so that every kind of visit is played.
+            command += ["--day-seconds", str(length), "--new", "0.1", "--behind", "0.1", "--interrupted", "0.3"]
             command += ["--run-time", f"{length}s", "--users", str(USERS), "--spawn-rate", str(USERS)]
             done = subprocess.run(
                 command, cwd=ROOT, capture_output=True, text=True, timeout=length + GRACE_SECONDS, check=False

@@ -41,10 +41,10 @@ log = logging.getLogger(__name__)
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _arguments(parser: Any) -> None:
-    ours = parser.add_argument_group("devices")
+    # Not in a group: locust shows in its web page only what belongs to the parser itself.
     text, number = {"type": str, "default": ""}, {"type": float}
-    ours.add_argument("--environment-key", env_var="SKAFOS_ENVIRONMENT_KEY", help="key of the environment", **text)
-    ours.add_argument("--model", env_var="SKAFOS_BENCH_MODEL", help="model to update; by default the first", **text)
+    parser.add_argument("--environment-key", env_var="SKAFOS_ENVIRONMENT_KEY", help="key of the environment", **text)
+    parser.add_argument("--model", env_var="SKAFOS_BENCH_MODEL", help="model to update; by default the first", **text)
     usual = Shares()
     for name, default, what in (
         ("visit-seconds", 1.0, "mean time between two visits of a user"),
@@ -59,7 +59,7 @@ def _arguments(parser: Any) -> None:
         ("push-minutes", 30.0, "release day, push burst: within how many minutes of the simulated day they come"),
     ):
         variable = f"SKAFOS_BENCH_{name.upper().replace('-', '_')}"
-        ours.add_argument(f"--{name}", env_var=variable, default=default, help=what, **number)
+        parser.add_argument(f"--{name}", env_var=variable, default=default, help=what, **number)
 
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
@@ -102,9 +102,10 @@ class Device(FastHttpUser):  # type: ignore[misc] # locust is installed beside t
         kind = draw_visit(self._chance, self.behind(), self._shares.new)
         if kind is Visit.NEW:
             self._register(device)
-            self._root()
         offer = self._check(kind)
         if offer is not None:
+            if kind is Visit.NEW:
+                self._root(offer.first_root)
             taken = offer.download(holds_a_model=kind is not Visit.NEW)
             self._download(taken)
             self._post(update_events(device, offer, taken))
@@ -157,8 +158,8 @@ class Device(FastHttpUser):  # type: ignore[misc] # locust is installed beside t
         body = {"facts": FACTS, "push_token": device.replace("-", "") * 2, "push_service": "apns"}
         self._send("PUT", f"{self._below}/devices/{device}", "register", body)
 
-    def _root(self) -> None:
-        self.client.get(f"{self._below}/root/1.json", name="root")
+    def _root(self, number: int) -> None:
+        self.client.get(f"{self._below}/root/{number}.json", name="root")
 
     def _post(self, batch: list[dict[str, object]]) -> None:
         self._send("POST", f"{self._below}/events", f"events ({'report' if len(batch) > 3 else 'update'})", batch)

@@ -62,13 +62,14 @@ class Download:
 
 @dataclass(frozen=True)
 class Offer:
-    """The release of a model that a device takes: in full, or by a patch when there is one."""
+    """The release of a model that a device takes, in full or by patch; and the root that a new device begins with."""
 
     model: str
     version: int
     length: int
     full: Download
     patch: Download | None
+    first_root: int
 
     def download(self, *, holds_a_model: bool) -> Download:
         """Return what a device downloads that holds the version before, or nothing."""
@@ -96,7 +97,8 @@ def offer_of(manifest: bytes, model: str | None = None) -> Offer:
     Raises:
         NoOffer: there is none.
     """
-    targets: Mapping[str, Any] = json.loads(manifest)["targets"]["signed"]["targets"]
+    body: Mapping[str, Any] = json.loads(manifest)
+    targets = body["targets"]["signed"]["targets"]
     releases = [target["custom"] | {"length": target["length"]} for target in targets.values()]
     wanted = model or min((release["model"] for release in releases), default=None)
     ours = [release for release in releases if release["model"] == wanted]
@@ -112,7 +114,7 @@ def offer_of(manifest: bytes, model: str | None = None) -> Offer:
     if full is None:
         raise NoOffer(f"{newest['model']} has no encoding that is known here")
     patch = _smallest([one for one in downloads if one.patch])
-    return Offer(newest["model"], newest["version"], newest["length"], full, patch)
+    return Offer(newest["model"], newest["version"], newest["length"], full, patch, body["first_root"])
 
 
 def _smallest(downloads: list[Download]) -> Download | None:

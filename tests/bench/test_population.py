@@ -34,7 +34,7 @@ def manifest(*versions: int, model: str = "digits") -> bytes:
 
 def test_the_newest_release_is_offered_by_patch_to_devices_that_hold_a_model_and_in_full_to_others() -> None:
     offer = offer_of(manifest(1, 3, 2))
-    assert (offer.model, offer.version) == ("digits", 3)
+    assert (offer.model, offer.version, offer.first_root) == ("digits", 3, 1)
     assert offer.download(holds_a_model=True).encoding == "zstd-prefix"
     assert offer.download(holds_a_model=False).encoding == "identity"
 
