@@ -9,6 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+# What temporary files are called, as a glob: a write that was cut off leaves one behind.
+PARTIAL_PATTERN = ".*.partial"
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:

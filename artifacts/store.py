@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -25,10 +27,17 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, S3Store, from_url
 
 from artifacts.errors import BlobCorrupt, BlobMissing, StoreUnavailable
-from artifacts.files import make_directory, whole_file
+from artifacts.files import PARTIAL_PATTERN, make_directory, whole_file
 from artifacts.hashing import CHUNK_BYTES, HashingWriter, chunks, require_sha256
 
-__all__ = ["BlobCorrupt", "BlobMissing", "ObjectStore", "StoreUnavailable", "open_store"]
+if TYPE_CHECKING:
+    from obstore import ObjectMeta  # only its stubs have it
+
+__all__ = ["BlobCorrupt", "BlobMissing", "ObjectStore", "StoreUnavailable", "StoredObject", "open_store"]
+
+# A blob that is put again and was last written longer ago is written anew, so that its time shows that somebody counts
+# on it: whoever frees what nothing names leaves alone what is younger than some hours.
+FRESH_FOR = timedelta(hours=1)
 
 # Parts of a multipart upload, and how many are in flight: 32 MiB of memory at most, and S3's 10,000 parts reach 80 GB.
 PART_BYTES = 8 * 1024 * 1024
@@ -47,6 +56,8 @@ TRANSFER_TIMEOUT = timedelta(hours=1)
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AZURE_ENDPOINT")
 
 _UPLOAD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_BLOB_PATH = re.compile(r"blobs/([0-9a-f]{2})/(\1[0-9a-f]{62})")
+_UPLOAD_PATH = re.compile(rf"uploads/({_UPLOAD_ID.pattern})")
 
 _Store = LocalStore | MemoryStore | S3Store | GCSStore | AzureStore
 
@@ -106,6 +117,21 @@ def _endpoints(options: Mapping[str, str]) -> list[str]:
     return named or [os.environ.get(name, "") for name in _ENDPOINT_VARIABLES]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """A blob or an upload as a listing tells of it.
+
+    Attributes:
+        name: its hash or its id.
+        length: in bytes.
+        last_modified: when it was last written, by the store's clock.
+    """
+
+    name: str
+    length: int
+    last_modified: datetime
+
+
 class ObjectStore:
     """Blobs by hash and uploads by id, in any store that obstore reaches.
 
@@ -119,16 +145,22 @@ class ObjectStore:
         self._store = store
 
     async def put_file(self, sha256: str, path: Path) -> None:
-        """Store the file at ``path`` under its hash, unless it is there already. Constant memory.
+        """Store the file at ``path`` under its hash. Constant memory.
+
+        If it is there already, no byte is written when that is an hour ago at most (`FRESH_FOR`): afterwards the
+        blob's time is never older.
 
         Raises:
             BlobCorrupt: the file does not have that hash; nothing is stored.
             OSError: the file cannot be read.
         """
         size = (await asyncio.to_thread(path.stat)).st_size
-        if await self._holds(sha256, size):
-            return
-        await self._write(_blob_path(sha256), sha256, path)
+        held = await self._held(_blob_path(sha256), sha256)
+        # A blob of another length is a torn write of somebody else's making: it is replaced.
+        if held is None or held.length != size:
+            await self._write(_blob_path(sha256), sha256, path)
+        elif held.last_modified < datetime.now(UTC) - FRESH_FOR:
+            await self._refresh(_blob_path(sha256), sha256, path)
 
     async def length(self, sha256: str) -> int:
         """Return the length of a blob in bytes.
@@ -174,6 +206,29 @@ class ObjectStore:
         """Remove a blob; one that is not there is fine."""
         await self._delete(_blob_path(sha256))
 
+    async def delete_if_older(self, sha256: str, before: datetime) -> bool:
+        """Remove a blob that was last written before a moment; tell whether that was so and it is gone.
+
+        Cloud stores have no deletion that depends on the time: one that is written anew between the question and the
+        deletion, some milliseconds, is lost. A local folder holds its writers off meanwhile.
+        """
+        held = await self._held(_blob_path(sha256), sha256)
+        if held is None or held.last_modified >= before:
+            return False
+        await self.delete(sha256)
+        return True
+
+    def blobs(self) -> AsyncIterator[StoredObject]:
+        """Yield every blob, in no particular order. What is written or removed meanwhile may be missing."""
+        return self._list("blobs", _BLOB_PATH)
+
+    def uploads(self) -> AsyncIterator[StoredObject]:
+        """Yield every upload, likewise."""
+        return self._list("uploads", _UPLOAD_PATH)
+
+    async def remove_leftovers(self, before: datetime) -> None:
+        """Remove what writes that were cut off before a moment left behind. Cloud stores have rules of their own."""
+
     def presigned_put(self, upload_id: str, expires: timedelta) -> str | None:
         """Return a URL to which anybody may PUT the upload's bytes until it expires; None if the store has no such.
 
@@ -214,12 +269,28 @@ class ObjectStore:
         with contextlib.suppress(BlobMissing):
             await self._length("ping", "ping")
 
-    async def _holds(self, sha256: str, size: int) -> bool:
-        # A blob of another length is a torn write of somebody else's making: it is replaced.
-        try:
-            return await self.length(sha256) == size
-        except BlobMissing:
-            return False
+    async def _held(self, path: str, name: str) -> StoredObject | None:
+        """Return what the store tells of an object, None if it holds none."""
+        with contextlib.suppress(BlobMissing), _store_errors(name):
+            return _told(name, await obstore.head_async(self._store, path))
+        return None
+
+    async def _list(self, prefix: str, form: re.Pattern[str]) -> AsyncIterator[StoredObject]:
+        with _store_errors(prefix):
+            source = aiter(obstore.list(self._store, prefix))
+        while True:
+            with _store_errors(prefix):
+                page = await anext(source, None)
+            if page is None:
+                return
+            for told in page:
+                named = form.fullmatch(told["path"])
+                if named is not None:  # anything else is not ours, or a write that was cut off
+                    yield _told(named[named.re.groups], told)
+
+    async def _refresh(self, destination: str, sha256: str, path: Path) -> None:
+        """Make the time of a blob that is there the present; ``path`` has its bytes."""
+        await self._write(destination, sha256, path)
 
     async def _write(self, destination: str, sha256: str, path: Path) -> None:
         with _store_errors(sha256):
@@ -266,6 +337,54 @@ class LocalObjectStore(ObjectStore):
     async def _write(self, destination: str, sha256: str, path: Path) -> None:
         await asyncio.to_thread(_write_durably, self._folder / destination, sha256, path)
 
+    async def _refresh(self, destination: str, sha256: str, path: Path) -> None:
+        with _store_errors(sha256):
+            if await asyncio.to_thread(_touch, self._folder / destination):
+                return
+        await self._write(destination, sha256, path)  # it was removed a moment ago
+
+    async def delete_if_older(self, sha256: str, before: datetime) -> bool:
+        with _store_errors(sha256):
+            return await asyncio.to_thread(_unlink_if_older, self._folder / _blob_path(sha256), before)
+
+    async def remove_leftovers(self, before: datetime) -> None:
+        """Remove the temporary files of writes that were cut off before a moment, by `kill -9` or a power cut."""
+        await asyncio.to_thread(_remove_partial_files, self._folder / "blobs", before)
+
+
+@contextlib.contextmanager
+def _held_still(folder: Path) -> Iterator[None]:
+    """Keep others, of other processes too, from renewing and removing what is in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _touch(path: Path) -> bool:
+    """Make a file's time the present; tell whether it is there."""
+    with contextlib.suppress(FileNotFoundError), _held_still(path.parent):
+        os.utime(path)
+        return True
+    return False
+
+
+def _unlink_if_older(path: Path, before: datetime) -> bool:
+    with contextlib.suppress(FileNotFoundError), _held_still(path.parent):
+        if path.stat().st_mtime < before.timestamp():
+            path.unlink()
+            return True
+    return False
+
+
+def _remove_partial_files(folder: Path, before: datetime) -> None:
+    for path in folder.glob("*/" + PARTIAL_PATTERN):
+        with contextlib.suppress(FileNotFoundError):  # its writer has ended meanwhile
+            if path.stat().st_mtime < before.timestamp():
+                path.unlink()
+
 
 def _write_durably(destination: Path, sha256: str, path: Path) -> None:
     with path.open("rb") as source:
@@ -300,6 +419,10 @@ def _store_errors(name: str) -> Iterator[None]:
         raise BlobMissing(name) from problem
     except (BaseError, OSError) as problem:
         raise StoreUnavailable(f"the object store does not answer ({type(problem).__name__})") from problem
+
+
+def _told(name: str, told: ObjectMeta) -> StoredObject:
+    return StoredObject(name, told["size"], told["last_modified"])
 
 
 def _blob_path(sha256: str) -> str:

@@ -1,4 +1,5 @@
-"""`python -m control_plane`: serve; `… bootstrap` and `… token`: what an operator does before there is a token.
+"""`python -m control_plane`: serve; `… bootstrap` and `… token`: what an operator does before there is a token; `…
+collect-garbage`: what a control plane does daily, at once.
 
 Imports stay inside the functions: the processes that make patches import this file too.
 """
@@ -10,7 +11,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = _settings()
     if settings is None:
         return 2
+    from artifacts.errors import ArtifactError
     from control_plane.errors import ControlPlaneError
     from control_plane.migrate import NewerDatabase
 
     try:
         _run(_command(options, settings))
-    except (ControlPlaneError, NewerDatabase, OSError, ValueError) as error:
+    except (ControlPlaneError, ArtifactError, NewerDatabase, OSError, ValueError) as error:
         print(f"control_plane: {error}", file=sys.stderr)
         return 1
     return 0
@@ -45,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     first = commands.add_parser("bootstrap", help="make the first user, organization and token; prints JSON")
     first.add_argument("--organization", required=True)
     token = commands.add_parser("token", help="make a token for a user who is a member already; prints JSON")
+    garbage = commands.add_parser("collect-garbage", help="free blobs and uploads that nothing names; prints JSON")
+    garbage.add_argument("--older-than", type=float, metavar="HOURS", help="leave younger ones alone (24, at least 6)")
+    garbage.add_argument("--dry-run", action="store_true", help="only count")
     for command in (first, token):
         command.add_argument("--email", required=True)
         command.add_argument("--token-name", default="bootstrap")
@@ -71,6 +76,8 @@ def _command(options: argparse.Namespace, settings: Settings) -> Coroutine[Any, 
         return _bootstrap(settings, options.organization, options.email, options.token_name)
     if options.command == "token":
         return _token(settings, options.email, options.token_name)
+    if options.command == "collect-garbage":
+        return _collect_garbage(settings, options.older_than, options.dry_run)
     return _serve(settings)
 
 
@@ -128,6 +135,23 @@ async def _token(settings: Settings, email: str, token_name: str) -> None:
     _print_json({"email": email, "api_token": token})
 
 
+async def _collect_garbage(settings: Settings, older_than: float | None, dry_run: bool) -> None:
+    from dataclasses import asdict
+    from datetime import timedelta
+
+    from artifacts.store import open_store
+    from control_plane.garbage import GRACE, MAX_GRACE, MIN_GRACE, GarbageCollector
+    from control_plane.tables import utc_now
+
+    least, most = (bound // timedelta(hours=1) for bound in (MIN_GRACE, MAX_GRACE))
+    if older_than is not None and not least <= older_than <= most:
+        raise ValueError(f"--older-than must be from {least} to {most} hours: uploads take time")
+    grace = GRACE if older_than is None else timedelta(hours=older_than)
+    async with _database(settings) as database:
+        collected = await GarbageCollector(database, open_store(settings.objects)).collect(utc_now(), grace, dry_run)
+    _print_json(asdict(collected) | {"dry_run": dry_run})
+
+
 @asynccontextmanager
 async def _database(settings: Settings) -> AsyncIterator[Database]:
     """Open the database, migrated."""
@@ -143,10 +167,10 @@ async def _database(settings: Settings) -> AsyncIterator[Database]:
         await database.close()
 
 
-def _print_json(answer: dict[str, str]) -> None:
+def _print_json(answer: Mapping[str, Any]) -> None:
     import json
 
-    print(json.dumps(answer))
+    print(json.dumps(dict(answer)))
 
 
 if __name__ == "__main__":

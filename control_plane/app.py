@@ -29,6 +29,7 @@ from control_plane.api.serve import SERVICES, add_routes
 from control_plane.api.table import ROUTES
 from control_plane.database import Database
 from control_plane.errors import Unavailable
+from control_plane.garbage import GarbageCollector
 from control_plane.health import Health
 from control_plane.listeners import address_of, bound
 from control_plane.metrics_app import create_metrics_app
@@ -176,6 +177,7 @@ def _start_tasks(parts: _Parts, stack: AsyncExitStack) -> None:
     supervisor.start("outbox", parts.relay.run)
     supervisor.start("resign", Resigner(services.database, services.publisher, parts.lifetimes).run)
     supervisor.start("uploads", services.uploads.run)
+    supervisor.start("garbage", GarbageCollector(services.database, services.objects).run)
     supervisor.start("patches", patches.run)
     supervisor.start("registrations", registrations.run)
     supervisor.start("last_uses", partial(_keep_writing, services.last_uses))

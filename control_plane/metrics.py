@@ -28,6 +28,8 @@ MANIFESTS_DUE = Gauge("skafos_control_manifests_due", "Manifests that were due t
 MANIFESTS_RESIGNED = Counter("skafos_control_manifests_resigned_total", "Manifests signed anew without a change.")
 PATCH_JOBS_WAITING = Gauge("skafos_control_patch_jobs_waiting", "Patches that wait or are being made.")
 PATCH_JOBS_ENDED = Counter("skafos_control_patch_jobs_ended_total", "Patch jobs that ended, by how.", ["state"])
+GARBAGE_OBJECTS = Counter("skafos_control_garbage_objects_total", "Objects freed because nothing named them any more.")
+GARBAGE_BYTES = Counter("skafos_control_garbage_bytes_total", "Their bytes.")
 REGISTRATIONS_STORED = Counter("skafos_control_registrations_stored_total", "Device registrations stored.")
 REGISTRATIONS_REFUSED = Counter(
     "skafos_control_registrations_refused_total", "Device registrations that the database cannot hold."

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -140,6 +140,86 @@ async def test_a_deleted_blob_is_missing_and_deleting_twice_is_fine(store: Objec
         await store.length(sha256)
 
 
+async def test_listings_tell_blobs_and_uploads_with_length_and_time_and_nothing_else(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    start = datetime.now(UTC)
+    sha256, path = make_file(tmp_path, some_bytes(1234, seed=1234))
+    await store.put_file(sha256, path)
+    await put_raw(store, "uploads/listed-1", b"12345")
+    for stranger in (f"blobs/00/{sha256}", f"blobs/{sha256[:2]}/.{sha256}.0.partial", "blobs/readme", "uploads/a/b"):
+        await put_raw(store, stranger, b"not ours")
+    blobs = {blob.name: blob async for blob in store.blobs()}
+    uploads = {upload.name: upload async for upload in store.uploads()}
+    assert (blobs[sha256].length, uploads["listed-1"].length) == (1234, 5)
+    for listed in (blobs[sha256], uploads["listed-1"]):
+        # Servers tell whole seconds.
+        assert start - timedelta(seconds=2) <= listed.last_modified <= datetime.now(UTC) + timedelta(seconds=2)
+    assert {len(name) for name in blobs} == {64}
+    assert "a" not in uploads
+    assert "a/b" not in uploads
+
+
+async def test_an_empty_store_lists_nothing(tmp_path: Path) -> None:
+    for url in ("memory://", (tmp_path / "objects").as_uri()):
+        store = open_store(url)
+        assert [blob async for blob in store.blobs()] == []
+        assert [upload async for upload in store.uploads()] == []
+
+
+async def test_more_blobs_than_a_page_holds_are_all_listed(store: ObjectStore) -> None:
+    names = {hashlib.sha256(f"page {number}".encode()).hexdigest() for number in range(1100)}
+    for some in batched(sorted(names), 50):
+        await asyncio.gather(*(put_raw(store, f"blobs/{name[:2]}/{name}", b"x") for name in some))
+    assert names <= {blob.name async for blob in store.blobs()}
+
+
+def batched(names: list[str], size: int) -> list[list[str]]:
+    return [names[start : start + size] for start in range(0, len(names), size)]
+
+
+async def test_a_blob_is_deleted_only_if_it_is_older(store: ObjectStore, tmp_path: Path) -> None:
+    sha256, path = make_file(tmp_path, some_bytes(99, seed=99))
+    now = datetime.now(UTC)
+    assert not await store.delete_if_older(sha256, now)
+    await store.put_file(sha256, path)
+    assert not await store.delete_if_older(sha256, now - timedelta(minutes=1))
+    assert await store.length(sha256) == 99
+    assert await store.delete_if_older(sha256, now + timedelta(minutes=1))
+    with pytest.raises(BlobMissing):
+        await store.length(sha256)
+
+
+async def test_putting_a_blob_that_is_not_fresh_renews_its_time(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256, path = make_file(tmp_path, some_bytes(321, seed=321))
+
+    async def time_after_put() -> datetime:
+        await store.put_file(sha256, path)
+        return next(iter([blob.last_modified async for blob in store.blobs() if blob.name == sha256]))
+
+    first = await time_after_put()
+    await asyncio.sleep(1.1)  # servers tell whole seconds
+    assert await time_after_put() == first
+    monkeypatch.setattr("artifacts.store.FRESH_FOR", timedelta(0))
+    assert await time_after_put() > first
+    assert await collect(store.stream(sha256)) == path.read_bytes()
+
+
+async def test_what_a_write_that_was_cut_off_left_in_a_folder_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    store = open_store((tmp_path / "objects").as_uri())
+    sha256, path = make_file(tmp_path, some_bytes(50))
+    await store.put_file(sha256, path)
+    leftover = tmp_path / "objects" / "blobs" / sha256[:2] / f".{sha256}.abc.partial"
+    leftover.write_bytes(b"half")
+    await store.remove_leftovers(datetime.now(UTC) - timedelta(hours=1))
+    assert leftover.exists()
+    await store.remove_leftovers(datetime.now(UTC) + timedelta(hours=1))
+    assert not leftover.exists()
+    assert await store.length(sha256) == 50
+
+
 async def test_uploads_are_read_and_deleted_by_their_id(store: ObjectStore, tmp_path: Path) -> None:
     await put_raw(store, "uploads/an-upload_1", b"whole")
     assert await store.upload_length("an-upload_1") == 5
@@ -217,6 +297,7 @@ async def test_a_server_that_is_down_is_unavailable_and_names_no_secret(tmp_path
     store = open_store("s3://bucket/objects", options)
     sha256, path = make_file(tmp_path, b"content")
     for call in (
+        anext(store.blobs()),
         store.length(sha256),
         store.put_file(sha256, path),
         store.fetch_to(sha256, tmp_path / "f"),

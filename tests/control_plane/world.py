@@ -113,12 +113,13 @@ async def open_world(
     store: ManifestStore | None = None,
     lifetimes: Lifetimes | None = None,
     limits: UploadLimits = LIMITS,
+    objects: ObjectStore | None = None,
 ) -> AsyncIterator[World]:
     """Make a world in ``folder``; with the URL of a database that is empty, or that another world has filled."""
     database = Database(database_url or f"sqlite:///{folder / 'test.sqlite3'}")
     await migrate(database)
     store = store or MemoryManifestStore()
-    objects = open_store((folder / "objects").as_uri())
+    objects = objects or open_store((folder / "objects").as_uri())
     relay = OutboxRelay(database, store)
     publisher = Publisher(database, relay, Signing(FileKeyStore(folder / "keys"), lifetimes or Lifetimes()))
     staging_dir = folder / "staging"
