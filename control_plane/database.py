@@ -5,6 +5,10 @@ transaction takes the one write lock at its start (``BEGIN IMMEDIATE``), so it n
 read has changed meanwhile. Writers of this process wait for one another in a fair queue rather than in SQLite's
 polling, which holds a connection and a thread.
 
+A reading transaction sees one state of the whole database from its first query on, whatever others commit meanwhile:
+SQLite's write-ahead log gives it a snapshot, and PostgreSQL one by REPEATABLE READ. A writing transaction on
+PostgreSQL sees what others have committed at each query, so it locks what it decides on (`control_plane.locks`).
+
 Every commit is flushed to disk (``synchronous=FULL``): a manifest's revision that devices have seen must not be
 forgotten in a power cut, because they refuse an older one (TUF, section 5.4, protection against rollback).
 """
@@ -34,6 +38,10 @@ WAIT_SECONDS = 20
 # Other processes (a second control plane that is starting) may hold SQLite's write lock for a moment.
 SQLITE_BUSY_MILLISECONDS = 10_000
 
+# What PostgreSQL says when it ends one of several transactions that wait for one another, or cannot order them
+# (PostgreSQL 15, appendix A: serialization_failure, deadlock_detected). Done again, it works.
+LOST_TO_ANOTHER = frozenset({"40001", "40P01"})
+
 _WRITES = "skafos_writes"
 _log = structlog.get_logger(__name__)
 
@@ -48,7 +56,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _with_driver(make_url(url))
         self.engine = _create_engine(self.url)
-        self._readers = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._readers = async_sessionmaker(_reading(self.engine, self.is_sqlite), expire_on_commit=False)
         writing_engine = self.engine.execution_options(**{_WRITES: True})
         self._writers = async_sessionmaker(writing_engine, expire_on_commit=False)
         self._write_lock: AbstractAsyncContextManager[Any] = asyncio.Lock() if self.is_sqlite else nullcontext()
@@ -60,7 +68,7 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Open a session whose reads see one state; whatever it changes is discarded.
+        """Open a session whose reads see one state; it changes nothing.
 
         Raises:
             Unavailable: the database does not answer.
@@ -76,7 +84,8 @@ class Database:
         Never open one inside another: on SQLite the inner one would wait for the outer.
 
         Raises:
-            Unavailable: the database does not answer, or other writers held it for too long.
+            Unavailable: the database does not answer, other writers held it for too long, or this one and another
+                waited for each other, and this one was ended; it may be tried again.
         """
         with _unavailable_when_unreachable():
             async with self._queue_for_writing(), self._writers() as session, session.begin():
@@ -120,7 +129,7 @@ def _is_outage(error: BaseException) -> bool:
     if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
         return True
     if isinstance(error, DBAPIError):
-        return error.connection_invalidated
+        return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in LOST_TO_ANOTHER
     # A server that is not there shows as the socket's own error; a timeout is the queue for writing.
     return isinstance(error, ConnectionError | TimeoutError)
 
@@ -152,6 +161,13 @@ def _create_engine(url: URL) -> AsyncEngine:
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+def _reading(engine: AsyncEngine, is_sqlite: bool) -> AsyncEngine:
+    """Return the engine whose transactions see one state; SQLite's do so by themselves."""
+    if is_sqlite:
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -23,6 +23,7 @@ from control_plane import audit, tables
 from control_plane.actor import Actor
 from control_plane.database import Database
 from control_plane.errors import Conflict, Invalid, Missing
+from control_plane.locks import lock_environment, lock_model
 from control_plane.offered import offered_releases, present_offers
 from control_plane.offers import Offer, Step, buckets_of, checked_conditions, deploy, step_to_restore
 from control_plane.outbox import OutboxRelay
@@ -32,7 +33,6 @@ from control_plane.publications import valid_keys
 from control_plane.repository import (
     Signing,
     add_root,
-    lock_environment,
     newest_root,
     open_repository,
     queue,
@@ -50,6 +50,8 @@ LATEST: Literal["latest"] = "latest"
 MAX_VALID_KEYS = 8
 # An app's release is on most phones within months; a key that stays valid for ever is simply not replaced.
 MAX_OVERLAP = timedelta(days=730)
+
+_NO_SUCH_MODEL = "There is no such model in the environment's application."
 
 _log = structlog.get_logger(__name__)
 
@@ -138,7 +140,7 @@ class Publisher:
         """
         async with self._database.write() as session:
             await lock_environment(session, environment_id)
-            await self._sign(session, environment_id, utc_now())
+            await self.sign(session, environment_id)
         await self.announce(environment_id)
 
     async def resign(self, environment_id: str, renew_root: bool = False) -> None:
@@ -158,6 +160,19 @@ class Publisher:
             await sign_again(session, self._signing, environment_id, now)
         await self.announce(environment_id)
 
+    async def sign(self, session: AsyncSession, environment_id: str) -> int:
+        """Sign what the environment offers now, and queue it; return the revision.
+
+        Call it in the transaction that changes what is offered, which holds the environment; `announce` it after the
+        commit.
+
+        Raises:
+            Missing: the environment is gone.
+            Invalid: the manifest would be too large, or hold too many releases.
+        """
+        releases = await offered_releases(session, environment_id)
+        return await sign_content(session, self._signing, environment_id, releases, utc_now())
+
     async def _publish(
         self, session: AsyncSession, actor: Actor, scene: Scene, deployment: Deployment, offers: Sequence[Offer]
     ) -> None:
@@ -167,12 +182,8 @@ class Publisher:
         deployment.number = await _next_number(session, environment_id, model_id)
         session.add(deployment)
         await plan_patches(session, environment_id, model_id)
-        deployment.revision = await self._sign(session, environment_id, utc_now())
+        deployment.revision = await self.sign(session, environment_id)
         await _record(session, actor, scene, deployment)
-
-    async def _sign(self, session: AsyncSession, environment_id: str, now: datetime) -> int:
-        releases = await offered_releases(session, environment_id)
-        return await sign_content(session, self._signing, environment_id, releases, now)
 
     async def announce(self, environment_id: str) -> bool:
         """Deliver what a committed transaction queued; say whether the edges have it already."""
@@ -306,9 +317,12 @@ async def _hold(session: AsyncSession, environment_id: str, model_id: str) -> Sc
         environment = await lock_environment(session, environment_id)
     except Missing:
         raise Invalid("There is no such environment.", "no_such_environment") from None
-    model = await session.get(Model, model_id)
-    if model is None or model.application_id != environment.application_id:
-        raise Invalid("There is no such model in the environment's application.", "no_such_model")
+    try:
+        model = await lock_model(session, model_id)
+    except Missing:
+        raise Invalid(_NO_SUCH_MODEL, "no_such_model") from None
+    if model.application_id != environment.application_id:
+        raise Invalid(_NO_SUCH_MODEL, "no_such_model")
     return Scene(environment, model)
 
 

@@ -1,6 +1,7 @@
 """An environment's TUF repository as the database holds it: its roots, the manifest in force, and its signing.
 
-Every function works inside the caller's transaction, which must hold the environment (`lock_environment`): a manifest
+Every function works inside the caller's transaction, which must hold the environment (`control_plane.locks`): a
+manifest
 follows the one before it by one revision, and two signings at once would make two manifests of the same revision.
 Signing runs in a thread, because a key may live behind a network.
 """
@@ -18,7 +19,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane.errors import Invalid, Missing
-from control_plane.tables import Environment, Manifest, OutboxRow, Root
+from control_plane.tables import Manifest, OutboxRow, Root
 from manifests import trust
 from manifests.model import InvalidManifest, Release
 from manifests.signing import KeyStore, Role
@@ -45,18 +46,6 @@ class Signing:
     keystore: KeyStore
     lifetimes: Lifetimes
     chance: Callable[[], float] = random.random
-
-
-async def lock_environment(session: AsyncSession, environment_id: str) -> Environment:
-    """Return the environment, held until the transaction ends.
-
-    Raises:
-        Missing: it is gone.
-    """
-    environment = await session.get(Environment, environment_id, with_for_update=True, populate_existing=True)
-    if environment is None:
-        raise Missing("There is no such environment.")
-    return environment
 
 
 async def open_repository(session: AsyncSession, signing: Signing, environment_id: str, now: datetime) -> Root:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from control_plane.locks import lock_applications
 from control_plane.publish import Publisher
-from control_plane.tables import Application, Environment
 
 
 async def close_applications(session: AsyncSession, publisher: Publisher, which: ColumnElement[bool]) -> list[str]:
@@ -20,8 +20,7 @@ async def close_applications(session: AsyncSession, publisher: Publisher, which:
         publisher: writes down which keys the edges must forget.
         which: a condition on `Application`.
     """
-    query = select(Environment.id).join(Application, Application.id == Environment.application_id).where(which)
-    environment_ids = list(await session.scalars(query))
+    environment_ids = await lock_applications(session, which)
     for environment_id in environment_ids:
         await publisher.close_environment(session, environment_id)
     return environment_ids

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Select, func, select
@@ -13,8 +12,9 @@ from control_plane.api.call import Call
 from control_plane.api.paging import Keyset, Page, Paging, fetch_page
 from control_plane.api.schemas import DeleteModelQuery, ModelChange, ModelOut, NewModel
 from control_plane.api.unique import unique
-from control_plane.errors import Conflict, Missing
-from control_plane.tables import Environment, Model, ModelVersion, Release
+from control_plane.errors import Conflict
+from control_plane.locks import lock_applications, lock_model
+from control_plane.tables import Application, Environment, Model, ModelVersion, Release
 
 # A manifest names every model that is offered, and every device of the application reads it: at some 700 bytes a
 # release, this many take 140 KB.
@@ -57,7 +57,8 @@ async def change_model(call: Call, body: ModelChange) -> ModelOut:
     """Rename a model. Not while it is offered: devices that hold it know it by its name."""
     async with call.database.write() as session:
         application = await lookup.application(session, call.organization.id, call.part("app"))
-        model = await lookup.model(session, application.id, call.part("model"))
+        found = await lookup.model(session, application.id, call.part("model"))
+        model = await lock_model(session, found.id)  # so that nobody deploys it under its old name meanwhile
         offered_in = await _environments_offering(session, model.id)
         if offered_in and body.name != model.name:
             raise Conflict(f"The model is offered in {_listed(offered_in)}; it cannot be renamed meanwhile.", "offered")
@@ -73,22 +74,27 @@ async def change_model(call: Call, body: ModelChange) -> ModelOut:
 async def delete_model(call: Call, query: DeleteModelQuery) -> None:
     """Delete a model with its versions. While it is offered, only if `withdraw` says so.
 
-    The environments that offered it are published again without it afterwards: were this process to end in between,
-    devices would go on with what is still in the object store until the next change.
+    The environments that offered it are signed without it in the same transaction, so that none ever offers what is
+    not there.
     """
     async with call.database.write() as session:
         application = await lookup.application(session, call.organization.id, call.part("app"))
-        model = await lookup.model(session, application.id, call.part("model"))
+        found = await lookup.model(session, application.id, call.part("model"))
+        if query.withdraw:  # any of them may be signed, and environments are locked before models
+            await lock_applications(session, Application.id == application.id)
+        model = await lock_model(session, found.id)
         offered_in = await _environments_offering(session, model.id)
         if offered_in and not query.withdraw:
             raise Conflict(f"The model is offered in {_listed(offered_in)}; pass withdraw=true to end that.", "offered")
         await session.delete(model)
+        await session.flush()
+        for environment_id in offered_in:
+            await call.services.publisher.sign(session, environment_id)
         target = f"{application.name}/{model.name}"
         detail = {"withdrawn_from": list(offered_in.values())}
         audit.record(session, call.actor, call.organization.id, "model.delete", target, detail)
     for environment_id in offered_in:
-        with suppress(Missing):  # deleted as well, a moment ago
-            await call.services.publisher.republish(environment_id)
+        await call.services.publisher.announce(environment_id)
 
 
 def models_with_latest() -> Select[Any]:

@@ -22,6 +22,7 @@ from control_plane.api.schemas import (
 )
 from control_plane.api.unique import unique
 from control_plane.errors import Conflict
+from control_plane.locks import lock_organization
 from control_plane.tables import Application, Member, Organization, User
 
 # One user as a member of more would make `/me` and the question which events one may ask for unbounded.
@@ -94,6 +95,7 @@ async def delete_organization(call: Call) -> None:
     """Delete an organization with all that it holds; its keys stop working."""
     async with call.database.write() as session:
         organization, _ = await lookup.organization(session, call.caller.user_id, call.organization.id)
+        await lock_organization(session, organization.id)
         which = Application.organization_id == organization.id
         closed = await close_applications(session, call.services.publisher, which)
         await session.delete(organization)
