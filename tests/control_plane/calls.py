@@ -17,13 +17,13 @@ from tests.control_plane.world import World
 def call_in(world: World, **parts: str) -> Call:
     """Return a call by the world's actor, with these parts in its path; ClickHouse and settings are not there."""
     services = Services(
-        settings=cast(Settings, None),
+        settings=cast("Settings", None),
         database=world.database,
         objects=world.objects,
         uploads=world.uploads,
         publisher=world.publisher,
-        warehouse=cast(WarehouseGate, None),
-        last_uses=cast(LastUses, None),
+        warehouse=cast("WarehouseGate", None),
+        last_uses=cast("LastUses", None),
     )
     request = make_mocked_request("GET", "/", match_info=parts)
     caller = Caller(world.actor.user_id or "", world.actor.email, "token")

@@ -1,4 +1,4 @@
-"""A model that is deployed, renamed and deleted at once: what is offered is there, under its name, whoever was first."""
+"""A model that is deployed, renamed and deleted at once: what is offered is there, under its name, whoever is first."""
 
 from __future__ import annotations
 
@@ -74,8 +74,7 @@ class Meanwhile:
     async def ended(self) -> Any:
         """Return what the other one got: a result, or an error."""
         assert self.attempt is not None
-        (result,) = await asyncio.gather(self.attempt, return_exceptions=True)
-        return result
+        return (await asyncio.gather(self.attempt, return_exceptions=True))[0]
 
 
 @pytest.mark.parametrize("withdraw", [False, True])
