@@ -7,6 +7,8 @@ trusted; it was thrown away. `UnknownKey`: the app's configuration is wrong. `Di
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from skafos.exceptions import SkafosError
 
@@ -86,3 +88,12 @@ def disk_error(error: OSError) -> DeviceError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"The disk is full{where}.")
     return DiskFailed(f"The disk fails: {error.strerror or error}{where}.")
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Raise a failure of the file system in the block as `NoSpace` or `DiskFailed`."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error) from error

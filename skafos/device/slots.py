@@ -142,16 +142,26 @@ class ModelSlots:
         self._link("current", held.path.name)
 
     def clean(self) -> None:
-        """Remove every version but the one in use and the one before it, and all that was only needed on the way."""
+        """Remove every version but the one in use and the one before it, and all that was only needed on the way.
+
+        Raises:
+            OSError: something cannot be removed; all else was.
+        """
         kept = {self._link_target("current"), self._link_target("previous")}
+        failed: OSError | None = None
         for name in self._names() - kept:
-            # The record first: without it a folder that is half removed is nothing.
-            (self._versions / f"{name}.json").unlink(missing_ok=True)
-            _remove(self._versions / name)
+            try:
+                # The record first: without it a folder that is half removed is nothing.
+                (self._versions / f"{name}.json").unlink(missing_ok=True)
+                _remove(self._versions / name)
+            except OSError as error:
+                failed = error
         for leftover in self._folder.glob(".link-*"):
             leftover.unlink(missing_ok=True)
         remove_partials(self._versions)
         shutil.rmtree(self.work, ignore_errors=True)
+        if failed is not None:
+            raise failed
 
     def _names(self) -> set[str]:
         """Return the names of all slots, whole or not."""

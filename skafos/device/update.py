@@ -28,7 +28,15 @@ from manifests.model import Release, of_model
 from manifests.rollout import choose
 from skafos.device.download import Progress
 from skafos.device.edge import Edge, ManifestAnswer, Retry
-from skafos.device.errors import DeviceError, EdgeUnavailable, ManifestRejected, NoModel, UnknownKey, disk_error
+from skafos.device.errors import (
+    DeviceError,
+    EdgeUnavailable,
+    ManifestRejected,
+    NoModel,
+    UnknownKey,
+    disk_error,
+    disk_errors,
+)
 from skafos.device.events import EventQueue
 from skafos.device.identity import Facts, detect_facts, device_id
 from skafos.device.lock import locked
@@ -174,16 +182,19 @@ class DeviceClient:
 
     @property
     def device_id(self) -> str:
-        """This installation's random id."""
-        return device_id(self._state)
+        """This installation's random id. The first call writes it down, and may raise `NoSpace` or `DiskFailed`."""
+        with disk_errors():
+            return device_id(self._state)
 
     def load(self, model: str) -> HeldVersion:
         """Return the version in use, else the bundled one. Asks nobody and never waits.
 
         Raises:
             NoModel: there is neither.
+            DiskFailed: it cannot be told.
         """
-        held = ModelSlots(self._directory, model).current() or bundled_version(self._bundle, model)
+        with disk_errors():
+            held = ModelSlots(self._directory, model).current() or bundled_version(self._bundle, model)
         if held is None:
             raise NoModel(f"No version of {model} is on this device.")
         return held
@@ -203,7 +214,7 @@ class DeviceClient:
             NoSpace, DiskFailed: the disk is too full, or fails.
             DirectoryBusy: another process is updating in the directory.
         """
-        with locked(self._state / "lock", self._lock_seconds):
+        with disk_errors(), locked(self._state / "lock", self._lock_seconds):
             for folder in (self._state, self._environment, self._state / EVENTS_FOLDER):
                 remove_partials(folder)
             events = self._events()
@@ -223,8 +234,10 @@ class DeviceClient:
 
         Raises:
             EdgeUnavailable: the edge cannot be asked now.
+            NoSpace, DiskFailed: what the edge took cannot be written down; call it again.
+            DirectoryBusy: another process is updating in the directory.
         """
-        with locked(self._state / "lock", self._lock_seconds):
+        with disk_errors(), locked(self._state / "lock", self._lock_seconds):
             return self._registration.renew(self._edge, self.device_id, push_token, push_service)
 
     # --- one check, top to bottom
@@ -240,7 +253,7 @@ class DeviceClient:
                 return self._unchanged(check, "none")
             check.wanted = release
             if check.before is not None and check.before.is_release(release.version, release.artifact):
-                slots.clean()
+                self._clean(check, events)
                 return self._unchanged(check, "current")
             return self._update(check, release, manifest, events, progress)
         except EdgeUnavailable as error:
@@ -292,7 +305,7 @@ class DeviceClient:
             new = slots.keep(staged, release.version, info)
         slots.activate(new)
         events.add("activate", **self._about(check, release), duration_ms=check.milliseconds())
-        slots.clean()
+        self._clean(check, events)
         return SyncResult(
             model=check.model,
             version=new.version,
@@ -303,6 +316,13 @@ class DeviceClient:
             full_bytes=full_length(release),
             path=new.path,
         )
+
+    def _clean(self, check: _Check, events: EventQueue) -> None:
+        """Remove what is needed no more. What the disk does not let go of is reported; the version in use is fine."""
+        try:
+            check.slots.clean()
+        except OSError as error:
+            self._report_error(check, disk_error(error), events)
 
     def _whole_again(self, slots: ModelSlots, release: Release) -> HeldVersion | None:
         """Return the release when it is still on the device, from before a roll-back or a kill, every byte compared."""
@@ -373,9 +393,12 @@ class DeviceClient:
         return EventQueue(self._state / EVENTS_FOLDER, common)
 
     def _report(self, events: EventQueue) -> None:
-        """Hand over what has happened. What the edge does not take now stays for the next time."""
+        """Hand over what has happened. What the edge does not take now stays for the next time.
+
+        Nothing that goes wrong here changes what the check came to.
+        """
         # Each by itself: an edge without its Redis takes no registration, and takes events.
-        with suppress(EdgeUnavailable):
+        with suppress(DeviceError, OSError):
             events.deliver(self._edge)
-        with suppress(EdgeUnavailable):
+        with suppress(DeviceError, OSError):
             self._registration.renew_if_changed(self._edge, self.device_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +15,15 @@ from hypothesis import strategies as st
 from artifacts.encodings import IDENTITY, ZSTD, ZSTD_PREFIX
 from manifests.model import Encoding, Release, Rule
 from skafos.device.edge import SLOW_WINDOW_BYTES, SLOW_WINDOW_SECONDS, ManifestAnswer, Pace
-from skafos.device.events import MAX_BATCH_EVENTS, MAX_FILE_BYTES, EventQueue
+from skafos.device.errors import EdgeUnavailable
+from skafos.device.events import MAX_BATCH_EVENTS, MAX_FILE_BYTES, MAX_UNWRITTEN_EVENTS, EventQueue
 from skafos.device.identity import MAX_FACT_LENGTH, Facts, clean_fact, device_id
 from skafos.device.manifest_file import ManifestFile
 from skafos.device.obtain import KNOWN_ENCODINGS, full_length, plan
 from skafos.device.slots import MAX_FOLDER_NAME, folder_name
 from tests.skafos.conftest import MakeDevice
-from tests.skafos.repository import Repository, refusal
+from tests.skafos.failing_disk import unwritable
+from tests.skafos.repository import Reply, Repository, refusal
 
 ARTIFACTS = ["a" * 64, "b" * 64, "c" * 64]
 
@@ -189,3 +192,33 @@ def test_large_batches_are_compressed(
     queue().deliver(make_device()._edge)
     assert repository.asked("/events")[0].headers["content-encoding"] == "gzip"
     assert len(repository.events) == 30
+
+
+def test_a_full_disk_keeps_no_event_from_the_edge(
+    queue: Callable[[], EventQueue], tmp_path: Path, repository: Repository, make_device: MakeDevice
+) -> None:
+    filled = queue()
+    count = MAX_BATCH_EVENTS + 10
+    for number in range(count):
+        filled.add("check", version=number)
+    device = make_device()
+    with unwritable("/events", errno.ENOSPC):
+        filled.add("check", version=count)
+        filled.deliver(device._edge)
+    assert [event["version"] for event in repository.events] == list(range(count + 1))
+    assert list((tmp_path / "events").iterdir()) == []
+
+
+def test_events_that_no_disk_takes_are_bounded_and_written_down_when_there_is_room(
+    queue: Callable[[], EventQueue], tmp_path: Path, repository: Repository, make_device: MakeDevice
+) -> None:
+    filled = queue()
+    with unwritable("/events", errno.ENOSPC):
+        for number in range(MAX_UNWRITTEN_EVENTS + 1):
+            filled.add("check", version=number)
+    repository.intercept = lambda request: Reply(503)
+    with pytest.raises(EdgeUnavailable):
+        filled.deliver(make_device()._edge)
+    repository.intercept = lambda request: None
+    queue().deliver(make_device()._edge)
+    assert [event["version"] for event in repository.events] == list(range(1, MAX_UNWRITTEN_EVENTS + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import shutil
@@ -18,7 +19,9 @@ from manifests.model import Condition
 from skafos.device import (
     ArtifactRejected,
     DeviceClient,
+    DeviceError,
     DirectoryBusy,
+    DiskFailed,
     EdgeUnavailable,
     Facts,
     ManifestRejected,
@@ -29,6 +32,7 @@ from skafos.device import (
 )
 from skafos.device.lock import locked
 from tests.skafos.conftest import MakeDevice
+from tests.skafos.failing_disk import undeletable, unreadable, unwritable
 from tests.skafos.repository import Reply, Repository, Request, Served, Version, refusal
 
 WEIGHTS = bytes(range(256)) * 400
@@ -692,6 +696,107 @@ def test_an_update_that_the_disk_cannot_hold_is_not_begun(
         device.sync("vision")
     assert device.load("vision").version == 1
     assert repository.events_of("error")[-1]["error"].startswith("no_space")
+
+
+# --- disks that are full, or fail
+
+
+def test_an_update_is_done_and_reported_also_when_the_disk_takes_no_event(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice
+) -> None:
+    with unwritable("/events", errno.ENOSPC):
+        result = make_device().sync("vision")
+    assert (result.status, files_in(result.path)) == ("updated", FILES_1)
+    assert [event["type"] for event in repository.events] == ["check", "download", "verify", "activate"]
+
+
+def test_a_full_disk_is_reported_although_it_takes_no_report(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice, tmp_path: Path
+) -> None:
+    device = make_device()
+    device.sync("vision")
+    repository.offer(versions[1].release)
+    with unwritable(str(tmp_path / "device/vision"), errno.ENOSPC), unwritable("/events", errno.ENOSPC):
+        with pytest.raises(NoSpace):
+            device.sync("vision")
+        assert files_in(device.load("vision").path) == FILES_1
+    assert repository.events_of("error")[-1]["error"].startswith("no_space")
+    assert device.sync("vision").version == 2
+
+
+def test_events_that_cannot_be_read_now_wait_and_hold_nothing_up(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice
+) -> None:
+    with unreadable("pending.ndjson", errno.EIO):
+        assert make_device().sync("vision").status == "updated"
+    assert repository.events == []
+    assert len(repository.registrations) == 1
+    assert make_device().sync("vision").status == "current"
+    assert len(repository.events) == 5
+
+
+def test_a_registration_that_cannot_be_written_down_is_made_again(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice
+) -> None:
+    device = make_device(facts=Facts(os="ios"))
+    with unwritable("registered", errno.ENOSPC):
+        assert device.sync("vision").status == "updated"
+        with pytest.raises(NoSpace):
+            device.register("abc123", "apns")
+    device.sync("vision")
+    assert len(repository.asked("/devices/")) == 3
+
+
+@pytest.mark.parametrize("part", ["/.skafos", "/lock", "device-id", "/environments", "/tuf", "/vision"])
+@pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, NoSpace), (errno.EROFS, DiskFailed)])
+def test_a_disk_that_takes_nothing_is_said_to_be_full_or_to_fail(
+    versions: tuple[Version, Version], make_device: MakeDevice, part: str, number: int, error: type[DeviceError]
+) -> None:
+    device = make_device()
+    with unwritable(part, number), pytest.raises(error):
+        device.sync("vision")
+    assert device.sync("vision").status == "updated"
+
+
+def test_a_state_folder_that_cannot_be_listed_is_said_to_fail(
+    versions: tuple[Version, Version], make_device: MakeDevice
+) -> None:
+    device = make_device()
+    device.sync("vision")
+    with unreadable("/.skafos", errno.EIO), pytest.raises(DiskFailed):
+        device.sync("vision")
+
+
+def test_a_device_id_that_cannot_be_written_down_is_said_so(make_device: MakeDevice) -> None:
+    with unwritable("device-id", errno.ENOSPC), pytest.raises(NoSpace):
+        _ = make_device().device_id
+
+
+def test_a_bundle_that_cannot_be_looked_at_is_said_to_fail(make_device: MakeDevice, tmp_path: Path) -> None:
+    device = make_device(bundle=tmp_path / ("x" * 300))
+    with pytest.raises(DiskFailed):
+        device.load("vision")
+    with pytest.raises(DiskFailed):
+        device.sync("vision")
+
+
+def test_an_old_version_that_cannot_be_removed_takes_no_update_back(
+    repository: Repository, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    device = make_device()
+    paths = []
+    for number in (1, 2, 3, 4):
+        repository.offer(repository.add_version(number, {"m.bin": b"x" * number}).release)
+        with undeletable("/versions/1-", errno.EIO):
+            result = device.sync("vision")
+            assert result.status == "updated"
+            assert device.sync("vision").status == "current"
+        assert result.path is not None
+        paths.append(result.path)
+    assert [path.exists() for path in paths] == [True, False, True, True]
+    assert repository.events_of("error")[-1]["error"].startswith("disk_failed")
+    device.sync("vision")
+    assert not paths[0].exists()
 
 
 def test_a_result_is_json_as_the_command_prints_it(versions: tuple[Version, Version], make_device: MakeDevice) -> None:
