@@ -30,7 +30,6 @@ TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 MAX_ROOT_BYTES = 512_000
 # Error bodies and acknowledgements are one sentence.
 MAX_REPLY_BYTES = 64 << 10
-READ_BYTES = 64 << 10
 # Slower than 1 KiB/s for a minute is no download: even a 2G connection gives ten times that.
 SLOW_WINDOW_SECONDS = 60.0
 SLOW_WINDOW_BYTES = 60 << 10
@@ -290,7 +289,8 @@ def _bounded(response: httpx.Response, limit: int, too_long: DeviceError) -> Ite
     """Yield the body; raise ``too_long`` after ``limit`` bytes, `EdgeUnavailable` when they come too slowly."""
     pace = Pace(time.monotonic())
     total = 0
-    for chunk in response.iter_raw(READ_BYTES):
+    # As they arrive: asked for pieces of a size, httpx would collect a drip for hours before it let us see the first.
+    for chunk in response.iter_raw():
         total += len(chunk)
         if total > limit:
             raise too_long

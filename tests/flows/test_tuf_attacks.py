@@ -6,6 +6,7 @@ key, that is the key that was exposed. After every attack the device has in use 
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from tuf.api.metadata import Metadata
 from manifests import trust
 from manifests.canonical_json import canonical
 from manifests.trust import Lifetimes, SignedManifest
-from skafos.device import ArtifactRejected, DeviceClient, EdgeUnavailable, ManifestRejected, Retry
+from skafos.device import ArtifactRejected, DeviceClient, EdgeUnavailable, ManifestRejected, Retry, edge
 from tests.skafos.repository import Reply, Repository, Request, Served, Version, expired, refusal
 
 MODEL = "vision"
@@ -280,6 +281,41 @@ def test_a_manifest_larger_than_any_is_refused_before_it_is_read(scene: Scene) -
     huge = Reply(200, b" " * (trust.MAX_MANIFEST_BYTES + 1), {"ETag": '"x"'})
     scene.repository.intercept = lambda request: huge if "/manifest" in request.path else None
     assert scene.device.sync(MODEL).status == "offline"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a device judge the pace each half second instead of each minute."""
+    monkeypatch.setattr(edge, "SLOW_WINDOW_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("part", ["/manifest", "/root/1.json"])
+def test_metadata_that_drips_is_given_up(scene: Scene, part: str) -> None:
+    # Whole, it would take a quarter of an hour.
+    dripping = Reply(200, b" " * 40_000, {"ETag": '"x"'}, drip=0.02)
+    scene.repository.intercept = lambda request: dripping if part in request.path else None
+    with pytest.raises(EdgeUnavailable, match="too slowly"):
+        scene.new_device().sync(MODEL)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_blob_that_drips_is_given_up(scene: Scene) -> None:
+    large = scene.repository.add_version(3, {"model.bin": random.Random(3).randbytes(40_000)})
+    scene.repository.offer(large.release)
+
+    def drip(request: Request) -> Reply | None:
+        if "/artifacts/" not in request.path:
+            return None
+        length = next(each.length for each in large.release.encodings if each.blob in request.path)
+        return Reply(200, b" " * length, {"ETag": '"x"'}, drip=0.02)
+
+    scene.repository.intercept = drip
+    result = scene.device.sync(MODEL)
+    assert (result.status, result.version) == ("offline", 1)
+    assert result.detail is not None
+    assert "too slowly" in result.detail
+    scene.assert_unharmed()
 
 
 # --- mix and match

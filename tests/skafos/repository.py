@@ -63,7 +63,7 @@ class Reply:
     """What is answered.
 
     `cut` ends the connection after that many bytes of the body; `endless` never ends it; `pause` waits that many
-    seconds after each 64 KiB.
+    seconds after each 64 KiB; `drip` sends a byte each that many seconds.
     """
 
     status: int = 200
@@ -72,6 +72,7 @@ class Reply:
     cut: int | None = None
     endless: bool = False
     pause: float = 0.0
+    drip: float = 0.0
 
 
 def refusal(status: int, code: str) -> Reply:
@@ -331,9 +332,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(reply.body)))
         self.end_headers()
         body = reply.body[: reply.cut]
-        for start in range(0, len(body), PIECE_BYTES):
-            self.wfile.write(body[start : start + PIECE_BYTES])
-            time.sleep(reply.pause)
+        piece = 1 if reply.drip else PIECE_BYTES
+        for start in range(0, len(body), piece):
+            self.wfile.write(body[start : start + piece])
+            time.sleep(reply.drip or reply.pause)
         if reply.cut is not None:
             self.close_connection = True
 
