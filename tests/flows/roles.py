@@ -17,8 +17,56 @@ from tests.flows.running import PATIENCE_SECONDS, ROOT, Connected, until
 EDGE_WORKERS = 2
 
 
+class Role:
+    """One ``skafos <name>``.
+
+    Args:
+        name: of the role, as typed.
+        log: the file for what it prints; it grows from start to start.
+        settings: its environment.
+    """
+
+    def __init__(self, name: str, log: Path, settings: Mapping[str, str]) -> None:
+        self._name = name
+        self._log = log
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        with self._log.open("ab") as log:
+            command = [sys.executable, "-m", "skafos", self._name]
+            self._process = subprocess.Popen(command, env=self._settings, cwd=ROOT, stdout=log, stderr=log)
+
+    def stop(self) -> None:
+        """Tell it to end, and expect it to end well."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.wait(PATIENCE_SECONDS) == 0, f"{self._name}: {self._log.read_text()[-2000:]}"
+        self._process = None
+
+    def kill(self) -> None:
+        """End it at once, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Roles(Connected):
+    """A Skafos whose roles are processes of their own; ``control_plane`` may be stopped and started again."""
+
+    def __init__(self, connection: Mapping[str, str], control_plane: Role) -> None:
+        super().__init__(connection)
+        self.control_plane = control_plane
+
+    def control_plane_answers(self) -> bool:
+        """Tell whether the management API can be reached."""
+        return self.command("orgs", "list").returncode == 0
+
+
 @contextlib.contextmanager
-def running_roles(folder: Path, engines: Mapping[str, str]) -> Iterator[Connected]:
+def running_roles(folder: Path, engines: Mapping[str, str]) -> Iterator[Roles]:
     """Run a control plane, edge workers and a shipper while the block lasts; all must end in an orderly way.
 
     Args:
@@ -35,32 +83,27 @@ def running_roles(folder: Path, engines: Mapping[str, str]) -> Iterator[Connecte
 
     (folder / "spool").mkdir(parents=True)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(role("control-plane", folder, settings))
+        control_plane = stack.enter_context(running_role("control-plane", folder, settings))
         for number in range(EDGE_WORKERS):
             own = {"SKAFOS_EDGE_NAME": str(number), "SKAFOS_EDGE_READY_FILE": str(folder / f"edge-{number}.json")}
-            stack.enter_context(role("edge", folder, at_the_edge | own))
-        stack.enter_context(role("shipper", folder, shipping))
+            stack.enter_context(running_role("edge", folder, at_the_edge | own))
+        stack.enter_context(running_role("shipper", folder, shipping))
         for ready in ("control-plane.json", *(f"edge-{number}.json" for number in range(EDGE_WORKERS))):
             until((folder / ready).exists, f"{ready}; logs are in {folder}")
         first = first_token(settings)
-        yield Connected({"control_url": f"http://{control}", "edge_url": f"http://{edge}", **first})
+        yield Roles({"control_url": f"http://{control}", "edge_url": f"http://{edge}", **first}, control_plane)
 
 
 @contextlib.contextmanager
-def role(name: str, folder: Path, settings: Mapping[str, str]) -> Iterator[None]:
+def running_role(name: str, folder: Path, settings: Mapping[str, str]) -> Iterator[Role]:
     """Run ``skafos <name>`` while the block lasts, and expect it to end well when it is told to."""
-    with (folder / f"{name}-{settings.get('SKAFOS_EDGE_NAME', '')}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "skafos", name], env=settings, cwd=ROOT, stdout=log, stderr=log
-        )
+    role = Role(name, folder / f"{name}-{settings.get('SKAFOS_EDGE_NAME', '')}.log", settings)
+    role.start()
     try:
-        yield
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_SECONDS) == 0, f"{name}: {Path(log.name).read_text()[-2000:]}"
+        yield role
+        role.stop()
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        role.kill()
 
 
 def first_token(settings: Mapping[str, str]) -> dict[str, str]:

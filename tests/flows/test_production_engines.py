@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.flows.roles import running_roles
-from tests.flows.running import Connected
-from tests.flows.whole_path import Releases, travel
+from tests.flows.roles import Roles, running_roles
+from tests.flows.running import until
+from tests.flows.whole_path import EVENTS_SECONDS, Journey, Releases, travel
 from tests.servers.clickhouse import ClickHouseServer, clickhouse_server
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.redis import RedisServer, redis_of_system, running_redis
@@ -52,7 +52,7 @@ def production(
     clickhouse: ClickHouseServer,
     objects: S3Server,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Connected]:
+) -> Iterator[Roles]:
     """All roles as processes of their own, on all four engines."""
     engines = {
         "SKAFOS_DATABASE_URL": postgres.new_database(),
@@ -65,11 +65,11 @@ def production(
         yield skafos
 
 
-def test_the_whole_path_on_the_engines_of_production(production: Connected, tmp_path: Path, silero: Releases) -> None:
+def test_the_whole_path_on_the_engines_of_production(production: Roles, tmp_path: Path, silero: Releases) -> None:
     travel(production, "Production", tmp_path / "device", silero)
 
 
-def test_an_upload_goes_straight_to_the_object_store(production: Connected, objects: S3Server) -> None:
+def test_an_upload_goes_straight_to_the_object_store(production: Roles, objects: S3Server) -> None:
     with production.client() as client:
         client.create_app(production.organization, "Direct", bundle_id="org.example.direct", platform="ios")
         client.create_model(production.organization, "Direct", "model")
@@ -79,3 +79,31 @@ def test_an_upload_goes_straight_to_the_object_store(production: Connected, obje
         json={"filename": "model.zip"},
     )
     assert answer.json()["presigned_url"].startswith(objects.endpoint)
+
+
+def test_devices_notice_nothing_while_the_control_plane_is_stopped(
+    production: Roles, tmp_path: Path, silero: Releases
+) -> None:
+    journey = Journey(production, "Stopped", tmp_path / "device")
+    first, second = silero
+    journey.begin()
+    journey.upload_and_deploy(first, version=1)
+    journey.sync()
+    journey.upload_and_deploy(second, version=2)
+    journey.wait_for_patch()
+    key = journey.key()
+
+    production.control_plane.stop()
+    assert not production.control_plane_answers()
+    for device, encoding in ((journey.device, "zstd-prefix"), (tmp_path / "installed-meanwhile", "zstd")):
+        updated = journey.sync(device, key)
+        assert (updated["status"], updated["version"], updated["encoding"]) == ("updated", 2, encoding)
+        assert journey.sync(device, key)["status"] == "current"
+    assert journey.holds(second)
+
+    production.control_plane.start()
+    until(production.control_plane_answers, "the control plane to answer again")
+    devices = [{"version": 2, "devices": 2, "share": 1.0}]
+    until(lambda: journey.adoption()["now"] == devices, "what devices reported meanwhile", EVENTS_SECONDS)
+    journey.run("deploy", "1", "--env", "prod")
+    until(lambda: journey.sync()["version"] == 1, "a deploy to reach the device again")

@@ -47,9 +47,13 @@ class Journey:
         (key,) = [each["key"] for each in self.run("environments") if each["name"] == "prod"]
         return str(key)
 
-    def sync(self) -> dict[str, Any]:
-        """Let the device check once."""
-        options = ("--edge", self.skafos.edge_url, "--key", self.key(), "--model", MODEL, "--dir", str(self.device))
+    def sync(self, device: Path | None = None, key: str = "") -> dict[str, Any]:
+        """Let a device check once: the one of this journey, or the one in the directory ``device``.
+
+        Without ``key`` the control plane is asked for it.
+        """
+        directory = str(device or self.device)
+        options = ("--edge", self.skafos.edge_url, "--key", key or self.key(), "--model", MODEL, "--dir", directory)
         result = self.run("device", "sync", *options)
         assert isinstance(result, dict)
         return result
