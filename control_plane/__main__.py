@@ -1,5 +1,5 @@
 """`python -m control_plane`: serve; `… bootstrap` and `… token`: what an operator does before there is a token; `…
-collect-garbage`: what a control plane does daily, at once.
+collect-garbage`: what a control plane does daily, at once; `… add-signing-key`: a key of a KMS or an HSM for the pool.
 
 Imports stay inside the functions: the processes that make patches import this file too.
 """
@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     garbage = commands.add_parser("collect-garbage", help="free blobs and uploads that nothing names; prints JSON")
     garbage.add_argument("--older-than", type=float, metavar="HOURS", help="leave younger ones alone (24, at least 6)")
     garbage.add_argument("--dry-run", action="store_true", help="only count")
+    key = commands.add_parser("add-signing-key", help="put a key of a KMS or an HSM into the pool; prints JSON")
+    key.add_argument("--uri", required=True, help="of the private key, as securesystemslib's signers take it")
+    key.add_argument("--public", required=True, type=Path, metavar="FILE", help="the public half, as PEM")
     for command in (first, token):
         command.add_argument("--email", required=True)
         command.add_argument("--token-name", default="bootstrap")
@@ -76,6 +80,8 @@ def _command(options: argparse.Namespace, settings: Settings) -> Coroutine[Any, 
         return _bootstrap(settings, options.organization, options.email, options.token_name)
     if options.command == "token":
         return _token(settings, options.email, options.token_name)
+    if options.command == "add-signing-key":
+        return _add_signing_key(settings, options.uri, options.public)
     if options.command == "collect-garbage":
         return _collect_garbage(settings, options.older_than, options.dry_run)
     return _serve(settings)
@@ -150,6 +156,18 @@ async def _collect_garbage(settings: Settings, older_than: float | None, dry_run
     async with _database(settings) as database:
         collected = await GarbageCollector(database, open_store(settings.objects)).collect(utc_now(), grace, dry_run)
     _print_json(asdict(collected) | {"dry_run": dry_run})
+
+
+async def _add_signing_key(settings: Settings, uri: str, public: Path) -> None:
+    from manifests.key_pool import MAX_ENTRY_BYTES, KeyPool
+
+    if settings.signing_keys != "pool":
+        raise ValueError("SKAFOS_SIGNING_KEYS is not pool, so no key would ever be taken from there")
+    with public.open("rb") as file:
+        pem = file.read(MAX_ENTRY_BYTES)
+    pool = await asyncio.to_thread(KeyPool, settings.keys)
+    key_id = await asyncio.to_thread(pool.put, uri, pem)
+    _print_json({"key_id": key_id, "left": pool.left()})
 
 
 @asynccontextmanager

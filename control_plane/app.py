@@ -47,9 +47,10 @@ from control_plane.status_page import add_status_page
 from control_plane.supervise import Supervisor
 from control_plane.uploads import Uploads
 from control_plane.warehouse import WarehouseGate
+from manifests.key_pool import KeyPool
 from manifests.redis_client import RedisClient, connect_redis
 from manifests.redis_store import RedisManifestStore
-from manifests.signing import FileKeyStore
+from manifests.signing import FileKeyStore, KeyStore
 from manifests.trust import Lifetimes
 from telemetry.registrations import Registrations
 
@@ -128,6 +129,10 @@ class _Parts:
     health: Health
 
 
+def _key_store(settings: Settings) -> KeyStore:
+    return KeyPool(settings.keys) if settings.signing_keys == "pool" else FileKeyStore(settings.keys)
+
+
 async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack) -> _Parts:
     """Open what the process talks to; what is opened is closed with the stack."""
     database = Database(settings.database)
@@ -141,7 +146,7 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
     store = RedisManifestStore(redis)
     relay = OutboxRelay(database, store)
     lifetimes = Lifetimes()
-    publisher = Publisher(database, relay, Signing(FileKeyStore(settings.keys), lifetimes))
+    publisher = Publisher(database, relay, Signing(_key_store(settings), lifetimes))
     presigner = Presigner(load_or_create_secret(settings.upload_secret_file))
     uploads = Uploads(database, objects, settings.staging_dir, presigner, settings.upload_limits, public_url)
     warehouse = WarehouseGate(settings.clickhouse_url, settings.clickhouse_dir)

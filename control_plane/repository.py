@@ -18,11 +18,11 @@ from securesystemslib.signer import Signer  # type: ignore[attr-defined]
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from control_plane.errors import Invalid, Missing
+from control_plane.errors import Invalid, Missing, Unavailable
 from control_plane.tables import Manifest, OutboxRow, Root
 from manifests import trust
 from manifests.model import InvalidManifest, Release
-from manifests.signing import KeyStore, Role
+from manifests.signing import KeyStore, NoKeyLeft, Role
 from manifests.trust import Lifetimes, SignedManifest
 
 # A manifest is signed anew when between a half and three quarters of its life are over, at a moment drawn at random:
@@ -193,7 +193,10 @@ def _add_root(session: AsyncSession, environment_id: str, root_bytes: bytes) -> 
 
 def _create(signing: Signing, environment_id: str, role: Role) -> Signer:
     """Make the next key of a role. If the transaction fails, no root names it, and it is never used."""
-    key = signing.keystore.create(environment_id, role)
+    try:
+        key = signing.keystore.create(environment_id, role)
+    except NoKeyLeft as error:
+        raise Unavailable(str(error), "no_signing_key") from error
     return signing.keystore.signer(environment_id, role, key.version)
 
 

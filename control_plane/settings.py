@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     )
     keys_dir: Folder | None = Field(
         default=None, description="The folder of the signing keys; by default in the data folder."
+    )
+    signing_keys: Literal["file", "pool"] = Field(
+        default="file", description="file: keys are made there. pool: keys of a KMS or an HSM are taken from its pool."
     )
     clickhouse_url: str | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""Where the private keys live: in files, or wherever a `securesystemslib` URI points (a KMS, an HSM).
+"""Where the private keys live: in files; `manifests.key_pool` has those in a KMS or an HSM.
 
 Keys of a role are numbered, so a rotation makes a new one and keeps the old. Which of them are in force is what the
 environment's newest root says: take the ids from `trust.key_ids(root, role)` and the signers from `signer_for`. A key
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey  # type: ignore[attr-defined]
+from securesystemslib.signer import CryptoSigner, Key, Signer  # type: ignore[attr-defined]
 
 Role = Literal["root", "online"]
 
@@ -53,11 +53,19 @@ class SigningKey:
     public: Key
 
 
+class NoKeyLeft(LookupError):
+    """A store that makes no keys of its own has none to give."""
+
+
 class KeyStore(Protocol):
     """Makes signing keys and hands out signers. Its methods may block."""
 
     def create(self, environment_id: str, role: Role) -> SigningKey:
-        """Make the next key of a role."""
+        """Make the next key of a role.
+
+        Raises:
+            NoKeyLeft: whoever keeps the keys has to provide more.
+        """
 
     def signer(self, environment_id: str, role: Role, version: int | None = None) -> Signer:
         """Return the signer of one version of a role's key, by default of the newest.
@@ -86,14 +94,14 @@ class FileKeyStore:
         """
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_shared(folder)
+        refuse_shared(folder)
 
     def create(self, environment_id: str, role: Role) -> SigningKey:
         """Make the next key of a role; it is on disk when this returns."""
         folder = self._folder_of(environment_id)
         folder.mkdir(mode=0o700, exist_ok=True)
-        _refuse_shared(folder)
-        _sync_folder(self._folder)
+        refuse_shared(folder)
+        sync_folder(self._folder)
         signer = CryptoSigner.generate_ed25519()
         version = self._write(environment_id, role, signer.private_bytes)
         return SigningKey(
@@ -115,9 +123,7 @@ class FileKeyStore:
         raise KeyMissing(f"No {role} key of environment {environment_id} has the id {key_id}")
 
     def _versions(self, environment_id: str, role: Role) -> list[int]:
-        form = re.compile(rf"{role}-([1-9][0-9]{{0,4}})\.pem")
-        names = (path.name for path in self._folder_of(environment_id).glob(f"{role}-*.pem"))
-        return sorted(int(match[1]) for match in map(form.fullmatch, names) if match)
+        return versions_in(self._folder_of(environment_id), role, "pem")
 
     def _write(self, environment_id: str, role: Role, pem: bytes) -> int:
         folder = self._folder_of(environment_id)
@@ -133,7 +139,7 @@ class FileKeyStore:
             return self._link_next(Path(temporary), environment_id, role, newest)
         finally:
             Path(temporary).unlink()
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def _link_next(self, temporary: Path, environment_id: str, role: Role, newest: int) -> int:
         for version in range(newest + 1, MAX_KEY_VERSIONS):
@@ -145,55 +151,32 @@ class FileKeyStore:
         raise OverflowError(f"Environment {environment_id} has {MAX_KEY_VERSIONS} {role} keys")
 
     def _folder_of(self, environment_id: str) -> Path:
-        if _ENVIRONMENT_ID.fullmatch(environment_id) is None:
-            raise ValueError("An environment's id has 1 to 64 letters, digits, _ and -")
-        return self._folder / environment_id
+        return folder_of(self._folder, environment_id)
 
     def _path(self, environment_id: str, role: Role, version: int) -> Path:
         return self._folder_of(environment_id) / f"{role}-{version}.pem"
 
 
-class UriKeyStore:
-    """Two keys that exist already, in a KMS or an HSM, by the URIs of `securesystemslib`.
+def folder_of(keys: Path, environment_id: str) -> Path:
+    """Return the folder of an environment's keys below ``keys``.
 
-    Every environment that is published with this store has the same two keys, so metadata of one passes as metadata
-    of another wherever somebody can swap the answers. Use one store for each environment that must not be confused
-    with another.
+    Raises:
+        ValueError: this is no environment's id.
     """
-
-    def __init__(self, root_uri: str, root_public: Key, online_uri: str, online_public: Key) -> None:
-        self._keys: dict[Role, tuple[str, Key]] = {
-            "root": (root_uri, root_public),
-            "online": (online_uri, online_public),
-        }
-
-    def create(self, environment_id: str, role: Role) -> SigningKey:
-        """Return the one key of the role: keys are made, and rotated, where they live."""
-        uri, public = self._keys[role]
-        return SigningKey(environment_id, role, 1, uri, public)
-
-    def signer(self, environment_id: str, role: Role, version: int | None = None) -> Signer:
-        """Return the signer of the role's key."""
-        if version not in (None, 1):
-            raise KeyMissing(f"The {role} key of environment {environment_id} has no version {version}")
-        uri, public = self._keys[role]
-        return Signer.from_priv_key_uri(uri, public)
-
-    def signer_for(self, environment_id: str, role: Role, key_id: str) -> Signer:
-        """Return the signer of the role's key when that is the one."""
-        if self._keys[role][1].keyid != key_id:
-            raise KeyMissing(f"The {role} key of environment {environment_id} is not {key_id}")
-        return self.signer(environment_id, role)
+    if _ENVIRONMENT_ID.fullmatch(environment_id) is None:
+        raise ValueError("An environment's id has 1 to 64 letters, digits, _ and -")
+    return keys / environment_id
 
 
-def public_key_of(pem: bytes) -> SSlibKey:
-    """Return the public key of a PEM (SubjectPublicKeyInfo), as settings give it to `UriKeyStore`."""
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+def versions_in(folder: Path, role: Role, suffix: str) -> list[int]:
+    """Return the numbers of the files ``<role>-<number>.<suffix>`` in ``folder``, the least first."""
+    form = re.compile(rf"{role}-([1-9][0-9]{{0,4}})\.{suffix}")
+    names = (path.name for path in folder.glob(f"{role}-*.{suffix}"))
+    return sorted(int(match[1]) for match in map(form.fullmatch, names) if match)
 
-    return SSlibKey.from_crypto(load_pem_public_key(pem))
 
-
-def _refuse_shared(path: Path) -> None:
+def refuse_shared(path: Path) -> None:
+    """Raise `InsecureKeyFile` when others than the owner can reach ``path``."""
     if path.stat().st_mode & 0o077:
         raise InsecureKeyFile(f"{path} can be reached by others than its owner: chmod go-rwx it")
 
@@ -213,7 +196,8 @@ def _read_signer(path: Path) -> Signer:
         raise InsecureKeyFile(f"{path} holds no private key") from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

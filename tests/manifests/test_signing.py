@@ -1,4 +1,4 @@
-"""Signing keys: kept safely in files, numbered, found again by their id; or wherever a URI points."""
+"""Signing keys in files: kept safely, numbered, found again by their id."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
-from manifests.signing import MAX_KEY_VERSIONS, FileKeyStore, InsecureKeyFile, KeyMissing, UriKeyStore, public_key_of
+from manifests.signing import MAX_KEY_VERSIONS, FileKeyStore, InsecureKeyFile, KeyMissing
 
 
 @pytest.fixture
@@ -127,25 +125,3 @@ def test_files_that_are_no_keys_are_not_counted(store: FileKeyStore, tmp_path: P
     for name in ("root-x", "root-02", "root-7.old", "online-9"):
         key_file(tmp_path, name).write_bytes(b"")
     assert store.create("e1", "root").version == 2
-
-
-def test_keys_of_a_uri_sign_for_every_environment(tmp_path: Path, store: FileKeyStore) -> None:
-    root, online = store.create("shared", "root"), store.create("shared", "online")
-    by_uri = UriKeyStore(root.uri, root.public, online.uri, online.public)
-    for environment_id in ("e1", "e2"):
-        made = by_uri.create(environment_id, "online")
-        assert (made.environment_id, made.version, made.public) == (environment_id, 1, online.public)
-        signature = by_uri.signer(environment_id, "online").sign(b"text")
-        online.public.verify_signature(signature, b"text")
-        assert by_uri.signer_for(environment_id, "root", root.public.keyid).public_key == root.public
-    with pytest.raises(KeyMissing):
-        by_uri.signer("e1", "root", 2)
-    with pytest.raises(KeyMissing):
-        by_uri.signer_for("e1", "root", online.public.keyid)
-
-
-def test_a_public_key_is_read_from_pem() -> None:
-    signer = CryptoSigner.generate_ed25519()
-    private = serialization.load_pem_private_key(signer.private_bytes, None)
-    pem = private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    assert public_key_of(pem) == signer.public_key
