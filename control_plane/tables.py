@@ -291,8 +291,8 @@ class Deployment(Base):
     percent: Mapped[float] = mapped_column()
     conditions: Mapped[dict[str, Any]] = mapped_column(default=dict)
     push: Mapped[bool] = mapped_column(Boolean, default=False)
-    offers: Mapped[list[Any]] = mapped_column(default=list)  # {version, buckets, conditions}
-    # The number of the deployment whose offers a roll-back brought back.
+    offers: Mapped[list[Any]] = mapped_column(default=list)  # {version, interface, buckets, conditions}
+    # The number of the newest deploy that a roll-back left standing.
     restores: Mapped[int | None] = mapped_column(Integer, default=None)
     revision: Mapped[int] = mapped_column(BigInteger)
     actor_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
