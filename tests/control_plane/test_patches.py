@@ -23,7 +23,7 @@ from control_plane import patches
 from control_plane.encodings import MAX_PATCHES_PER_RELEASE, listed_encodings
 from control_plane.errors import Unavailable
 from control_plane.isolated import ProcessDied, call_isolated
-from control_plane.offered import RECENT_DEPLOYMENTS
+from control_plane.offered import RECENT_VERSIONS
 from control_plane.patch_plan import wanted_pairs
 from control_plane.patches import ABANDONED_AFTER, MAX_ATTEMPTS, PatchBuilder
 from control_plane.tables import ArtifactEncoding, ModelVersion, PatchJob, utc_now
@@ -104,11 +104,11 @@ async def test_a_roll_back_asks_for_the_other_direction(world: World) -> None:
 
 
 async def test_versions_that_were_offered_long_ago_are_no_bases(world: World) -> None:
-    versions = [await similar(world, number) for number in range(RECENT_DEPLOYMENTS + 2)]
+    versions = [await similar(world, number) for number in range(RECENT_VERSIONS + 2)]
     for version in versions:
         await deploy(world, version)
     bases = {base for base, target in await pairs(world) if target == sha(versions[-1])}
-    assert bases == {sha(version) for version in versions[-RECENT_DEPLOYMENTS:-1]}
+    assert bases == {sha(version) for version in versions[-RECENT_VERSIONS:-1]}
 
 
 async def test_the_same_bytes_under_another_number_need_no_patch(world: World) -> None:
@@ -123,6 +123,54 @@ async def test_raising_the_percentage_asks_for_nothing_twice(world: World) -> No
     for percent in (10, 50, 100):
         await deploy(world, second, percent)
     assert await pairs(world) == {(sha(first), sha(second))}
+
+
+async def test_many_steps_of_a_rollout_leave_the_versions_before_it_their_patches(world: World) -> None:
+    first, second, third = [await similar(world, number) for number in (1, 2, 3)]
+    await deploy(world, first)
+    await deploy(world, second)
+    for percent in range(10, 10 * (RECENT_VERSIONS + 2), 10):
+        await deploy(world, third, percent)
+    await deploy(world, third)
+    await builder_of(world).work_through()
+    assert set(await patch_bases(world)) == {sha(first), sha(second)}
+    fourth = await similar(world, 4)
+    await deploy(world, fourth)
+    assert {base for base, target in await pairs(world) if target == sha(fourth)} == {
+        sha(first),
+        sha(second),
+        sha(third),
+    }
+
+
+async def test_two_rollouts_in_turns_leave_the_version_before_them_its_patch(world: World) -> None:
+    first, second, third = [await similar(world, number) for number in (1, 2, 3)]
+    await deploy(world, first)
+    for percent in range(10, 10 * (RECENT_VERSIONS + 1), 10):
+        await deploy(world, second, percent)
+        await deploy(world, third, percent)
+    await deploy(world, third)
+    await builder_of(world).work_through()
+    assert set(await patch_bases(world)) == {sha(first), sha(second)}
+
+
+async def test_what_was_offered_beside_many_small_rollouts_is_a_base(world: World) -> None:
+    versions = [await similar(world, number) for number in range(RECENT_VERSIONS + 2)]
+    await deploy(world, versions[0])
+    for version in versions[1:]:
+        await deploy(world, version, 1)
+    await deploy(world, versions[-1])
+    assert (sha(versions[0]), sha(versions[-1])) in await pairs(world)
+
+
+async def test_versions_that_were_deleted_take_no_place_among_the_bases(world: World) -> None:
+    versions = [await similar(world, number) for number in range(RECENT_VERSIONS + 1)]
+    for version in versions[:-1]:
+        await deploy(world, version)
+    async with world.database.write() as session:
+        await session.delete(await session.get_one(ModelVersion, versions[1].id))
+    await deploy(world, versions[-1])
+    assert (sha(versions[0]), sha(versions[-1])) in await pairs(world)
 
 
 @given(st.lists(st.sampled_from("abcdefghijklmn"), max_size=20), st.lists(st.sampled_from("abc"), max_size=3))
