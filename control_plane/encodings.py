@@ -16,8 +16,8 @@ from control_plane.tables import ArtifactEncoding, new_id, utc_now
 from control_plane.upserts import insert_into
 from manifests.model import Encoding
 
-# As many as there are deployments that a base is looked for in, and their partial roll-outs; about 200 bytes each in
-# a manifest that every device fetches.
+# The versions that were deployed lately (`control_plane.offered.RECENT_VERSIONS`), and a few that were offered beside
+# them; about 200 bytes each in a manifest that every device fetches.
 MAX_PATCHES_PER_RELEASE = 8
 # A patch costs the device memory and time, so it has to save something.
 WORTHWHILE = 0.9

@@ -25,7 +25,7 @@ from control_plane.cancellation import heed_cancellation
 from control_plane.database import Database
 from control_plane.errors import Conflict, Unavailable
 from control_plane.metrics import GARBAGE_BYTES, GARBAGE_OBJECTS
-from control_plane.patches import RUNNING
+from control_plane.patch_plan import RUNNING
 from control_plane.tables import ArtifactEncoding, Manifest, ModelVersion, OutboxRow, PatchJob, utc_now
 from control_plane.uploads import UPLOADING
 from manifests.trust import releases_of

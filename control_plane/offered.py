@@ -13,8 +13,9 @@ from control_plane.offers import Offer, salt_of
 from control_plane.tables import ArtifactEncoding, Deployment, Model, ModelVersion
 from manifests.model import Release, Rule, parse_conditions
 
-# A device that has not checked for five deployments is rare, and takes the full artifact.
-RECENT_DEPLOYMENTS = 5
+# A device that is five versions behind is rare, and takes the full artifact. Versions are counted and not deployments:
+# a version that is rolled out in ten steps does not make the one before it any rarer.
+RECENT_VERSIONS = 5
 
 
 async def offered_releases(session: AsyncSession, environment_id: str) -> list[Release]:
@@ -40,7 +41,8 @@ async def recent_artifacts(
 ) -> dict[str, list[str]]:
     """Return the artifacts that devices of an environment may hold, by model: those offered last come first.
 
-    They are the artifacts of all versions that the last `RECENT_DEPLOYMENTS` deployments left on offer.
+    They are the artifacts of the last `RECENT_VERSIONS` versions that were deployed or came back by a roll-back, and of
+    those that the last deployment of each left on offer beside it. Versions that were deleted do not count.
     """
     offered = await _recent_versions(session, environment_id, model_id)
     query = select(ModelVersion.model_id, ModelVersion.version, ModelVersion.artifact_sha256).where(
@@ -66,16 +68,27 @@ async def present_offers(session: AsyncSession, environment_id: str, model_id: s
 
 
 async def _recent_versions(session: AsyncSession, environment_id: str, model_id: str | None) -> dict[str, list[int]]:
-    """Return the numbers of the versions that were offered lately, by model, the latest offer first."""
-    age = func.row_number().over(partition_by=Deployment.model_id, order_by=Deployment.number.desc())
-    ranked = select(Deployment.model_id, Deployment.offers, age.label("age")).where(
-        Deployment.environment_id == environment_id,
-        *([Deployment.model_id == model_id] if model_id else []),
+    """Return the numbers of the versions that were offered lately, by model, the latest deployment's first."""
+    latest = (
+        select(Deployment.model_id, func.max(Deployment.number).label("number"))
+        .join(
+            ModelVersion,
+            (ModelVersion.model_id == Deployment.model_id) & (ModelVersion.version == Deployment.version),
+        )
+        .where(Deployment.environment_id == environment_id, *([Deployment.model_id == model_id] if model_id else []))
+        .group_by(Deployment.model_id, Deployment.version)
+        .subquery()
     )
-    recent = ranked.subquery()
-    query = select(recent).where(recent.c.age <= RECENT_DEPLOYMENTS).order_by(recent.c.age)
+    age = func.row_number().over(partition_by=latest.c.model_id, order_by=latest.c.number.desc())
+    ranked = select(latest, age.label("age")).subquery()
+    query = (
+        select(Deployment.model_id, Deployment.offers)
+        .join(ranked, (ranked.c.model_id == Deployment.model_id) & (ranked.c.number == Deployment.number))
+        .where(Deployment.environment_id == environment_id, ranked.c.age <= RECENT_VERSIONS)
+        .order_by(ranked.c.age)
+    )
     offered: dict[str, list[int]] = {}
-    for model, offers, _ in await session.execute(query):
+    for model, offers in await session.execute(query):
         offered.setdefault(model, []).extend(offer["version"] for offer in offers)
     return {model: list(dict.fromkeys(versions)) for model, versions in offered.items()}
 

@@ -1,12 +1,11 @@
-"""What a deploy or a roll-back makes of the versions that a model offers in an environment.
+"""What a deploy makes of the versions that a model offers in an environment; `control_plane.roll_back` is its undoing.
 
 Pure arithmetic on ordered lists: the first offer is asked first. A device takes the first offer that was made for its
 interface and whose rule it matches (`manifests.rollout`).
 
 A full deploy (every device, no conditions) replaces the offers with the same interface and leaves the others below
 it, so that builds of the app that cannot use the new version keep what fits them. A partial deploy goes on top of
-what is there. A roll-back brings back the offers that stood before the effective deployment: after deployments 1, 2
-and 3, the first roll-back restores the offers of 2 and the next one those of 1.
+what is there.
 """
 
 from __future__ import annotations
@@ -50,19 +49,6 @@ class Offer:
         return self.buckets == BUCKETS and not self.conditions
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A deployment as the roll-back arithmetic sees it.
-
-    Args:
-        number: 1, 2, 3… within a model and an environment.
-        restores: the number of the deployment whose offers it brought back; None for a deploy.
-    """
-
-    number: int
-    restores: int | None = None
-
-
 def deploy(present: Sequence[Offer], new: Offer) -> tuple[Offer, ...]:
     """Return the offers after ``new`` is deployed over ``present``.
 
@@ -83,29 +69,6 @@ def deploy(present: Sequence[Offer], new: Offer) -> tuple[Offer, ...]:
             "too_many_offers",
         )
     return (new, *others)
-
-
-def step_to_restore(history: Sequence[Step]) -> int:
-    """Return the number of the deployment whose offers a roll-back brings back.
-
-    Args:
-        history: every deployment of the model in the environment, the first one first.
-
-    Raises:
-        Conflict: nothing was deployed before the effective deployment.
-    """
-    effective = _effective(history, len(history))
-    before = _effective(history, effective - 1)
-    if before == 0:
-        raise Conflict("There is nothing to roll back to: no earlier deployment is left.", "nothing_to_roll_back_to")
-    return before
-
-
-def _effective(history: Sequence[Step], number: int) -> int:
-    """Return the number of the deploy that decided the offers after deployment ``number``; 0 when there was none."""
-    if number < 1:
-        return 0
-    return history[number - 1].restores or number
 
 
 def buckets_of(percent: object) -> int:

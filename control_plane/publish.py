@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from control_plane.database import Database
 from control_plane.errors import Conflict, Invalid, Missing
 from control_plane.locks import lock_environment, lock_model
 from control_plane.offered import offered_releases, present_offers
-from control_plane.offers import Offer, Step, buckets_of, checked_conditions, deploy, step_to_restore
+from control_plane.offers import Offer, buckets_of, checked_conditions, deploy
 from control_plane.outbox import OutboxRelay
 from control_plane.patch_plan import plan_patches
 from control_plane.places import labels_of_one
@@ -39,11 +39,17 @@ from control_plane.repository import (
     sign_again,
     sign_content,
 )
+from control_plane.roll_back import Step, roll_back
 from control_plane.tables import Deployment, Environment, EnvironmentKey, Manifest, Model, ModelVersion, Root, utc_now
 from control_plane.uploads import READY
 from manifests.keys import RANDOM_BYTES, make_key
+from manifests.model import BUCKETS
 
 LATEST: Literal["latest"] = "latest"
+
+# What a deployment is, in its row.
+DEPLOY = "deploy"
+ROLLBACK = "rollback"
 
 # Keys of one environment that are valid at once. Two are the rule while apps move from one to the next; every change
 # is published once for each.
@@ -110,13 +116,13 @@ class Publisher:
             chosen = await _ready_version(session, model_id, version)
             new = Offer(chosen.version or 0, chosen.interface, buckets, checked)
             offers = deploy(await present_offers(session, environment_id, model_id), new)
-            deployment = _deployment("deploy", scene, offers, percent, push, actor)
+            deployment = _deployment(DEPLOY, scene, offers, percent, push, actor)
             await self._publish(session, actor, scene, deployment, offers)
         await self._announce(environment_id)
         return deployment
 
     async def roll_back(self, actor: Actor, environment_id: str, model_id: str) -> Deployment:
-        """Bring back what was offered before the effective deployment.
+        """Take back the version that was deployed last, with every step of its rollout (`control_plane.roll_back`).
 
         Raises:
             Invalid: there is no such environment.
@@ -124,10 +130,12 @@ class Publisher:
         """
         async with self._database.write() as session:
             scene = await _hold(session, environment_id, model_id)
-            restored = await _deployment_to_restore(session, environment_id, model_id)
-            offers = await _offers_of(session, restored)
-            deployment = _deployment("rollback", scene, offers, restored.percent, push=False, actor=actor)
-            deployment.restores = restored.number
+            left = roll_back(await _history(session, environment_id, model_id))
+            await _refuse_deleted(session, model_id, left.offers)
+            percent = left.offers[0].buckets * 100 / BUCKETS
+            deployment = _deployment(ROLLBACK, scene, left.offers, percent, push=False, actor=actor)
+            deployment.restores = left.newest
+            offers = left.offers
             await self._publish(session, actor, scene, deployment, offers)
         await self._announce(environment_id)
         return deployment
@@ -341,31 +349,30 @@ async def _ready_version(session: AsyncSession, model_id: str, version: int | Li
     raise Invalid(f"The model has no version {version}.", "no_such_version")
 
 
-async def _deployment_to_restore(session: AsyncSession, environment_id: str, model_id: str) -> Deployment:
-    place = Deployment.environment_id == environment_id, Deployment.model_id == model_id
-    query = select(Deployment.number, Deployment.restores).where(*place).order_by(Deployment.number)
-    history = [Step(number, restores) for number, restores in (await session.execute(query))]
-    number = step_to_restore(history)
-    return (await session.scalars(select(Deployment).where(*place, Deployment.number == number))).one()
-
-
-async def _offers_of(session: AsyncSession, deployment: Deployment) -> list[Offer]:
-    """Return the offers that a deployment left, if all of them can be made again."""
-    numbers = [offer["version"] for offer in deployment.offers]
-    query = select(ModelVersion).where(
-        ModelVersion.model_id == deployment.model_id, ModelVersion.version.in_(numbers), ModelVersion.state == READY
+async def _history(session: AsyncSession, environment_id: str, model_id: str) -> list[Step]:
+    """Return every deployment of the model in the environment, the first one first."""
+    query = (
+        select(Deployment.number, Deployment.kind, Deployment.offers)
+        .where(Deployment.environment_id == environment_id, Deployment.model_id == model_id)
+        .order_by(Deployment.number)
     )
-    versions = {version.version: version for version in await session.scalars(query.with_for_update(read=True))}
-    deleted = [number for number in numbers if number not in versions]
+    rows = (await session.execute(query)).all()
+    return [Step(number, Offer(**offers[0]) if kind == DEPLOY else None) for number, kind, offers in rows]
+
+
+async def _refuse_deleted(session: AsyncSession, model_id: str, offers: Sequence[Offer]) -> None:
+    """Raise `Conflict` if a version is gone; those that are there cannot be deleted before the transaction ends."""
+    numbers = [offer.version for offer in offers]
+    query = select(ModelVersion).where(
+        ModelVersion.model_id == model_id, ModelVersion.version.in_(numbers), ModelVersion.state == READY
+    )
+    present = {version.version for version in await session.scalars(query.with_for_update(read=True))}
+    deleted = [number for number in numbers if number not in present]
     if deleted:
         raise Conflict(
             f"Version {deleted[0]}, which was offered then, has been deleted; deploy another version instead.",
             "version_deleted",
         )
-    return [
-        Offer(offer["version"], versions[offer["version"]].interface, offer["buckets"], offer["conditions"])
-        for offer in deployment.offers
-    ]
 
 
 async def _replace_releases(session: AsyncSession, environment_id: str, model_id: str, offers: Sequence[Offer]) -> None:
@@ -400,7 +407,7 @@ def _deployment(
         percent=float(percent),
         conditions=dict(top.conditions),
         push=push,
-        offers=[{"version": o.version, "buckets": o.buckets, "conditions": dict(o.conditions)} for o in offers],
+        offers=[asdict(offer) for offer in offers],
         revision=0,  # known once the manifest is signed, in the same transaction
         actor_id=actor.user_id,
     )
@@ -415,7 +422,7 @@ async def _next_number(session: AsyncSession, environment_id: str, model_id: str
 
 async def _record(session: AsyncSession, actor: Actor, scene: Scene, deployment: Deployment) -> None:
     labels = await labels_of_one(session, scene.environment.id)
-    action = "version.deploy" if deployment.kind == "deploy" else "version.rollback"
+    action = "version.deploy" if deployment.kind == DEPLOY else "version.rollback"
     detail = {
         "environment": labels.environment,
         "percent": deployment.percent,

@@ -244,7 +244,7 @@ class ArtifactEncoding(Base):
 
 
 class PatchJob(Base):
-    """A patch that was asked for: from which version to which, how it went, and why it was skipped if it was."""
+    """A patch that was asked for: from which version to which, how it went, and why it is not there if it is not."""
 
     __tablename__ = "patch_jobs"
     __table_args__ = (UniqueConstraint("base_sha256", "target_sha256"),)
@@ -252,10 +252,14 @@ class PatchJob(Base):
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
     base_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH))
     target_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH), index=True)
-    state: Mapped[str] = mapped_column(String(16), default="pending")  # … running, built, skipped
+    state: Mapped[str] = mapped_column(String(16), default="pending")  # … running, built, skipped, failed
     reason: Mapped[str | None] = mapped_column(String(255), default=None)
     length: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    # How often it was begun and failed by its own fault, the one under way included.
     attempts: Mapped[int] = mapped_column(Integer, default=0)
+    # How often it failed by whatever cause: the pause until `retry_at` grows with it.
+    failures: Mapped[int] = mapped_column(Integer, default=0)
+    retry_at: Mapped[datetime | None] = mapped_column(default=None)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
 
@@ -291,8 +295,8 @@ class Deployment(Base):
     percent: Mapped[float] = mapped_column()
     conditions: Mapped[dict[str, Any]] = mapped_column(default=dict)
     push: Mapped[bool] = mapped_column(Boolean, default=False)
-    offers: Mapped[list[Any]] = mapped_column(default=list)  # {version, buckets, conditions}
-    # The number of the deployment whose offers a roll-back brought back.
+    offers: Mapped[list[Any]] = mapped_column(default=list)  # {version, interface, buckets, conditions}
+    # The number of the newest deploy that a roll-back left standing.
     restores: Mapped[int | None] = mapped_column(Integer, default=None)
     revision: Mapped[int] = mapped_column(BigInteger)
     actor_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))

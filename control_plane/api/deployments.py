@@ -60,7 +60,7 @@ async def deploy(call: Call, body: NewDeployment) -> DeployedOut:
 
 
 async def roll_back(call: Call, body: NewRollback) -> DeployedOut:
-    """Go back to what the environment offered before the deployment that is in effect."""
+    """Take back the version that was deployed last, with every step of its rollout."""
     model, environment = await _find(call, body.environment)
     deployment = await call.services.publisher.roll_back(call.actor, environment.id, model.id)
     return _done(call, "Rolled back", model, environment, deployment)

@@ -431,7 +431,7 @@ class DeploymentOut(Answer):
     conditions: dict[str, Any]
     push: PushOut
     offers: list[OfferOut] = Field(description="What the environment offered after it.")
-    restores: int | None = Field(description="The number of the deployment whose offers a roll-back brought back.")
+    restores: int | None = Field(description="The number of the newest deploy that a roll-back left in effect.")
     revision: int = Field(description="Of the manifest that it made.")
     actor: str | None
     created_at: datetime

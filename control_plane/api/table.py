@@ -325,7 +325,7 @@ ROUTES: tuple[Route, ...] = (
         f"{MODEL}/rollback",
         deployments.roll_back,
         DEVELOPER,
-        "Go back to what was offered before",
+        "Take back the version that was deployed last",
         body=s.NewRollback,
         answer=s.DeployedOut,
     ),

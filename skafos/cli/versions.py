@@ -144,7 +144,7 @@ def rollback(
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
-    """Bring back what an environment offered before its last deployment."""
+    """Take back the version that was deployed last, at whatever percent it is; again, the one before it."""
     with session(org, app, model) as chosen:
         done = chosen.client.roll_back(*chosen.of_model, environment=env)
     if json:

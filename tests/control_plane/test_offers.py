@@ -1,4 +1,4 @@
-"""What a deploy or a roll-back makes of the versions that a model offers."""
+"""What a deploy makes of the versions that a model offers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from control_plane.errors import Conflict, Invalid
 from control_plane.offers import (
     MAX_OFFERS,
     Offer,
-    Step,
     buckets_of,
     checked_conditions,
     deploy,
     salt_of,
-    step_to_restore,
 )
 
 IOS_17 = {"os_version": {"min": "17"}}
@@ -101,46 +99,6 @@ def test_deploying_the_same_again_changes_nothing(deploys: list[Offer], new: Off
     except Conflict:
         return
     assert deploy(once, new) == once
-
-
-def test_roll_backs_walk_back_through_the_deployments() -> None:
-    history = [Step(1), Step(2), Step(3)]
-    for restored in (2, 1):
-        assert step_to_restore(history) == restored
-        history.append(Step(len(history) + 1, restored))
-    with pytest.raises(Conflict, match="nothing to roll back to"):
-        step_to_restore(history)
-
-
-def test_a_deploy_after_a_roll_back_goes_back_to_what_the_roll_back_restored() -> None:
-    assert step_to_restore([Step(1), Step(2), Step(3, restores=1), Step(4)]) == 1
-
-
-@pytest.mark.parametrize("history", [[], [Step(1)]])
-def test_without_an_earlier_deployment_there_is_nothing_to_roll_back_to(history: list[Step]) -> None:
-    with pytest.raises(Conflict) as caught:
-        step_to_restore(history)
-    assert caught.value.code == "nothing_to_roll_back_to"
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=40))
-@settings(max_examples=100)
-def test_roll_backs_are_an_undo_of_deploys(moves: list[bool]) -> None:
-    """Against the obvious model: a stack of deploys from which a roll-back pops."""
-    history: list[Step] = []
-    stack: list[int] = []
-    for is_deploy in moves:
-        number = len(history) + 1
-        if is_deploy:
-            history.append(Step(number))
-            stack.append(number)
-        elif len(stack) > 1:
-            stack.pop()
-            assert step_to_restore(history) == stack[-1]
-            history.append(Step(number, stack[-1]))
-        else:
-            with pytest.raises(Conflict):
-                step_to_restore(history)
 
 
 @pytest.mark.parametrize(("percent", "buckets"), [(100, 10_000), (0.01, 1), (12.5, 1250), (33.33, 3333), (99.99, 9999)])

@@ -6,9 +6,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -23,9 +24,17 @@ from control_plane import patches
 from control_plane.encodings import MAX_PATCHES_PER_RELEASE, listed_encodings
 from control_plane.errors import Unavailable
 from control_plane.isolated import ProcessDied, call_isolated
-from control_plane.offered import RECENT_DEPLOYMENTS
+from control_plane.offered import RECENT_VERSIONS
 from control_plane.patch_plan import wanted_pairs
-from control_plane.patches import ABANDONED_AFTER, MAX_ATTEMPTS, PatchBuilder
+from control_plane.patches import (
+    ABANDONED_AFTER,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    MAX_ATTEMPTS,
+    MAX_FAILURES,
+    PatchBuilder,
+    pause_after,
+)
 from control_plane.tables import ArtifactEncoding, ModelVersion, PatchJob, utc_now
 from manifests.model import Encoding
 from tests.control_plane.databases import empty_database
@@ -42,8 +51,20 @@ async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
         yield world
 
 
-def builder_of(world: World, limits: PatchLimits | None = None) -> PatchBuilder:
-    return PatchBuilder(world.database, world.objects, world.publisher, world.folder / "patches", limits)
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = utc_now()
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def builder_of(
+    world: World, limits: PatchLimits | None = None, clock: Callable[[], datetime] = utc_now
+) -> PatchBuilder:
+    return PatchBuilder(world.database, world.objects, world.publisher, world.folder / "patches", limits, clock=clock)
 
 
 async def similar(world: World, number: int) -> ModelVersion:
@@ -104,11 +125,11 @@ async def test_a_roll_back_asks_for_the_other_direction(world: World) -> None:
 
 
 async def test_versions_that_were_offered_long_ago_are_no_bases(world: World) -> None:
-    versions = [await similar(world, number) for number in range(RECENT_DEPLOYMENTS + 2)]
+    versions = [await similar(world, number) for number in range(RECENT_VERSIONS + 2)]
     for version in versions:
         await deploy(world, version)
     bases = {base for base, target in await pairs(world) if target == sha(versions[-1])}
-    assert bases == {sha(version) for version in versions[-RECENT_DEPLOYMENTS:-1]}
+    assert bases == {sha(version) for version in versions[-RECENT_VERSIONS:-1]}
 
 
 async def test_the_same_bytes_under_another_number_need_no_patch(world: World) -> None:
@@ -123,6 +144,54 @@ async def test_raising_the_percentage_asks_for_nothing_twice(world: World) -> No
     for percent in (10, 50, 100):
         await deploy(world, second, percent)
     assert await pairs(world) == {(sha(first), sha(second))}
+
+
+async def test_many_steps_of_a_rollout_leave_the_versions_before_it_their_patches(world: World) -> None:
+    first, second, third = [await similar(world, number) for number in (1, 2, 3)]
+    await deploy(world, first)
+    await deploy(world, second)
+    for percent in range(10, 10 * (RECENT_VERSIONS + 2), 10):
+        await deploy(world, third, percent)
+    await deploy(world, third)
+    await builder_of(world).work_through()
+    assert set(await patch_bases(world)) == {sha(first), sha(second)}
+    fourth = await similar(world, 4)
+    await deploy(world, fourth)
+    assert {base for base, target in await pairs(world) if target == sha(fourth)} == {
+        sha(first),
+        sha(second),
+        sha(third),
+    }
+
+
+async def test_two_rollouts_in_turns_leave_the_version_before_them_its_patch(world: World) -> None:
+    first, second, third = [await similar(world, number) for number in (1, 2, 3)]
+    await deploy(world, first)
+    for percent in range(10, 10 * (RECENT_VERSIONS + 1), 10):
+        await deploy(world, second, percent)
+        await deploy(world, third, percent)
+    await deploy(world, third)
+    await builder_of(world).work_through()
+    assert set(await patch_bases(world)) == {sha(first), sha(second)}
+
+
+async def test_what_was_offered_beside_many_small_rollouts_is_a_base(world: World) -> None:
+    versions = [await similar(world, number) for number in range(RECENT_VERSIONS + 2)]
+    await deploy(world, versions[0])
+    for version in versions[1:]:
+        await deploy(world, version, 1)
+    await deploy(world, versions[-1])
+    assert (sha(versions[0]), sha(versions[-1])) in await pairs(world)
+
+
+async def test_versions_that_were_deleted_take_no_place_among_the_bases(world: World) -> None:
+    versions = [await similar(world, number) for number in range(RECENT_VERSIONS + 1)]
+    for version in versions[:-1]:
+        await deploy(world, version)
+    async with world.database.write() as session:
+        await session.delete(await session.get_one(ModelVersion, versions[1].id))
+    await deploy(world, versions[-1])
+    assert (sha(versions[0]), sha(versions[-1])) in await pairs(world)
 
 
 @given(st.lists(st.sampled_from("abcdefghijklmn"), max_size=20), st.lists(st.sampled_from("abc"), max_size=3))
@@ -264,15 +333,115 @@ async def prepare_one_job(world: World) -> PatchJob:
     return job
 
 
-async def test_a_process_that_dies_costs_an_attempt_and_after_some_the_patch_is_given_up(
+async def test_a_patch_whose_process_was_killed_is_made_after_a_pause(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await prepare_one_job(world)
-    monkeypatch.setattr(patches, "build_patch", die)
+    clock = Clock()
+    with monkeypatch.context() as slow:
+        slow.setattr(patches, "build_patch", sleep_for_ever)
+        working = asyncio.create_task(builder_of(world, clock=clock).work_through())
+        await until_a_worker_runs()
+        for worker in workers(psutil.Process()):
+            worker.kill()
+        await working
+    (job,) = await jobs(world)
+    assert (job.state, job.attempts, job.failures, job.reason) == ("pending", 1, 1, "the process died")
+    assert job.retry_at == clock.now + FIRST_PAUSE
+    restarted = builder_of(world, clock=clock)
+    await restarted.work_through()
+    assert [job.state for job in await jobs(world)] == ["pending"]
+    clock.now += FIRST_PAUSE
+    await restarted.work_through()
+    assert [(job.state, job.reason) for job in await jobs(world)] == [("built", None)]
+
+
+async def test_a_patch_that_kills_its_process_each_time_is_given_up_and_the_next_deployment_has_it_tried_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare_one_job(world)
+    clock = Clock()
+    builder = builder_of(world, clock=clock)
+    pauses = []
+    with monkeypatch.context() as deadly:
+        deadly.setattr(patches, "build_patch", die)
+        for _ in range(MAX_ATTEMPTS):
+            await builder.work_through()
+            (job,) = await jobs(world)
+            if job.state == "pending":
+                assert job.retry_at is not None
+                pauses.append(job.retry_at - clock.now)
+                clock.now = job.retry_at
+    assert (job.state, job.attempts) == ("failed", MAX_ATTEMPTS)
+    assert job.reason == f"failed {MAX_ATTEMPTS} times: the process died"
+    assert pauses == [FIRST_PAUSE * factor for factor in (1, 2, 4, 8)]
+    clock.now += LONGEST_PAUSE
+    await builder.work_through()
+    assert [job.state for job in await jobs(world)] == ["failed"]
+    await world.publisher.deploy(world.actor, world.prod.id, world.model.id, "latest")
+    assert [(job.state, job.attempts, job.failures) for job in await jobs(world)] == [("pending", 0, 0)]
+    await builder.work_through()
+    assert [(job.state, job.reason) for job in await jobs(world)] == [("built", None)]
+
+
+async def test_a_patch_that_was_skipped_is_not_tried_anew_by_a_deployment(world: World) -> None:
+    await prepare_one_job(world)
+    await builder_of(world, PatchLimits(max_build_bytes=1000)).work_through()
+    await world.publisher.deploy(world.actor, world.prod.id, world.model.id, "latest")
+    assert [job.state for job in await jobs(world)] == ["skipped"]
+
+
+async def test_while_the_object_store_is_away_patches_wait_longer_and_longer_and_are_made_once_it_is_back(
+    world: World,
+) -> None:
+    await prepare_one_job(world)
+    await deploy(world, await similar(world, 3))
+    clock = Clock()
+    builder = builder_of(world, clock=clock)
+    away = world.folder / "away"
+    (world.folder / "objects").rename(away)
+    for failures in range(1, MAX_ATTEMPTS + 2):
+        await builder.work_through()
+        await builder.work_through()
+        for job in await jobs(world):
+            assert (job.state, job.attempts, job.failures) == ("pending", 0, failures)
+            assert job.retry_at == clock.now + pause_after(failures)
+            assert job.reason == f"the object store holds nothing named {job.base_sha256}"
+        clock.now += pause_after(failures)
+    away.rename(world.folder / "objects")
+    await builder.work_through()
+    assert {(job.state, job.reason) for job in await jobs(world)} == {("built", None)}
+
+
+async def test_an_object_store_that_stays_away_is_asked_a_bounded_number_of_times(world: World) -> None:
+    await prepare_one_job(world)
+    clock = Clock()
+    builder = builder_of(world, clock=clock)
+    (world.folder / "objects").rename(world.folder / "away")
+    for failures in range(1, MAX_FAILURES + 1):
+        await builder.work_through()
+        clock.now += pause_after(failures)
+    (job,) = await jobs(world)
+    assert (job.state, job.attempts) == ("failed", 0)
+    assert job.reason == f"failed {MAX_FAILURES} times: the object store holds nothing named {job.base_sha256}"
+
+
+async def test_a_patch_from_a_version_that_was_deleted_is_given_up_at_once_and_says_why(world: World) -> None:
+    job = await prepare_one_job(world)
+    async with world.database.write() as session:
+        first = await session.scalar(select(ModelVersion).where(ModelVersion.artifact_sha256 == job.base_sha256))
+        await session.delete(first)
+    (world.folder / "objects" / "blobs" / job.base_sha256[:2] / job.base_sha256).unlink()
     await builder_of(world).work_through()
     (job,) = await jobs(world)
-    assert (job.state, job.attempts) == ("skipped", MAX_ATTEMPTS)
-    assert job.reason == f"failed {MAX_ATTEMPTS} times: the process died"
+    assert (job.state, job.reason) == ("failed", "deleted: a version that it is from or leads to is gone")
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    pauses = [pause_after(failures) for failures in range(1, MAX_FAILURES + 1)]
+    assert pauses[0] == FIRST_PAUSE
+    assert all(later == min(2 * earlier, LONGEST_PAUSE) for earlier, later in pairwise(pauses))
+    assert pauses[-1] == LONGEST_PAUSE
 
 
 def die(*_: object, full_length: int) -> None:
@@ -291,7 +460,7 @@ async def test_a_job_whose_builder_died_too_often_is_given_up(world: World) -> N
     await pretend_running(world, job, attempts=MAX_ATTEMPTS)
     await builder_of(world).work_through()
     (job,) = await jobs(world)
-    assert (job.state, job.reason) == ("skipped", "its process died 3 times")
+    assert (job.state, job.reason) == ("failed", f"its control plane died {MAX_ATTEMPTS} times")
 
 
 async def pretend_running(world: World, job: PatchJob, attempts: int) -> None:

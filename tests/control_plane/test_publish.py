@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from control_plane.errors import Conflict, Invalid
 from control_plane.offers import salt_of
@@ -128,7 +128,7 @@ async def test_conditions_reach_the_device(world: World) -> None:
     assert (old.version, new.version) == (1, 2)
 
 
-async def test_roll_backs_restore_offers_one_deployment_at_a_time(world: World) -> None:
+async def test_roll_backs_restore_what_was_offered_before_each_version(world: World) -> None:
     await versions(world, 3)
     await deploy(world, 1)
     await deploy(world, 2, 25)
@@ -142,6 +142,56 @@ async def test_roll_backs_restore_offers_one_deployment_at_a_time(world: World) 
     with pytest.raises(Conflict, match="nothing to roll back to"):
         await roll_back(world)
     await world.assert_published()
+
+
+async def test_a_roll_back_takes_a_staged_rollout_back_as_a_whole(world: World) -> None:
+    await versions(world, 2)
+    await deploy(world, 1)
+    for percent in (10, 50, 100):
+        await deploy(world, 2, percent)
+    back = await roll_back(world)
+    assert (back.version, back.percent, back.restores) == (1, 100, 1)
+    (release,) = await world.offered()
+    assert (release.version, release.rule.buckets) == (1, BUCKETS)
+    with pytest.raises(Conflict, match="nothing to roll back to"):
+        await roll_back(world)
+    await world.assert_published()
+
+
+async def test_a_roll_back_leaves_what_other_builds_of_the_app_are_offered(world: World) -> None:
+    await versions(world, 3)
+    async with world.database.write() as session:
+        second = update(ModelVersion).where(ModelVersion.model_id == world.model.id, ModelVersion.version == 3)
+        await session.execute(second.values(interface="b" * 64))
+    await deploy(world, 1)
+    await deploy(world, 2, 10)
+    await deploy(world, 3)
+    await deploy(world, 2)
+    back = await roll_back(world)
+    assert (back.version, back.restores) == (3, 3)
+    assert await offered(world) == [3, 1]
+
+
+async def test_conditions_come_back_with_the_version(world: World) -> None:
+    await versions(world, 3)
+    await deploy(world, 1)
+    await deploy(world, 2, 33.33, conditions={"os_version": {"min": "17"}})
+    await deploy(world, 3)
+    back = await roll_back(world)
+    assert (back.percent, back.conditions) == (33.33, {"os_version": {"min": "17"}})
+    releases = await world.offered()
+    assert all(choose(releases, DeviceFacts(f"d{number}", os_version="16")) == releases[1] for number in range(50))
+
+
+async def test_versions_that_were_deleted_long_since_do_not_hinder_a_roll_back(world: World) -> None:
+    await versions(world, 3)
+    for version in (1, 2, 3):
+        await deploy(world, version)
+    await roll_back(world)
+    async with world.database.write() as session:
+        third = await session.scalar(select(ModelVersion).where(ModelVersion.version == 3))
+        await session.delete(third)
+    assert (await roll_back(world)).version == 1
 
 
 async def test_a_roll_back_makes_a_newer_revision_not_an_older_one(world: World) -> None:

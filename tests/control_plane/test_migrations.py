@@ -1,0 +1,58 @@
+"""What migrations make of the rows that are there."""
+
+from __future__ import annotations
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import insert, text
+from sqlalchemy.engine import Connection
+
+from control_plane.database import Database
+from control_plane.migrate import MIGRATIONS, migrate
+from control_plane.tables import Application, Deployment, Environment, Model, ModelVersion, Organization, PatchJob
+from tests.control_plane.databases import empty_database
+
+__all__ = ["empty_database"]
+
+
+def upgrade_to(connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+async def test_deployments_of_the_first_schema_learn_their_interfaces_and_patch_jobs_wait_for_nothing(
+    empty_database: str,
+) -> None:
+    database = Database(empty_database)
+    try:
+        async with database.write() as session:
+            connection = await session.connection()
+            await connection.run_sync(upgrade_to, "0001")
+            place = {"environment_id": "e", "model_id": "m", "percent": 100, "revision": 2, "kind": "deploy"}
+            file = {"filename": "f", "filepath": "p"}
+            offers: list[dict[str, object]] = [
+                {"version": version, "buckets": 10_000, "conditions": {}} for version in (2, 1)
+            ]
+            for table, row in (
+                (Organization, {"id": "o", "name": "Acme"}),
+                (Application, {"id": "a", "organization_id": "o", "name": "A", "bundle_id": "b", "platform": "ios"}),
+                (Environment, {"id": "e", "application_id": "a", "name": "prod"}),
+                (Model, {"id": "m", "application_id": "a", "name": "digits"}),
+                (ModelVersion, {"id": "v", "model_id": "m", "version": 2, "interface": "i"} | file),
+                (Deployment, {"id": "d", "number": 1, "version": 2, "offers": offers} | place),
+            ):
+                await session.execute(insert(table).values(row))
+            columns = "id, base_sha256, target_sha256, state, attempts, created_at, updated_at"
+            values = "'j', 'b', 't', 'pending', 1, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP"
+            await session.execute(text(f"INSERT INTO patch_jobs ({columns}) VALUES ({values})"))
+        assert await migrate(database)
+        async with database.read() as session:
+            deployment = await session.get_one(Deployment, "d")
+            assert [offer["interface"] for offer in deployment.offers] == ["i", None]
+            assert [offer["buckets"] for offer in deployment.offers] == [10_000, 10_000]
+            job = await session.get_one(PatchJob, "j")
+            assert (job.attempts, job.failures, job.retry_at) == (1, 0, None)
+    finally:
+        await database.close()
