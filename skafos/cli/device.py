@@ -128,5 +128,7 @@ def _show(result: SyncResult, json: bool) -> None:
         "none": f"nothing is offered to this device, {kept}",
     }
     print(f"{result.model}: {said[result.status]}")
+    if result.detail and result.status != "offline":
+        note(result.detail)
     if result.path:
         print(result.path)
