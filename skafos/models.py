@@ -41,7 +41,7 @@ from skafos.exceptions import (
     UnavailableError,
     UploadFailedError,
 )
-from skafos.packing import packed, zip_name
+from skafos.packing import Naming, packed, zip_name
 from skafos.progress import progress_bar
 from skafos.uploading import description_field
 
@@ -67,7 +67,8 @@ def upload_version(
 ) -> dict[str, Any]:
     """Upload files as the next version of a model.
 
-    The files are zipped together, with their paths as given; a single zip is sent as it is.
+    The files are zipped together, with their paths as given (an absolute one without its leading slash). Only a file
+    that is given as exactly ``<model_name>.zip`` is sent as it is.
 
     Args:
         files: path of a file or folder, or a list of them.
@@ -85,7 +86,7 @@ def upload_version(
     target = _Target.from_arguments(kwargs)
     description_field(description)
     filename = zip_name(target.model)
-    with packed(_file_list(files), target.model, keep_paths=True) as archive:
+    with packed(_file_list(files), target.model, Naming.AS_GIVEN) as archive:
         _say("Started uploading model version to Skafos.", verbose)
         with _connection(target, UploadFailedError) as client, progress_bar("Uploading", shown=verbose) as progress:
             version = client.upload_version(

@@ -27,9 +27,7 @@ Condition = Annotated[
 
 
 def upload(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILES...", help="Files and folders; a single zip goes as is.")
-    ],
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Files and folders; a single zip goes as is.")],
     description: Annotated[
         str | None, typer.Option("--description", "-d", metavar="TEXT", help="Up to 255 characters.")
     ] = None,
@@ -40,12 +38,12 @@ def upload(
     json: options.Json = False,
 ) -> None:
     """Upload files as the next version of a model."""
-    from skafos.packing import packed, zip_name
+    from skafos.packing import Naming, packed, zip_name
     from skafos.progress import progress_bar
 
     with session(org, app, model) as chosen:
         names = chosen.of_model
-        with packed(files, names[-1], keep_paths=False) as archive, progress_bar("Uploading") as progress:
+        with packed(files, names[-1], Naming.LAST_PART) as archive, progress_bar("Uploading") as progress:
             version = chosen.client.upload_version(
                 *names, archive, filename=zip_name(names[-1]), description=description, progress=progress
             )
