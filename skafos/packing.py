@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from skafos.calls import Progress
 from skafos.exceptions import InvalidParamError
 
 # The earliest time that a zip can hold: the same files give the same bytes.
@@ -39,13 +39,14 @@ class Naming(enum.Enum):
 
 
 @contextlib.contextmanager
-def packed(files: Sequence[str | Path], model: str, naming: Naming) -> Iterator[Path]:
+def packed(files: Sequence[str | Path], model: str, naming: Naming, progress: Progress | None = None) -> Iterator[Path]:
     """Give the zip to upload for ``files``: a file of the caller's, or a temporary one that is removed afterwards.
 
     Args:
         files: files and folders.
         model: the model's name, which names the zip.
         naming: how files are named in it.
+        progress: is told the bytes that were packed and their total.
 
     Raises:
         InvalidParamError: a file does not exist, is no zip though its name says so, two would have one name, or a name
@@ -64,7 +65,7 @@ def packed(files: Sequence[str | Path], model: str, naming: Naming) -> Iterator[
         return
     with tempfile.TemporaryDirectory(prefix="skafos-upload-") as directory:
         archive = Path(directory) / zip_name(model)
-        write_zip(archive, entries(map(Path, files), naming))
+        write_zip(archive, entries(map(Path, files), naming), progress)
         yield archive
 
 
@@ -140,8 +141,9 @@ def _zippable(name: str) -> str:
     return name
 
 
-def write_zip(archive: Path, files: dict[str, Path]) -> None:
+def write_zip(archive: Path, files: Mapping[str, Path], progress: Progress | None = None) -> None:
     """Write the zip. Files are streamed; nothing is held in memory."""
+    total, done = sum(file.stat().st_size for file in files.values()), 0
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION_LEVEL) as target:
         for name, file in files.items():
             entry = zipfile.ZipInfo(name, FIXED_TIME)
@@ -149,4 +151,8 @@ def write_zip(archive: Path, files: dict[str, Path]) -> None:
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             entry.file_size = file.stat().st_size
             with file.open("rb") as source, target.open(entry, "w", force_zip64=True) as sink:
-                shutil.copyfileobj(source, sink, COPY_BYTES)
+                while chunk := source.read(COPY_BYTES):
+                    sink.write(chunk)
+                    done += len(chunk)
+                    if progress:
+                        progress(done, total)

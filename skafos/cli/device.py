@@ -98,10 +98,10 @@ def list_devices(
 
 
 def _sync_once(device: DeviceClient, model: str) -> SyncResult:
-    from skafos.progress import progress_bar
+    from skafos.progress import progress_display
 
-    with progress_bar("Downloading") as progress:
-        return device.sync(model, progress)
+    with progress_display() as display:
+        return device.sync(model, display.bytes("Downloading", before="Checking", then="Verifying and unpacking"))
 
 
 def _sync_for_ever(device: DeviceClient, model: str, seconds: float, json: bool) -> None:
