@@ -24,6 +24,13 @@ def print_json(value: Any) -> None:
     print(json.dumps(msgspec.to_builtins(value), ensure_ascii=False, indent=2, default=str))
 
 
+def print_json_line(value: Any) -> None:
+    """Print a value as one line of JSON, at once: for a command that goes on."""
+    import msgspec
+
+    print(json.dumps(msgspec.to_builtins(value), ensure_ascii=False, default=str), flush=True)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str = "nothing") -> None:
     """Print rows under their columns, aligned; ``empty`` when there is none."""
     if not rows:
