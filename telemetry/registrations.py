@@ -114,9 +114,9 @@ class Registrations:
         async for delivery in self._left_over(group, consumer):
             yield delivery
         while True:
-            claimed = await self._claim(group, consumer)
-            if claimed:
-                yield _delivery(claimed)
+            if await self._claim(group, consumer):
+                async for delivery in self._left_over(group, consumer):
+                    yield delivery
             news = await self._read(group, consumer, ">", BLOCK_MS)
             if news:
                 yield _delivery(news)
@@ -132,20 +132,25 @@ class Registrations:
         await self._call("XDEL", self._redis.xdel(STREAM, *delivery.entry_ids))
 
     async def _left_over(self, group: str, consumer: str) -> AsyncIterator[Delivery]:
-        """What this very name took and never acknowledged: the consumer before us died with it."""
+        """What this name holds and never acknowledged: what the consumer before us died with, or what was claimed."""
         last: EntryId = "0"
         while entries := await self._read(group, consumer, last, None):
             last = entries[-1][0]
             yield _delivery(entries)
 
-    async def _claim(self, group: str, consumer: str) -> list[Entry]:
+    async def _claim(self, group: str, consumer: str) -> bool:
+        """Make what a dead consumer holds this one's; tell whether there was any.
+
+        By id alone: before Redis 7 an entry that was trimmed from the stream meanwhile comes without its id otherwise
+        (XAUTOCLAIM, "History"), and could never be acknowledged.
+        """
         reply = await self._in_group(
             group,
             lambda: self._redis.xautoclaim(
-                STREAM, group, consumer, min_idle_time=CLAIM_IDLE_MS, start_id="0-0", count=READ_COUNT
+                STREAM, group, consumer, min_idle_time=CLAIM_IDLE_MS, start_id="0-0", count=READ_COUNT, justid=True
             ),
         )
-        return list(reply[1])
+        return bool(reply)
 
     async def _read(self, group: str, consumer: str, after: EntryId, block_ms: int | None) -> list[Entry]:
         reply = await self._in_group(

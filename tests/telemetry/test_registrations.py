@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from telemetry import registrations as room
 from telemetry.registrations import STREAM, Delivery, Registration, Registrations, RegistrationsUnavailable
-from tests.servers.redis import RedisServer, redis_server
+from tests.servers.redis import RedisServer, redis_of_system, redis_of_wheel, redis_server, running_redis
 
 __all__ = ["redis_server"]  # fixture
 
@@ -124,6 +125,30 @@ async def test_an_entry_that_cannot_be_read_is_acknowledged_with_the_others(redi
 
     assert [one.device_id for one in delivery.registrations] == ["a"]
     assert len(delivery.entry_ids) == 3
+
+
+@pytest.mark.parametrize("program", [redis_of_wheel, redis_of_system], ids=["Redis 6", "Redis 7"])
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_what_was_trimmed_while_a_dead_consumer_held_it_does_not_stop_the_others(
+    program: Callable[[], Path], protocol: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from redis.asyncio import Redis
+
+    monkeypatch.setattr(room, "CLAIM_IDLE_MS", 0)
+    with running_redis(program()) as server:
+        client: Any = Redis.from_url(server.url, protocol=protocol)
+        stream = Registrations(client)
+        for device in ("a", "b", "c"):
+            await stream.add(registration(device))
+        await next_delivery(stream, "dead")
+        await client.xtrim(STREAM, maxlen=1, approximate=False)
+
+        claimed = await next_delivery(stream, "alive")
+        await stream.acknowledge(GROUP, claimed)
+
+        assert [one.device_id for one in claimed.registrations] == ["c"]
+        assert (await client.xpending(STREAM, GROUP))["pending"] == 0
+        await client.aclose()
 
 
 async def test_news_wake_a_waiting_consumer(redis: Any) -> None:
