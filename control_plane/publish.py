@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane import audit, tables
@@ -40,7 +40,17 @@ from control_plane.repository import (
     sign_content,
 )
 from control_plane.roll_back import Step, roll_back
-from control_plane.tables import Deployment, Environment, EnvironmentKey, Manifest, Model, ModelVersion, Root, utc_now
+from control_plane.tables import (
+    Application,
+    Deployment,
+    Environment,
+    EnvironmentKey,
+    Manifest,
+    Model,
+    ModelVersion,
+    Root,
+    utc_now,
+)
 from control_plane.uploads import READY
 from manifests.keys import RANDOM_BYTES, make_key
 from manifests.model import BUCKETS
@@ -85,6 +95,8 @@ class Publisher:
         self._signing = signing
         # Set when a deployment asked for patches.
         self.patches_planned = asyncio.Event()
+        # Set when a renaming made manifests due to be signed anew.
+        self.signing_due = asyncio.Event()
 
     # --- What is offered ------------------------------------------------------------------------------------------
 
@@ -225,18 +237,24 @@ class Publisher:
         keys = await session.scalars(select(EnvironmentKey.key).where(EnvironmentKey.environment_id == environment_id))
         queue(session, environment_id, revision or 0, withdrawn_keys=list(keys))
 
-    async def relabel(self, session: AsyncSession, application_id: str) -> None:
-        """Queue an application's environments again after it, or its organization, was renamed: edges label events.
+    async def relabel(self, session: AsyncSession, *applications: ColumnElement[bool]) -> None:
+        """Have applications' environments signed anew after they, or their organization, were renamed.
 
-        Call it in the transaction that renames; the loop of the relay delivers.
+        Edges label events with these names, and take a publication only when its revision is newer than theirs. There
+        may be very many environments, so they are only marked here, and the loop of `control_plane.resign` signs them.
+
+        Call it in the transaction that renames, and `sign_renamed` after the commit.
+
+        Args:
+            applications: conditions on the applications' table.
         """
-        query = (
-            select(Manifest.environment_id, Manifest.revision)
-            .join(Environment, Environment.id == Manifest.environment_id)
-            .where(Environment.application_id == application_id)
-        )
-        for environment_id, revision in await session.execute(query):
-            queue(session, environment_id, revision)
+        environments = select(Environment.id).join(Application).where(*applications)
+        marked = update(Manifest).where(Manifest.environment_id.in_(environments))
+        await session.execute(marked.values(resign_at=utc_now()), execution_options={"synchronize_session": False})
+
+    def sign_renamed(self) -> None:
+        """Have what a committed transaction marked signed now, rather than within a minute."""
+        self.signing_due.set()
 
     async def add_key(self, actor: Actor, environment_id: str, overlap: timedelta) -> EnvironmentKey:
         """Add a key that certifies the newest root; the keys so far stay valid for ``overlap``.

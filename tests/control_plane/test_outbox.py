@@ -12,6 +12,7 @@ from sqlalchemy import update
 
 from control_plane import outbox
 from control_plane.outbox import COMPARE_EVERY, OutboxRelay
+from control_plane.repository import queue
 from control_plane.tables import Environment, EnvironmentKey, utc_now
 from manifests.redis_client import connect_redis
 from manifests.redis_store import RedisManifestStore
@@ -177,20 +178,10 @@ async def test_one_environment_that_cannot_be_published_does_not_hold_up_the_oth
 
     monkeypatch.setattr(world.store, "publish", broken_for_dev)
     async with world.database.write() as session:
-        await world.publisher.relabel(session, world.application.id)
+        for environment in (world.dev, world.prod):
+            queue(session, environment.id, 1)
     await world.relay.step(utc_now())
     assert [(row.environment_id, row.attempts) for row in await world.outbox()] == [(world.dev.id, 1)]
-
-
-async def test_renaming_the_application_reaches_the_labels(world: World) -> None:
-    async with world.database.write() as session:
-        application = await session.merge(world.application)
-        application.name = "Kamera"
-        await world.publisher.relabel(session, application.id)
-    await world.relay.step(utc_now())
-    publication = await world.store.load((await world.keys())[0].key)
-    assert isinstance(publication, Publication)
-    assert publication.labels.application == "Kamera"
 
 
 async def flush(server: RedisServer) -> None:
