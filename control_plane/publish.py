@@ -52,7 +52,7 @@ from control_plane.tables import (
     utc_now,
 )
 from control_plane.uploads import READY
-from manifests.keys import RANDOM_BYTES, make_key
+from manifests.keys import MAX_OVERLAP, RANDOM_BYTES, make_key
 from manifests.model import BUCKETS
 
 LATEST: Literal["latest"] = "latest"
@@ -64,8 +64,6 @@ ROLLBACK = "rollback"
 # Keys of one environment that are valid at once. Two are the rule while apps move from one to the next; every change
 # is published once for each.
 MAX_VALID_KEYS = 8
-# An app's release is on most phones within months; a key that stays valid for ever is simply not replaced.
-MAX_OVERLAP = timedelta(days=730)
 
 _NO_SUCH_MODEL = "There is no such model in the environment's application."
 
@@ -261,7 +259,7 @@ class Publisher:
 
         Raises:
             Missing: the environment is gone.
-            Invalid: the overlap is negative or over two years.
+            Invalid: the overlap is negative or over `manifests.keys.MAX_OVERLAP`.
             Conflict: too many keys are valid already.
         """
         if not timedelta(0) <= overlap <= MAX_OVERLAP:
