@@ -23,8 +23,9 @@ def valid_keys(now: datetime) -> ColumnElement[bool]:
 
 async def publications_of(session: AsyncSession, environment_ids: Collection[str], now: datetime) -> list[Publication]:
     """Return the publication of every valid key of these environments, each with the manifest now in force."""
-    labels = await labels_of(session, environment_ids)
     manifests = await _manifests(session, environment_ids)
+    # After the manifests, which a renaming has signed anew: no revision goes out with names older than itself.
+    labels = await labels_of(session, environment_ids)
     roots = await _roots(session, environment_ids)
     keys = select(EnvironmentKey).where(EnvironmentKey.environment_id.in_(environment_ids), valid_keys(now))
     return [

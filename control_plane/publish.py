@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane import audit, tables
@@ -26,7 +26,7 @@ from control_plane.errors import Conflict, Invalid, Missing
 from control_plane.locks import lock_environment, lock_model
 from control_plane.offered import offered_releases, present_offers
 from control_plane.offers import Offer, buckets_of, checked_conditions, deploy
-from control_plane.outbox import OutboxRelay
+from control_plane.outbox import RETELL_WITHDRAWN_FOR, OutboxRelay
 from control_plane.patch_plan import plan_patches
 from control_plane.places import labels_of_one
 from control_plane.publications import valid_keys
@@ -40,9 +40,20 @@ from control_plane.repository import (
     sign_content,
 )
 from control_plane.roll_back import Step, roll_back
-from control_plane.tables import Deployment, Environment, EnvironmentKey, Manifest, Model, ModelVersion, Root, utc_now
+from control_plane.tables import (
+    Application,
+    Deployment,
+    Environment,
+    EnvironmentKey,
+    Manifest,
+    Model,
+    ModelVersion,
+    Root,
+    WithdrawnKey,
+    utc_now,
+)
 from control_plane.uploads import READY
-from manifests.keys import RANDOM_BYTES, make_key
+from manifests.keys import MAX_OVERLAP, RANDOM_BYTES, make_key
 from manifests.model import BUCKETS
 
 LATEST: Literal["latest"] = "latest"
@@ -54,8 +65,6 @@ ROLLBACK = "rollback"
 # Keys of one environment that are valid at once. Two are the rule while apps move from one to the next; every change
 # is published once for each.
 MAX_VALID_KEYS = 8
-# An app's release is on most phones within months; a key that stays valid for ever is simply not replaced.
-MAX_OVERLAP = timedelta(days=730)
 
 _NO_SUCH_MODEL = "There is no such model in the environment's application."
 
@@ -85,6 +94,8 @@ class Publisher:
         self._signing = signing
         # Set when a deployment asked for patches.
         self.patches_planned = asyncio.Event()
+        # Set when a renaming made manifests due to be signed anew.
+        self.signing_due = asyncio.Event()
 
     # --- What is offered ------------------------------------------------------------------------------------------
 
@@ -222,28 +233,38 @@ class Publisher:
         """
         await lock_environment(session, environment_id)
         revision = await session.scalar(select(Manifest.revision).where(Manifest.environment_id == environment_id))
-        keys = await session.scalars(select(EnvironmentKey.key).where(EnvironmentKey.environment_id == environment_id))
-        queue(session, environment_id, revision or 0, withdrawn_keys=list(keys))
+        of_it = EnvironmentKey.environment_id == environment_id
+        keys = (await session.scalars(select(EnvironmentKey.key).where(of_it))).all()
+        queue(session, environment_id, revision or 0, withdrawn_keys=keys)
+        # The keys' rows go with the environment, and a Redis that is emptied later has to be told of them again.
+        await session.execute(delete(WithdrawnKey).where(WithdrawnKey.withdrawn_at < utc_now() - RETELL_WITHDRAWN_FOR))
+        session.add_all(WithdrawnKey(key=key, revision=revision or 0) for key in keys)
 
-    async def relabel(self, session: AsyncSession, application_id: str) -> None:
-        """Queue an application's environments again after it, or its organization, was renamed: edges label events.
+    async def relabel(self, session: AsyncSession, *applications: ColumnElement[bool]) -> None:
+        """Have applications' environments signed anew after they, or their organization, were renamed.
 
-        Call it in the transaction that renames; the loop of the relay delivers.
+        Edges label events with these names, and take a publication only when its revision is newer than theirs. There
+        may be very many environments, so they are only marked here, and the loop of `control_plane.resign` signs them.
+
+        Call it in the transaction that renames, and `sign_renamed` after the commit.
+
+        Args:
+            applications: conditions on the applications' table.
         """
-        query = (
-            select(Manifest.environment_id, Manifest.revision)
-            .join(Environment, Environment.id == Manifest.environment_id)
-            .where(Environment.application_id == application_id)
-        )
-        for environment_id, revision in await session.execute(query):
-            queue(session, environment_id, revision)
+        environments = select(Environment.id).join(Application).where(*applications)
+        marked = update(Manifest).where(Manifest.environment_id.in_(environments))
+        await session.execute(marked.values(resign_at=utc_now()), execution_options={"synchronize_session": False})
+
+    def sign_renamed(self) -> None:
+        """Have what a committed transaction marked signed now, rather than within a minute."""
+        self.signing_due.set()
 
     async def add_key(self, actor: Actor, environment_id: str, overlap: timedelta) -> EnvironmentKey:
         """Add a key that certifies the newest root; the keys so far stay valid for ``overlap``.
 
         Raises:
             Missing: the environment is gone.
-            Invalid: the overlap is negative or over two years.
+            Invalid: the overlap is negative or over `manifests.keys.MAX_OVERLAP`.
             Conflict: too many keys are valid already.
         """
         if not timedelta(0) <= overlap <= MAX_OVERLAP:

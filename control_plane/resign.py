@@ -7,6 +7,7 @@ has a moment of its own at which it is due (`Manifest.resign_at`); a root is ren
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime
 
 import structlog
@@ -46,12 +47,17 @@ class Resigner:
     async def run(self) -> None:
         """Sign what falls due until cancelled."""
         while True:
+            self._publisher.signing_due.clear()
+            signed = 0
             try:
-                await self.step(utc_now())
+                signed = await self.step(utc_now())
             except Exception:  # the database may be away; the next round may fare better
                 _log.exception("resigning_failed")
             heed_cancellation()
-            await asyncio.sleep(CHECK_SECONDS)
+            if signed < BATCH:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CHECK_SECONDS):
+                        await self._publisher.signing_due.wait()
 
     async def step(self, now: datetime) -> int:
         """Sign what is due at ``now``; return how many. One that fails is logged and tried again next time."""

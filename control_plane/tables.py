@@ -157,6 +157,16 @@ class EnvironmentKey(Base):
     withdrawn_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
+class WithdrawnKey(Base):
+    """A key of an environment that was deleted, kept for as long as edges may have to be told again."""
+
+    __tablename__ = "withdrawn_keys"
+
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    revision: Mapped[int] = mapped_column(BigInteger)
+    withdrawn_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
 class Root(Base):
     """One signed version of an environment's TUF root metadata. Never changed, never deleted."""
 
@@ -194,10 +204,27 @@ class Model(Base):
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
     application_id: Mapped[str] = mapped_column(ForeignKey("applications.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(NAME_LENGTH))
-    # Numbers are never used twice, not even after a version was deleted.
+    # Numbers are never used twice under one name, not even after the version, or the model that had it, was deleted.
     last_version: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+
+
+class ModelName(Base):
+    """A name that a model has or had, kept when the model is deleted: devices know versions by name and number.
+
+    Numbers `first_version` to `last_version` under the name are the model's; `last_version` is None while it bears it.
+    """
+
+    __tablename__ = "model_names"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id", ondelete="CASCADE"), index=True)
+    model_id: Mapped[str] = mapped_column(String(ID_LENGTH), index=True)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    first_version: Mapped[int] = mapped_column(Integer)
+    last_version: Mapped[int | None] = mapped_column(Integer, default=None)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class ModelVersion(Base):

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 # 60 random bits: no guessing which keys exist, and no collision among any number of environments.
@@ -20,6 +21,11 @@ RANDOM_BYTES = 8
 # 128 bits of SHA-256: finding other root keys with the same fingerprint is out of reach.
 FINGERPRINT_BYTES = 16
 FINGERPRINT_LENGTH = 26
+
+# How long a key may stay valid beside the one that replaces it. A month is enough for a build of the app to reach most
+# devices; a year for all. Never for ever: a key that is to stay is simply not replaced.
+DEFAULT_OVERLAP = timedelta(days=30)
+MAX_OVERLAP = timedelta(days=366)
 
 _KEY = re.compile(
     r"(?P<name>[a-z][a-z0-9-]{0,30})"

@@ -2,11 +2,14 @@
 
 ``docs/telemetry.md`` has the definitions in words. The questions are plain SQL over ``device_days``, ``devices`` and
 ``events``, understood by every version of ClickHouse since 18.16. Days are days of UTC by the server's clock.
+
+Devices tell a model by the name that it had for them. So a question is about all names that the model has had; and
+where another model has had one of them too, about the numbers of its own versions under that name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
@@ -20,14 +23,24 @@ MAX_DAYS: Final = 730
 MAX_FAILURES: Final = 100
 """Pairs of version and error that are listed, most frequent first; ``failures_total`` counts all."""
 
-BY_DAY: Final = """
-SELECT day, held, count() AS devices
-FROM (
+# Of each device on each day, and of each device at last: the version held. A device that reported under several names
+# counts once, for what it said last.
+_DEVICE_DAYS: Final = """
     SELECT day, device_id, argMaxMerge(version) AS held
     FROM device_days
     WHERE organization_id = {organization_id} AND application_id = {application_id}
-      AND environment = {environment} AND model = {model} AND day >= {first_day} AND day <= {last_day}
-    GROUP BY day, device_id
+      AND environment = {environment} AND model IN {names} AND day >= {first_day} AND day <= {last_day}
+    GROUP BY day, device_id"""
+_DEVICES: Final = """
+    SELECT device_id, argMaxMerge(version) AS held, maxMerge(last_day) AS day
+    FROM devices
+    WHERE organization_id = {organization_id} AND application_id = {application_id}
+      AND environment = {environment} AND model IN {names}
+    GROUP BY device_id"""
+
+BY_DAY: Final = """
+SELECT day, held, count() AS devices
+FROM (%s
 ) AS device_day
 GROUP BY day, held
 ORDER BY day, held
@@ -35,14 +48,9 @@ ORDER BY day, held
 
 NOW: Final = """
 SELECT held, count() AS devices
-FROM (
-    SELECT device_id, argMaxMerge(version) AS held, maxMerge(last_day) AS heard
-    FROM devices
-    WHERE organization_id = {organization_id} AND application_id = {application_id}
-      AND environment = {environment} AND model = {model}
-    GROUP BY device_id
+FROM (%s
 ) AS device
-WHERE heard >= {first_day}
+WHERE day >= {first_day}
 GROUP BY held
 ORDER BY held
 """
@@ -53,17 +61,63 @@ FROM (
     SELECT device_id, maxMerge(activated) AS installed
     FROM devices
     WHERE organization_id = {organization_id} AND application_id = {application_id}
-      AND environment = {environment} AND model = {model}
+      AND environment = {environment} AND model IN {names}
     GROUP BY device_id
 ) AS device
 WHERE installed = 1
+"""
+
+# The same where a name was shared: %s says which held versions are the model's. What a device holds under a newer name
+# counts before what it holds under an older one.
+_SHARED_DEVICE_DAYS: Final = """
+    SELECT day, device_id, argMin(held_here, place) AS held
+    FROM (
+        SELECT day, device_id, model, argMaxMerge(version) AS held_here, {place} AS place
+        FROM device_days
+        WHERE organization_id = {organization_id} AND application_id = {application_id}
+          AND environment = {environment} AND model IN {names} AND day >= {first_day} AND day <= {last_day}
+        GROUP BY day, device_id, model
+    ) AS named
+    WHERE %s
+    GROUP BY day, device_id"""
+_SHARED_DEVICES: Final = """
+    SELECT device_id, argMin(held_here, place) AS held, max(heard) AS day
+    FROM (
+        SELECT device_id, model, argMaxMerge(version) AS held_here, maxMerge(last_day) AS heard, {place} AS place
+        FROM devices
+        WHERE organization_id = {organization_id} AND application_id = {application_id}
+          AND environment = {environment} AND model IN {names}
+        GROUP BY device_id, model
+    ) AS named
+    WHERE %s
+    GROUP BY device_id"""
+
+# That a device has activated a version does not say whose; that it has held one of these does.
+SHARED_INSTALLATIONS: Final = """
+SELECT uniqExact(device_id) AS installations
+FROM (
+    SELECT day, device_id, model, argMaxMerge(version) AS held_here
+    FROM device_days
+    WHERE organization_id = {organization_id} AND application_id = {application_id}
+      AND environment = {environment} AND model IN {names}
+    GROUP BY day, device_id, model
+) AS named
+WHERE held_here > 0 AND (%s) AND device_id IN (
+    SELECT device_id
+    FROM devices
+    WHERE organization_id = {organization_id} AND application_id = {application_id}
+      AND environment = {environment} AND model IN {names}
+    GROUP BY device_id
+    HAVING maxMerge(activated) = 1
+)
 """
 
 FAILURES: Final = """
 SELECT ifNull(version, toUInt32(0)) AS failed_version, error, count() AS failures, uniqExact(device_id) AS devices
 FROM raw_events FINAL
 WHERE organization_id = {organization_id} AND application_id = {application_id}
-  AND environment = {environment} AND model = {model} AND type = 'error' AND day >= {first_day} AND day <= {last_day}
+  AND environment = {environment} AND model IN {names}
+  AND type = 'error' AND day >= {first_day} AND day <= {last_day} AND (%s)
 GROUP BY failed_version, error
 ORDER BY failures DESC, failed_version DESC, error ASC
 LIMIT {max_failures}
@@ -73,9 +127,30 @@ FAILURES_TOTAL: Final = """
 SELECT count() AS failures
 FROM raw_events FINAL
 WHERE organization_id = {organization_id} AND application_id = {application_id}
-  AND environment = {environment} AND model = {model}
-  AND type = 'error' AND day >= {first_day} AND day <= {last_day}
+  AND environment = {environment} AND model IN {names}
+  AND type = 'error' AND day >= {first_day} AND day <= {last_day} AND (%s)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A name that a model has or had, and which version numbers under it are the model's.
+
+    Args:
+        first: the lowest; 1 unless another model had the name before.
+        last: the highest; None unless another model has taken the name since.
+        since: the day from which devices that hold no version count; only looked at when ``first`` is above 1.
+    """
+
+    name: str
+    first: int = 1
+    last: int | None = None
+    since: date = date(1970, 1, 1)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether another model had the name, or has it now."""
+        return self.first > 1 or self.last is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +225,15 @@ async def adoption(
     organization_id: str,
     application_id: str,
     environment: str,
-    model: str,
+    names: Sequence[ModelName],
     days: int,
     now: datetime,
 ) -> AdoptionReport:
     """Answer how a model's versions are adopted in one environment.
 
     Args:
-        environment, model: names, as devices and edges write them.
+        environment: its name, as edges write it.
+        names: all that the model has had, as devices write them; the present one first, then the newest.
         days: how many days back, today included; 1 to ``MAX_DAYS``.
         now: the present, with its zone; the last day is its day in UTC.
 
@@ -169,26 +245,72 @@ async def adoption(
         raise ValueError(f"days is between 1 and {MAX_DAYS}")
     last_day = now.astimezone(UTC).date()
     first_day = last_day - timedelta(days=days - 1)
-    values: Mapping[str, Value] = {
+    values: dict[str, Value] = {
         "organization_id": organization_id,
         "application_id": application_id,
         "environment": environment,
-        "model": model,
+        "names": [each.name for each in names],
         "first_day": first_day,
         "last_day": last_day,
         "max_failures": MAX_FAILURES,
     }
+    questions = _questions(names)
+    for place, each in enumerate(names):
+        values |= {f"name_{place}": each.name, f"first_{place}": each.first, f"since_{place}": each.since}
+        values |= {f"last_{place}": each.last or 0}
     return AdoptionReport(
-        model=model,
+        model=names[0].name,
         environment=environment,
         first_day=first_day,
         last_day=last_day,
-        by_day=_by_day(await warehouse.query(BY_DAY, values)),
-        now=_shares(await warehouse.query(NOW, values)),
-        installations=int((await warehouse.query(INSTALLATIONS, values))[0]["installations"]),
-        failures=tuple(_failure(row) for row in await warehouse.query(FAILURES, values)),
-        failures_total=int((await warehouse.query(FAILURES_TOTAL, values))[0]["failures"]),
+        by_day=_by_day(await warehouse.query(questions.by_day, values)),
+        now=_shares(await warehouse.query(questions.now, values)),
+        installations=int((await warehouse.query(questions.installations, values))[0]["installations"]),
+        failures=tuple(_failure(row) for row in await warehouse.query(questions.failures, values)),
+        failures_total=int((await warehouse.query(questions.failures_total, values))[0]["failures"]),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    by_day: str
+    now: str
+    installations: str
+    failures: str
+    failures_total: str
+
+
+def _questions(names: Sequence[ModelName]) -> _Questions:
+    """Return the SQL for a model's names; the usual, cheaper one when no other model ever had any of them."""
+    failed = _condition(names, "ifNull(version, toUInt32(0))", "day")
+    failures, failures_total = FAILURES % failed, FAILURES_TOTAL % failed
+    if not any(each.is_shared for each in names):
+        return _Questions(BY_DAY % _DEVICE_DAYS, NOW % _DEVICES, INSTALLATIONS, failures, failures_total)
+    cases = "".join(f"model = {{name_{place}}}, {place}, " for place in range(len(names)))
+    days = _SHARED_DEVICE_DAYS % _condition(names, "held_here", "day")
+    devices = _SHARED_DEVICES % _condition(names, "held_here", "heard")
+    return _Questions(
+        (BY_DAY % days).replace("{place}", f"multiIf({cases}{len(names)})"),
+        (NOW % devices).replace("{place}", f"multiIf({cases}{len(names)})"),
+        SHARED_INSTALLATIONS % _condition(names, "held_here", "day"),
+        failures,
+        failures_total,
+    )
+
+
+def _condition(names: Sequence[ModelName], held: str, day: str) -> str:
+    """Return the condition that a version, in the column ``held``, is the model's; 0 is no version."""
+    if not any(each.is_shared for each in names):
+        return "1"
+    parts = []
+    for place, each in enumerate(names):
+        terms = [f"model = {{name_{place}}}"]
+        if each.last is not None:
+            terms.append(f"{held} >= {{first_{place}}} AND {held} <= {{last_{place}}}")
+        elif each.first > 1:
+            terms.append(f"({held} >= {{first_{place}}} OR {held} = 0 AND {day} >= {{since_{place}}})")
+        parts.append(" AND ".join(terms))
+    return " OR ".join(f"({part})" for part in parts)
 
 
 def _by_day(rows: list[Row]) -> tuple[DayAdoption, ...]:

@@ -15,6 +15,7 @@ from control_plane.api.paging import Keyset, Page, Paging, fetch_page
 from control_plane.api.schemas import AdoptionOut, AdoptionQuery, AuditOut, SqlAnswer, SqlQuestion
 from control_plane.api.versions import find_model
 from control_plane.errors import Forbidden, Invalid, Unavailable
+from control_plane.model_names import names_of
 from control_plane.tables import AuditEntry, Member
 from telemetry.warehouse import QueryFailed, QueryLimits, WarehouseUnavailable
 
@@ -26,13 +27,14 @@ async def show_adoption(call: Call, query: AdoptionQuery) -> AdoptionOut:
     async with call.database.read() as session:
         application, model = await find_model(session, call)
         environment = await lookup.environment(session, application.id, query.environment)
+        names = await names_of(session, model)
     with _telling_of_clickhouse():
         report = await adoption(
             call.services.warehouse.get(),
             call.organization.id,
             application.id,
             environment.name,
-            model.name,
+            names,
             query.days,
             call.now,
         )

@@ -73,7 +73,7 @@ async def show_one_application(call: Call, query: ApplicationQuery) -> Applicati
 
 
 async def change_application(call: Call, body: ApplicationChange) -> ApplicationOut:
-    """Change an application. Edges label events with its name, so its environments are queued for them again."""
+    """Change an application. Edges label events with its name, so its manifests are signed anew for them."""
     changes = body.model_dump(exclude_none=True)
     if not changes:
         raise Invalid("Nothing to change: give a name, a bundle_id or a platform.")
@@ -85,8 +85,11 @@ async def change_application(call: Call, body: ApplicationChange) -> Application
         async with unique(_TAKEN):
             await session.flush()
         audit.record(session, call.actor, call.organization.id, "app.change", application.name, detail)
-        if "name" in changes:
-            await call.services.publisher.relabel(session, application.id)
+        renamed = detail["was"].get("name", application.name) != application.name
+        if renamed:
+            await call.services.publisher.relabel(session, Application.id == application.id)
+    if renamed:
+        call.services.publisher.sign_renamed()
     return show_application(application)
 
 

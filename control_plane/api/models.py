@@ -14,6 +14,7 @@ from control_plane.api.schemas import DeleteModelQuery, ModelChange, ModelOut, N
 from control_plane.api.unique import unique
 from control_plane.errors import Conflict
 from control_plane.locks import lock_applications, lock_model
+from control_plane.model_names import change_name, give_up_name, take_name
 from control_plane.tables import Application, Environment, Model, ModelVersion, Release
 
 # A manifest names every model that is offered, and every device of the application reads it: at some 700 bytes a
@@ -41,6 +42,7 @@ async def create_model(call: Call, body: NewModel) -> ModelOut:
         session.add(model)
         async with unique(_TAKEN):
             await session.flush()
+        await take_name(session, model)
         audit.record(session, call.actor, call.organization.id, "model.create", f"{application.name}/{model.name}")
     return show_model(model, None)
 
@@ -63,9 +65,10 @@ async def change_model(call: Call, body: ModelChange) -> ModelOut:
         if offered_in and body.name != model.name:
             raise Conflict(f"The model is offered in {_listed(offered_in)}; it cannot be renamed meanwhile.", "offered")
         detail = {"was": model.name}
-        model.name = body.name
-        async with unique(_TAKEN):
-            await session.flush()
+        if body.name != model.name:
+            async with unique(_TAKEN):
+                await change_name(session, model, body.name)
+                await session.flush()
         target = f"{application.name}/{model.name}"
         audit.record(session, call.actor, call.organization.id, "model.rename", target, detail)
         return await _shown(session, model)
@@ -86,6 +89,7 @@ async def delete_model(call: Call, query: DeleteModelQuery) -> None:
         offered_in = await _environments_offering(session, model.id)
         if offered_in and not query.withdraw:
             raise Conflict(f"The model is offered in {_listed(offered_in)}; pass withdraw=true to end that.", "offered")
+        await give_up_name(session, model)
         await session.delete(model)
         await session.flush()
         for environment_id in offered_in:

@@ -77,7 +77,7 @@ async def show_one_organization(call: Call) -> OrganizationOut:
 
 
 async def change_organization(call: Call, body: OrganizationChange) -> OrganizationOut:
-    """Rename an organization. Edges label events with its name, so its environments are queued for them again."""
+    """Rename an organization. Edges label events with its name, so its manifests are signed anew for them."""
     async with call.database.write() as session:
         organization, role = await lookup.organization(session, call.caller.user_id, call.organization.id)
         detail = {"was": organization.name}
@@ -85,9 +85,11 @@ async def change_organization(call: Call, body: OrganizationChange) -> Organizat
         async with unique(_NAME_TAKEN):
             await session.flush()
         audit.record(session, call.actor, organization.id, "organization.rename", body.name, detail)
-        applications = select(Application.id).where(Application.organization_id == organization.id)
-        for application_id in (await session.scalars(applications)).all():
-            await call.services.publisher.relabel(session, application_id)
+        renamed = detail["was"] != organization.name
+        if renamed:
+            await call.services.publisher.relabel(session, Application.organization_id == organization.id)
+    if renamed:
+        call.services.publisher.sign_renamed()
     return show_organization(organization, role)
 
 

@@ -15,10 +15,8 @@ from control_plane import names
 from control_plane.accounts import RoleName
 from control_plane.api.paging import Paging
 from control_plane.tables import NAME_LENGTH
+from manifests.keys import DEFAULT_OVERLAP, MAX_OVERLAP
 
-# A week is enough for a build of the app to reach most devices; a year for all. Never for ever: use two keys then.
-MAX_OVERLAP_SECONDS = 366 * 86_400
-DEFAULT_OVERLAP_SECONDS = 30 * 86_400
 # Longer queries than people write; it is parsed in this process.
 MAX_SQL_LENGTH = 20_000
 # The widest span that the daily rollups are asked for at once.
@@ -115,9 +113,9 @@ class NewKey(Body):
     """How to replace an environment's key."""
 
     overlap_seconds: int = Field(
-        DEFAULT_OVERLAP_SECONDS,
+        int(DEFAULT_OVERLAP.total_seconds()),
         ge=0,
-        le=MAX_OVERLAP_SECONDS,
+        le=int(MAX_OVERLAP.total_seconds()),
         description="For how long the present keys stay valid beside the new one.",
     )
 

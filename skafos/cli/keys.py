@@ -6,15 +6,13 @@ from typing import Annotated
 
 import typer
 
+from manifests.keys import DEFAULT_OVERLAP, MAX_OVERLAP
 from skafos.cli import options
 from skafos.cli.output import ask, print_json, print_table
 from skafos.cli.session import session
 
 app = options.family("Keys of environments: list, add, revoke, rotate.")
 
-DEFAULT_OVERLAP_DAYS = 30
-# As the control plane allows it.
-MAX_OVERLAP_DAYS = 366
 SECONDS_PER_DAY = 86_400
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -41,11 +39,11 @@ def add_key(
         typer.Option(
             "--overlap-days",
             min=0,
-            max=MAX_OVERLAP_DAYS,
+            max=MAX_OVERLAP.days,
             metavar="DAYS",
             help="How long those before it stay valid.",
         ),
-    ] = DEFAULT_OVERLAP_DAYS,
+    ] = DEFAULT_OVERLAP.days,
     org: options.Org = None,
     app: options.App = None,
     json: options.Json = False,

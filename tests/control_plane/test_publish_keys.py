@@ -7,16 +7,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import select
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp  # type: ignore[attr-defined]
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
 from control_plane import tables
+from control_plane.api.schemas import NewKey
 from control_plane.errors import Conflict, Invalid, Missing
 from control_plane.publish import MAX_VALID_KEYS
 from control_plane.tables import Environment, new_id
-from manifests.keys import certify, parse_key
+from manifests.keys import MAX_OVERLAP, certify, parse_key
 from manifests.store import WITHDRAWN, Publication
 from manifests.trust import parse_body
 from tests.control_plane.world import World, open_world
@@ -145,10 +147,14 @@ async def test_keys_that_are_valid_at_once_are_bounded(world: World) -> None:
         await world.publisher.add_key(world.actor, world.prod.id, timedelta(days=1))
 
 
-async def test_an_overlap_is_between_nothing_and_two_years(world: World) -> None:
-    for overlap in (timedelta(seconds=-1), timedelta(days=731)):
+async def test_an_overlap_is_between_nothing_and_its_bound(world: World) -> None:
+    for overlap in (timedelta(seconds=-1), MAX_OVERLAP + timedelta(seconds=1)):
         with pytest.raises(Invalid):
             await world.publisher.add_key(world.actor, world.prod.id, overlap)
+        with pytest.raises(ValidationError):
+            NewKey(overlap_seconds=int(overlap.total_seconds()))
+    longest = NewKey(overlap_seconds=int(MAX_OVERLAP.total_seconds()))
+    await world.publisher.add_key(world.actor, world.prod.id, timedelta(seconds=longest.overlap_seconds))
 
 
 async def test_what_is_not_there_is_missing(world: World) -> None:

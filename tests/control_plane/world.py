@@ -19,6 +19,7 @@ from artifacts.store import ObjectStore, open_store
 from control_plane.actor import Actor
 from control_plane.database import Database
 from control_plane.migrate import migrate
+from control_plane.model_names import take_name
 from control_plane.outbox import OutboxRelay
 from control_plane.presign import Presigner
 from control_plane.publish import Publisher
@@ -187,6 +188,8 @@ async def _rows(
         dev, prod = (Environment(application_id=application.id, name=name) for name in ("dev", "prod"))
         model = Model(application_id=application.id, name="digits", created_at=utc_now())
         session.add_all([dev, prod, model])
+        await session.flush()
+        await take_name(session, model)
         for environment in (dev, prod):
             await publisher.open_environment(session, environment)
     for environment in (dev, prod):

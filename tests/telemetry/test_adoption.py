@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry.adoption import MAX_DAYS, MAX_FAILURES, AdoptionReport, Failure, VersionShare, adoption
+from telemetry.adoption import MAX_DAYS, MAX_FAILURES, AdoptionReport, Failure, ModelName, VersionShare, adoption
 from telemetry.columns import event_columns
 from telemetry.segment import Record
 from telemetry.warehouse import Warehouse, WarehouseUnavailable, open_warehouse
@@ -25,12 +26,17 @@ TODAY = NOON.date()
 DAY = timedelta(days=1)
 
 
-async def report(warehouse: Warehouse, *records: Record, days: int = 7, **other: str) -> AdoptionReport:
+FACES = (ModelName("faces"),)
+
+
+async def report(
+    warehouse: Warehouse, *records: Record, days: int = 7, names: Sequence[ModelName] = FACES, **other: str
+) -> AdoptionReport:
     """Insert the records, each on its own, and ask about the model of the samples."""
     for place, one in enumerate(records):
         await warehouse.insert_events(event_columns([one]), f"insert-{place}")
-    asked = {"organization_id": "org-1", "application_id": "app-1", "environment": "prod", "model": "faces"} | other
-    return await adoption(warehouse, days=days, now=NOON + timedelta(hours=3), **asked)
+    asked = {"organization_id": "org-1", "application_id": "app-1", "environment": "prod"} | other
+    return await adoption(warehouse, names=names, days=days, now=NOON + timedelta(hours=3), **asked)
 
 
 def shares(*counts: tuple[int | None, int]) -> tuple[VersionShare, ...]:
@@ -228,6 +234,80 @@ def truth(story: list[tuple[int, int, int, str, int | None, int | None]]) -> dic
     return {day: dict(versions) for day, versions in counted.items()}
 
 
+# --- names that change hands ------------------------------------------------------------------------------------------
+
+
+async def test_the_figures_of_a_renamed_model_go_on(warehouse: Warehouse) -> None:
+    found = await report(
+        warehouse,
+        record(
+            event("activate", "a", version=1, model="visages"),
+            event("activate", "b", version=1, model="visages"),
+            event("error", "b", version=2, model="visages", error="e"),
+            at=NOON - DAY,
+        ),
+        record(event("check", "a", version=1, model="visages")),
+        record(event("activate", "a", version=2), at=NOON + timedelta(hours=1)),
+        record(event("activate", "c", version=2, model="somebody else's"), at=NOON + timedelta(hours=1)),
+        names=[ModelName("faces"), ModelName("visages")],
+    )
+
+    assert [(day.day, day.versions) for day in found.by_day] == [(TODAY - DAY, shares((1, 2))), (TODAY, shares((2, 1)))]
+    assert found.now == shares((2, 1), (1, 1))
+    assert (found.model, found.installations) == ("faces", 2)
+    assert (found.failures, found.failures_total) == ((Failure(2, "e", 1, 1),), 1)
+
+
+OLD_MODEL = [
+    record(event("activate", "a", version=3), event("activate", "b", version=2), at=NOON - DAY),
+    record(event("check", "a", version=3), event("check", "b", version=2), event("error", "b", version=3, error="old")),
+]
+
+
+async def test_a_model_that_takes_the_name_of_another_starts_at_zero(warehouse: Warehouse) -> None:
+    found = await report(warehouse, *OLD_MODEL, names=[ModelName("faces", first=4, since=TODAY)])
+
+    assert (found.by_day, found.now, found.installations) == ((), (), 0)
+    assert (found.failures, found.failures_total) == ((), 0)
+
+
+async def test_figures_of_two_models_of_one_name_stay_apart(warehouse: Warehouse) -> None:
+    records = [
+        *OLD_MODEL,
+        record(event("check", "empty"), at=NOON - DAY),
+        record(
+            event("error", "a", version=4, from_version=3, error="new"),
+            event("activate", "b", version=4, from_version=2),
+            event("check", "c"),
+            at=NOON + timedelta(hours=1),
+        ),
+    ]
+    new = await report(warehouse, *records, names=[ModelName("faces", first=4, since=TODAY)])
+    old = await report(warehouse, names=[ModelName("visages"), ModelName("faces", first=1, last=3)])
+
+    assert [(day.day, day.versions) for day in new.by_day] == [(TODAY, shares((4, 1), (None, 1)))]
+    assert new.now == shares((4, 1), (None, 1))
+    assert (new.installations, new.failures, new.failures_total) == (1, (Failure(4, "new", 1, 1),), 1)
+    assert [(day.day, day.versions) for day in old.by_day] == [
+        (TODAY - DAY, shares((3, 1), (2, 1))),
+        (TODAY, shares((3, 1))),
+    ]
+    assert old.now == shares((3, 1))
+    assert (old.installations, old.failures, old.failures_total) == (2, (Failure(3, "old", 1, 1),), 1)
+
+
+async def test_a_device_that_reports_under_two_names_counts_once_for_the_newer(warehouse: Warehouse) -> None:
+    found = await report(
+        warehouse,
+        record(event("activate", "a", version=9)),
+        record(event("activate", "a", version=3, model="visages"), at=NOON + timedelta(hours=1)),
+        names=[ModelName("faces", first=4, since=TODAY), ModelName("visages", first=1, last=3)],
+    )
+
+    assert found.by_day[0].versions == found.now == shares((9, 1))
+    assert found.installations == 1
+
+
 @pytest.fixture(scope="module")
 def stories() -> list[int]:
     """Counts the stories told, so that each gets an application of its own."""
@@ -268,7 +348,7 @@ def story_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
         async def tell(records: list[Record], application: str) -> AdoptionReport:
             await opened.insert_events(event_columns(records), application)
-            return await adoption(opened, "org-1", application, "prod", "faces", 7, NOON + timedelta(hours=11))
+            return await adoption(opened, "org-1", application, "prod", FACES, 7, NOON + timedelta(hours=11))
 
         yield lambda records, application: runner.run(tell(records, application))
         runner.run(opened.close())
