@@ -233,6 +233,11 @@ def get_environment(org: str, app: str, env: str) -> Steps[Environment]:
     return ask(Call("GET", of_app(org, app, "environments", env)), Environment)
 
 
+def rename_environment(org: str, app: str, env: str, name: str) -> Steps[Environment]:
+    """Give an environment that was added another name; its keys stay as they are."""
+    return ask(Call("PATCH", of_app(org, app, "environments", env), json={"name": name}), Environment)
+
+
 def delete_environment(org: str, app: str, env: str) -> Steps[None]:
     """Delete an environment; its keys stop working."""
     return delete(of_app(org, app, "environments", env))
@@ -291,6 +296,13 @@ def describe_version(org: str, app: str, model: str, version: int | str, descrip
     """Change a version's description (up to 255 characters)."""
     url = of_model(org, app, model, "model_versions", str(version))
     return ask(Call("PATCH", url, json={"description": description}), ModelVersion)
+
+
+def rename_version(org: str, app: str, model: str, version: int | str, name: str) -> Steps[ModelVersion]:
+    """Call a version's uploaded file otherwise; a zip stays one."""
+    return ask(
+        Call("PATCH", of_model(org, app, model, "model_versions", str(version)), json={"name": name}), ModelVersion
+    )
 
 
 def delete_version(org: str, app: str, model: str, version: int | str) -> Steps[None]:

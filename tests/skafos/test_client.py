@@ -137,6 +137,18 @@ def test_an_app_is_changed_and_read_with_its_models_and_a_model_is_withdrawn(
     assert client.list_models(org, "Changed") == []
 
 
+def test_an_environment_and_a_version_are_renamed(client: Client, names: tuple[str, str, str], upload: Path) -> None:
+    added = client.create_environment(*names[:2], "beta")
+    assert client.rename_environment(*names[:2], "beta", "gamma").key == added.key
+    client.delete_environment(*names[:2], "gamma")
+    version = client.upload_version(*names, upload)
+    assert version.version is not None
+    assert client.rename_version(*names, version.version, "better.bin").name == "better.bin"
+    assert client.get_version(*names, version.version).name == "better.bin"
+    with pytest.raises(InvalidParamError, match="no zip"):
+        client.rename_version(*names, version.version, "better.zip")
+
+
 def test_the_keys_of_an_environment_are_listed(client: Client, names: tuple[str, str, str]) -> None:
     before = client.list_keys(*names[:2], "dev")
     added = client.add_key(*names[:2], "dev", overlap_seconds=60)
