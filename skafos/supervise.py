@@ -97,7 +97,11 @@ class Child:
         return self._process.pid if self._process and self._process.returncode is None else None
 
     def start(self) -> None:
-        """Begin to run the program and to start it again whenever it dies."""
+        """Begin to run the program and to start it again whenever it dies.
+
+        What an earlier supervisor's child wrote when it was ready is gone on return, so that nobody believes it.
+        """
+        self._unsay_ready()
         self._task = asyncio.create_task(self._keep_running(), name=f"child {self.program.name}")
 
     async def _keep_running(self) -> None:
@@ -116,8 +120,7 @@ class Child:
 
     async def _run_once(self) -> int:
         """Run the program to its end, copying its output to the log, and return its status."""
-        if self.program.ready_file:
-            self.program.ready_file.unlink(missing_ok=True)
+        self._unsay_ready()
         reading, writing = os.pipe()
         try:
             process = await spawn(self.program, output=writing)
@@ -134,6 +137,10 @@ class Child:
         kill_group(process.pid, signal.SIGKILL)
         await copying
         return status
+
+    def _unsay_ready(self) -> None:
+        if self.program.ready_file:
+            self.program.ready_file.unlink(missing_ok=True)
 
     async def stop(self, seconds: float) -> bool:
         """End the program with SIGTERM, or after ``seconds`` with SIGKILL; return whether it ended by itself."""

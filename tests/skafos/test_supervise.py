@@ -182,3 +182,12 @@ asyncio.run(main())
 
     await until(lambda: has_ended(child))
     assert not (tmp_path / "journal").exists()
+
+
+async def test_what_was_said_of_an_earlier_run_is_gone_when_a_child_is_started(tmp_path: Path) -> None:
+    running = Supervisor(lambda sentence: None)
+    (tmp_path / "next.ready").write_text("of another day")
+    child = running.start(program(tmp_path, "next", ORDERLY))
+    assert not (tmp_path / "next.ready").exists()
+    assert await until_ready(child) == int((tmp_path / "next.ready").read_text())
+    await running.stop(seconds=10)
