@@ -59,8 +59,16 @@ class _Session:
         self._limits: QueryLimits | None = None
 
     def run(self, sql: str, output: str = "Null") -> bytes:
-        """Run a statement. Raises the engine's own error."""
-        return self._opened().query(sql, output).bytes() or b""
+        """Run a statement. Raises the engine's own error.
+
+        A statement that fails midway leaves the rows it had written in the session, and the next statement's answer
+        begins with them (seen). They may be another organization's, so the session ends with the failure.
+        """
+        try:
+            return self._opened().query(sql, output).bytes() or b""
+        except BaseException:
+            self.close()
+            raise
 
     def limit(self, limits: QueryLimits) -> None:
         """Make the session read-only, for good, with these limits."""
