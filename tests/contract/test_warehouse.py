@@ -184,6 +184,12 @@ async def test_answers_are_safe_to_write_as_json(warehouse: Warehouse) -> None:
     }
 
 
+async def test_a_conversion_of_nothing_is_the_questions_fault(warehouse: Warehouse) -> None:
+    for question in ("SELECT toUInt64('') AS n", "SELECT toUUID('') AS id", "SELECT toDate('') AS day"):
+        with pytest.raises(QueryFailed):
+            await warehouse.query_readonly(question)
+
+
 async def test_a_wrong_question_is_told_in_one_line_without_a_stack_trace(warehouse: Warehouse) -> None:
     with pytest.raises(QueryFailed) as caught:
         await warehouse.query_readonly("SELECT no_such_column FROM events")
