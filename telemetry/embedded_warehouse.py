@@ -25,7 +25,7 @@ from telemetry.engine_process import (
 )
 from telemetry.lane import Lane
 from telemetry.literals import Value, bind, literal
-from telemetry.server_errors import code_of, insert_error, query_error, sentence_of
+from telemetry.server_errors import code_of, insert_error, migration_error, query_error, sentence_of
 from telemetry.warehouse import (
     DEFAULT_LIMITS,
     MAX_WAITING_QUESTIONS,
@@ -135,7 +135,7 @@ class EmbeddedWarehouse:
 
     async def migrate(self) -> None:
         """See ``Warehouse.migrate``."""
-        applied = await self._run("insert", lambda session: migrations.migrate(_Engine(session)), query_error)
+        applied = await self._run("insert", lambda session: migrations.migrate(_Engine(session)), migration_error)
         if applied:
             log.info("warehouse_migrated", migrations=applied)
         log.debug("engine_pages_given_back", bytes=await asyncio.to_thread(give_back_start_up_pages))

@@ -81,6 +81,11 @@ def insert_error(code: int, message: str) -> Exception:
     return WarehouseUnavailable(f"ClickHouse did not take the events: {sentence_of(message)}")
 
 
+def migration_error(_: int, message: str) -> Exception:
+    """Return the error that a migration raises: it can be done once an operator, or time, has helped."""
+    return WarehouseUnavailable(f"ClickHouse did not take the tables: {sentence_of(message)}")
+
+
 def query_error(code: int, message: str) -> Exception:
     """Return the error that a question raises."""
     if code in UNAVAILABLE_CODES:

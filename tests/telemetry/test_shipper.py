@@ -167,6 +167,24 @@ async def test_while_clickhouse_is_away_segments_wait_and_then_arrive(tmp_path: 
     shipping.cancel()
 
 
+async def test_a_clickhouse_that_does_not_take_the_tables_is_asked_again_until_it_does(
+    tmp_path: Path, warehouse: Warehouse
+) -> None:
+    path = put(tmp_path, "0001-a", record(event()))
+    await warehouse.query("DROP TABLE schema_migrations")
+    await warehouse.query("CREATE TABLE schema_migrations (something_else UInt8) ENGINE = Memory")
+    shipper = Shipper(tmp_path, warehouse)
+    shipping = asyncio.create_task(shipper.run())
+    await until(lambda: shipper.failing or shipping.done())
+
+    await warehouse.query("DROP TABLE schema_migrations")
+    await until(lambda: is_gone(path) or shipping.done())
+
+    assert not shipping.done()
+    assert await warehouse.query(COUNT) == [{"n": 1}]
+    shipping.cancel()
+
+
 async def test_draining_gives_up_at_its_deadline_and_leaves_the_rest(tmp_path: Path) -> None:
     warehouse = MemoryWarehouse()
     warehouse.away = True
