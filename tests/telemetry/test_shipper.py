@@ -221,6 +221,17 @@ async def test_a_damaged_segment_ships_its_whole_records_and_is_put_aside(tmp_pa
     assert sorted(dead_letters(tmp_path)) == ["edge-0/0001-a.ready", "edge-0/0002-a.ready", "edge-0/0003-a.ready"]
 
 
+async def test_a_spool_on_a_volume_of_its_own_is_shipped(tmp_path: Path) -> None:
+    warehouse = MemoryWarehouse()
+    put(tmp_path, "0001-a", record(event(device="a")))
+    for_root_alone = put(tmp_path, "0002-a", record(event(device="b")), writer="lost+found")
+
+    assert await Shipper(tmp_path, warehouse).drain(30)
+
+    assert warehouse.devices == ["a"]
+    assert for_root_alone.exists()
+
+
 async def test_events_that_clickhouse_itself_refuses_are_put_aside(tmp_path: Path, embedded: Warehouse) -> None:
     class Broken(MemoryWarehouse):
         async def insert_events(self, columns: EventColumns, insert_id: str) -> None:
