@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Protocol
 
@@ -29,6 +30,10 @@ from telemetry.registrations import (
     RegistrationsUnavailable,
 )
 from telemetry.spool import EventLabels, SpoolClosed, SpoolFull
+
+# The facts and a token at their bounds, each character escaped, take 15 KiB; the rest is for members of later versions.
+# The bound of events would let 300,000 names through to the check of each, which takes a quarter of a second.
+MAX_DEVICE_BYTES = 64 * 1024
 
 # No control characters: not every database takes NUL, and a line break in a log is a lie waiting to happen.
 _CLEAN = r"^[^\x00-\x1f\x7f]*\Z"
@@ -73,7 +78,7 @@ class Intake:
         manifests: which keys are valid, and whose they are.
         spool: where events go.
         registrations: where registrations go.
-        limits: of a request's body.
+        limits: of a request's body; a registration has at most ``MAX_DEVICE_BYTES``.
         max_posts: bodies read and stored at once.
         redis_seconds: longest wait for Redis.
         now: the wall clock, with its zone.
@@ -94,6 +99,7 @@ class Intake:
         self._spool = spool
         self._registrations = registrations
         self._limits = limits
+        self._device_limits = replace(limits, max_bytes=min(limits.max_bytes, MAX_DEVICE_BYTES))
         self._redis_seconds = redis_seconds
         self._now = now
         self._gate = Gate("posts", max_posts, lambda: Busy("Too many requests at once; come back shortly."))
@@ -123,7 +129,7 @@ class Intake:
         environment = self._manifests.require(key)
         device_id = _device_id(request.match_info["device_id"])
         with self._gate.enter():
-            body = _decode_device(await read_body(request, self._limits))
+            body = _decode_device(await read_body(request, self._device_limits))
             registration = Registration(
                 device_id=device_id,
                 environment_id=environment.labels.environment_id,

@@ -25,7 +25,7 @@ from telemetry.engine_process import (
 )
 from telemetry.lane import Lane
 from telemetry.literals import Value, bind, literal
-from telemetry.server_errors import code_of, insert_error, query_error, sentence_of
+from telemetry.server_errors import code_of, insert_error, migration_error, query_error, sentence_of
 from telemetry.warehouse import (
     DEFAULT_LIMITS,
     MAX_WAITING_QUESTIONS,
@@ -59,8 +59,16 @@ class _Session:
         self._limits: QueryLimits | None = None
 
     def run(self, sql: str, output: str = "Null") -> bytes:
-        """Run a statement. Raises the engine's own error."""
-        return self._opened().query(sql, output).bytes() or b""
+        """Run a statement. Raises the engine's own error.
+
+        A statement that fails midway leaves the rows it had written in the session, and the next statement's answer
+        begins with them (seen). They may be another organization's, so the session ends with the failure.
+        """
+        try:
+            return self._opened().query(sql, output).bytes() or b""
+        except BaseException:
+            self.close()
+            raise
 
     def limit(self, limits: QueryLimits) -> None:
         """Make the session read-only, for good, with these limits."""
@@ -127,7 +135,7 @@ class EmbeddedWarehouse:
 
     async def migrate(self) -> None:
         """See ``Warehouse.migrate``."""
-        applied = await self._run("insert", lambda session: migrations.migrate(_Engine(session)), query_error)
+        applied = await self._run("insert", lambda session: migrations.migrate(_Engine(session)), migration_error)
         if applied:
             log.info("warehouse_migrated", migrations=applied)
         log.debug("engine_pages_given_back", bytes=await asyncio.to_thread(give_back_start_up_pages))

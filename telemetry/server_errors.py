@@ -33,8 +33,6 @@ DATA_CODES: Final = frozenset(
 # The server is well but cannot do it now, or does not let us in: an operator's matter, and worth another try.
 UNAVAILABLE_CODES: Final = frozenset(
     {
-        3,  # UNEXPECTED_END_OF_FILE
-        32,  # ATTEMPT_TO_READ_AFTER_EOF
         74,  # CANNOT_READ_FROM_FILE_DESCRIPTOR
         75,  # CANNOT_WRITE_TO_FILE_DESCRIPTOR
         76,  # CANNOT_OPEN_FILE
@@ -81,6 +79,11 @@ def insert_error(code: int, message: str) -> Exception:
     if code in DATA_CODES:
         return InsertRejected(f"ClickHouse refuses the events: {sentence_of(message)}")
     return WarehouseUnavailable(f"ClickHouse did not take the events: {sentence_of(message)}")
+
+
+def migration_error(_: int, message: str) -> Exception:
+    """Return the error that a migration raises: it can be done once an operator, or time, has helped."""
+    return WarehouseUnavailable(f"ClickHouse did not take the tables: {sentence_of(message)}")
 
 
 def query_error(code: int, message: str) -> Exception:

@@ -21,7 +21,7 @@ from telemetry import migrate as migrations
 from telemetry.columns import COLUMNS, EventColumns
 from telemetry.lane import Lane
 from telemetry.literals import Value, bind
-from telemetry.server_errors import UNKNOWN_DATABASE, insert_error, query_error
+from telemetry.server_errors import UNKNOWN_DATABASE, insert_error, migration_error, query_error
 from telemetry.warehouse import (
     DEFAULT_LIMITS,
     MAX_WAITING_QUESTIONS,
@@ -126,7 +126,7 @@ class ServerWarehouse:
 
     async def migrate(self) -> None:
         """See ``Warehouse.migrate``."""
-        applied = await self._run("insert", _migrate, query_error)
+        applied = await self._run("insert", _migrate, migration_error)
         if applied:
             log.info("warehouse_migrated", migrations=applied)
 

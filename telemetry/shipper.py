@@ -36,6 +36,9 @@ from telemetry.spool_directory import (
 from telemetry.warehouse import InsertRejected, Warehouse, WarehouseUnavailable
 
 DEAD_LETTER: Final = "dead-letter"
+_NO_WRITERS: Final = frozenset({DEAD_LETTER, "lost+found"})
+"""Folders of a spool that are no writer's. The second is on every ext4 file system, and for root alone: a spool on a
+volume of its own could not be shipped by anybody else."""
 SHIPPER_LOCK: Final = ".shipper.lock"
 
 DEFAULT_INTERVAL_SECONDS: Final = 0.5
@@ -228,7 +231,7 @@ class Shipper:
     def _writers(self) -> Iterator[Path]:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for entry in sorted(self._root.iterdir()):
-            if entry.is_dir() and entry.name != DEAD_LETTER and not entry.name.startswith("."):
+            if entry.is_dir() and entry.name not in _NO_WRITERS and not entry.name.startswith("."):
                 yield entry
 
     def _waiting(self) -> list[Path]:

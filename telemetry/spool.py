@@ -26,7 +26,7 @@ from typing import Final, Literal, ParamSpec, Self, TypeVar
 import structlog
 
 from telemetry import metrics
-from telemetry.segment import EventLabels, Record, encode_header, encode_record
+from telemetry.segment import HEADER, EventLabels, Record, encode_header, encode_record
 from telemetry.spool_directory import (
     LOCK_NAME,
     SpoolLocked,
@@ -115,12 +115,15 @@ class _SegmentWriter:
         self.length += len(data)
 
     def roll(self) -> None:
-        """Close the segment and hand it over."""
+        """Close the segment and hand it over; one without a record is removed, or a full disk would fill with them."""
         if self._path is None:
             return
         path, self._path = self._path, None
         os.close(self._descriptor)
-        close_segment(path)
+        if self.length > HEADER.size:
+            close_segment(path)
+        else:
+            path.unlink()
 
     def _open(self) -> None:
         path = self._directory / new_segment_name()

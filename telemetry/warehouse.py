@@ -65,7 +65,7 @@ class Warehouse(Protocol):
         """Bring the tables up to this version's schema; idempotent.
 
         Raises:
-            WarehouseUnavailable: not reachable.
+            WarehouseUnavailable: not reachable, or not able or willing to make the tables now.
             SchemaConflict: the tables were made by a newer or a changed version.
         """
 

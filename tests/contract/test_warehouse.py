@@ -151,6 +151,18 @@ async def test_a_read_only_question_returns_at_most_its_rows(warehouse: Warehous
     assert rows == [{"n": 0}, {"n": 1}, {"n": 2}]
 
 
+@pytest.mark.parametrize("readonly", [False, True], ids=["our own", "typed"])
+async def test_rows_of_a_question_that_failed_midway_are_not_in_the_next_answer(
+    warehouse: Warehouse, readonly: bool
+) -> None:
+    ask = warehouse.query_readonly if readonly else warehouse.query
+    numbers = "SELECT number FROM system.numbers LIMIT 1000000"
+    with pytest.raises(QueryFailed):
+        await ask(f"SELECT toUInt64(if(number = 999999, 'x', '7')) AS theirs FROM ({numbers})")
+
+    assert await ask("SELECT 1 AS mine") == [{"mine": 1}]
+
+
 async def test_answers_are_safe_to_write_as_json(warehouse: Warehouse) -> None:
     (row,) = await warehouse.query(
         "SELECT toUUID('0b8b9a2e-6a86-4bd5-8f9b-0d1f1e1b2a01') AS id, toDate('2026-05-14') AS d, "
@@ -170,6 +182,12 @@ async def test_answers_are_safe_to_write_as_json(warehouse: Warehouse) -> None:
         "bytes": "�A",
         "nothing": None,
     }
+
+
+async def test_a_conversion_of_nothing_is_the_questions_fault(warehouse: Warehouse) -> None:
+    for question in ("SELECT toUInt64('') AS n", "SELECT toUUID('') AS id", "SELECT toDate('') AS day"):
+        with pytest.raises(QueryFailed):
+            await warehouse.query_readonly(question)
 
 
 async def test_a_wrong_question_is_told_in_one_line_without_a_stack_trace(warehouse: Warehouse) -> None:

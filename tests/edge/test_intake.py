@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 import zstandard
 
+from edge.intake import MAX_DEVICE_BYTES
 from manifests.redis_client import connect_redis
 from telemetry.events import MAX_EVENTS_PER_BATCH
 from telemetry.registrations import Registration, Registrations
@@ -303,6 +304,16 @@ async def test_a_registration_may_be_empty_encoded_and_repeated(edge: Edge, envi
     ).status == 202
 
 
+async def test_a_registration_has_a_bound_of_its_own(edge: Edge, environment: Environment) -> None:
+    def of(size: int) -> bytes:
+        return b'{"later":"' + b"x" * (size - 12) + b'"}'
+
+    assert (await edge.ask("PUT", device_path(environment), data=of(MAX_DEVICE_BYTES))).status == 202
+    for body, encoding in ((of(MAX_DEVICE_BYTES + 1), "identity"), (gzip.compress(of(1_000_000)), "gzip")):
+        answer = await edge.ask("PUT", device_path(environment), data=body, headers={"Content-Encoding": encoding})
+        assert (answer.status, answer.json()["code"]) == (413, "too_large")
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -326,7 +337,7 @@ async def test_a_registration_may_be_empty_encoded_and_repeated(edge: Edge, envi
         b'{"push_token":"' + b"a" * 513 + b'"}',
         b'{"push_service":"APNS"}',
         b'{"push_service":"abcdefghijklmnopq"}',
-        b'{"facts":' * 50_000,
+        b'{"facts":' * 5_000,
     ],
 )
 async def test_a_registration_that_is_not_by_the_rules_is_400(

@@ -11,6 +11,7 @@ import pytest
 from edge import body, check, connections, download, errors, intake
 from edge.body import MAX_GZIP_MEMBERS, MAX_ZSTD_WINDOW_LOG
 from edge.connections import MAX_FIELD_BYTES, MAX_HEADERS
+from edge.intake import MAX_DEVICE_BYTES
 from edge.manifest_cache import MAX_DOCUMENT_BYTES
 from edge.ranges import MAX_RANGES, MERGE_GAP
 from edge.routes import device_app
@@ -92,6 +93,7 @@ def test_every_code_is_told_and_exists() -> None:
         ("facts of a registration", MAX_FACTS),
         ("characters of a fact", MAX_FACT_CHARS),
         ("characters of a push token", MAX_PUSH_TOKEN_CHARS),
+        ("body of a registration, as sent and unpacked", MAX_DEVICE_BYTES),
         ("ranges in a request", MAX_RANGES),
         ("header fields of a request", MAX_HEADERS),
         ("bytes of a header field or request line", MAX_FIELD_BYTES),

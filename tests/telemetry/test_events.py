@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from telemetry.events import (
     MAX_BATCH_BYTES,
     MAX_ERROR_CHARS,
     MAX_EVENTS_PER_BATCH,
+    MAX_HALVES_MENDED,
     MAX_NAME_CHARS,
     MAX_REASONS_PER_BATCH,
     BatchTooLarge,
@@ -92,6 +94,63 @@ def test_text_that_is_no_utf8_spoils_its_event_alone() -> None:
     batch = decode_batch(b"[" + spoiled + b"," + body(event())[1:])
 
     assert [refused.index for refused in batch.refused] == [0]
+
+
+def test_no_more_halves_are_put_right_than_the_bound() -> None:
+    def cut(times: int) -> bytes:
+        return body(event(colour="HALF")).replace(b"HALF", rb"\ud83d" * times)
+
+    assert len(decode_batch(cut(MAX_HALVES_MENDED)).events) == 1
+    with pytest.raises(InvalidBatch):
+        decode_batch(cut(MAX_HALVES_MENDED + 1))
+
+
+HALVES = [
+    (r"\ud83d", "�"),
+    (r"\uDD25", "�"),
+    (r"x\udfff\ud800y", "x��y"),
+    (r"\ud83d\ud83d\udd25\udd25", "�🔥�"),
+    (r"\ud83d\n", "�\n"),
+    (r"\\\\\ud83d\\ud83d", "\\\\�\\ud83d"),
+    (r"\\ud83d\ud83d", "\\ud83d�"),
+]
+
+
+@pytest.mark.parametrize(("half", "kept"), HALVES, ids=[half for half, _ in HALVES])
+@pytest.mark.parametrize("joined", [b",", b"\n"], ids=["array", "lines"])
+def test_half_a_surrogate_pair_is_replaced_and_spoils_nothing(half: str, kept: str, joined: bytes) -> None:
+    whole = json.dumps(event("error", error="🔥", colour=["🔥"])).encode()
+    cut = json.dumps(event("error", error="HALF")).replace("HALF", half).encode()
+    lines = joined.join([whole, cut, b"{}", whole])
+
+    batch = decode_batch(lines if joined == b"\n" else b"[" + lines + b"]")
+
+    assert [refused.index for refused in batch.refused] == [2]
+    assert [one.error for one in batch.events] == ["🔥", kept, "🔥"]
+    assert decode_events(batch.raw) == list(batch.events)
+    assert json.loads(batch.raw)[0] == json.loads(whole)
+
+
+@pytest.mark.parametrize(
+    "tail", [b"", b"]]", b"] x", b"},", b",]", b";{}]", b",NaN]", b', {"x": -Infinity}]', b", 01]"]
+)
+def test_a_bad_event_does_not_hide_that_the_body_is_broken(tail: bytes) -> None:
+    with pytest.raises(InvalidBatch):
+        decode_batch(b"[{}" + tail, "application/json")
+
+
+@pytest.mark.parametrize("item", [b"1,", b"{},", b"1\n", b"\n1"])
+def test_a_body_that_swells_to_a_million_items_is_refused_before_they_are_made(item: bytes) -> None:
+    many = item * (MAX_BATCH_BYTES // len(item) - 1)
+    sent = many if b"\n" in item else b"[" + many + b"1]"
+
+    tracemalloc.start()
+    with pytest.raises(BatchTooLarge):
+        decode_batch(sent, "application/x-ndjson" if b"\n" in item else "application/json")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 6 * MAX_BATCH_BYTES
 
 
 def test_an_event_of_a_type_from_the_future_is_kept() -> None:

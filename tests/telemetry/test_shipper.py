@@ -167,6 +167,24 @@ async def test_while_clickhouse_is_away_segments_wait_and_then_arrive(tmp_path: 
     shipping.cancel()
 
 
+async def test_a_clickhouse_that_does_not_take_the_tables_is_asked_again_until_it_does(
+    tmp_path: Path, warehouse: Warehouse
+) -> None:
+    path = put(tmp_path, "0001-a", record(event()))
+    await warehouse.query("DROP TABLE schema_migrations")
+    await warehouse.query("CREATE TABLE schema_migrations (something_else UInt8) ENGINE = Memory")
+    shipper = Shipper(tmp_path, warehouse)
+    shipping = asyncio.create_task(shipper.run())
+    await until(lambda: shipper.failing or shipping.done())
+
+    await warehouse.query("DROP TABLE schema_migrations")
+    await until(lambda: is_gone(path) or shipping.done())
+
+    assert not shipping.done()
+    assert await warehouse.query(COUNT) == [{"n": 1}]
+    shipping.cancel()
+
+
 async def test_draining_gives_up_at_its_deadline_and_leaves_the_rest(tmp_path: Path) -> None:
     warehouse = MemoryWarehouse()
     warehouse.away = True
@@ -201,6 +219,17 @@ async def test_a_damaged_segment_ships_its_whole_records_and_is_put_aside(tmp_pa
 
     assert warehouse.devices == ["whole"]
     assert sorted(dead_letters(tmp_path)) == ["edge-0/0001-a.ready", "edge-0/0002-a.ready", "edge-0/0003-a.ready"]
+
+
+async def test_a_spool_on_a_volume_of_its_own_is_shipped(tmp_path: Path) -> None:
+    warehouse = MemoryWarehouse()
+    put(tmp_path, "0001-a", record(event(device="a")))
+    for_root_alone = put(tmp_path, "0002-a", record(event(device="b")), writer="lost+found")
+
+    assert await Shipper(tmp_path, warehouse).drain(30)
+
+    assert warehouse.devices == ["a"]
+    assert for_root_alone.exists()
 
 
 async def test_events_that_clickhouse_itself_refuses_are_put_aside(tmp_path: Path, embedded: Warehouse) -> None:

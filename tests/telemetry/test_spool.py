@@ -139,6 +139,28 @@ async def test_what_the_disk_refuses_is_not_acknowledged_and_leaves_no_trace(
     assert [b"before" in one.events or b"after" in one.events for one in stored(tmp_path / "edge-0")] == [True, True]
 
 
+async def test_a_disk_that_takes_no_batch_does_not_fill_with_empty_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.write
+
+    def headers_alone(descriptor: int, data: memoryview) -> int:
+        if len(data) > HEADER.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data)
+
+    async with Spool(tmp_path / "edge-0") as spool:
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", headers_alone)
+            for _ in range(3):
+                with pytest.raises(SpoolFull):
+                    await append(spool, event())
+            assert [path.name for path in (tmp_path / "edge-0").iterdir()] == ["lock"]
+        await append(spool, event(device="after"))
+
+    assert len(stored(tmp_path / "edge-0")) == 1
+
+
 async def test_a_failed_sync_is_not_acknowledged_and_the_file_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
