@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -99,18 +100,19 @@ def archive_upload(upload: Path, filename: str, out: Path, limits: UploadLimits 
         return _write(sources, sink)
 
 
-def archive_directory(root: Path, out: BinaryIO | Path) -> ArchiveInfo:
+def archive_directory(root: Path, out: BinaryIO | Path | None, names: Iterable[str] | None = None) -> ArchiveInfo:
     """Write the canonical archive of the files below ``root``: the bytes that they were extracted from.
 
     Args:
         root: a folder of regular files and folders; empty folders leave no trace.
-        out: an open file, or a path that appears only when all of it is written.
+        out: an open file, or a path that appears only when all of it is written; None only hashes.
+        names: which files, as an archive names them, whatever else the folder holds; None takes all.
 
     Raises:
         InvalidArchive: there is no file, or a name, link or other thing that no archive may hold.
         OSError: a file cannot be read or written.
     """
-    sources = _directory_sources(root)
+    sources = _directory_sources(_regular_files(root) if names is None else _named_files(root, names), root)
     if isinstance(out, Path):
         with whole_file(out) as sink:
             return _write(sources, sink)
@@ -261,10 +263,10 @@ def _bare_source(upload: Path, filename: str, limits: UploadLimits) -> _Source:
     return _Source(name, length, partial(_file_chunks, upload))
 
 
-def _directory_sources(root: Path) -> list[_Source]:
+def _directory_sources(files: Iterable[Path], root: Path) -> list[_Source]:
     names = NameSet()
     sources = []
-    for path in _regular_files(root):
+    for path in files:
         try:
             name = normal_name(path.relative_to(root).as_posix())
             names.add(name)
@@ -285,6 +287,14 @@ def _regular_files(root: Path) -> Iterator[Path]:
                 yield Path(entry.path)
             else:
                 raise InvalidArchive(f"{shown(entry.name)} is neither a file nor a folder")
+
+
+def _named_files(root: Path, names: Iterable[str]) -> Iterator[Path]:
+    for name in names:
+        path = root / name
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise InvalidArchive(f"{shown(name)} is no file")
+        yield path
 
 
 def _file_chunks(path: Path) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from skafos.client import Client
 from skafos.demo_fleet import Fleet, Held, play
 from skafos.demo_models import AUDIO, IMAGE, MODELS, DemoModel, ModelsMissing, models_folder
 from skafos.exceptions import NotFoundError, SkafosError
-from skafos.packing import packed, zip_name
+from skafos.packing import Naming, packed, zip_name
 
 APP, BUNDLE_ID, PLATFORM = "Field Notes", "org.example.fieldnotes", "ios"
 ENVIRONMENT = "prod"
@@ -79,7 +79,7 @@ class Demonstration:
     def _upload_missing(self, model: DemoModel, folder: Path) -> None:
         there = len(self.client.list_versions(self.organization, APP, model.name))
         for release in model.releases[there:]:
-            with packed(release.files(folder), model.name, keep_paths=False) as archive:
+            with packed(release.files(folder), model.name, Naming.LAST_PART) as archive:
                 self.client.upload_version(
                     *(self.organization, APP, model.name),
                     archive,

@@ -41,8 +41,8 @@ from skafos.exceptions import (
     UnavailableError,
     UploadFailedError,
 )
-from skafos.packing import packed, zip_name
-from skafos.progress import progress_bar
+from skafos.packing import Naming, packed, zip_name
+from skafos.progress import progress_display
 from skafos.uploading import description_field
 
 __all__ = [
@@ -67,7 +67,8 @@ def upload_version(
 ) -> dict[str, Any]:
     """Upload files as the next version of a model.
 
-    The files are zipped together, with their paths as given; a single zip is sent as it is.
+    The files are zipped together, with their paths as given (an absolute one without its leading slash). Only a file
+    that is given as exactly ``<model_name>.zip`` is sent as it is.
 
     Args:
         files: path of a file or folder, or a list of them.
@@ -85,12 +86,21 @@ def upload_version(
     target = _Target.from_arguments(kwargs)
     description_field(description)
     filename = zip_name(target.model)
-    with packed(_file_list(files), target.model, keep_paths=True) as archive:
+    with (
+        progress_display(shown=verbose) as display,
+        packed(_file_list(files), target.model, Naming.AS_GIVEN, display.bytes("Packing")) as archive,
+    ):
+        display.stop()
         _say("Started uploading model version to Skafos.", verbose)
-        with _connection(target, UploadFailedError) as client, progress_bar("Uploading", shown=verbose) as progress:
+        with _connection(target, UploadFailedError) as client:
             version = client.upload_version(
-                *target.names, archive, filename=filename, description=description, progress=progress
+                *target.names,
+                archive,
+                filename=filename,
+                description=description,
+                progress=display.bytes("Uploading", then="The server inspects the model"),
             )
+        display.stop()
         _say("Finished uploading model version to Skafos.", verbose)
     _say("\nSuccessful model version upload.\n")
     return {
@@ -122,7 +132,8 @@ def fetch_version(version: int | None = None, **kwargs: str) -> None:
     if version and not _is_number(version):
         raise InvalidParamError("If specified, the model version must be an integer.")
     _say("Fetching model version.")
-    with _connection(target, DownloadFailedError) as client, progress_bar("Downloading") as progress:
+    with _connection(target, DownloadFailedError) as client, progress_display() as display:
+        progress = display.bytes("Downloading", then="Comparing the bytes with their hash")
         client.fetch_version(*target.names, out, version=version or None, progress=progress)
     _say(f"Downloaded model file as {out}.")
 

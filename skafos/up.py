@@ -14,7 +14,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -22,10 +21,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from skafos.announce import Announcer
 from skafos.demo_models import ModelsMissing, models_folder
 from skafos.installation import MOST_WORKERS, Address, Installation, python
 from skafos.supervise import Child, Supervisor, last_lines
@@ -53,7 +53,7 @@ class UpError(Exception):
     """Skafos could not be started; the sentence says why."""
 
 
-def run(data: Path, control: str, edge: str, workers: int, demo: bool) -> int:
+def run(data: Path, control: str, edge: str, workers: int, demo: bool, announcer: Announcer) -> int:
     """Run everything until SIGINT or SIGTERM, and return the exit code.
 
     Args:
@@ -62,13 +62,14 @@ def run(data: Path, control: str, edge: str, workers: int, demo: bool) -> int:
         edge: ``HOST:PORT`` that the edge workers share; port 0 picks a free one.
         workers: how many edge workers.
         demo: whether to set up and play the demonstration.
+        announcer: tells the user.
     """
     try:
         installation = plan(data, control, edge, workers, os.environ)
         if demo:
             models_folder(os.environ)
         with only_one(installation):
-            return asyncio.run(serve(installation, demo))
+            return asyncio.run(serve(installation, demo, announcer))
     except (UpError, ModelsMissing) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -130,22 +131,22 @@ def only_one(installation: Installation) -> Iterator[None]:
         yield
 
 
-async def serve(installation: Installation, demo: bool) -> int:
+async def serve(installation: Installation, demo: bool, announcer: Announcer) -> int:
     """Start everything, tell the user, wait for the signal to stop, and end everything."""
     stop = stop_signal()
-    supervisor = Supervisor(report=say)
+    supervisor = Supervisor(report=announcer.say)
     try:
-        if not await or_stopped(start(installation, supervisor, demo), stop):
+        if not await or_stopped(start(installation, supervisor, demo, announcer), stop):
             return 0
         await stop.wait()
         return 0
     finally:
-        say("stopping …")
+        announcer.say("stopping …")
         await supervisor.stop(STOP_SECONDS)
-        say("stopped")
+        announcer.say("stopped")
 
 
-async def start(installation: Installation, supervisor: Supervisor, demo: bool) -> None:
+async def start(installation: Installation, supervisor: Supervisor, demo: bool, announcer: Announcer) -> None:
     """Bring everything up in order, and print how to reach it once all of it answers.
 
     Raises:
@@ -162,23 +163,25 @@ async def start(installation: Installation, supervisor: Supervisor, demo: bool) 
         await until_answering(server, time.monotonic() + START_SECONDS)
     connection = await connect(installation)
     write_connection(installation.connection, connection)
-    print_running(installation, connection, time.monotonic() - began)
+    announcer.running(installation, connection, time.monotonic() - began)
     if demo:
-        await start_demonstration(installation, supervisor, connection)
-    print("Press Ctrl-C to stop.", flush=True)
+        await start_demonstration(installation, supervisor, connection, announcer)
+    announcer.started()
 
 
 async def start_demonstration(
-    installation: Installation, supervisor: Supervisor, connection: Mapping[str, str]
+    installation: Installation, supervisor: Supervisor, connection: Mapping[str, str], announcer: Announcer
 ) -> None:
     """Start the demonstration and print what to try. When it cannot start, say so: Skafos itself runs on."""
-    say("setting up the demonstration …")
+    announcer.say("setting up the demonstration …")
     child = supervisor.start(installation.demonstration())
     try:
-        print_demonstration(connection, await until_ready(child, time.monotonic() + DEMONSTRATION_SECONDS))
+        made = await until_ready(child, time.monotonic() + DEMONSTRATION_SECONDS)
     except UpError as error:
         await child.stop(STOP_SECONDS)
-        say(str(error))
+        announcer.say(str(error))
+    else:
+        announcer.demonstration(connection, made)
 
 
 async def start_redis(installation: Installation, supervisor: Supervisor, path: Path) -> None:
@@ -424,42 +427,3 @@ async def or_stopped(work: Any, stop: asyncio.Event) -> bool:
         for task in (working, stopping):
             task.cancel()
         await asyncio.gather(working, stopping, return_exceptions=True)
-
-
-def say(sentence: str) -> None:
-    """Print one line about what happens, with the time."""
-    print(f"{time.strftime('%H:%M:%S')}  {sentence}", flush=True)
-
-
-def print_running(installation: Installation, connection: Mapping[str, str], seconds: float) -> None:
-    """Print where everything is."""
-    lines = [
-        ("dashboard", connection["dashboard_url"]),
-        ("control plane", connection["control_url"]),
-        ("edge", connection["edge_url"]),
-        ("organization", connection["organization"]),
-        ("API token", connection["api_token"]),
-        ("data", str(installation.data)),
-        ("logs", str(installation.logs)),
-    ]
-    print(f"\n{heading('Skafos is running')} (after {seconds:.1f} s)\n")
-    for name, value in lines:
-        print(f"  {name:<14} {value}")
-    print(flush=True)
-
-
-def print_demonstration(connection: Mapping[str, str], demonstration: Mapping[str, Any]) -> None:
-    """Print what the demonstration has made, and what to try with it."""
-    print(f"\n{heading('The demonstration is running')}: {demonstration['summary']}\n\nTry, in another terminal:\n")
-    commands = Path(sys.executable).parent
-    if shutil.which("skafos") is None and (commands / "skafos").exists():
-        print(f'  export PATH="{commands}:$PATH"')
-    print(f"  export SKAFOS_URL={connection['control_url']} SKAFOS_API_TOKEN={connection['api_token']}")
-    for command in demonstration["commands"]:
-        print(f"  {command}")
-    print(flush=True)
-
-
-def heading(text: str, output: TextIO = sys.stdout) -> str:
-    """Return ``text`` in bold on a terminal, as it is elsewhere."""
-    return f"\033[1m{text}\033[0m" if output.isatty() else text

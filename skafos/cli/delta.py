@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skafos.cli import options
-from skafos.cli.output import print_json, working
+from skafos.cli.output import print_json
 
 if TYPE_CHECKING:
     from artifacts.patch.zstd_prefix import PatchLimits
@@ -28,8 +28,10 @@ MaxMemory = Annotated[
 def make(old: Old, new: New, patch: Patch, max_memory: MaxMemory = None, json: options.Json = False) -> None:
     """Write the patch from OLD to NEW, and try it."""
     from skafos import delta
+    from skafos.progress import progress_display
 
-    with working("Making the patch"):
+    with progress_display() as display:
+        display.remark("Making the patch")
         made = delta.make(old, new, patch, _limits(max_memory))
     if json:
         print_json(delta.as_json(made))
@@ -41,8 +43,10 @@ def make(old: Old, new: New, patch: Patch, max_memory: MaxMemory = None, json: o
 def apply(old: Old, patch: Patch, new: New, max_memory: MaxMemory = None, json: options.Json = False) -> None:
     """Write NEW from OLD and PATCH; it appears once its hash is right."""
     from skafos import delta
+    from skafos.progress import progress_display
 
-    with working("Applying the patch"):
+    with progress_display() as display:
+        display.remark("Applying the patch")
         known = delta.apply(old, patch, new, _limits(max_memory))
     if json:
         print_json(delta.as_json(known))

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skafos.cli import options
-from skafos.cli.output import note, print_json, print_table
+from skafos.cli.output import note, print_json, print_json_line, print_table
 from skafos.cli.session import session
-from skafos.exceptions import SkafosError
 
 if TYPE_CHECKING:
     from skafos.device import DeviceClient, SyncResult
@@ -45,7 +44,11 @@ def sync(
     every: Annotated[
         float | None,
         typer.Option(
-            "--every", min=1, max=MAX_EVERY_SECONDS, metavar="SECONDS", help="Go on checking, about this often."
+            "--every",
+            min=1,
+            max=MAX_EVERY_SECONDS,
+            metavar="SECONDS",
+            help="Go on checking, about this often; with --json, each check is a line.",
         ),
     ] = None,
     os: Fact = None,
@@ -77,7 +80,8 @@ def sync(
     )
     with DeviceClient(edge, key, directory, facts=facts, bundle=bundle) as device:
         if every is None:
-            _show(_sync_once(device, model), json)
+            result = _sync_once(device, model)
+            print_json(result.to_json()) if json else _show(result)
         else:
             _sync_for_ever(device, model, every, json)
 
@@ -98,26 +102,28 @@ def list_devices(
 
 
 def _sync_once(device: DeviceClient, model: str) -> SyncResult:
-    from skafos.progress import progress_bar
+    from skafos.progress import progress_display
 
-    with progress_bar("Downloading") as progress:
-        return device.sync(model, progress)
+    with progress_display() as display:
+        return device.sync(model, display.bytes("Downloading", before="Checking", then="Verifying and unpacking"))
 
 
 def _sync_for_ever(device: DeviceClient, model: str, seconds: float, json: bool) -> None:
+    from skafos.device import DeviceError
+
     while True:
         try:
-            _show(_sync_once(device, model), json)
-        except SkafosError as error:
+            result = _sync_once(device, model)
+            print_json_line(result.to_json()) if json else _show(result)
+        except DeviceError as error:
             note(f"error: {error}")
+            if json:
+                print_json_line({"model": model, "error": str(error), "code": error.code})
         # Devices that were started together should not stay together.
         time.sleep(seconds * random.uniform(0.9, 1.1))  # noqa: S311 - spreads load, hides nothing
 
 
-def _show(result: SyncResult, json: bool) -> None:
-    if json:
-        print_json(result.to_json())
-        return
+def _show(result: SyncResult) -> None:
     version = f"version {result.version}"
     kept = f"{version} stays in use" if result.version is not None else "and it has no version yet"
     said = {
@@ -127,6 +133,8 @@ def _show(result: SyncResult, json: bool) -> None:
         "offline": f"offline, {kept}: {result.detail}",
         "none": f"nothing is offered to this device, {kept}",
     }
-    print(f"{result.model}: {said[result.status]}")
+    print(f"{result.model}: {said[result.status]}", flush=True)
+    if result.detail and result.status != "offline":
+        note(result.detail)
     if result.path:
-        print(result.path)
+        print(result.path, flush=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skafos.exceptions import SkafosError
@@ -23,6 +22,13 @@ def print_json(value: Any) -> None:
     import msgspec
 
     print(json.dumps(msgspec.to_builtins(value), ensure_ascii=False, indent=2, default=str))
+
+
+def print_json_line(value: Any) -> None:
+    """Print a value as one line of JSON, at once: for a command that goes on."""
+    import msgspec
+
+    print(json.dumps(msgspec.to_builtins(value), ensure_ascii=False, default=str), flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str = "nothing") -> None:
@@ -63,18 +69,6 @@ def ask(question: str, yes: bool) -> None:
 def note(sentence: str) -> None:
     """Say something that is not the result."""
     print(sentence, file=sys.stderr)
-
-
-@contextmanager
-def working(what: str) -> Iterator[None]:
-    """Show on a terminal that something takes a while."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(what):
-        yield
 
 
 def _cell(value: Any) -> str:

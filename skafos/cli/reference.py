@@ -19,7 +19,12 @@ HEADING = "## Reference\n\n"
 
 def reference() -> str:
     """Return one section for each command: what it does, and its arguments and options."""
-    return "\n".join(_section(path, command) for path, command in _commands("skafos", get_command(app)))
+    return "\n".join(_section(path, command) for path, command in commands())
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Yield every command there is, in order: how it is called, such as ``skafos keys add``, and what it takes."""
+    return _commands("skafos", get_command(app))
 
 
 def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:

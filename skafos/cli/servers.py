@@ -29,12 +29,15 @@ def up(
     edge: Annotated[str, typer.Option("--edge", metavar="HOST:PORT", help="Of the edge.")] = DEFAULT_EDGE,
     workers: Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Edge processes.")] = DEFAULT_WORKERS,
     demo: Annotated[bool, typer.Option("--demo", help="With an example organization and simulated devices.")] = False,
-    json: Logs = False,  # noqa: ARG001 - every command takes it
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON when everything answers, and sentences elsewhere.")
+    ] = False,
 ) -> None:
     """Start everything on this machine, until Ctrl-C. DIR/connection.json says how to connect."""
+    from skafos.announce import Announcer, JsonAnnouncer
     from skafos.up import run
 
-    raise typer.Exit(run(data, control, edge, workers, demo))
+    raise typer.Exit(run(data, control, edge, workers, demo, JsonAnnouncer() if json else Announcer()))
 
 
 def control_plane(

@@ -27,9 +27,7 @@ Condition = Annotated[
 
 
 def upload(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILES...", help="Files and folders; a single zip goes as is.")
-    ],
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Files and folders; a single zip goes as is.")],
     description: Annotated[
         str | None, typer.Option("--description", "-d", metavar="TEXT", help="Up to 255 characters.")
     ] = None,
@@ -40,14 +38,21 @@ def upload(
     json: options.Json = False,
 ) -> None:
     """Upload files as the next version of a model."""
-    from skafos.packing import packed, zip_name
-    from skafos.progress import progress_bar
+    from skafos.packing import Naming, packed, zip_name
+    from skafos.progress import progress_display
 
     with session(org, app, model) as chosen:
         names = chosen.of_model
-        with packed(files, names[-1], keep_paths=False) as archive, progress_bar("Uploading") as progress:
+        with (
+            progress_display() as display,
+            packed(files, names[-1], Naming.LAST_PART, display.bytes("Packing")) as archive,
+        ):
             version = chosen.client.upload_version(
-                *names, archive, filename=zip_name(names[-1]), description=description, progress=progress
+                *names,
+                archive,
+                filename=zip_name(names[-1]),
+                description=description,
+                progress=display.bytes("Uploading", then="The server inspects the model"),
             )
         deployed = (
             chosen.client.deploy(*names, version=version.version or "latest", environment=deploy) if deploy else None
@@ -88,7 +93,7 @@ def fetch(
     """Download what was uploaded as a version, byte for byte."""
     from artifacts.hashing import hash_file
     from skafos.packing import zip_name
-    from skafos.progress import progress_bar
+    from skafos.progress import progress_display
 
     with session(org, app, model) as chosen:
         names = chosen.of_model
@@ -96,9 +101,10 @@ def fetch(
         if target.exists() and not force:
             raise InvalidParamError(f"{target} is there already; give --out or --force.")
         number = None if (wanted := _version(version)) == "latest" else wanted
-        with progress_bar("Downloading") as progress:
+        with progress_display() as display:
+            progress = display.bytes("Downloading", then="Comparing the bytes with their hash")
             chosen.client.fetch_version(*names, target, version=number, progress=progress)
-    sha256, length = hash_file(target)
+            sha256, length = hash_file(target)
     if json:
         print_json({"path": str(target), "bytes": length, "sha256": sha256})
     else:

@@ -58,6 +58,12 @@ class BlobUnusable(DeviceError):
     code = "blob_unusable"
 
 
+class VersionDamaged(DeviceError):
+    """The files of the version in use are not what was activated. It is reported, never raised: another one serves."""
+
+    code = "version_damaged"
+
+
 class NoSpace(DeviceError):
     """The disk has no room for the new version beside the one in use."""
 

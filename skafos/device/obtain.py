@@ -14,9 +14,9 @@ from pathlib import Path
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]
 
-from artifacts.archive import ArchiveInfo, archive_directory, extract_archive
+from artifacts.archive import ArchiveInfo, extract_archive
 from artifacts.encodings import IDENTITY, ZSTD, ZSTD_PREFIX, decode
-from artifacts.errors import ArtifactError, BaseMismatch
+from artifacts.errors import ArtifactError, BaseMismatch, InvalidArchive
 from artifacts.patch.zstd_prefix import PatchLimits
 from manifests.model import Encoding, Release
 from skafos.device.download import BlobDownload, Progress
@@ -79,8 +79,13 @@ class Obtaining:
     ) -> None:
         self._release = release
         self._target = target
-        self._held = {each.artifact: each for each in held if each.artifact}
+        self._held: dict[str, list[HeldVersion]] = {}
+        for each in held:
+            if each.artifact:
+                self._held.setdefault(each.artifact, []).append(each)
         self._work = work
+        self._archive = work / "archive"
+        self._base = work / "base"
         self._limits = limits
         self._failures: list[str] = []
 
@@ -96,7 +101,8 @@ class Obtaining:
             return Obtained(archive, None, 0)
         received = 0
         disk: DeviceError | None = None
-        for encoding in plan(self._release, self._held.keys()):
+        encodings = plan(self._release, self._held.keys())
+        for encoding in encodings:
             download = BlobDownload(encoding, self._work, progress)
             try:
                 archive = self._from_encoding(encoding, download, edge, retry)
@@ -105,10 +111,15 @@ class Obtaining:
                 # Another encoding may need less: a patch needs room for its base, and its base to be readable.
                 disk = error if isinstance(error, NoSpace) else disk_error(error)
                 self._failures.append(f"{encoding.name}: {disk}")
+                if encoding is not encodings[-1]:
+                    download.discard()
             except _UNUSABLE as error:
                 # A patch can be missing, damaged or too large for this device; the full artifact is still there.
                 self._failures.append(f"{encoding.name}: {error}")
                 download.discard()
+            # The disk need not hold what did not do beside what is tried next. Only a download that nothing follows
+            # stays, to go on when there is room.
+            self._discard_made()
             received += download.received
         raise disk or ArtifactRejected(self._explanation())
 
@@ -132,40 +143,50 @@ class Obtaining:
         return archive
 
     def _decoded(self, encoding: Encoding, blob: Path, base: Path | None) -> Path:
-        archive = self._work / "archive"
         decode(
             encoding.name,
             blob,
-            archive,
+            self._archive,
             length=self._release.length,
             sha256=self._release.artifact,
             base=base,
             limits=self._limits,
         )
-        return archive
+        return self._archive
 
     def _base_of(self, encoding: Encoding) -> Path | None:
         """Make a patch's base again from the files on the device, before anything is downloaded for it."""
         if encoding.base is None:
             return None
-        base = self._work / "base"
-        if archive_directory(self._held[encoding.base].path, base).sha256 != encoding.base:
-            raise BaseMismatch("the files on this device are not what they were")
-        return base
+        failed: OSError | None = None
+        for held in self._held[encoding.base]:
+            try:
+                if held.archive(self._base).sha256 == encoding.base:
+                    return self._base
+            except InvalidArchive:
+                continue
+            except OSError as error:
+                failed = error
+        raise failed or BaseMismatch("the files on this device are not what they were")
 
     def _from_held(self) -> Path | None:
         """Make the artifact of files that are here already, under another version number or bundled."""
-        held = self._held.get(self._release.artifact)
-        if held is None:
-            return None
-        archive = self._work / "archive"
-        try:
-            archive_directory(held.path, archive)
-            self._verify(archive)
-        except (ArtifactError, LengthOrHashMismatchError) as error:
-            self._failures.append(f"the files on this device: {error}")
-            return None
-        return archive
+        for held in self._held.get(self._release.artifact, ()):
+            try:
+                held.archive(self._archive)
+                self._verify(self._archive)
+                return self._archive
+            except (ArtifactError, LengthOrHashMismatchError) as error:
+                self._failures.append(f"the files on this device: {error}")
+            except OSError as error:
+                # They cannot be read, or there is no room for a copy of them: what is downloaded may take less.
+                self._failures.append(f"the files on this device: {disk_error(error)}")
+            self._discard_made()
+        return None
+
+    def _discard_made(self) -> None:
+        for file in (self._archive, self._base):
+            file.unlink(missing_ok=True)
 
     def _verify(self, archive: Path) -> None:
         with archive.open("rb") as file:

@@ -7,7 +7,8 @@
     <model>/work/                                     what is being made; emptied when it is done
 
 Whatever moment the power fails at, `current` names a folder whose files were all flushed to the disk before. A folder
-counts as held only when every file that its record lists is there in full.
+counts as held only when every file that its record lists is there in full. Bytes that changed later, on a disk that
+fails or by hand, are found by comparing them with the artifact's hash (`usable`); then the version before takes over.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from artifacts.archive import ArchiveInfo
+from artifacts.archive import ArchiveInfo, archive_directory
+from artifacts.errors import InvalidArchive
 from artifacts.files import make_directory, sync_directory, whole_file
 
 # File names have at most 255 bytes; longer ones are cut and told apart by a hash.
@@ -49,6 +51,7 @@ class HeldVersion:
         version: its number; None for bundled files that nothing says it of.
         artifact: SHA-256 of its artifact in hex; None as above.
         bundled: it came with the app.
+        files: the names of its files, below `path`; None for bundled files that nothing says it of.
     """
 
     model: str
@@ -56,6 +59,37 @@ class HeldVersion:
     version: int | None
     artifact: str | None
     bundled: bool = False
+    files: tuple[str, ...] | None = field(default=None, repr=False)
+
+    def archive(self, out: Path | None) -> ArchiveInfo:
+        """Make its artifact of its files again. What else an app may have put beside them does not count.
+
+        Args:
+            out: where the archive goes; None only hashes.
+
+        Raises:
+            InvalidArchive: a file is no regular file any more.
+            OSError: a file cannot be read or written.
+        """
+        return archive_directory(self.path, out, self.files)
+
+    def has_changed(self) -> bool:
+        """Read every byte, and say whether they are other than those that were activated.
+
+        Raises:
+            OSError: it cannot be told.
+        """
+        try:
+            return self.archive(None).sha256 != self.artifact
+        except InvalidArchive:
+            return True
+
+    def is_intact(self) -> bool:
+        """Say whether every byte can be read and is right."""
+        try:
+            return not self.has_changed()
+        except OSError:
+            return False
 
     def is_release(self, version: int, artifact: str) -> bool:
         """Say whether it is this version with these bytes."""
@@ -87,8 +121,44 @@ class ModelSlots:
         self.work = self._folder / "work"
 
     def current(self) -> HeldVersion | None:
-        """Return the version in use, or None when there is none or its files are damaged."""
+        """Return the version in use, or None when there is none or its files are not there in full."""
         return self._linked("current")
+
+    def previous(self) -> HeldVersion | None:
+        """Return the version that was in use before, or None as for `current`."""
+        return self._linked("previous")
+
+    def usable(self) -> HeldVersion | None:
+        """Return the version in use when every byte of it is right, else the one before when all of that are.
+
+        It reads the files: a second or two for each gigabyte. Nothing on the disk changes.
+        """
+        candidates = (self.current(), self.previous())
+        return next((held for held in candidates if held is not None and held.is_intact()), None)
+
+    def damaged(self, usable: HeldVersion | None) -> int | None:
+        """Return the number of the version in use when another than it, or none, is `usable`; else None."""
+        name = self._link_target("current")
+        if name is None or (usable is not None and usable.path.name == name):
+            return None
+        return int(name.partition("-")[0])
+
+    def fall_back(self, usable: HeldVersion | None) -> None:
+        """Take a version that is damaged out of use, so that whoever asks for the one in use gets a whole one.
+
+        Args:
+            usable: what takes its place; None when there is nothing.
+
+        Raises:
+            OSError: it cannot be told now whether it is damaged, or the disk does not take the change. It stays.
+        """
+        current = self.current()
+        if current is not None and not current.has_changed():
+            return
+        if usable is not None:
+            self._link("current", usable.path.name)
+        else:
+            (self._folder / "current").unlink(missing_ok=True)
 
     def held(self) -> list[HeldVersion]:
         """Return every version that is whole, the one in use first."""
@@ -132,12 +202,19 @@ class ModelSlots:
             file.write(json.dumps(record, ensure_ascii=False).encode())
         staged.rename(self._versions / name)
         sync_directory(self._versions)
-        return HeldVersion(self._model, self._versions / name, version, archive.sha256)
+        names = tuple(file.name for file in archive.files)
+        return HeldVersion(self._model, self._versions / name, version, archive.sha256, files=names)
 
-    def activate(self, held: HeldVersion) -> None:
-        """Put a held version in use, by one rename; remember the one before as previous."""
-        before = self.current()
-        if before is not None and before.path != held.path:
+    def activate(self, held: HeldVersion, before: HeldVersion | None = None) -> None:
+        """Put a held version in use, by one rename. Nothing happens when it is in use.
+
+        Args:
+            held: the version, whole.
+            before: the one that was `usable` until now, to remember as previous.
+        """
+        if self._link_target("current") == held.path.name:
+            return
+        if before is not None and before.path.parent == self._versions and before.path != held.path:
             self._link("previous", before.path.name)
         self._link("current", held.path.name)
 
@@ -205,7 +282,8 @@ def read_held(model: str, folder: Path, record_file: Path, *, bundled: bool = Fa
     record = _read_record(record_file)
     if record is None or not _is_whole(folder, record["files"]):
         return None
-    return HeldVersion(model, folder, record["version"], record["artifact"], bundled)
+    names = tuple(name for name, _ in record["files"])
+    return HeldVersion(model, folder, record["version"], record["artifact"], bundled, names)
 
 
 def bundled_version(bundle: Path | None, model: str) -> HeldVersion | None:

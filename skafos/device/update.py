@@ -10,18 +10,15 @@ verified.
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import httpx
 
-from artifacts.archive import archive_directory
-from artifacts.errors import ArtifactError
 from artifacts.patch.zstd_prefix import PatchLimits
 from manifests.keys import InvalidKey, parse_key
 from manifests.model import Release, of_model
@@ -34,6 +31,7 @@ from skafos.device.errors import (
     ManifestRejected,
     NoModel,
     UnknownKey,
+    VersionDamaged,
     disk_error,
     disk_errors,
 )
@@ -69,7 +67,7 @@ class SyncResult:
         bytes: downloaded for it.
         full_bytes: what a device would have downloaded that held nothing.
         path: the folder with the model's files; it stays as it is also during and after the next update.
-        detail: why, when offline.
+        detail: why, when offline; and that the version in use was damaged, when another took its place.
     """
 
     model: str
@@ -104,6 +102,7 @@ class _Check:
     model: str
     slots: ModelSlots
     before: HeldVersion | None
+    damage: VersionDamaged | None = None
     wanted: Release | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -187,14 +186,17 @@ class DeviceClient:
             return device_id(self._state)
 
     def load(self, model: str) -> HeldVersion:
-        """Return the version in use, else the bundled one. Asks nobody and never waits.
+        """Return the version in use, else the one before, else the bundled one. Asks nobody and never waits.
+
+        Files count that are there in full; `sync` also compares their bytes, and takes damaged ones out of use.
 
         Raises:
-            NoModel: there is neither.
+            NoModel: there is none of them.
             DiskFailed: it cannot be told.
         """
         with disk_errors():
-            held = ModelSlots(self._directory, model).current() or bundled_version(self._bundle, model)
+            slots = ModelSlots(self._directory, model)
+            held = slots.current() or slots.previous() or bundled_version(self._bundle, model)
         if held is None:
             raise NoModel(f"No version of {model} is on this device.")
         return held
@@ -243,8 +245,7 @@ class DeviceClient:
     # --- one check, top to bottom
 
     def _sync(self, model: str, events: EventQueue, progress: Progress | None) -> SyncResult:
-        slots = ModelSlots(self._directory, model)
-        check = _Check(model, slots, slots.current() or bundled_version(self._bundle, model))
+        check = self._begin(model, events)
         try:
             manifest = self._verified_manifest()
             events.add("check", model=model, version=check.version_before, duration_ms=check.milliseconds())
@@ -253,6 +254,8 @@ class DeviceClient:
                 return self._unchanged(check, "none")
             check.wanted = release
             if check.before is not None and check.before.is_release(release.version, release.artifact):
+                if not check.before.bundled:
+                    check.slots.activate(check.before)
                 self._clean(check, events)
                 return self._unchanged(check, "current")
             return self._update(check, release, manifest, events, progress)
@@ -265,6 +268,34 @@ class DeviceClient:
             failure = disk_error(error)
             self._report_error(check, failure, events)
             raise failure from error
+
+    def _begin(self, model: str, events: EventQueue) -> _Check:
+        """Find what serves now, every byte compared: the version in use, the one before, or the bundled one."""
+        slots = ModelSlots(self._directory, model)
+        usable = slots.usable()
+        damaged = slots.damaged(usable)
+        check = _Check(model, slots, usable or self._bundled(model))
+        if damaged is not None:
+            check.damage = _damage(damaged, check.before)
+            events.add(
+                "error",
+                model=model,
+                version=damaged,
+                from_version=check.version_before,
+                error=f"{check.damage.code}: {check.damage}",
+                duration_ms=check.milliseconds(),
+            )
+            # On a disk that takes no change the version before serves all the same, found anew by each check.
+            with suppress(OSError):
+                slots.fall_back(usable)
+        return check
+
+    def _bundled(self, model: str) -> HeldVersion | None:
+        """Return what came with the app; without a number when its bytes are not those of its record."""
+        found = bundled_version(self._bundle, model)
+        if found is None or found.artifact is None or found.is_intact():
+            return found
+        return replace(found, version=None, artifact=None)
 
     def _verified_manifest(self) -> VerifiedManifest:
         """Ask for the manifest with the ETag of the kept one; believe what verifies, and only keep that."""
@@ -303,7 +334,7 @@ class DeviceClient:
             staged, info = unpack(obtained, release, slots.work)
             events.add("verify", **self._about(check, release), duration_ms=check.milliseconds())
             new = slots.keep(staged, release.version, info)
-        slots.activate(new)
+        slots.activate(new, check.before)
         events.add("activate", **self._about(check, release), duration_ms=check.milliseconds())
         self._clean(check, events)
         return SyncResult(
@@ -315,6 +346,7 @@ class DeviceClient:
             bytes=obtained.received,
             full_bytes=full_length(release),
             path=new.path,
+            detail=_sentence(check.damage),
         )
 
     def _clean(self, check: _Check, events: EventQueue) -> None:
@@ -326,16 +358,8 @@ class DeviceClient:
 
     def _whole_again(self, slots: ModelSlots, release: Release) -> HeldVersion | None:
         """Return the release when it is still on the device, from before a roll-back or a kill, every byte compared."""
-        for held in slots.held():
-            if held.is_release(release.version, release.artifact):
-                try:
-                    with Path(os.devnull).open("wb") as nowhere:
-                        content = archive_directory(held.path, nowhere)
-                except (ArtifactError, OSError):
-                    continue
-                if content.sha256 == release.artifact:
-                    return held
-        return None
+        held = (each for each in slots.held() if each.is_release(release.version, release.artifact))
+        return next((each for each in held if each.is_intact()), None)
 
     def _obtain(
         self, check: _Check, release: Release, manifest: VerifiedManifest, events: EventQueue, progress: Progress | None
@@ -360,10 +384,10 @@ class DeviceClient:
 
     # --- what it came to
 
-    def _unchanged(self, check: _Check, status: Status, detail: str | None = None) -> SyncResult:
+    def _unchanged(self, check: _Check, status: Status, why: EdgeUnavailable | None = None) -> SyncResult:
         path = check.before.path if check.before else None
         version = check.version_before
-        return SyncResult(check.model, version, version, status, path=path, detail=detail)
+        return SyncResult(check.model, version, version, status, path=path, detail=_sentence(check.damage, why))
 
     def _offline(self, check: _Check, error: EdgeUnavailable, events: EventQueue) -> SyncResult:
         """Serve what is held. A check that reached nobody is no failure; a download that stopped is one."""
@@ -371,7 +395,7 @@ class DeviceClient:
             self._report_error(check, error, events)
         if check.before is None:
             raise error
-        return self._unchanged(check, "offline", str(error))
+        return self._unchanged(check, "offline", error)
 
     @staticmethod
     def _about(check: _Check, release: Release) -> dict[str, Any]:
@@ -402,3 +426,13 @@ class DeviceClient:
             events.deliver(self._edge)
         with suppress(DeviceError, OSError):
             self._registration.renew_if_changed(self._edge, self.device_id)
+
+
+def _damage(version: int, serving: HeldVersion | None) -> VersionDamaged:
+    number = f"version {serving.version}" if serving and serving.version is not None else "the bundled version"
+    serves = f"{number} serves" if serving else "there is no other"
+    return VersionDamaged(f"The files of version {version} on this device are damaged; {serves}.")
+
+
+def _sentence(*said: DeviceError | None) -> str | None:
+    return " ".join(str(each) for each in said if each is not None) or None

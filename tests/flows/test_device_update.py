@@ -12,7 +12,7 @@ import pytest
 
 from skafos.client import Client
 from skafos.device import DeviceClient, Facts
-from skafos.packing import packed
+from skafos.packing import Naming, packed
 from tests.flows.running import Running, until
 
 APP = "Updates"
@@ -32,7 +32,7 @@ class Site:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         names = (self.skafos.organization, APP, model)
-        with packed([*folder.iterdir()], model, keep_paths=False) as archive:
+        with packed([*folder.iterdir()], model, Naming.LAST_PART) as archive:
             version = self.client.upload_version(*names, archive)
         assert version.version is not None
         self.client.deploy(*names, version=version.version, environment="prod")
@@ -143,7 +143,7 @@ def test_conditions_decide_on_the_device(site: Site, tmp_path: Path) -> None:
         site.wait_until_offered(1, older, "conditions")
         (tmp_path / "2").mkdir()
         (tmp_path / "2" / "m.bin").write_bytes(b"for new systems")
-        with packed([tmp_path / "2" / "m.bin"], "conditions", keep_paths=False) as archive:
+        with packed([tmp_path / "2" / "m.bin"], "conditions", Naming.LAST_PART) as archive:
             site.client.upload_version(*names, archive)
         conditions = {"os_version": {"min": "17"}}
         site.client.deploy(*names, version=2, environment="prod", conditions=conditions)

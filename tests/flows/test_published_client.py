@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from skafos import models
+from skafos.exceptions import InvalidParamError
 from tests.components import require
 from tests.flows.running import PATIENCE_SECONDS, ROOT, Running
 from tests.flows.whole_path import Releases
@@ -21,11 +23,17 @@ DRIVER = Path(__file__).with_name("published_client_driver.py")
 
 @dataclass(frozen=True)
 class PublishedClient:
-    """The client in its own virtual environment, its two base addresses pointed at a running Skafos."""
+    """The client in its own virtual environment, its two base addresses pointed at a running Skafos.
+
+    Attributes:
+        folder: where it works.
+        temporary: where it makes its zips; it leaves them behind.
+    """
 
     python: Path
     skafos: Running
     folder: Path
+    temporary: Path
 
     def call(self, function: str, **arguments: Any) -> dict[str, Any]:
         """Call one function of the client and return ``{"result"}`` or ``{"error", "message"}``."""
@@ -59,13 +67,6 @@ class PublishedClient:
         assert isinstance(outcome, dict)
         return outcome
 
-    @property
-    def temporary(self) -> Path:
-        """Return where it makes its zips; it leaves them behind."""
-        path = self.folder / "temporary"
-        path.mkdir(exist_ok=True)
-        return path
-
 
 @pytest.fixture(scope="module")
 def app(skafos_up: Running) -> Running:
@@ -81,7 +82,10 @@ def app(skafos_up: Running) -> Running:
 def published(app: Running, tmp_path: Path) -> PublishedClient:
     """The published client, working in an empty directory."""
     python = ROOT / ".venv-published" / "bin" / "python"
-    return PublishedClient(require("the published client", python if python.exists() else None), app, tmp_path)
+    program = require("the published client", python if python.exists() else None)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    return PublishedClient(program, app, tmp_path, temporary)
 
 
 def test_it_uploads_a_file_lists_it_and_fetches_the_same_bytes(published: PublishedClient, silero: Releases) -> None:
@@ -218,3 +222,92 @@ def test_a_deploy_that_cannot_be_is_a_failed_deploy_with_the_reason(
     assert outcome["error"] == "DeployFailedError"
     assert outcome["message"].startswith("Deploy model version failed. ")
     assert reason in outcome["message"]
+
+
+# --- beside our own `skafos.models`, on the same files
+
+PACKED_ALIKE = [
+    ["labels.txt"],
+    ["build/M.mlpackage", "labels.txt"],
+    ["./build/../build/M.mlpackage/"],
+    ["."],
+    ["{here}/build/M.mlpackage", "{here}/labels.txt"],
+    ["{here}/build/../labels.txt"],
+    ["linked.txt", "labels.txt"],
+    ["build"],
+    ["other.zip"],
+    ["./{model}.zip"],
+    ["{here}/{model}.zip"],
+    ["{model}.zip", "labels.txt"],
+    ["{model}.zip"],
+]
+REFUSED_ALIKE = [
+    ["../labels.txt"],
+    ["build/../../{folder}/labels.txt"],
+    ["nothing"],
+    ["broken.zip"],
+    ["labels.txt", ""],
+]
+
+
+@pytest.fixture
+def beside(published: PublishedClient, monkeypatch: pytest.MonkeyPatch) -> PublishedClient:
+    """Files to pack, in a working directory that both clients have."""
+    here = published.folder / "work"
+    for name in ("build/M.mlpackage/Data/w.bin", "build/M.mlpackage/.hidden", "build/deep/er/l.bin", "labels.txt"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(name * 100)
+    (published.folder / "labels.txt").write_text("outside")
+    (here / "build/unused").mkdir()
+    (here / "linked.txt").symlink_to("labels.txt")
+    (here / "build/linked-folder").symlink_to("M.mlpackage", target_is_directory=True)
+    (here / "broken.zip").write_text("no zip")
+    for name in ("other.zip", f"{MODEL}.zip"):
+        with zipfile.ZipFile(here / name, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr("model.tflite", name * 100)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("SKAFOS_URL", published.skafos.connection["control_url"])
+    return replace(published, folder=here)
+
+
+def filled(files: list[str]) -> list[str]:
+    """Return the names with what a test learns only when it runs."""
+    return [file.format(here=Path.cwd(), folder=Path.cwd().name, model=MODEL) for file in files]
+
+
+def zip_of(published: PublishedClient, version: int) -> Path:
+    """Return what was uploaded as a version, byte for byte."""
+    fetched = published.folder.parent / f"fetched-{version}.zip"
+    with published.skafos.client() as client:
+        client.fetch_version(published.skafos.organization, APP, MODEL, fetched, version=version)
+    return fetched
+
+
+@pytest.mark.parametrize("files", PACKED_ALIKE, ids=" ".join)
+def test_both_clients_upload_the_same_names_with_the_same_bytes(beside: PublishedClient, files: list[str]) -> None:
+    if files == ["."]:
+        Path("broken.zip").unlink()
+    theirs = beside.models("upload_version", files=filled(files))["result"]
+    ours = models.upload_version(filled(files), None, False, **beside.names())
+
+    assert set(ours) == set(theirs)
+    assert contents(zip_of(beside, ours["version"])) == contents(zip_of(beside, theirs["version"]))
+    if files == ["{model}.zip"]:
+        assert zip_of(beside, ours["version"]).read_bytes() == Path(f"{MODEL}.zip").read_bytes()
+
+
+def contents(archive: Path) -> dict[str, bytes]:
+    """Return a zip's names with their bytes; each name is there once."""
+    with zipfile.ZipFile(archive) as opened:
+        names = opened.namelist()
+        assert len(set(names)) == len(names)
+        return {name: opened.read(name) for name in names}
+
+
+@pytest.mark.parametrize("files", REFUSED_ALIKE, ids=" ".join)
+def test_what_cannot_be_uploaded_fails_with_both_clients(beside: PublishedClient, files: list[str]) -> None:
+    before = beside.models("list_versions")["result"]
+    assert "error" in beside.models("upload_version", files=filled(files))
+    with pytest.raises(InvalidParamError):
+        models.upload_version(filled(files), None, False, **beside.names())
+    assert beside.models("list_versions")["result"] == before

@@ -7,12 +7,14 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.components import free_port
-from tests.flows.running import Running, has_ended, running, until
+from tests.flows.running import PATIENCE_SECONDS, ROOT, Connected, Running, has_ended, running, until
 from tests.flows.whole_path import Journey, Releases, travel
 
 ADDRESSES = {"control_url", "edge_url", "dashboard_url", "api_token", "organization"}
@@ -122,6 +124,31 @@ def test_a_data_directory_continues_where_it_was(tmp_path: Path, silero: Release
         assert skafos.connection["organization"] == "example"
         assert skafos.connection["api_token"] != token
         assert Journey(skafos, "Kept", tmp_path / "device").sync()["status"] == "current"
+
+
+def test_with_json_one_line_tells_a_program_all_when_everything_answers(tmp_path: Path) -> None:
+    options = ["--data", str(tmp_path / "data"), "--control", "127.0.0.1:0", "--edge", "127.0.0.1:0", "--json"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "skafos", "up", *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with started as up:
+        try:
+            assert up.stdout is not None
+            told = json.loads(up.stdout.readline())
+            connection = json.loads(Path(told["connection_file"]).read_text())
+            assert {name: told[name] for name in ADDRESSES} == connection
+            assert set(told) - ADDRESSES == {"data", "logs", "connection_file", "seconds", "demonstration"}
+            assert told["demonstration"] is None
+            assert Connected(connection).command("orgs", "list").returncode == 0
+        finally:
+            up.send_signal(signal.SIGINT)
+            rest, sentences = up.communicate(timeout=PATIENCE_SECONDS)
+    assert (up.returncode, rest) == (0, "")
+    assert sentences.rstrip().endswith("stopped")
 
 
 def test_a_signal_during_the_start_ends_everything_too(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from skafos.cli.app import COMMANDS, FAMILIES
+from skafos.cli.app import app as tree
 from skafos.cli.output import MAX_CELL
-from skafos.cli.reference import HEADING, reference
+from skafos.cli.reference import HEADING, commands, reference
 from tests.flows.running import ROOT, Running, until
 from tests.skafos.command import run
 
@@ -49,8 +51,18 @@ def test_every_command_of_the_design_is_there() -> None:
 
 
 def test_every_command_takes_json() -> None:
-    for name in COMMANDS:
-        assert "--json" in run(name, "--help").stdout, name
+    takes = {path: any("--json" in each.opts for each in command.params) for path, command in commands()}
+    assert [path for path, json_too in takes.items() if not json_too] == []
+    families = {path.split()[1] for path in takes}
+    assert families == {*COMMANDS, *FAMILIES}
+    assert len(takes) > len(families)
+
+
+@pytest.mark.parametrize("command", [path.split()[1:] for path, _ in commands()], ids=" ".join)
+def test_the_help_of_every_command_names_json(command: list[str]) -> None:
+    shown = CliRunner().invoke(tree, [*command, "--help"])
+    assert shown.exit_code == 0
+    assert "--json" in shown.output
 
 
 def test_the_reference_in_the_documents_is_that_of_the_command() -> None:
@@ -136,6 +148,47 @@ def test_adoption_and_sql_answer_from_clickhouse(app: Running, folder: Path, tmp
     assert len(refused.stderr.splitlines()) == 1
     devices = until(lambda: app.skafos("device", "list", "--env", "prod", app=APP), "the registration")
     assert devices[0]["facts"]["os"] == "linux"
+
+
+def test_a_device_that_goes_on_prints_a_line_of_json_for_each_check(app: Running, folder: Path, tmp_path: Path) -> None:
+    app.skafos("models", "create", "watched", app=APP)
+    app.skafos("upload", str(folder), "--deploy", "dev", app=APP, model="watched")
+    (dev,) = [each for each in app.skafos("environments", app=APP) if each["name"] == "dev"]
+    sync = ["device", "sync", "--edge", app.edge_url, "--key", dev["key"], "--model", "watched", "--every", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "skafos", *sync, "--dir", str(tmp_path / "device"), "--json"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as device:
+        try:
+            assert device.stdout is not None
+            first, second = (json.loads(device.stdout.readline()) for _ in range(2))
+        finally:
+            device.kill()
+    assert (first["status"], first["version"]) == ("updated", 1)
+    assert (second["status"], second["version"]) == ("current", 1)
+
+
+def test_a_check_that_fails_is_a_line_of_json_too_and_the_device_goes_on(app: Running, tmp_path: Path) -> None:
+    # A key of the right form that no environment has.
+    (key,) = [each["key"] for each in app.skafos("environments", app=APP) if each["name"] == "dev"]
+    sync = ["device", "sync", "--edge", app.edge_url, "--key", key.replace("dev-", "gone-"), "--model", "m"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "skafos", *sync, "--every", "1", "--dir", str(tmp_path / "device"), "--json"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as device:
+        try:
+            assert device.stdout is not None
+            lines = [json.loads(device.stdout.readline()) for _ in range(2)]
+        finally:
+            device.kill()
+    assert [(line["model"], line["code"]) for line in lines] == [("m", "unknown_key")] * 2
+    assert all(line["error"] for line in lines)
 
 
 def test_keys_are_added_revoked_and_rotated(app: Running) -> None:

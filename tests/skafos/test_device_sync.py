@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import shutil
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from skafos.device import (
     UnknownKey,
 )
 from skafos.device.lock import locked
+from skafos.device.slots import ModelSlots
 from tests.skafos.conftest import MakeDevice
 from tests.skafos.failing_disk import undeletable, unreadable, unwritable
 from tests.skafos.repository import Reply, Repository, Request, Served, Version, refusal
@@ -137,6 +139,177 @@ def test_a_version_in_use_that_lost_a_file_is_made_whole(
     assert files_in(result.path) == FILES_1
 
 
+def damage(path: Path | None) -> None:
+    """Change bytes of a version without changing a length, as a failing disk does."""
+    assert path is not None
+    (path / "labels.txt").write_bytes((path / "labels.txt").read_bytes().upper())
+
+
+@pytest.fixture
+def two_held(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice
+) -> tuple[DeviceClient, Path]:
+    """A device with version 2 in use and version 1 before it, and the folder of version 2."""
+    device = make_device()
+    device.sync("vision")
+    repository.offer(versions[1].release)
+    path = device.sync("vision").path
+    assert path is not None
+    return device, path
+
+
+@pytest.mark.parametrize("how", ["bytes", "gone", "link"])
+def test_without_an_edge_the_version_before_serves_for_one_that_is_damaged(
+    repository: Repository, served: Served, two_held: tuple[DeviceClient, Path], how: str
+) -> None:
+    device, path = two_held
+    if how == "bytes":
+        damage(path)
+    else:
+        (path / "labels.txt").unlink()
+    if how == "link":
+        (path / "labels.txt").symlink_to("/dev/null")
+    served.stop()
+    result = device.sync("vision")
+    assert (result.status, result.version) == ("offline", 1)
+    assert result.detail is not None
+    assert "version 2 on this device are damaged; version 1 serves" in result.detail
+    assert files_in(result.path) == FILES_1
+    assert device.load("vision").path == result.path
+    assert device.sync("vision").version == 1
+    again = Served(repository)
+    with again, DeviceClient(again.url, repository.key, result.path.parents[2]) as online:
+        healed = online.sync("vision")
+    assert (healed.status, healed.version, healed.previous) == ("updated", 2, 1)
+    assert files_in(healed.path) == FILES_2
+    told = [event for event in repository.events_of("error") if event["error"].startswith("version_damaged")]
+    assert [(event["version"], event["from_version"]) for event in told] == [(2, 1)]
+
+
+def test_a_version_in_use_whose_bytes_changed_is_made_whole_by_a_patch_of_the_one_before(
+    repository: Repository, two_held: tuple[DeviceClient, Path]
+) -> None:
+    device, path = two_held
+    damage(path)
+    result = device.sync("vision")
+    assert (result.status, result.version, result.previous, result.encoding) == ("updated", 2, 1, ZSTD_PREFIX)
+    assert result.detail is not None
+    assert files_in(result.path) == FILES_2
+    assert files_in(device.load("vision").path) == FILES_2
+    assert not path.exists()
+    assert device.sync("vision").status == "current"
+
+
+def test_when_every_held_version_is_damaged_the_full_artifact_is_downloaded(
+    repository: Repository, versions: tuple[Version, Version], two_held: tuple[DeviceClient, Path], served: Served
+) -> None:
+    device, path = two_held
+    for folder in path.parent.iterdir():
+        if folder.is_dir():
+            damage(folder)
+    result = device.sync("vision")
+    assert (result.status, result.version, result.previous, result.encoding) == ("updated", 2, None, ZSTD)
+    assert files_in(result.path) == FILES_2
+
+
+def test_a_damaged_version_with_nothing_before_it_is_not_loaded(
+    versions: tuple[Version, Version], served: Served, make_device: MakeDevice
+) -> None:
+    device = make_device()
+    damage(device.sync("vision").path)
+    served.stop()
+    with pytest.raises(EdgeUnavailable):
+        device.sync("vision")
+    with pytest.raises(NoModel):
+        device.load("vision")
+
+
+def test_a_damaged_version_gives_way_to_the_one_before_also_by_a_roll_back(
+    repository: Repository, versions: tuple[Version, Version], two_held: tuple[DeviceClient, Path]
+) -> None:
+    device, path = two_held
+    damage(path)
+    repository.offer(versions[0].release)
+    result = device.sync("vision")
+    assert (result.status, result.version) == ("current", 1)
+    assert device.load("vision").path == result.path
+    assert not path.exists()
+
+
+def test_a_version_that_cannot_be_read_now_is_kept_and_the_one_before_serves(
+    served: Served, two_held: tuple[DeviceClient, Path]
+) -> None:
+    device, path = two_held
+    served.stop()
+    with unreadable(f"{path}/", errno.EIO):
+        result = device.sync("vision")
+    assert (result.status, result.version) == ("offline", 1)
+    assert device.sync("vision").version == 2
+    assert device.load("vision").path == path
+
+
+def test_a_version_that_cannot_be_read_is_neither_base_nor_source_but_downloaded_in_full(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice
+) -> None:
+    device = make_device()
+    path = device.sync("vision").path
+    assert path is not None
+    with unreadable(str(path / "Model"), errno.EIO):
+        again = device.sync("vision")
+        repository.offer(versions[1].release)
+        result = device.sync("vision")
+    assert (again.status, again.version, again.encoding) == ("updated", 1, ZSTD)
+    assert files_in(again.path) == FILES_1
+    assert (result.status, result.version) == ("updated", 2)
+
+
+def test_the_bytes_of_a_version_that_cannot_be_read_are_no_source_for_another_number(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice
+) -> None:
+    device = make_device()
+    path = device.sync("vision").path
+    assert path is not None
+    repository.offer(repository.add_version(7, FILES_1).release)
+    with unreadable(str(path / "Model"), errno.EIO):
+        result = device.sync("vision")
+    assert (result.status, result.version, result.encoding) == ("updated", 7, ZSTD)
+    assert files_in(result.path) == FILES_1
+
+
+def test_files_that_an_app_puts_beside_a_model_are_no_damage(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice
+) -> None:
+    device = make_device()
+    path = device.sync("vision").path
+    assert path is not None
+    (path / "compiled.cache").write_bytes(b"made by the app")
+    assert device.sync("vision").status == "current"
+    repository.offer(versions[1].release)
+    assert device.sync("vision").encoding == ZSTD_PREFIX
+
+
+def test_a_bundle_whose_bytes_are_not_those_of_its_record_is_not_current(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice, bundle: Path
+) -> None:
+    made = make_device("build machine").sync("vision").path
+    assert made is not None
+    shutil.copy(made.with_name(made.name + ".json"), bundle / "vision.json")
+    damage(bundle / "vision")
+    result = make_device(bundle=bundle).sync("vision")
+    assert (result.status, result.version, result.previous, result.encoding) == ("updated", 1, None, ZSTD)
+    assert files_in(result.path) == FILES_1
+
+
+def test_activating_the_version_in_use_changes_nothing(two_held: tuple[DeviceClient, Path], tmp_path: Path) -> None:
+    slots = ModelSlots(tmp_path / "device", "vision")
+    links = [tmp_path / "device/vision" / name for name in ("current", "previous")]
+    before = [(link.readlink(), link.lstat().st_ino) for link in links]
+    current = slots.usable()
+    assert current is not None
+    slots.activate(current, slots.previous())
+    assert [(link.readlink(), link.lstat().st_ino) for link in links] == before
+
+
 def test_only_the_version_in_use_and_the_one_before_are_kept(
     repository: Repository, make_device: MakeDevice, tmp_path: Path
 ) -> None:
@@ -187,6 +360,33 @@ def test_a_patch_that_cannot_be_had_is_replaced_by_the_full_artifact(
     assert (result.version, result.encoding) == (2, ZSTD)
     assert files_in(result.path) == FILES_2
     assert "encoding_failed: zstd-prefix" in repository.events_of("error")[-1]["error"]
+
+
+@pytest.mark.parametrize("how", ["missing", "other bytes", "leads elsewhere", "unreadable base"])
+def test_what_a_failed_patch_left_is_gone_before_the_full_artifact_is_downloaded(
+    repository: Repository, versions: tuple[Version, Version], make_device: MakeDevice, tmp_path: Path, how: str
+) -> None:
+    device = make_device()
+    path = device.sync("vision").path
+    assert path is not None
+    release = versions[1].release
+    if how == "leads elsewhere":
+        wrong = repository.add_version(3, {"m.bin": b"else"}, bases=[versions[0]])
+        patch = next(encoding for encoding in wrong.release.encodings if encoding.base)
+        release = replace(release, encodings=(patch, *(each for each in release.encodings if not each.base)))
+    repository.offer(release)
+    fail_patch(repository, versions[1], how)
+    full = next(encoding.blob for encoding in release.encodings if encoding.name == ZSTD)
+    lying_there: list[list[str]] = []
+
+    def look(request: Request) -> None:
+        if full in request.path:
+            lying_there.append(sorted(file.name for file in (tmp_path / "device/vision/work").iterdir()))
+
+    repository.intercept = look
+    with unreadable(str(path / "Model"), errno.EIO) if how == "unreadable base" else nullcontext():
+        assert device.sync("vision").encoding == ZSTD
+    assert lying_there == [[]]
 
 
 def test_a_patch_that_leads_elsewhere_is_replaced_by_the_full_artifact(
