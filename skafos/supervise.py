@@ -66,13 +66,19 @@ class RotatingLog:
 
     def write(self, chunk: bytes) -> None:
         """Append ``chunk``, turning the log over first when it would grow past its bound."""
-        if self._file.tell() and self._file.tell() + len(chunk) > self._limit:
-            self._file.close()
-            self._path.replace(self._path.with_name(self._path.name + ".1"))
-            self._file = self._path.open("ab", buffering=0)
         # A full disk must not stop the programs: what cannot be written is lost.
         with contextlib.suppress(OSError):
+            if self._file.tell() and self._file.tell() + len(chunk) > self._limit:
+                self._turn_over()
             self._file.write(chunk)
+
+    def _turn_over(self) -> None:
+        # It may have been renamed already, by a turn whose new file could not be opened.
+        with contextlib.suppress(FileNotFoundError):
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+        fresh = self._path.open("ab", buffering=0)
+        self._file.close()
+        self._file = fresh
 
     def close(self) -> None:
         """Close the file."""
@@ -98,6 +104,8 @@ class Child:
 
     def start(self) -> None:
         """Begin to run the program and to start it again whenever it dies."""
+        # At once: whoever waits for the ready file must not find that of a run before.
+        self._forget_ready_file()
         self._task = asyncio.create_task(self._keep_running(), name=f"child {self.program.name}")
 
     async def _keep_running(self) -> None:
@@ -116,24 +124,32 @@ class Child:
 
     async def _run_once(self) -> int:
         """Run the program to its end, copying its output to the log, and return its status."""
-        if self.program.ready_file:
-            self.program.ready_file.unlink(missing_ok=True)
+        self.starts += 1
+        self._forget_ready_file()
+        # First of all, because a program whose output nobody takes must not run.
+        log = RotatingLog(self.program.log)
         reading, writing = os.pipe()
         try:
             process = await spawn(self.program, output=writing)
-        except OSError:
+        except BaseException:
             os.close(reading)
+            log.close()
             raise
         finally:
             os.close(writing)
         self._process = process
-        self.starts += 1
-        copying = asyncio.create_task(copy_output(reading, RotatingLog(self.program.log)))
-        status = await process.wait()
-        # Its workers, if any, hold the pipe and whatever else it had open: they end with it.
-        kill_group(process.pid, signal.SIGKILL)
+        copying = asyncio.create_task(copy_output(reading, log))
+        try:
+            status = await process.wait()
+        finally:
+            # Its workers, if any, hold the pipe and whatever else it had open: they end with it.
+            kill_group(process.pid, signal.SIGKILL)
         await copying
         return status
+
+    def _forget_ready_file(self) -> None:
+        if self.program.ready_file:
+            self.program.ready_file.unlink(missing_ok=True)
 
     async def stop(self, seconds: float) -> bool:
         """End the program with SIGTERM, or after ``seconds`` with SIGKILL; return whether it ended by itself."""
@@ -219,8 +235,16 @@ def kill_group(pid: int, number: signal.Signals) -> None:
 def describe_end(status: int) -> str:
     """Return in words how a program with this ``returncode`` ended."""
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        return f"was ended by {signal_name(-status)}"
     return f"ended with exit code {status}"
+
+
+def signal_name(number: int) -> str:
+    """Return the name of the signal ``number``; real-time signals have none in Python."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def last_lines(path: Path, count: int) -> str:
