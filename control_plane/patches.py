@@ -28,7 +28,6 @@ from artifacts.errors import StoreUnavailable
 from artifacts.patch.build import Built, PatchLimits, Skipped, build_patch
 from artifacts.store import ObjectStore
 from control_plane import tables
-from control_plane.cancellation import heed_cancellation
 from control_plane.database import Database
 from control_plane.encodings import record_encodings
 from control_plane.errors import Missing, Unavailable
@@ -36,6 +35,7 @@ from control_plane.isolated import call_isolated
 from control_plane.metrics import PATCH_JOBS_ENDED, PATCH_JOBS_WAITING
 from control_plane.publish import Publisher
 from control_plane.tables import ArtifactEncoding, ModelVersion, PatchJob, utc_now
+from telemetry.cancellation import heed_cancellation
 
 PENDING = "pending"
 RUNNING = "running"
