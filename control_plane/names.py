@@ -124,6 +124,11 @@ def check_filename(text: str) -> str:
     """
     if not text or has_control_characters(text) or "/" in text or "\\" in text or text in {".", ".."}:
         raise ValueError("a file's name is not empty and holds no slash and no control characters")
-    if not text.lower().endswith(".zip"):
+    if not is_zip_name(text):
         normal_name(text)
     return text
+
+
+def is_zip_name(filename: str) -> bool:
+    """Return whether an upload of this name is unpacked."""
+    return filename.lower().endswith(".zip")

@@ -121,12 +121,9 @@ class Demonstration:
 
     def guide(self, fleet: Fleet) -> dict[str, Any]:
         """Return what to tell the user: what there is, and five commands to try."""
-        edge, audio, image = fleet.edge_url, AUDIO.name, IMAGE.name
+        edge, audio = fleet.edge_url, AUDIO.name
         return {
-            "summary": (
-                f"{self.size} simulated devices of the app {APP!r} fetch {image!r} and {audio!r} one after the other; "
-                f"when all have them, in about two minutes, version 2 goes to {ROLLOUT_PERCENT} % of them."
-            ),
+            "summary": self._summary(),
             "commands": [
                 f'export SKAFOS_ORG_NAME="{self.organization}" SKAFOS_APP_NAME="{APP}" SKAFOS_MODEL_NAME={audio}',
                 "skafos versions",
@@ -136,6 +133,28 @@ class Demonstration:
                 'skafos sql "SELECT model, version, uniq(device_id) AS devices FROM events GROUP BY model, version"',
             ],
         }
+
+    def _summary(self) -> str:
+        """Say what the devices do: the first time what will happen, later what they go on with."""
+        devices = f"{self.size} simulated devices of the app {APP!r}"
+        offers = {model.name: self._offered(model) for model in MODELS}
+        if not all(any(version > 1 for version, _ in offered) for offered in offers.values()):
+            return (
+                f"{devices} fetch {IMAGE.name!r} and {AUDIO.name!r} one after the other; "
+                f"when all have them, in about two minutes, version 2 goes to {ROLLOUT_PERCENT} % of them."
+            )
+        told = (
+            f"{name!r} in version " + " and ".join(f"{version} to {percent:g} %" for version, percent in offered)
+            for name, offered in offers.items()
+        )
+        return f"{devices} go on where they were. They are offered {'; '.join(told)}."
+
+    def _offered(self, model: DemoModel) -> list[tuple[int, float]]:
+        """Return the versions of a model that are offered, in the order in which devices try them, and percents."""
+        groups = self.client.list_environment_groups(self.organization, APP, model.name)
+        return [
+            (each.version, each.percent) for group in groups if group.name == ENVIRONMENT for each in group.releases
+        ]
 
 
 def main(settings: Mapping[str, str] = os.environ) -> int:

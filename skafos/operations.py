@@ -61,9 +61,9 @@ def next_page(answer: Answer) -> dict[str, str] | None:
     return None
 
 
-def delete(url: str) -> Steps[None]:
+def delete(url: str, query: Mapping[str, str] | None = None) -> Steps[None]:
     """Delete what is at ``url``."""
-    require_success((yield Call("DELETE", url)))
+    require_success((yield Call("DELETE", url, query=query or {})))
 
 
 def of_app(org: str, app: str, *rest: str) -> str:
@@ -76,7 +76,12 @@ def of_model(org: str, app: str, model: str, *rest: str) -> str:
     return of_app(org, app, "models", model, *rest)
 
 
-# --- who, and the organizations
+# --- the API itself, who, and the organizations
+
+
+def openapi() -> Steps[Json]:
+    """Return the OpenAPI document of the API that the server serves."""
+    return ask(Call("GET", "/openapi.json"), Json)
 
 
 def me() -> Steps[Me]:
@@ -166,14 +171,18 @@ def create_app(org: str, name: str, bundle_id: str, platform: str) -> Steps[App]
     return ask(Call("POST", path("organizations", org, "apps"), json=body), App)
 
 
-def get_app(org: str, app: str) -> Steps[App]:
-    """Return one app."""
-    return ask(Call("GET", of_app(org, app)), App)
+def get_app(org: str, app: str, *, with_models: bool = False) -> Steps[App]:
+    """Return one app, with its models when asked."""
+    return ask(Call("GET", of_app(org, app), query={"with_models": "true"} if with_models else {}), App)
 
 
-def rename_app(org: str, app: str, name: str) -> Steps[App]:
-    """Give an app another name."""
-    return ask(Call("PATCH", of_app(org, app), json={"name": name}), App)
+def update_app(
+    org: str, app: str, *, name: str | None = None, bundle_id: str | None = None, platform: str | None = None
+) -> Steps[App]:
+    """Give an app another name, bundle ID or platform; what is None stays."""
+    given = {"name": name, "bundle_id": bundle_id, "platform": platform}
+    body = {field: value for field, value in given.items() if value is not None}
+    return ask(Call("PATCH", of_app(org, app), json=body), App)
 
 
 def delete_app(org: str, app: str) -> Steps[None]:
@@ -201,9 +210,9 @@ def rename_model(org: str, app: str, model: str, name: str) -> Steps[Model]:
     return ask(Call("PATCH", of_model(org, app, model), json={"name": name}), Model)
 
 
-def delete_model(org: str, app: str, model: str) -> Steps[None]:
-    """Delete a model and its versions; refused while one is offered."""
-    return delete(of_model(org, app, model))
+def delete_model(org: str, app: str, model: str, *, withdraw: bool = False) -> Steps[None]:
+    """Delete a model and its versions; refused while one is offered, unless ``withdraw`` ends that."""
+    return delete(of_model(org, app, model), {"withdraw": "true"} if withdraw else {})
 
 
 # --- environments and keys
@@ -224,9 +233,19 @@ def get_environment(org: str, app: str, env: str) -> Steps[Environment]:
     return ask(Call("GET", of_app(org, app, "environments", env)), Environment)
 
 
+def rename_environment(org: str, app: str, env: str, name: str) -> Steps[Environment]:
+    """Give an environment that was added another name; its keys stay as they are."""
+    return ask(Call("PATCH", of_app(org, app, "environments", env), json={"name": name}), Environment)
+
+
 def delete_environment(org: str, app: str, env: str) -> Steps[None]:
     """Delete an environment; its keys stop working."""
     return delete(of_app(org, app, "environments", env))
+
+
+def list_keys(org: str, app: str, env: str) -> Steps[list[Key]]:
+    """List an environment's valid keys, newest first."""
+    return listing(Key, of_app(org, app, "environments", env, "keys"))
 
 
 def add_key(org: str, app: str, env: str, *, overlap_seconds: int) -> Steps[Key]:
@@ -277,6 +296,13 @@ def describe_version(org: str, app: str, model: str, version: int | str, descrip
     """Change a version's description (up to 255 characters)."""
     url = of_model(org, app, model, "model_versions", str(version))
     return ask(Call("PATCH", url, json={"description": description}), ModelVersion)
+
+
+def rename_version(org: str, app: str, model: str, version: int | str, name: str) -> Steps[ModelVersion]:
+    """Call a version's uploaded file otherwise; a zip stays one."""
+    return ask(
+        Call("PATCH", of_model(org, app, model, "model_versions", str(version)), json={"name": name}), ModelVersion
+    )
 
 
 def delete_version(org: str, app: str, model: str, version: int | str) -> Steps[None]:

@@ -103,9 +103,11 @@ class Child:
         return self._process.pid if self._process and self._process.returncode is None else None
 
     def start(self) -> None:
-        """Begin to run the program and to start it again whenever it dies."""
-        # At once: whoever waits for the ready file must not find that of a run before.
-        self._forget_ready_file()
+        """Begin to run the program and to start it again whenever it dies.
+
+        What an earlier supervisor's child wrote when it was ready is gone on return, so that nobody believes it.
+        """
+        self._unsay_ready()
         self._task = asyncio.create_task(self._keep_running(), name=f"child {self.program.name}")
 
     async def _keep_running(self) -> None:
@@ -125,7 +127,7 @@ class Child:
     async def _run_once(self) -> int:
         """Run the program to its end, copying its output to the log, and return its status."""
         self.starts += 1
-        self._forget_ready_file()
+        self._unsay_ready()
         # First of all, because a program whose output nobody takes must not run.
         log = RotatingLog(self.program.log)
         reading, writing = os.pipe()
@@ -147,7 +149,7 @@ class Child:
         await copying
         return status
 
-    def _forget_ready_file(self) -> None:
+    def _unsay_ready(self) -> None:
         if self.program.ready_file:
             self.program.ready_file.unlink(missing_ok=True)
 

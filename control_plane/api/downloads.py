@@ -14,6 +14,7 @@ from control_plane.api.call import Call
 from control_plane.api.schemas import DownloadQuery, UploadQuery
 from control_plane.api.versions import find_model
 from control_plane.errors import Missing, Unavailable
+from control_plane.names import is_zip_name
 from control_plane.tables import Model, ModelVersion
 
 # A client that takes less than this in that time (4 KB a second) holds a connection and a file for nothing.
@@ -116,5 +117,5 @@ def _wanted_range(request: web.Request, etag: str, length: int) -> tuple[int, in
 
 def _disposition(name: str, uploaded_as: str) -> str:
     """Return how to call the file (RFC 6266): as the published client does when it is a zip, else as it was sent."""
-    filename = name if uploaded_as.lower().endswith(".zip") else uploaded_as
+    filename = name if is_zip_name(uploaded_as) else uploaded_as
     return f"attachment; filename*=UTF-8''{quote(filename, safe='')}"

@@ -13,13 +13,15 @@ from control_plane import audit, lookup
 from control_plane.api.applications import FIRST_ENVIRONMENTS
 from control_plane.api.call import Call
 from control_plane.api.paging import Keyset, Page, Paging, fetch_page
-from control_plane.api.schemas import DeviceOut, EnvironmentOut, KeyOut, NewEnvironment, NewKey
+from control_plane.api.schemas import DeviceOut, EnvironmentChange, EnvironmentOut, KeyOut, NewEnvironment, NewKey
 from control_plane.api.unique import unique
 from control_plane.errors import Conflict
 from control_plane.tables import Application, Device, Environment, EnvironmentKey, Manifest
 
 # Each is a TUF repository of its own that is signed anew for as long as it exists.
 MAX_ENVIRONMENTS = 50
+
+_TAKEN = "Another environment of this application already has this name."
 
 
 async def list_environments(call: Call, query: Paging) -> Page[EnvironmentOut]:
@@ -39,7 +41,7 @@ async def create_environment(call: Call, body: NewEnvironment) -> EnvironmentOut
         await _refuse_too_many(session, application.id)
         environment = Environment(application_id=application.id, name=body.name)
         session.add(environment)
-        async with unique("Another environment of this application already has this name."):
+        async with unique(_TAKEN):
             await session.flush()
         await call.services.publisher.open_environment(session, environment)
         target = f"{application.name}/{environment.name}"
@@ -53,6 +55,25 @@ async def show_one_environment(call: Call) -> EnvironmentOut:
     """Show an environment with its keys."""
     async with call.database.read() as session:
         _, environment = await _find(session, call)
+        return await _show(session, environment, call.now)
+
+
+async def change_environment(call: Call, body: EnvironmentChange) -> EnvironmentOut:
+    """Rename an environment. `dev` and `prod` keep their names; keys keep the name that they were made with.
+
+    What devices reported so far stays under the old name; edges label events with the new one from now on.
+    """
+    async with call.database.write() as session:
+        application, environment = await _find(session, call)
+        was = environment.name
+        if was in FIRST_ENVIRONMENTS and body.name != was:
+            raise Conflict(f"{was} belongs to every application and cannot be renamed.", "needed")
+        environment.name = body.name
+        async with unique(_TAKEN):
+            await session.flush()
+        target = f"{application.name}/{environment.name}"
+        audit.record(session, call.actor, call.organization.id, "environment.rename", target, {"was": was})
+        await call.services.publisher.relabel(session, application.id)
         return await _show(session, environment, call.now)
 
 

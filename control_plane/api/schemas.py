@@ -111,6 +111,12 @@ class NewEnvironment(Body):
     name: EnvironmentName
 
 
+class EnvironmentChange(Body):
+    """What to change of an environment that was added to an application."""
+
+    name: EnvironmentName
+
+
 class NewKey(Body):
     """How to replace an environment's key."""
 
@@ -142,10 +148,11 @@ class NewModelVersion(Body):
 
 
 class ModelVersionChange(Body):
-    """The end of an upload (`filepath`, as its beginning answered it), or another description."""
+    """The end of an upload (`filepath`, as its beginning answered it), another description, or another name."""
 
     filepath: Annotated[str, StringConstraints(max_length=255)] | None = None
     description: Description | None = None
+    name: Filename | None = Field(None, description="What the uploaded file is called; a zip stays one.")
 
 
 class NewDeployment(Body):
@@ -375,7 +382,7 @@ class ModelVersionOut(Answer):
 
     id: str
     version: int | None
-    name: str = Field(description="The uploaded file's name.")
+    name: str = Field(description="The uploaded file's name, or the one that the version was given since.")
     model: str = Field(description="The model's name.")
     filename: str
     description: str | None

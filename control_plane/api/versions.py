@@ -19,6 +19,7 @@ from control_plane.api.schemas import (
 )
 from control_plane.api.unique import unique
 from control_plane.errors import Conflict, Invalid
+from control_plane.names import is_zip_name
 from control_plane.tables import Application, Environment, Model, ModelVersion, Release
 
 _OFFERED = "The version is offered in {}; deploy another one there first."
@@ -51,16 +52,16 @@ async def show_one_version(call: Call) -> ModelVersionOut:
 
 
 async def change_version(call: Call, body: ModelVersionChange) -> ModelVersionOut:
-    """Finish a version's upload (`filepath`), describe it (`description`), or both."""
-    if not body.model_fields_set:
-        raise Invalid("Nothing to change: give a filepath to finish an upload, or a description.")
+    """Finish a version's upload (`filepath`), describe it (`description`), call its file otherwise (`name`), or all."""
+    if body.filepath is None and body.name is None and "description" not in body.model_fields_set:
+        raise Invalid("Nothing to change: give a filepath to finish an upload, a description, or a name.")
     async with call.database.read() as session:
         _, model = await find_model(session, call)
         version = await lookup.model_version(session, model.id, call.part("version"))
     if body.filepath is not None:
         version = await call.services.uploads.finish(call.actor, version.id, body.filepath)
-    if "description" in body.model_fields_set:
-        version = await _describe(call, version.id, body.description)
+    if body.name is not None or "description" in body.model_fields_set:
+        version = await _describe(call, version.id, body)
     return show_version(version, model)
 
 
@@ -89,15 +90,30 @@ def show_version(version: ModelVersion, model: Model) -> ModelVersionOut:
     return ModelVersionOut.model_validate(plain | {"name": version.filename, "model": model.name})
 
 
-async def _describe(call: Call, version_id: str, description: str | None) -> ModelVersion:
+async def _describe(call: Call, version_id: str, body: ModelVersionChange) -> ModelVersion:
     async with call.database.write() as session:
         _, model = await find_model(session, call)
         version = await lookup.model_version(session, model.id, version_id)
-        detail = {"was": version.description, "is": description}
-        version.description = description
         target = f"{model.name}/{version.version or version.id}"
-        audit.record(session, call.actor, call.organization.id, "version.describe", target, detail)
+        if "description" in body.model_fields_set:
+            detail = {"was": version.description, "is": body.description}
+            version.description = body.description
+            audit.record(session, call.actor, call.organization.id, "version.describe", target, detail)
+        if body.name is not None:
+            _require_same_kind(version, body.name)
+            detail = {"was": version.filename, "is": body.name}
+            version.filename = body.name
+            audit.record(session, call.actor, call.organization.id, "version.rename", target, detail)
     return version
+
+
+def _require_same_kind(version: ModelVersion, name: str) -> None:
+    """Refuse a name under which the bytes would be taken for something else than they are."""
+    if version.version is None:
+        raise Conflict("The version's upload has not finished; it can be renamed then.", "not_finished")
+    if is_zip_name(name) != is_zip_name(version.filename):
+        kind = "a zip: its name ends" if is_zip_name(version.filename) else "no zip: its name does not end"
+        raise Invalid(f"What was uploaded is {kind} in .zip.", "invalid_filename")
 
 
 async def _refuse_if_offered(session: AsyncSession, version: ModelVersion) -> None:

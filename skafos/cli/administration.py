@@ -1,8 +1,8 @@
-"""Organizations, apps, models and tokens: list, create, delete."""
+"""Organizations, apps, environments, models and tokens: list, create, rename, delete."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,12 +10,17 @@ from skafos.cli import options
 from skafos.cli.output import ask, print_json, print_table
 from skafos.cli.session import session
 
-organizations = options.family("Organizations: list, create.")
-applications = options.family("Apps: list, create, delete.")
-models = options.family("Models: list, create, delete.")
+if TYPE_CHECKING:
+    from skafos.records import App, Environment, Model, Organization
+
+organizations = options.family("Organizations: list, create, rename.")
+applications = options.family("Apps: list, create, rename, delete.")
+environments = options.family("Environments of an app: create, rename, delete; `skafos environments` lists them.")
+models = options.family("Models: list, create, rename, delete.")
 tokens = options.family("API tokens: list, create, revoke.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
+NewName = Annotated[str, typer.Argument(metavar="NEW_NAME")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -39,6 +44,13 @@ def create_organization(name: Name, json: options.Json = False) -> None:
         print_json(made)
     else:
         print(f"Created organization {made.name}.")
+
+
+@organizations.command("rename")
+def rename_organization(name: Name, new_name: NewName, json: options.Json = False) -> None:
+    """Give an organization another name."""
+    with session() as chosen:
+        _renamed(chosen.client.rename_organization(name, new_name), name, json)
 
 
 @applications.command("list")
@@ -73,6 +85,13 @@ def create_application(
     print_table(["ENVIRONMENT", "KEY"], [[each.name, each.key] for each in environments])
 
 
+@applications.command("rename")
+def rename_application(name: Name, new_name: NewName, org: options.Org = None, json: options.Json = False) -> None:
+    """Give an app another name."""
+    with session(org) as chosen:
+        _renamed(chosen.client.update_app(chosen.org, name, name=new_name), name, json)
+
+
 @applications.command("delete")
 def delete_application(name: Name, yes: Yes = False, org: options.Org = None, json: options.Json = False) -> None:
     """Delete an app and everything in it."""
@@ -83,6 +102,42 @@ def delete_application(name: Name, yes: Yes = False, org: options.Org = None, js
         print_json({"deleted": name})
     else:
         print(f"Deleted app {name}.")
+
+
+@environments.command("create")
+def create_environment(
+    name: Name, org: options.Org = None, app: options.App = None, json: options.Json = False
+) -> None:
+    """Add an environment to an app, with a key of its own."""
+    with session(org, app) as chosen:
+        made = chosen.client.create_environment(*chosen.of_app, name)
+    if json:
+        print_json(made)
+    else:
+        print(f"Created environment {made.name}. Its key: {made.key}")
+
+
+@environments.command("rename")
+def rename_environment(
+    name: Name, new_name: NewName, org: options.Org = None, app: options.App = None, json: options.Json = False
+) -> None:
+    """Give an environment that was added another name; its keys stay as they are."""
+    with session(org, app) as chosen:
+        _renamed(chosen.client.rename_environment(*chosen.of_app, name, new_name), name, json)
+
+
+@environments.command("delete")
+def delete_environment(
+    name: Name, yes: Yes = False, org: options.Org = None, app: options.App = None, json: options.Json = False
+) -> None:
+    """Delete an environment that was added; its keys stop working."""
+    ask(f"Delete environment {name} with its keys?", yes)
+    with session(org, app) as chosen:
+        chosen.client.delete_environment(*chosen.of_app, name)
+    if json:
+        print_json({"deleted": name})
+    else:
+        print(f"Deleted environment {name}.")
 
 
 @models.command("list")
@@ -106,6 +161,15 @@ def create_model(name: Name, org: options.Org = None, app: options.App = None, j
         print_json(made)
     else:
         print(f"Created model {made.name}.")
+
+
+@models.command("rename")
+def rename_model(
+    name: Name, new_name: NewName, org: options.Org = None, app: options.App = None, json: options.Json = False
+) -> None:
+    """Give a model another name; refused while a version of it is offered."""
+    with session(org, app) as chosen:
+        _renamed(chosen.client.rename_model(*chosen.of_app, name, new_name), name, json)
 
 
 @models.command("delete")
@@ -157,3 +221,10 @@ def revoke_token(
         print_json({"revoked": token_id})
     else:
         print(f"Revoked {token_id}.")
+
+
+def _renamed(now: Organization | App | Environment | Model, was: str, json: bool) -> None:
+    if json:
+        print_json(now)
+    else:
+        print(f"Renamed {was} to {now.name}.")

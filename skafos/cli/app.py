@@ -37,6 +37,7 @@ FAMILIES: dict[str, typer.Typer] = {
     "tokens": administration.tokens,
     "orgs": administration.organizations,
     "apps": administration.applications,
+    "envs": administration.environments,
     "models": administration.models,
     "device": device.app,
     "delta": delta.app,

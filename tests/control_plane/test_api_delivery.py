@@ -113,6 +113,36 @@ def test_environments_are_added_and_deleted_but_dev_and_prod_stay(api: Api, app:
         assert api.call("DELETE", f"{app}/environments/{name}").status_code == 409
 
 
+def test_an_added_environment_is_renamed_with_all_that_it_has_but_dev_and_prod_are_not(api: Api, model: str) -> None:
+    app = model.rpartition("/models/")[0]
+    added = api.post(f"{app}/environments", {"name": "staging"})
+    api.upload(model, b"one", "tagger.tflite")
+    deploy(api, model, 1, "staging")
+    before = api.get(f"{app}/environments/staging")
+
+    renamed = api.patch(f"{app}/environments/staging", {"name": "beta"})
+
+    assert renamed | {"name": "staging", "updated_at": None} == before | {"updated_at": None}
+    assert (renamed["id"], renamed["key"]) == (added["id"], added["key"]), "apps go on with the key that they ship"
+    assert api.call("GET", f"{app}/environments/staging").status_code == 404
+    assert offered(api, model, "beta") == [(1, 100.0)]
+    assert [each["environment"] for each in api.get(f"{model}/deployments?environment=beta")] == ["beta"]
+    assert api.post(f"{app}/environments/beta/keys", {"overlap_seconds": 60})["key"].startswith("beta-")
+    assert api.post(f"{app}/environments", {"name": "staging"})["key"].startswith("staging-")
+    taken = api.call("PATCH", f"{app}/environments/beta", {"name": "staging"})
+    assert (taken.status_code, taken.json()["code"]) == (409, "taken")
+    for name in ("dev", "prod"):
+        refused = api.call("PATCH", f"{app}/environments/{name}", {"name": "other"})
+        assert (refused.status_code, refused.json()["code"]) == (409, "needed")
+        assert api.call("PATCH", f"{app}/environments/beta", {"name": name}).status_code == 409
+    (entry,) = [
+        each
+        for each in api.get(f"/v2/organizations/{ORGANIZATION}/audit")
+        if each["action"] == "environment.rename" and each["target"] == f"{app.rpartition('/')[2]}/beta"
+    ]
+    assert entry["detail"] == {"was": "staging"}
+
+
 def test_a_key_is_replaced_with_both_valid_for_a_while_and_the_old_one_revoked(api: Api, app: str) -> None:
     keys = f"{app}/environments/prod/keys"
     old = api.get(keys)[0]
@@ -180,6 +210,34 @@ def test_a_version_is_described_anew_and_undescribed(api: Api, model: str) -> No
     )
     assert api.patch(f"{model}/model_versions/1", {"description": None})["description"] is None
     assert api.call("PATCH", f"{model}/model_versions/1", {}).status_code == 400
+
+
+def test_a_version_is_renamed_and_its_bytes_stay_what_they_are(api: Api, model: str) -> None:
+    version = f"{model}/model_versions/1"
+    uploaded = api.upload(model, b"weights", "tagger.tflite")
+    deploy(api, model, 1)
+    renamed = api.patch(version, {"name": "Tagger of May.tflite", "description": "retrained"})
+    assert (renamed["name"], renamed["filename"], renamed["description"]) == (
+        *("Tagger of May.tflite", "Tagger of May.tflite", "retrained"),
+    )
+    same = ("artifact_sha256", "upload_sha256", "files", "version")
+    assert {name: renamed[name] for name in same} == {name: uploaded[name] for name in same}
+    fetched = api.call("GET", f"/download{model}")
+    assert "Tagger%20of%20May.tflite" in fetched.headers["Content-Disposition"]
+    assert fetched.content == b"weights"
+    for name in ("tagger.zip", "", "a/b.tflite", "..", None, "x" * 256):
+        assert api.call("PATCH", version, {"name": name}).status_code == 400
+    assert api.get(version)["name"] == "Tagger of May.tflite"
+
+    api.upload(model, zipped(m=b"weights"), "tagger.zip")
+    assert api.call("PATCH", f"{model}/model_versions/2", {"name": "tagger.tflite"}).status_code == 400
+    assert api.patch(f"{model}/model_versions/2", {"name": "May.ZIP"})["name"] == "May.ZIP"
+
+
+def test_a_version_is_not_renamed_before_its_upload_has_finished(api: Api, model: str) -> None:
+    begun = api.post(f"{model}/model_versions", {"filename": "tagger.tflite"})
+    early = api.call("PATCH", f"{model}/model_versions/{begun['model_version_id']}", {"name": "other.tflite"})
+    assert (early.status_code, early.json()["code"]) == (409, "not_finished")
 
 
 def test_numbers_are_not_used_again_after_a_version_was_deleted(api: Api, model: str) -> None:

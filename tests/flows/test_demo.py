@@ -48,10 +48,20 @@ def test_devices_adopt_the_first_version_and_the_second_rolls_out(tmp_path: Path
     assert min(file.stat().st_nlink for file in files) > 1
 
     with running(tmp_path / "data", "--demo", settings=settings) as skafos, skafos.client() as client:
-        until(lambda: "The demonstration is running" in skafos.output.read_text(), "the demonstration")
+        until(lambda: "Press Ctrl-C" in skafos.output.read_text(), "the demonstration")
+        again = skafos.output.read_text()
         for name in NAMES:
             assert len(client.list_versions(skafos.organization, APP, name)) == 2
             assert len(client.list_deployments(skafos.organization, APP, name)) == deployments[name]
+            assert f"{name!r} in version 2 to 30 % and 1 to 100 %" in again
+    assert "go on where they were" in again
+    assert "fetch" not in again.partition("Try, in another terminal")[0]
+    # All that the first start printed for the next terminal is printed again, with the addresses of now.
+    connection = skafos.connection
+    assert f"export SKAFOS_URL={connection['control_url']} SKAFOS_API_TOKEN={connection['api_token']}" in again
+    assert str(skafos.data / "connection.json") in again
+    for command in ("versions", "adoption", "device sync", "deploy", "sql"):
+        assert f"  skafos {command}" in again
 
 
 def test_without_its_models_the_demonstration_is_refused_with_a_sentence(tmp_path: Path) -> None:

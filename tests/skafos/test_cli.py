@@ -204,6 +204,28 @@ def test_keys_are_added_revoked_and_rotated(app: Running) -> None:
     assert app.skafos("keys", "rotate-online", "--env", "dev", app=APP)["root"] == root + 1
 
 
+def test_what_has_a_name_is_renamed_and_what_was_added_deleted(app: Running) -> None:
+    made = app.skafos("apps", "create", "Naming", "--bundle-id", "org.example.naming")
+    assert app.skafos("apps", "rename", "Naming", "Named")["id"] == made["app"]["id"]
+    assert app.command("envs", "create", "beta", app="Named").stdout.startswith("Created environment beta. Its key: b")
+    assert app.command("envs", "rename", "beta", "staging", app="Named").stdout == "Renamed beta to staging.\n"
+    assert {each["name"] for each in app.skafos("environments", app="Named")} == {"dev", "prod", "staging"}
+    refused = app.command("envs", "rename", "dev", "other", app="Named")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    unasked = app.command("envs", "delete", "staging", app="Named")
+    assert unasked.returncode == 1
+    assert app.skafos("envs", "delete", "staging", "--yes", app="Named") == {"deleted": "staging"}
+    app.skafos("models", "create", "one", app="Named")
+    assert app.skafos("models", "rename", "one", "two", app="Named")["name"] == "two"
+    assert [each["name"] for each in app.skafos("models", "list", app="Named")] == ["two"]
+    another = app.skafos("orgs", "create", "before")
+    try:
+        assert app.skafos("orgs", "rename", "before", "after")["id"] == another["id"]
+    finally:
+        with app.client() as client:
+            client.delete_organization(another["id"])
+
+
 def test_tokens_are_created_used_and_revoked(app: Running) -> None:
     made = app.skafos("tokens", "create", "for a test")
     used = run("tokens", "list", "--json", SKAFOS_URL=app.connection["control_url"], SKAFOS_API_TOKEN=made["token"])

@@ -6,18 +6,21 @@ import asyncio
 import http.server
 import inspect
 import json
+import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from skafos import fetching, operations, uploading
-from skafos.calls import Call, ask
-from skafos.client import AsyncClient, Client
+from skafos.calls import Answer, Call, ask
+from skafos.client import API_PREFIX, AsyncClient, Client
 from skafos.exceptions import (
     ConflictError,
     DownloadFailedError,
@@ -69,6 +72,87 @@ def test_both_clients_have_the_same_methods() -> None:
         if name in of(Client) and function.__module__ == room.__name__
     }
     assert of(Client) - described == {"close", "run"}
+
+
+# An upload's position is asked for as in Google's resumable uploads, which object stores speak too: by an empty PUT.
+SAID_OTHERWISE = {("HEAD", "/v2/uploads/{}")}
+
+
+def calls_of(name: str, file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the methods and paths that an operation of the client calls, each name in a path as ``{}``."""
+    operation = inspect.unwrap(getattr(Client, name))
+    stands_for: dict[str, Any] = {"str": "{}", "int": 1, "Path": file, "int | str": "{}"}
+    required = [
+        parameter
+        for parameter in inspect.signature(operation).parameters.values()
+        if parameter.default is inspect.Parameter.empty
+    ]
+    by_name = {parameter.name: stands_for[str(parameter.annotation)] for parameter in required}
+    steps = operation(**by_name)
+    wanted = next(steps)
+    with suppress(StopIteration, InvalidAnswerError):
+        # Before it pauses it has called all that it ever calls.
+        while isinstance(wanted, Call):
+            url = wanted.url.removeprefix("http://server")
+            path = unquote(urlsplit(url).path)
+            yield wanted.method, path if path.startswith(("/v2/", fetching.DOWNLOAD_PREFIX)) else API_PREFIX + path
+            begun = {"presigned_url": "http://server/v2/uploads/{}?signature=x", "filepath": "f"}
+            body = json.dumps(begun | {"model_version_id": "{}"}) if wanted.method == "POST" else "{}"
+            wanted = steps.send(Answer(200, {}, body.encode()))
+
+
+def test_every_operation_that_the_server_documents_has_a_function_and_no_function_has_another(
+    client: Client, upload: Path
+) -> None:
+    documented = {
+        (method.upper(), re.sub(r"\{\w+\}", "{}", path))
+        for path, operations_there in client.openapi()["paths"].items()
+        for method in operations_there
+    }
+    functions = {name for name, _ in inspect.getmembers(Client, inspect.isfunction)} - {"close", "run"}
+    called = {call for name in functions if not name.startswith("_") for call in calls_of(name, upload)}
+    assert len(documented) > 40
+    assert documented - called == SAID_OTHERWISE
+    assert called - documented == set()
+
+
+def test_an_app_is_changed_and_read_with_its_models_and_a_model_is_withdrawn(
+    client: Client, skafos_up: Running, upload: Path
+) -> None:
+    org = skafos_up.organization
+    client.create_app(org, "Changing", "org.example.changing", "ios")
+    changed = client.update_app(org, "Changing", bundle_id="org.example.changed", platform="android")
+    assert (changed.name, changed.bundle_id, changed.platform) == ("Changing", "org.example.changed", "android")
+    assert client.update_app(org, "Changing", name="Changed").bundle_id == "org.example.changed"
+    with pytest.raises(InvalidParamError, match="Nothing to change"):
+        client.update_app(org, "Changed")
+    client.create_model(org, "Changed", "m")
+    assert [model.name for model in client.get_app(org, "Changed", with_models=True).models or []] == ["m"]
+    assert client.get_app(org, "Changed").models is None
+    client.upload_version(org, "Changed", "m", upload)
+    client.deploy(org, "Changed", "m")
+    with pytest.raises(ConflictError):
+        client.delete_model(org, "Changed", "m")
+    client.delete_model(org, "Changed", "m", withdraw=True)
+    assert client.list_models(org, "Changed") == []
+
+
+def test_an_environment_and_a_version_are_renamed(client: Client, names: tuple[str, str, str], upload: Path) -> None:
+    added = client.create_environment(*names[:2], "beta")
+    assert client.rename_environment(*names[:2], "beta", "gamma").key == added.key
+    client.delete_environment(*names[:2], "gamma")
+    version = client.upload_version(*names, upload)
+    assert version.version is not None
+    assert client.rename_version(*names, version.version, "better.bin").name == "better.bin"
+    assert client.get_version(*names, version.version).name == "better.bin"
+    with pytest.raises(InvalidParamError, match="no zip"):
+        client.rename_version(*names, version.version, "better.zip")
+
+
+def test_the_keys_of_an_environment_are_listed(client: Client, names: tuple[str, str, str]) -> None:
+    before = client.list_keys(*names[:2], "dev")
+    added = client.add_key(*names[:2], "dev", overlap_seconds=60)
+    assert [key.id for key in client.list_keys(*names[:2], "dev")] == [added.id, *(key.id for key in before)]
 
 
 def test_a_version_is_uploaded_described_fetched_and_deleted(

@@ -91,18 +91,6 @@ async def test_a_child_that_is_killed_is_started_again(tmp_path: Path) -> None:
     assert not psutil.pid_exists(second)
 
 
-async def test_the_ready_file_of_a_run_before_is_gone_as_soon_as_a_child_starts(tmp_path: Path) -> None:
-    one = program(tmp_path, "one", ORDERLY)
-    assert one.ready_file is not None
-    one.ready_file.write_text("of a run before")
-    supervisor = Supervisor(lambda _: None)
-
-    supervisor.start(one)
-
-    assert not one.ready_file.exists()
-    await supervisor.stop(10)
-
-
 async def test_a_program_whose_log_cannot_be_opened_does_not_run(tmp_path: Path) -> None:
     said: list[str] = []
     one = program(tmp_path, "one", ORDERLY)
@@ -232,3 +220,12 @@ asyncio.run(main())
 
     await until(lambda: has_ended(child))
     assert not (tmp_path / "journal").exists()
+
+
+async def test_what_was_said_of_an_earlier_run_is_gone_when_a_child_is_started(tmp_path: Path) -> None:
+    running = Supervisor(lambda sentence: None)
+    (tmp_path / "next.ready").write_text("of another day")
+    child = running.start(program(tmp_path, "next", ORDERLY))
+    assert not (tmp_path / "next.ready").exists()
+    assert await until_ready(child) == int((tmp_path / "next.ready").read_text())
+    await running.stop(seconds=10)
