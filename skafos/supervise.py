@@ -121,7 +121,9 @@ class Child:
             if self._stopping.is_set():
                 return
             delay = next_delay(delay, time.monotonic() - began)
-            self._report(f"{self.program.name} {end}; starting it again in {delay:g} s")
+            # One death is an accident. Of more than one, the log says more.
+            log = "" if delay == FIRST_DELAY_SECONDS else f" (see {self.program.log})"
+            self._report(f"{self.program.name} {end}; starting it again in {delay:g} s{log}")
             await asyncio.sleep(delay)
 
     async def _run_once(self) -> int:
