@@ -140,7 +140,9 @@ async def test_what_a_dead_child_leaves_behind_ends_with_it(tmp_path: Path) -> N
     await until(lambda: has_ended(worker))
 
 
-async def test_a_program_that_cannot_start_is_tried_again_with_growing_delays_and_its_log_is_named(tmp_path: Path) -> None:
+async def test_a_program_that_cannot_start_is_tried_again_with_growing_delays_and_its_log_is_named(
+    tmp_path: Path,
+) -> None:
     said: list[str] = []
     supervisor = Supervisor(said.append)
     child = supervisor.start(program(tmp_path, "broken", "import sys; sys.exit(3)"))
