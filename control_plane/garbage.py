@@ -21,7 +21,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from artifacts.store import ObjectStore, StoredObject, StoreUnavailable
-from control_plane.cancellation import heed_cancellation
 from control_plane.database import Database
 from control_plane.errors import Conflict, Unavailable
 from control_plane.metrics import GARBAGE_BYTES, GARBAGE_OBJECTS
@@ -29,6 +28,7 @@ from control_plane.patch_plan import RUNNING
 from control_plane.tables import ArtifactEncoding, Manifest, ModelVersion, OutboxRow, PatchJob, utc_now
 from control_plane.uploads import UPLOADING
 from manifests.trust import releases_of
+from telemetry.cancellation import heed_cancellation
 
 # What was written in the last day may belong to an upload that is being finished, or to one that goes on tomorrow.
 GRACE = timedelta(hours=24)

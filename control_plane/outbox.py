@@ -25,13 +25,13 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import delete, func, or_, select, update
 
-from control_plane.cancellation import heed_cancellation
 from control_plane.database import Database
 from control_plane.errors import Unavailable
 from control_plane.metrics import OUTBOX_ROWS, PUBLICATIONS, STORE_FILLED
 from control_plane.publications import publications_of, valid_keys
 from control_plane.tables import Environment, EnvironmentKey, Manifest, OutboxRow, WithdrawnKey, new_id, utc_now
 from manifests.store import ManifestStore, StoreUnavailable
+from telemetry.cancellation import heed_cancellation
 
 # How often the loop looks for rows left behind, expired keys and an emptied store. Each is one small question.
 TICK_SECONDS = 2.0

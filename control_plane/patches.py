@@ -33,7 +33,6 @@ from artifacts.errors import BlobMissing, StoreUnavailable
 from artifacts.patch.build import Built, PatchLimits, Skipped, build_patch
 from artifacts.store import ObjectStore
 from control_plane import tables
-from control_plane.cancellation import heed_cancellation
 from control_plane.database import Database
 from control_plane.encodings import record_encodings
 from control_plane.errors import Missing, Unavailable
@@ -42,6 +41,7 @@ from control_plane.metrics import PATCH_JOBS_ENDED, PATCH_JOBS_WAITING
 from control_plane.patch_plan import BUILT, FAILED, PENDING, RUNNING, SKIPPED
 from control_plane.publish import Publisher
 from control_plane.tables import ArtifactEncoding, ModelVersion, PatchJob, utc_now
+from telemetry.cancellation import heed_cancellation
 
 # A deployment wakes the builder; this is for jobs that another control plane left behind.
 POLL_SECONDS = 10.0

@@ -17,12 +17,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from control_plane.cancellation import heed_cancellation
 from control_plane.database import Database
 from control_plane.errors import Unavailable
 from control_plane.metrics import REGISTRATIONS_REFUSED, REGISTRATIONS_STORED
 from control_plane.tables import Device, Environment
 from control_plane.upserts import insert_into
+from telemetry.cancellation import heed_cancellation
 from telemetry.registrations import Delivery, Registration, Registrations, RegistrationsUnavailable
 
 GROUP = "control-plane"

@@ -13,13 +13,13 @@ from datetime import datetime
 import structlog
 from sqlalchemy import or_, select
 
-from control_plane.cancellation import heed_cancellation
 from control_plane.database import Database
 from control_plane.errors import Missing
 from control_plane.metrics import MANIFESTS_DUE, MANIFESTS_RESIGNED
 from control_plane.publish import Publisher
 from control_plane.tables import Manifest, Root, utc_now
 from manifests.trust import Lifetimes
+from telemetry.cancellation import heed_cancellation
 
 # Manifests fall due days before they expire: looking every minute is early enough.
 CHECK_SECONDS = 60.0

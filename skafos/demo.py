@@ -87,13 +87,15 @@ class Demonstration:
                     description=release.description,
                 )
 
-    def _deploy_once(self, model: DemoModel, version: int, environment: str, percent: float) -> None:
-        """Deploy ``version`` unless it ever was: what users did with it since is theirs."""
+    def _deploy_once(self, model: DemoModel, version: int, environment: str, percent: float) -> bool:
+        """Deploy ``version`` unless it ever was: what users did with it since is theirs. Return whether it was now."""
         deployments = self.client.list_deployments(self.organization, APP, model.name, environment=environment)
-        if not any(deployment.version >= version for deployment in deployments):
-            self.client.deploy(
-                self.organization, APP, model.name, version=version, environment=environment, percent=percent
-            )
+        if any(deployment.version >= version for deployment in deployments):
+            return False
+        self.client.deploy(
+            self.organization, APP, model.name, version=version, environment=environment, percent=percent
+        )
+        return True
 
     def roll_out_when_adopted(self, held: Held) -> None:
         """Offer the second version to a part of the devices, once all of them hold a version."""
@@ -101,12 +103,13 @@ class Demonstration:
             if model.name in self.rolled_out or held.count(model.name) < self.size:
                 continue
             try:
-                self._deploy_once(model, version=2, environment=ENVIRONMENT, percent=ROLLOUT_PERCENT)
+                deployed = self._deploy_once(model, version=2, environment=ENVIRONMENT, percent=ROLLOUT_PERCENT)
             except SkafosError as error:
                 say(f"{model.name}: {error} (tried again after the next check)")
                 continue
             self.rolled_out.add(model.name)
-            say(f"{model.name}: version 2 is offered to {ROLLOUT_PERCENT} % of the devices")
+            if deployed:
+                say(f"{model.name}: version 2 is offered to {ROLLOUT_PERCENT} % of the devices")
 
     def fleet(self, directory: Path) -> Fleet:
         """Return the devices of the example app, which live in ``directory``."""

@@ -123,14 +123,18 @@ def play(fleet: Fleet, stop: threading.Event, checked: Callable[[Held], None], s
                 checked(held)
 
     with httpx.Client(limits=limits, timeout=REQUEST_SECONDS) as http, ThreadPoolExecutor(WORKERS) as pool:
-        while not stop.is_set():
-            with lock:
-                number = heapq.heappop(due)[1] if due and due[0][0] <= time.monotonic() else None
-                wait = min(IDLE_SECONDS, max(0.0, due[0][0] - time.monotonic())) if due else IDLE_SECONDS
-            if number is not None:
-                pool.submit(visit, number, http)
-            else:
-                stop.wait(wait)
+        try:
+            while not stop.is_set():
+                with lock:
+                    number = heapq.heappop(due)[1] if due and due[0][0] <= time.monotonic() else None
+                    wait = min(IDLE_SECONDS, max(0.0, due[0][0] - time.monotonic())) if due else IDLE_SECONDS
+                if number is not None:
+                    pool.submit(visit, number, http)
+                else:
+                    stop.wait(wait)
+        finally:
+            # While the edge is slow or away, checks that are due wait in the pool; at the end nobody waits for them.
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def share_files(folder: Path, shared: Path) -> None:

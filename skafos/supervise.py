@@ -66,13 +66,19 @@ class RotatingLog:
 
     def write(self, chunk: bytes) -> None:
         """Append ``chunk``, turning the log over first when it would grow past its bound."""
-        if self._file.tell() and self._file.tell() + len(chunk) > self._limit:
-            self._file.close()
-            self._path.replace(self._path.with_name(self._path.name + ".1"))
-            self._file = self._path.open("ab", buffering=0)
         # A full disk must not stop the programs: what cannot be written is lost.
         with contextlib.suppress(OSError):
+            if self._file.tell() and self._file.tell() + len(chunk) > self._limit:
+                self._turn_over()
             self._file.write(chunk)
+
+    def _turn_over(self) -> None:
+        # It may have been renamed already, by a turn whose new file could not be opened.
+        with contextlib.suppress(FileNotFoundError):
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+        fresh = self._path.open("ab", buffering=0)
+        self._file.close()
+        self._file = fresh
 
     def close(self) -> None:
         """Close the file."""
@@ -115,26 +121,33 @@ class Child:
             if self._stopping.is_set():
                 return
             delay = next_delay(delay, time.monotonic() - began)
-            self._report(f"{self.program.name} {end}; starting it again in {delay:g} s")
+            # One death is an accident. Of more than one, the log says more.
+            log = "" if delay == FIRST_DELAY_SECONDS else f" (see {self.program.log})"
+            self._report(f"{self.program.name} {end}; starting it again in {delay:g} s{log}")
             await asyncio.sleep(delay)
 
     async def _run_once(self) -> int:
         """Run the program to its end, copying its output to the log, and return its status."""
+        self.starts += 1
         self._unsay_ready()
+        # First of all, because a program whose output nobody takes must not run.
+        log = RotatingLog(self.program.log)
         reading, writing = os.pipe()
         try:
             process = await spawn(self.program, output=writing)
-        except OSError:
+        except BaseException:
             os.close(reading)
+            log.close()
             raise
         finally:
             os.close(writing)
         self._process = process
-        self.starts += 1
-        copying = asyncio.create_task(copy_output(reading, RotatingLog(self.program.log)))
-        status = await process.wait()
-        # Its workers, if any, hold the pipe and whatever else it had open: they end with it.
-        kill_group(process.pid, signal.SIGKILL)
+        copying = asyncio.create_task(copy_output(reading, log))
+        try:
+            status = await process.wait()
+        finally:
+            # Its workers, if any, hold the pipe and whatever else it had open: they end with it.
+            kill_group(process.pid, signal.SIGKILL)
         await copying
         return status
 
@@ -226,8 +239,16 @@ def kill_group(pid: int, number: signal.Signals) -> None:
 def describe_end(status: int) -> str:
     """Return in words how a program with this ``returncode`` ended."""
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        return f"was ended by {signal_name(-status)}"
     return f"ended with exit code {status}"
+
+
+def signal_name(number: int) -> str:
+    """Return the name of the signal ``number``; real-time signals have none in Python."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def last_lines(path: Path, count: int) -> str:

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -47,6 +48,10 @@ RELEASE_SECONDS = 3
 POLL_SECONDS = 0.02
 REQUEST_SECONDS = 10
 LOG_LINES_SHOWN = 15
+# An empty installation starts in 3 MB. More than a little is not asked for, because one that is there already still
+# serves what it has; what comes in and finds no room is refused by the part that it comes to.
+LEAST_FREE_BYTES = 16_000_000
+MB = 1_000_000
 
 
 class UpError(Exception):
@@ -101,11 +106,32 @@ def make_directories(installation: Installation) -> None:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = installation.socket_directory
         folder.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError as error:
+        raise UpError(f"the data directory {installation.data} cannot be used: {error.filename} is a file") from error
     except OSError as error:
-        raise UpError(f"the data directory {installation.data} cannot be used: {error.strerror}") from error
+        raise unusable(installation, error) from error
     # A directory of somebody else's under the shared temporary one could hold a socket of somebody else's.
     if folder.stat().st_uid != os.getuid():
         raise UpError(f"{folder} belongs to another user; choose a shorter --data")
+
+
+def unusable(installation: Installation, error: OSError) -> UpError:
+    """Return the error that says why the data directory cannot be used."""
+    return UpError(f"the data directory {installation.data} cannot be used: {error.strerror}")
+
+
+def ensure_room(directory: Path, least_bytes: int) -> None:
+    """Refuse to start on a full disk: the engines would die one after the other, without room to log why.
+
+    Raises:
+        UpError: fewer than ``least_bytes`` are free where ``directory`` is.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < least_bytes:
+        raise UpError(
+            f"the disk of {directory} is nearly full: {free // MB} MB are free and {least_bytes // MB} MB are needed; "
+            "make room, or choose another --data"
+        )
 
 
 @contextlib.contextmanager
@@ -113,9 +139,13 @@ def only_one(installation: Installation) -> Iterator[None]:
     """Hold the lock of the data directory. The kernel drops it when this process ends, however it ends.
 
     Raises:
-        UpError: another `skafos up` holds it.
+        UpError: another `skafos up` holds it, or it cannot be written.
     """
-    with installation.lock.open("a+") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(installation.lock.open("a+"))
+        except OSError as error:
+            raise unusable(installation, error) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -126,6 +156,7 @@ def only_one(installation: Installation) -> Iterator[None]:
                 "stop it, or choose another --data"
             ) from error
         file.truncate(0)
+        ensure_room(installation.data, LEAST_FREE_BYTES)
         file.write(str(os.getpid()))
         file.flush()
         yield
@@ -141,9 +172,10 @@ async def serve(installation: Installation, demo: bool, announcer: Announcer) ->
         await stop.wait()
         return 0
     finally:
-        announcer.say("stopping …")
-        await supervisor.stop(STOP_SECONDS)
-        announcer.say("stopped")
+        if supervisor.children:
+            announcer.say("stopping …")
+            await supervisor.stop(STOP_SECONDS)
+            announcer.say("stopped")
 
 
 async def start(installation: Installation, supervisor: Supervisor, demo: bool, announcer: Announcer) -> None:
@@ -155,6 +187,7 @@ async def start(installation: Installation, supervisor: Supervisor, demo: bool, 
     began = time.monotonic()
     for address in (installation.control, installation.edge):
         await until_free(address)
+    ensure_apart(installation.control, installation.edge)
     if installation.redis_socket:
         await start_redis(installation, supervisor, installation.redis_socket)
     servers = [supervisor.start(installation.control_plane())]
@@ -386,6 +419,22 @@ async def until_free(address: Address) -> None:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(POLL_SECONDS)
+
+
+def ensure_apart(control: Address, edge: Address) -> None:
+    """Refuse two addresses that are free one by one and not together, as 0.0.0.0:8800 and localhost:8800 are.
+
+    Raises:
+        UpError: one of them includes the other.
+    """
+    with listening_socket(control) as first:
+        first.listen()
+        try:
+            listening_socket(edge).close()
+        except UpError as error:
+            raise UpError(
+                f"control plane and edge cannot listen on {control} and {edge}: the port is the same"
+            ) from error
 
 
 def listening_socket(address: Address) -> socket.socket:

@@ -16,6 +16,7 @@ import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from telemetry import metrics
+from telemetry.cancellation import heed_cancellation
 from telemetry.events import DEVICE_ID_PATTERN
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Registrations:
             news = await self._read(group, consumer, ">", BLOCK_MS)
             if news:
                 yield _delivery(news)
+            heed_cancellation()
 
     async def acknowledge(self, group: str, delivery: Delivery) -> None:
         """Tell that a delivery is stored; its entries leave the stream.

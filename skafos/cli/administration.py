@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 organizations = options.family("Organizations: list, create, rename.")
 applications = options.family("Apps: list, create, rename, delete.")
-environments = options.family("Environments of an app: create, rename, delete; `skafos environments` lists them.")
+environments = options.family("Environments of an app: create, rename, delete. `skafos environments` lists them.")
 models = options.family("Models: list, create, rename, delete.")
 tokens = options.family("API tokens: list, create, revoke.")
 
@@ -121,7 +121,7 @@ def create_environment(
 def rename_environment(
     name: Name, new_name: NewName, org: options.Org = None, app: options.App = None, json: options.Json = False
 ) -> None:
-    """Give an environment that was added another name; its keys stay as they are."""
+    """Rename an environment that was added. Its keys stay as they are."""
     with session(org, app) as chosen:
         _renamed(chosen.client.rename_environment(*chosen.of_app, name, new_name), name, json)
 
@@ -167,7 +167,7 @@ def create_model(name: Name, org: options.Org = None, app: options.App = None, j
 def rename_model(
     name: Name, new_name: NewName, org: options.Org = None, app: options.App = None, json: options.Json = False
 ) -> None:
-    """Give a model another name; refused while a version of it is offered."""
+    """Give a model another name. It is refused while a version of it is offered."""
     with session(org, app) as chosen:
         _renamed(chosen.client.rename_model(*chosen.of_app, name, new_name), name, json)
 

@@ -61,7 +61,7 @@ def sync(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Bring a model to the version that its environment offers this device."""
+    """Bring a model to the version that this device is offered."""
     from skafos.calls import require_utf8
     from skafos.configuration import check_address
     from skafos.device import DeviceClient, Facts, detect_facts

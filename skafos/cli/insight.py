@@ -26,7 +26,7 @@ def adoption(
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
-    """Show the share of active devices on each version by day, installations in total, and failures."""
+    """Show which versions devices use, day by day. Also installations in total, and failures."""
     with session(org, app, model) as chosen:
         report = chosen.client.adoption(*chosen.of_model, environment=env, days=days)
     if json:
@@ -51,7 +51,7 @@ def push(
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
-    """Show which deployments asked for devices to be told, and what became of it."""
+    """Show which deployments asked for pushes. Also what became of them."""
     with session(org, app, model) as chosen:
         deployments = chosen.client.list_deployments(*chosen.of_model, environment=env)
     asked = [each for each in deployments if each.push.status != "not_requested"]
@@ -70,7 +70,7 @@ def sql(
     org: options.Org = None,
     json: options.Json = False,
 ) -> None:
-    """Ask ClickHouse, read-only: a list of objects with --json, else a table."""
+    """Ask ClickHouse, read-only. It prints a table, and a list of objects with --json."""
     text = _standard_input() if query == "-" else query
     with session() as chosen:
         answer = chosen.client.sql(text, organization=org)

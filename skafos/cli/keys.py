@@ -48,7 +48,7 @@ def add_key(
     app: options.App = None,
     json: options.Json = False,
 ) -> None:
-    """Add a key to an environment; the keys before it stay valid for a while."""
+    """Add a key to an environment. The keys before it stay valid for a while."""
     with session(org, app) as chosen:
         key = chosen.client.add_key(*chosen.of_app, env, overlap_seconds=round(overlap_days * SECONDS_PER_DAY))
     if json:
@@ -66,7 +66,7 @@ def revoke_key(
     app: options.App = None,
     json: options.Json = False,
 ) -> None:
-    """Revoke a key at once: apps that ship it get no more updates."""
+    """Revoke a key at once. Apps that ship it get no more updates."""
     ask(f"Apps with key {key_id} will get no more updates. Revoke it?", yes)
     with session(org, app) as chosen:
         chosen.client.revoke_key(*chosen.of_app, env, key_id)
@@ -91,7 +91,7 @@ def rotate_root(env: options.Env, org: options.Org = None, app: options.App = No
 def rotate_online(
     env: options.Env, org: options.Org = None, app: options.App = None, json: options.Json = False
 ) -> None:
-    """Replace the key that signs what an environment offers, as after it was exposed. Apps need no new key."""
+    """Replace the key that signs manifests. Do so after it was exposed; apps need no new key."""
     with session(org, app) as chosen:
         environment = chosen.client.rotate_online_key(*chosen.of_app, env)
     if json:

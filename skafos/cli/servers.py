@@ -64,7 +64,7 @@ def edge(
 def shipper(
     json: Logs = False,  # noqa: ARG001 - every command takes it
 ) -> None:
-    """Ship the events that edges have stored into ClickHouse, from SKAFOS_* settings."""
+    """Ship stored events into ClickHouse, from SKAFOS_* settings."""
     _become("telemetry")
 
 

@@ -124,7 +124,7 @@ def deploy(
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
-    """Deploy a version to an environment: to all devices, a share of them, or those that meet conditions."""
+    """Deploy a version to an environment. All devices get it, a share of them, or those that meet conditions."""
     conditions = parse_conditions(condition or [])
     with session(org, app, model) as chosen:
         done = chosen.client.deploy(
@@ -150,7 +150,10 @@ def rollback(
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
-    """Take back the version that was deployed last, at whatever percent it is; again, the one before it."""
+    """Take back the version that was deployed last.
+
+    Every step of its rollout is taken back, at whatever percent it is; a second time, the version before it.
+    """
     with session(org, app, model) as chosen:
         done = chosen.client.roll_back(*chosen.of_model, environment=env)
     if json:
@@ -162,7 +165,7 @@ def rollback(
 def environments(
     org: options.Org = None, app: options.App = None, model: options.Model = None, json: options.Json = False
 ) -> None:
-    """List an app's environments with their keys; with a model, also what each offers of it."""
+    """List an app's environments with their keys. With a model, also what each offers of it."""
     with session(org, app, model) as chosen:
         found = chosen.client.list_environments(*chosen.of_app)
         offered = _offers(chosen) if model else {}

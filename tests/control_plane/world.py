@@ -166,7 +166,7 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 async def stop(task: asyncio.Task[Any]) -> None:
-    """Cancel a task until it ends: see `control_plane.cancellation` for why once may not be enough."""
+    """Cancel a task until it ends: see `telemetry.cancellation` for why once may not be enough."""
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=1)

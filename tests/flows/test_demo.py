@@ -5,10 +5,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from skafos.demo import APP
+import pytest
+
+from skafos.demo import APP, BUNDLE_ID, ENVIRONMENT, PLATFORM, ROLLOUT_PERCENT, Demonstration
+from skafos.demo_fleet import Held
 from skafos.demo_models import MODELS
 from tests.conftest import real_release
-from tests.flows.running import running, until
+from tests.flows.running import Running, running, until
 
 DEVICES = 6
 NAMES = [model.name for model in MODELS]
@@ -74,3 +77,28 @@ def test_a_demonstration_that_cannot_start_leaves_skafos_running(tmp_path: Path)
         until(lambda: "demo does not start" in skafos.output.read_text(), "the sentence about the demonstration")
         until(lambda: "demo" not in " ".join(skafos.children()), "the end of the demonstration")
         assert skafos.command("orgs", "list").returncode == 0
+
+
+def test_a_roll_out_that_a_user_began_is_left_alone_and_not_claimed(
+    skafos_up: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    organization, (image, audio) = skafos_up.organization, NAMES
+    with skafos_up.client() as client:
+        client.create_app(organization, APP, bundle_id=BUNDLE_ID, platform=PLATFORM)
+        for name in NAMES:
+            client.create_model(organization, APP, name)
+            for version in (1, 2):
+                file = tmp_path / f"{version}.tflite"
+                file.write_bytes(b"%d" % version)
+                client.upload_version(organization, APP, name, file)
+            client.deploy(organization, APP, name, version=1, environment=ENVIRONMENT)
+        client.deploy(organization, APP, image, version=2, environment=ENVIRONMENT, percent=60)
+
+        demonstration = Demonstration(client, skafos_up.connection, size=1)
+        demonstration.roll_out_when_adopted(Held({(0, image): 2, (0, audio): 1}))
+
+        offered = [client.list_deployments(organization, APP, name, environment=ENVIRONMENT)[0] for name in NAMES]
+    assert [(one.version, one.percent) for one in offered] == [(2, 60), (2, ROLLOUT_PERCENT)]
+    said = capsys.readouterr().out
+    assert f"{audio}: version 2 is offered to {ROLLOUT_PERCENT} % of the devices" in said
+    assert image not in said

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from skafos.up import UpError, ensure_room
 from tests.components import free_port
 from tests.flows.running import PATIENCE_SECONDS, ROOT, Connected, Running, has_ended, running, until
 from tests.flows.whole_path import Journey, Releases, travel
@@ -51,6 +52,39 @@ def test_a_port_in_use_is_refused_with_a_sentence(skafos_up: Running, tmp_path: 
     )
     assert refused.returncode == 1
     assert refused.stderr == (f"error: {taken} is in use by another program; choose another with --control or --edge\n")
+
+
+def test_an_address_that_includes_the_other_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    port = free_port()
+    addresses = ("--control", f"0.0.0.0:{port}", "--edge", f"127.0.0.1:{port}")
+    with running(tmp_path / "data", *addresses, wait=False) as skafos:
+        assert skafos.process.wait(PATIENCE_SECONDS) == 1
+        both = f"0.0.0.0:{port} and 127.0.0.1:{port}"
+        assert (
+            skafos.output.read_text()
+            == f"error: control plane and edge cannot listen on {both}: the port is the same\n"
+        )
+
+
+def test_a_file_in_place_of_the_data_directory_is_refused_with_a_sentence(skafos_up: Running, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    refused = skafos_up.command("up", "--data", str(file))
+    assert refused.returncode == 1
+    assert refused.stderr == f"error: the data directory {file} cannot be used: {file} is a file\n"
+
+
+def test_a_lock_that_cannot_be_written_is_refused_with_a_sentence(skafos_up: Running, tmp_path: Path) -> None:
+    (tmp_path / "run" / "up.lock").mkdir(parents=True)
+    refused = skafos_up.command("up", "--data", str(tmp_path))
+    assert refused.returncode == 1
+    assert refused.stderr == f"error: the data directory {tmp_path} cannot be used: Is a directory\n"
+
+
+def test_a_disk_that_is_nearly_full_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    ensure_room(tmp_path, 1)
+    with pytest.raises(UpError, match=r"^the disk of .* is nearly full: \d+ MB are free and \d+ MB are needed; "):
+        ensure_room(tmp_path, 1 << 62)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,13 @@ def test_the_help_of_every_command_names_json(command: list[str]) -> None:
     assert "--json" in shown.output
 
 
+@pytest.mark.parametrize("family", ["", *FAMILIES])
+def test_no_command_is_cut_short_in_a_list_of_commands(family: str) -> None:
+    shown = CliRunner().invoke(tree, [*([family] if family else []), "--help"], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0
+    assert [line for line in shown.output.splitlines()[1:] if line.endswith("...")] == []
+
+
 def test_the_reference_in_the_documents_is_that_of_the_command() -> None:
     document = (ROOT / "docs" / "cli.md").read_text()
     assert document.endswith(HEADING + reference()), "run: python -m skafos.cli.reference docs/cli.md"

@@ -22,6 +22,7 @@ from skafos.supervise import (
     Program,
     RotatingLog,
     Supervisor,
+    describe_end,
     last_lines,
     next_delay,
 )
@@ -90,6 +91,20 @@ async def test_a_child_that_is_killed_is_started_again(tmp_path: Path) -> None:
     assert not psutil.pid_exists(second)
 
 
+async def test_a_program_whose_log_cannot_be_opened_does_not_run(tmp_path: Path) -> None:
+    said: list[str] = []
+    one = program(tmp_path, "one", ORDERLY)
+    one.log.mkdir()
+    supervisor = Supervisor(said.append)
+    child = supervisor.start(one)
+    await until(lambda: child.starts >= 2)
+    children = psutil.Process().children()
+    await supervisor.stop(10)
+
+    assert said[0] == "one could not be started (Is a directory); starting it again in 0.2 s"
+    assert children == []
+
+
 async def test_children_end_in_reverse_order(tmp_path: Path) -> None:
     supervisor = Supervisor(lambda _: None)
     for name in ("first", "second", "third"):
@@ -125,7 +140,9 @@ async def test_what_a_dead_child_leaves_behind_ends_with_it(tmp_path: Path) -> N
     await until(lambda: has_ended(worker))
 
 
-async def test_a_program_that_cannot_start_is_tried_again_with_growing_delays(tmp_path: Path) -> None:
+async def test_a_program_that_cannot_start_is_tried_again_with_growing_delays_and_its_log_is_named(
+    tmp_path: Path,
+) -> None:
     said: list[str] = []
     supervisor = Supervisor(said.append)
     child = supervisor.start(program(tmp_path, "broken", "import sys; sys.exit(3)"))
@@ -134,7 +151,7 @@ async def test_a_program_that_cannot_start_is_tried_again_with_growing_delays(tm
 
     assert said[:2] == [
         "broken ended with exit code 3; starting it again in 0.2 s",
-        "broken ended with exit code 3; starting it again in 0.4 s",
+        f"broken ended with exit code 3; starting it again in 0.4 s (see {tmp_path / 'broken.log'})",
     ]
 
 
@@ -157,6 +174,29 @@ def test_a_log_keeps_two_bounded_files(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.log", "x.log.1"]
     assert all(path.stat().st_size <= 100 for path in tmp_path.iterdir())
     assert last_lines(tmp_path / "x.log", 1) == "line 49"
+
+
+def test_a_log_that_cannot_be_turned_over_keeps_its_bound_and_goes_on_when_it_can(tmp_path: Path) -> None:
+    (tmp_path / "x.log.1").mkdir()
+    log = RotatingLog(tmp_path / "x.log", limit=20)
+    for number in range(10):
+        log.write(b"line %d\n" % number)
+    assert (tmp_path / "x.log").stat().st_size <= 20
+
+    (tmp_path / "x.log.1").rmdir()
+    log.write(b"at last\n")
+    log.close()
+
+    assert last_lines(tmp_path / "x.log", 9) == "at last"
+    assert last_lines(tmp_path / "x.log.1", 9) == "line 0\nline 1"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(3, "ended with exit code 3"), (-signal.SIGTERM, "was ended by SIGTERM"), (-40, "was ended by signal 40")],
+)
+def test_an_end_is_described_in_words(status: int, words: str) -> None:
+    assert describe_end(status) == words
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from control_plane.cancellation import heed_cancellation
+from telemetry.cancellation import heed_cancellation
 
 
 async def test_without_a_cancellation_nothing_happens() -> None:
