@@ -73,8 +73,10 @@ async def change_environment(call: Call, body: EnvironmentChange) -> Environment
             await session.flush()
         target = f"{application.name}/{environment.name}"
         audit.record(session, call.actor, call.organization.id, "environment.rename", target, {"was": was})
-        await call.services.publisher.relabel(session, application.id)
-        return await _show(session, environment, call.now)
+        await call.services.publisher.relabel(session, Application.id == application.id)
+        shown = await _show(session, environment, call.now)
+    call.services.publisher.sign_renamed()
+    return shown
 
 
 async def delete_environment(call: Call) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from control_plane import outbox
-from control_plane.outbox import COMPARE_EVERY
+from control_plane.outbox import COMPARE_EVERY, RETELL_WITHDRAWN_FOR
 from control_plane.repository import queue
 from control_plane.tables import Environment, EnvironmentKey, WithdrawnKey, utc_now
 from edge.manifest_cache import ManifestCache
