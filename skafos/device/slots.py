@@ -4,11 +4,13 @@
     <model>/previous           → versions/2-77ab…
     <model>/versions/3-1f0c…/                         the model's files
     <model>/versions/3-1f0c….json                     what they are: written before the folder gets its name
+    <model>/versions/3-1f0c….seen                     when every byte was read last, and how the files looked then
     <model>/work/                                     what is being made; emptied when it is done
 
 Whatever moment the power fails at, `current` names a folder whose files were all flushed to the disk before. A folder
 counts as held only when every file that its record lists is there in full. Bytes that changed later, on a disk that
 fails or by hand, are found by comparing them with the artifact's hash (`usable`); then the version before takes over.
+Files that look as they did when they were compared are not read again for a week: a check costs next to nothing then.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import json
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -36,6 +40,10 @@ MAX_RECORD_BYTES = 16 << 20
 # A download and its entity tag, in `work`.
 BLOB_PREFIX = "blob-"
 BLOB_ETAG_SUFFIX = ".etag"
+
+# Every write to a file changes how it looks; what a failing disk does to it does not, and is found within this time.
+READ_AGAIN_SECONDS = 7 * 86_400.0
+SEEN_SUFFIX = ".seen"
 
 _SLOT = re.compile(r"[0-9]{1,10}-[0-9a-f]{12}(?:-[0-9]{1,3})?", re.ASCII)
 # Damaged folders of one version that may lie beside each other before a new one is refused.
@@ -131,10 +139,21 @@ class ModelSlots:
     def usable(self) -> HeldVersion | None:
         """Return the version in use when every byte of it is right, else the one before when all of that are.
 
-        It reads the files: a second or two for each gigabyte. Nothing on the disk changes.
+        Files that have changed, or were not read for `READ_AGAIN_SECONDS`, are read: a second or two for each gigabyte.
         """
         candidates = (self.current(), self.previous())
-        return next((held for held in candidates if held is not None and held.is_intact()), None)
+        return next((held for held in candidates if held is not None and self._is_intact(held)), None)
+
+    def _is_intact(self, held: HeldVersion) -> bool:
+        seen = self._versions / (held.path.name + SEEN_SUFFIX)
+        looks = _looks(held)  # before they are read, so that a change in between is noticed next time
+        if looks is not None and looks == _read_seen(seen):
+            return True
+        if not held.is_intact():
+            return False
+        with suppress(OSError), whole_file(seen) as file:  # a full disk only costs the next check its time
+            file.write(json.dumps({"at": int(time.time()), "looks": looks}).encode())
+        return True
 
     def damaged(self, usable: HeldVersion | None) -> int | None:
         """Return the number of the version in use when another than it, or none, is `usable`; else None."""
@@ -230,6 +249,7 @@ class ModelSlots:
             try:
                 # The record first: without it a folder that is half removed is nothing.
                 (self._versions / f"{name}.json").unlink(missing_ok=True)
+                (self._versions / (name + SEEN_SUFFIX)).unlink(missing_ok=True)
                 _remove(self._versions / name)
             except OSError as error:
                 failed = error
@@ -307,6 +327,27 @@ def _read_record(path: Path) -> Mapping[str, Any] | None:
         record = json.loads(path.read_bytes())
         files = [(str(name), int(length)) for name, length in record["files"]]
         return {"version": int(record["version"]), "artifact": str(record["artifact"]), "files": files}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _looks(held: HeldVersion) -> str | None:
+    """Return what changes when one of the files is written to or replaced; None when that cannot be told."""
+    try:
+        stats = [(name, (held.path / name).stat()) for name in held.files or ()]
+    except OSError:
+        return None
+    return sha256(
+        repr([(name, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]).encode()
+    ).hexdigest()
+
+
+def _read_seen(path: Path) -> str | None:
+    """Return how the files looked when they were read last; None when that is too long ago, or not known."""
+    try:
+        seen = json.loads(path.read_bytes())
+        # A moment in the future is that of a clock that was wrong.
+        return str(seen["looks"]) if 0 <= time.time() - float(seen["at"]) < READ_AGAIN_SECONDS else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import os
 import shutil
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from artifacts.archive import ArchiveInfo, archive_directory
 from artifacts.encodings import IDENTITY, ZSTD, ZSTD_PREFIX
 from artifacts.patch.zstd_prefix import PatchLimits
 from manifests.model import Condition
@@ -32,7 +35,7 @@ from skafos.device import (
     UnknownKey,
 )
 from skafos.device.lock import locked
-from skafos.device.slots import ModelSlots
+from skafos.device.slots import SEEN_SUFFIX, ModelSlots
 from tests.skafos.conftest import MakeDevice
 from tests.skafos.failing_disk import undeletable, unreadable, unwritable
 from tests.skafos.repository import Reply, Repository, Request, Served, Version, refusal
@@ -184,6 +187,52 @@ def test_without_an_edge_the_version_before_serves_for_one_that_is_damaged(
     assert files_in(healed.path) == FILES_2
     told = [event for event in repository.events_of("error") if event["error"].startswith("version_damaged")]
     assert [(event["version"], event["from_version"]) for event in told] == [(2, 1)]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders of which every byte was read, in order."""
+    folders: list[Path] = []
+
+    def reading(directory: Path, *arguments: Any) -> ArchiveInfo:
+        folders.append(directory)
+        return archive_directory(directory, *arguments)
+
+    monkeypatch.setattr("skafos.device.slots.archive_directory", reading)
+    return folders
+
+
+def test_files_that_look_as_they_did_are_not_read_at_each_check(
+    two_held: tuple[DeviceClient, Path], read: list[Path]
+) -> None:
+    device, path = two_held
+    for _ in range(3):
+        assert device.sync("vision").status == "current"
+    assert read == [path]
+    os.utime(path / "labels.txt")
+    assert device.sync("vision").status == "current"
+    assert read == [path, path]
+
+
+@pytest.mark.parametrize("at", [0, 99_999_999_999, None])
+def test_files_are_read_again_when_that_was_long_ago_or_cannot_be_told(
+    two_held: tuple[DeviceClient, Path], read: list[Path], at: float | None
+) -> None:
+    device, path = two_held
+    device.sync("vision")
+    seen = path.with_name(path.name + SEEN_SUFFIX)
+    seen.write_text(json.dumps(json.loads(seen.read_text()) | {"at": at}))
+    device.sync("vision")
+    assert read == [path, path]
+
+
+def test_what_was_seen_of_a_version_goes_with_it(repository: Repository, two_held: tuple[DeviceClient, Path]) -> None:
+    device, path = two_held
+    device.sync("vision")
+    for number in (3, 4):
+        repository.offer(repository.add_version(number, {"model.bin": bytes([number])}).release)
+        device.sync("vision")
+    assert not list(path.parent.glob(f"{path.name}*"))
 
 
 def test_a_version_in_use_whose_bytes_changed_is_made_whole_by_a_patch_of_the_one_before(
