@@ -7,6 +7,11 @@ order and one delivery serves them all.
 
 The store is a read model and may be emptied. A marker in it tells that it holds everything; when the marker is gone,
 the loop publishes every environment again. From time to time, and after every outage, it also compares revisions.
+
+A key that was withdrawn must not come back. The store's tombstones keep late publishers from it, but an emptied store
+has lost them too, and an edge that was cut off may still serve the key. So the loop withdraws it again in a store that
+was emptied, and wherever a comparison finds it: from what the database keeps of keys that ended lately, those of
+environments that were deleted included.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from control_plane.database import Database
 from control_plane.errors import Unavailable
 from control_plane.metrics import OUTBOX_ROWS, PUBLICATIONS, STORE_FILLED
 from control_plane.publications import publications_of, valid_keys
-from control_plane.tables import Environment, EnvironmentKey, Manifest, OutboxRow, new_id, utc_now
+from control_plane.tables import Environment, EnvironmentKey, Manifest, OutboxRow, WithdrawnKey, new_id, utc_now
 from manifests.store import ManifestStore, StoreUnavailable
 
 # How often the loop looks for rows left behind, expired keys and an emptied store. Each is one small question.
@@ -199,27 +204,33 @@ class OutboxRelay:
         async for environment_ids in self._batches():
             await self._publish(environment_ids)
             published += len(environment_ids)
-        await self._withdraw_again(now)
+        ended = await self._ended_keys(now)
+        for key, revision in ended.items():
+            await self._store.withdraw(key, revision)
         await self._store.set_generation(new_id())
         STORE_FILLED.inc()
-        _log.info("manifest_store_filled", environments=published)
+        _log.info("manifest_store_filled", environments=published, withdrawn_keys=len(ended))
 
-    async def _withdraw_again(self, now: datetime) -> None:
+    async def _ended_keys(self, now: datetime) -> dict[str, int]:
+        """Return the keys that ended lately, with the revision at which they are withdrawn."""
         since = now - RETELL_WITHDRAWN_FOR
         ended = or_(EnvironmentKey.revoked_at > since, EnvironmentKey.expires_at > since)
         async with self._database.read() as session:
-            query = (
+            living = (
                 select(EnvironmentKey.key, Manifest.revision)
                 .join(Manifest, Manifest.environment_id == EnvironmentKey.environment_id)
                 .where(~valid_keys(now), ended)
             )
-            keys = (await session.execute(query)).all()
-        for key, revision in keys:
-            await self._store.withdraw(key, revision)
+            deleted = select(WithdrawnKey.key, WithdrawnKey.revision).where(WithdrawnKey.withdrawn_at > since)
+            return {key: revision for query in (living, deleted) for key, revision in await session.execute(query)}
 
     async def _publish_what_lags(self, now: datetime) -> None:
-        """Publish every environment of which the store has an older revision, or none."""
+        """Publish every environment of which the store has an older revision, or none; withdraw ended keys it has."""
         held = await self._store.revisions()
+        for key, revision in (await self._ended_keys(now)).items():
+            if held.get(key, 0) > 0:
+                _log.info("manifest_store_held_ended_key", revision=held[key])
+                await self._store.withdraw(key, revision)
         async for environment_ids in self._batches():
             async with self._database.read() as session:
                 query = (

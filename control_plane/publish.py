@@ -26,7 +26,7 @@ from control_plane.errors import Conflict, Invalid, Missing
 from control_plane.locks import lock_environment, lock_model
 from control_plane.offered import offered_releases, present_offers
 from control_plane.offers import Offer, buckets_of, checked_conditions, deploy
-from control_plane.outbox import OutboxRelay
+from control_plane.outbox import RETELL_WITHDRAWN_FOR, OutboxRelay
 from control_plane.patch_plan import plan_patches
 from control_plane.places import labels_of_one
 from control_plane.publications import valid_keys
@@ -49,6 +49,7 @@ from control_plane.tables import (
     Model,
     ModelVersion,
     Root,
+    WithdrawnKey,
     utc_now,
 )
 from control_plane.uploads import READY
@@ -232,8 +233,12 @@ class Publisher:
         """
         await lock_environment(session, environment_id)
         revision = await session.scalar(select(Manifest.revision).where(Manifest.environment_id == environment_id))
-        keys = await session.scalars(select(EnvironmentKey.key).where(EnvironmentKey.environment_id == environment_id))
-        queue(session, environment_id, revision or 0, withdrawn_keys=list(keys))
+        of_it = EnvironmentKey.environment_id == environment_id
+        keys = (await session.scalars(select(EnvironmentKey.key).where(of_it))).all()
+        queue(session, environment_id, revision or 0, withdrawn_keys=keys)
+        # The keys' rows go with the environment, and a Redis that is emptied later has to be told of them again.
+        await session.execute(delete(WithdrawnKey).where(WithdrawnKey.withdrawn_at < utc_now() - RETELL_WITHDRAWN_FOR))
+        session.add_all(WithdrawnKey(key=key, revision=revision or 0) for key in keys)
 
     async def relabel(self, session: AsyncSession, *applications: ColumnElement[bool]) -> None:
         """Have applications' environments signed anew after they, or their organization, were renamed.

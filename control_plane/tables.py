@@ -157,6 +157,16 @@ class EnvironmentKey(Base):
     withdrawn_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
+class WithdrawnKey(Base):
+    """A key of an environment that was deleted, kept for as long as edges may have to be told again."""
+
+    __tablename__ = "withdrawn_keys"
+
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    revision: Mapped[int] = mapped_column(BigInteger)
+    withdrawn_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
 class Root(Base):
     """One signed version of an environment's TUF root metadata. Never changed, never deleted."""
 

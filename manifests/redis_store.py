@@ -43,7 +43,8 @@ WITHDRAWN_KEYS = "skafos:withdrawn"
 NOTICES = "skafos:notices"
 GENERATION = "skafos:generation"
 
-# Keys are never made twice, so a tombstone only has to outlive late publishers and edges that were cut off.
+# Keys are never made twice, so a tombstone only has to outlive late publishers and edges that were cut off. A server
+# that is emptied loses its tombstones with the rest; whoever fills it withdraws those keys again.
 TOMBSTONE_SECONDS = 30 * 24 * 3600
 # After this long without a notice the subscription is tried with a PING: a connection can be dead and look alive.
 IDLE_SECONDS = 10.0

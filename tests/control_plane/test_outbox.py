@@ -8,12 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from control_plane import outbox
-from control_plane.outbox import COMPARE_EVERY
+from control_plane.outbox import COMPARE_EVERY, RETELL_WITHDRAWN_FOR
 from control_plane.repository import queue
-from control_plane.tables import Environment, EnvironmentKey, utc_now
+from control_plane.tables import Environment, EnvironmentKey, WithdrawnKey, utc_now
+from edge.manifest_cache import ManifestCache
+from edge.manifest_feed import ManifestFeed
 from manifests.redis_client import connect_redis
 from manifests.redis_store import RedisManifestStore
 from manifests.store import WITHDRAWN, Publication
@@ -173,6 +175,59 @@ async def test_a_key_stays_withdrawn_after_redis_was_emptied(world: World, redis
     await world.relay.step(utc_now())
     assert await world.store.load(old.key) is WITHDRAWN
     assert isinstance(await world.store.load(new.key), Publication)
+
+
+async def test_an_edge_that_was_cut_off_is_told_of_a_deleted_environment_after_redis_was_emptied(
+    world: World, redis_server: RedisServer
+) -> None:
+    (key,) = await world.keys()
+    kept = (await world.keys(world.dev))[0].key
+    cache = ManifestCache()
+    edge = ManifestFeed(world.store, cache, poll_seconds=3600)
+    await world.relay.step(utc_now())
+    assert await edge.synchronize()
+    async with world.database.write() as session:
+        await world.publisher.close_environment(session, world.prod.id)
+        await session.delete(await session.get(Environment, world.prod.id))
+    await world.relay.step(utc_now())
+    await flush(redis_server)
+    await world.relay.step(utc_now())
+    assert cache.get(key.key) is not None
+    assert await edge.synchronize()
+    assert cache.get(key.key) is None
+    assert cache.get(kept) is not None
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_late_publication_under_an_ended_key_is_withdrawn_when_revisions_are_compared(
+    world: World, redis_server: RedisServer, deleted: bool
+) -> None:
+    (key,) = await world.keys()
+    late = await world.store.load(key.key)
+    assert isinstance(late, Publication)
+    if deleted:
+        async with world.database.write() as session:
+            await world.publisher.close_environment(session, world.prod.id)
+            await session.delete(await session.get(Environment, world.prod.id))
+    else:
+        await world.publisher.add_key(world.actor, world.prod.id, timedelta(days=1))
+        await world.publisher.revoke_key(world.actor, key.id)
+    await flush(redis_server)
+    await world.store.set_generation("filled")
+    assert await world.store.publish(late)
+    await world.relay.step(utc_now() + COMPARE_EVERY)
+    assert await world.store.load(key.key) is WITHDRAWN
+
+
+async def test_keys_of_deleted_environments_are_forgotten_in_time(world: World) -> None:
+    async with world.database.write() as session:
+        session.add(WithdrawnKey(key="old", revision=1, withdrawn_at=utc_now() - 2 * RETELL_WITHDRAWN_FOR))
+    async with world.database.write() as session:
+        await world.publisher.close_environment(session, world.prod.id)
+        await session.delete(await session.get(Environment, world.prod.id))
+    async with world.database.read() as session:
+        kept = await session.scalars(select(WithdrawnKey.key))
+        assert "old" not in list(kept)
 
 
 async def test_one_environment_that_cannot_be_published_does_not_hold_up_the_others(
