@@ -69,7 +69,7 @@ def test_an_id_is_never_a_name_and_a_name_never_an_id() -> None:
 
 
 @given(st.text(st.characters(), max_size=255) | st.text("aC:é\u0301漢 .~", max_size=255))
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_name_that_is_taken_is_never_refused_when_the_bytes_are_there(tmp_path: Path, text: str) -> None:
     try:
         filename = names.check_filename(text)
