@@ -16,13 +16,14 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command: exit code 0, 1 with one line on standard error, or 2 when it was used wrongly."""
-    from skafos.cli.app import app
-
     # Paths may hold bytes that are no text, and a terminal may lack a sign: neither must end a command half-way.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        # Inside, because Ctrl-C may come while it is imported.
+        from skafos.cli.app import app
+
         app(prog_name="skafos")
     except SkafosError as error:
         _fail(str(error))
