@@ -156,7 +156,7 @@ class BlobDirectory:
         if entry is None:
             return None
         try:
-            descriptor = os.open(self._path(sha256), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(f"{self._blobs}/{sha256[:2]}/{sha256}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             self._forget(sha256)
             return None

@@ -40,6 +40,13 @@ CONTENT_TYPE = "application/octet-stream"
 # If-Range as a strong validator (RFC 9110 section 8.8.2.2).
 LAST_MODIFIED = datetime(2020, 1, 1, tzinfo=UTC)
 
+_FIXED_HEADERS = {
+    "Last-Modified": format_datetime(LAST_MODIFIED, usegmt=True),
+    "Cache-Control": IMMUTABLE,
+    "Accept-Ranges": "bytes",
+    "X-Content-Type-Options": "nosniff",
+}
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TARGET = re.compile(r"([0-9a-f]{64})\.[1-9][0-9]{0,9}")
 
@@ -153,8 +160,9 @@ class Downloads:
         try:
             writer = await response.prepare(request)
             assert writer is not None
-            async with asyncio.timeout(self._stall_seconds):
-                await writer.drain()
+            if transport.get_write_buffer_size():
+                async with asyncio.timeout(self._stall_seconds):
+                    await writer.drain()
         finally:
             if not transport.is_closing():
                 transport.set_write_buffer_limits(high, low)
@@ -231,13 +239,7 @@ def _ranges(request: web.Request, validators: Validators, length: int) -> tuple[
 
 
 def _headers(validators: Validators) -> dict[str, str]:
-    return {
-        "ETag": validators.etag,
-        "Last-Modified": format_datetime(LAST_MODIFIED, usegmt=True),
-        "Cache-Control": IMMUTABLE,
-        "Accept-Ranges": "bytes",
-        "X-Content-Type-Options": "nosniff",
-    }
+    return {"ETag": validators.etag, **_FIXED_HEADERS}
 
 
 def _response(status: int, validators: Validators, content_type: str, length: int) -> web.StreamResponse:

@@ -27,7 +27,7 @@ from edge import metrics
 
 # Bytes of one turn. Less costs throughput (128 KiB: a quarter); more keeps the others waiting longer: this much takes a
 # core some 0.2 ms.
-TURN_BYTES = 1024 * 1024
+TURN_BYTES = 2 * 1024 * 1024
 # Turns between two visits of the loop to everything else.
 TURNS = 4
 # What a socket takes without being asked whether it can: a small range is then sent without being watched.
@@ -37,7 +37,7 @@ PROGRESS_BYTES = 256 * 1024
 # Bytes of a file that are made sure to be in memory at a time.
 WINDOW_BYTES = 4 * 1024 * 1024
 # Linux reads files ahead by this much unless told otherwise, so pages come and go in such stretches.
-STRETCH_BYTES = 128 * 1024
+STRETCH_BYTES = 512 * 1024
 # Reads of files that are not in memory, at once. A disk does a handful well, and the threads of others stay free.
 READERS = 4
 
@@ -76,6 +76,7 @@ class FileSender:
         self._loop = asyncio.get_running_loop()
         self._readers = ThreadPoolExecutor(READERS, "read-ahead")
         self._transfers: dict[int, _Transfer] = {}
+        self._sent = 0
         self._poll = select.epoll()
         self._loop.add_reader(self._poll.fileno(), self._visit)
 
@@ -113,6 +114,7 @@ class FileSender:
         if count <= AT_ONCE_BYTES and is_cached(source, first, transfer.end):
             transfer.warm = transfer.end
             self._push(transfer, _descriptor(transport))
+            self._count()
             if transfer.place == transfer.end:
                 return
         try:
@@ -155,6 +157,11 @@ class FileSender:
                 self._turn(transfer, events)
             except ConnectionError as error:
                 self._end(transfer, error)
+        self._count()
+
+    def _count(self) -> None:
+        metrics.SENT_BYTES.inc(self._sent)
+        self._sent = 0
 
     def _turn(self, transfer: _Transfer, events: int) -> None:
         if events & _GONE or transfer.transport.is_closing():
@@ -177,7 +184,7 @@ class FileSender:
             raise Shortened("the blob has become shorter while it was read")
         transfer.place += sent
         transfer.sent += sent
-        metrics.SENT_BYTES.inc(sent)
+        self._sent += sent
 
     def _warm(self, transfer: _Transfer) -> bool:
         """Tell whether the next bytes are in memory; when not, have them read, and the transfer rest meanwhile."""
