@@ -23,7 +23,7 @@ from edge.blob_cache import BlobCache
 from edge.blob_directory import OpenBlob
 from edge.check import IMMUTABLE
 from edge.conditional import Validators, Verdict, evaluate, range_applies
-from edge.errors import Invalid, Missing, PreconditionFailed, Unavailable
+from edge.errors import EdgeError, Invalid, Missing, PreconditionFailed, Unavailable
 from edge.gate import Gate
 from edge.manifest_cache import ManifestCache
 from edge.ranges import ByteRange, Multipart, lay_out, select_ranges
@@ -122,8 +122,8 @@ class Downloads:
     async def _send_one(
         self, request: web.Request, response: web.StreamResponse, blob: OpenBlob, content: ByteRange
     ) -> web.StreamResponse:
-        transport = _transport(request)
-        if can_send(transport):
+        await blob.ready(content.first, content.last + 1)  # what fails until here has a status of its own
+        if can_send(_transport(request)):
             await self._send_file(request, response, blob, content)
             return response
         with self._gate.enter():
@@ -134,6 +134,7 @@ class Downloads:
     async def _send_parts(
         self, request: web.Request, response: web.StreamResponse, blob: OpenBlob, layout: Multipart
     ) -> web.StreamResponse:
+        await blob.ready(blob.length, blob.length)
         with self._gate.enter():
             await response.prepare(request)
             for part in layout.parts:
@@ -148,8 +149,8 @@ class Downloads:
         transport = _transport(request)
         with self._patience(request):
             await self._send_head(request, response, transport)
-            if content.length:
-                await self._sender.send(transport, blob.fileno(), content.first, content.length, self._stall_seconds)
+            async for first, end in _arriving(blob, content):
+                await self._sender.send(transport, blob.fileno(), first, end - first, self._stall_seconds)
 
     async def _send_head(
         self, request: web.Request, response: web.StreamResponse, transport: asyncio.Transport
@@ -198,19 +199,36 @@ def _transport(request: web.Request) -> asyncio.Transport:
     return transport
 
 
+async def _arriving(blob: OpenBlob, content: ByteRange) -> AsyncIterator[tuple[int, int]]:
+    """Yield first and end of the stretches of a range as they may be sent; a whole blob has one.
+
+    Raises:
+        ConnectionResetError: the rest will not come, or not in time; the answer must not look finished.
+    """
+    place, end = content.first, content.last + 1
+    while place < end:
+        try:
+            ready = await blob.ready(place, end)
+        except EdgeError as error:
+            raise ConnectionResetError(f"the blob does not arrive: {error.code}") from None
+        yield place, ready
+        place = ready
+
+
 async def _pieces(blob: OpenBlob, content: ByteRange) -> AsyncIterator[bytes]:
     """Yield the bytes of a range from the disk.
 
     Raises:
-        ConnectionResetError: the file has become shorter; the answer cannot be finished, and must not look finished.
+        ConnectionResetError: the file has become shorter, or the rest does not come; the answer cannot be finished, and
+            must not look finished.
     """
-    place = content.first
-    while place <= content.last:
-        piece = await asyncio.to_thread(blob.read, place, min(PIECE_BYTES, content.last + 1 - place))
-        if not piece:
-            raise ConnectionResetError("the blob has become shorter while it was read")
-        yield piece
-        place += len(piece)
+    async for place, end in _arriving(blob, content):
+        while place < end:
+            piece = await asyncio.to_thread(blob.read, place, min(PIECE_BYTES, end - place))
+            if not piece:
+                raise ConnectionResetError("the blob has become shorter while it was read")
+            yield piece
+            place += len(piece)
 
 
 def _head(request: web.Request, sha256: str, length: int) -> web.StreamResponse:
