@@ -17,9 +17,6 @@ BACKLOG = 1024
 # The kernel's own bound on a peer that takes nothing: behind our time-outs, which see whole pieces only, it also ends
 # connections that are closing. Milliseconds.
 TCP_USER_TIMEOUT_MS = 120_000
-# What may lie in the kernel for a client beyond what is on its way through the network. Without a bound, one that reads
-# slowly makes Linux keep up to 4 MiB for it; with less than this, a fast one waits for us.
-UNSENT_BYTES = 1024 * 1024
 
 
 def listen(address: str, *, shared: bool) -> socket.socket:
@@ -36,8 +33,6 @@ def listen(address: str, *, shared: bool) -> socket.socket:
     family, _, _, _, resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     listening = socket.create_server(resolved[:2], family=family, backlog=BACKLOG, reuse_port=shared)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
-    # Both options pass on to the connections that are accepted.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     return listening
 
 
