@@ -37,8 +37,9 @@ AT_ONCE_BYTES = 64 * 1024
 # A client must take this much, or all there is, in the time it has: the slowest phone network gives 5 KiB a second.
 PROGRESS_BYTES = 256 * 1024
 # What may wait in the kernel for all clients together, and for one. Left to itself, Linux takes some 4 MB for a client
-# that does not read, and 400 of them bring a machine of 25 GB to the end of what it gives to TCP (measured). Fewer
+# that does not read, and 400 of them bring a machine of 25 GB near the end of what it gives to TCP (measured). Fewer
 # clients have larger shares, because a fast one waits for us when its share is small; a phone does not fill the least.
+# Shares are given as clients come and once in each time to stall, so they add up to a few times this at worst.
 UNSENT_BYTES = 128 * 1024 * 1024
 LEAST_UNSENT_BYTES = 64 * 1024
 MOST_UNSENT_BYTES = 4 * 1024 * 1024

@@ -286,6 +286,32 @@ async def test_fast_readers_pass_many_that_do_not_read(sender: FileSender, file:
         assert len(sender) == 0
 
 
+async def test_what_waits_in_the_kernel_is_a_share_that_many_make_smaller(
+    sender: FileSender, file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sendfile, "UNSENT_BYTES", 1_200_000)
+    monkeypatch.setattr(sendfile, "MOST_UNSENT_BYTES", 400_000)
+    monkeypatch.setattr(sendfile, "LEAST_UNSENT_BYTES", 100_000)
+    monkeypatch.setattr(sendfile, "PROGRESS_BYTES", 0)
+    async with wires(20) as all_:
+        sending = [asyncio.create_task(sender.send(wire.transport, file, 0, len(CONTENT), 0.1)) for wire in all_]
+
+        def shares() -> list[int]:
+            sockets = [wire.transport.get_extra_info("socket") for wire in all_]
+            return [one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) for one in sockets]
+
+        await asyncio.sleep(0)
+        assert shares() == [max(100_000, min(400_000, 1_200_000 // number)) for number in range(1, 21)]
+
+        async def all_the_least() -> bool:  # once each has been looked at
+            return set(shares()) == {100_000}
+
+        await eventually(all_the_least)
+        for one in sending:
+            one.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+
+
 # --- a file that is not in memory ---
 
 
