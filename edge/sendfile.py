@@ -31,7 +31,7 @@ from edge import metrics
 # core some 0.4 ms.
 TURN_BYTES = 2 * 1024 * 1024
 # Turns between two visits of the loop to everything else.
-TURNS = 2
+TURNS = 4
 # What a socket takes without being asked whether it can: a small range is then sent without being watched.
 AT_ONCE_BYTES = 64 * 1024
 # A client must take this much, or all there is, in the time it has: the slowest phone network gives 5 KiB a second.
@@ -137,10 +137,15 @@ class FileSender:
             self._end(transfer)
 
     def _begin(self, transfer: _Transfer, stall_seconds: float) -> None:
-        transfer.descriptor = os.dup(_descriptor(transfer.transport))
-        self._transfers[transfer.descriptor] = transfer
-        transfer.taken = transfer.sent - _unread(transfer.descriptor)
-        self._poll.register(transfer.descriptor, select.EPOLLOUT | select.EPOLLRDHUP)
+        descriptor = os.dup(_descriptor(transfer.transport))
+        try:
+            self._poll.register(descriptor, select.EPOLLOUT | select.EPOLLRDHUP)
+        except OSError:
+            os.close(descriptor)
+            raise
+        transfer.descriptor = descriptor
+        self._transfers[descriptor] = transfer
+        transfer.taken = transfer.sent - _unread(descriptor)
         transfer.timer = self._loop.call_later(stall_seconds, self._look, transfer, stall_seconds)
         self._give_share(transfer)
 
@@ -207,10 +212,13 @@ class FileSender:
         if is_cached(transfer.source, transfer.place, end):
             transfer.warm = end
             return True
+        # A descriptor of its own: the transfer may be cancelled, and its file closed, while the thread reads.
+        try:
+            source = os.dup(transfer.source)
+        except OSError as error:
+            raise _broken(error) from None
         transfer.reading = True
         self._poll.modify(transfer.descriptor, select.EPOLLRDHUP)
-        # A descriptor of its own: the transfer may be cancelled, and its file closed, while the thread reads.
-        source = os.dup(transfer.source)
         reading = self._loop.run_in_executor(self._readers, _read_through, source, transfer.place, end)
         reading.add_done_callback(lambda done: self._has_read(transfer, source, end, done))
         return False

@@ -373,6 +373,29 @@ async def test_a_transfer_cancelled_while_its_file_is_read_holds_nothing(
         await eventually(nothing_held)
 
 
+async def test_without_a_descriptor_to_spare_the_connection_ends(
+    sender: FileSender, file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dup, left = os.dup, [0]
+
+    def spare(descriptor: int) -> int:
+        if left[0] == 0:
+            raise OSError(24, "too many open files")
+        left[0] -= 1
+        return dup(descriptor)
+
+    monkeypatch.setattr("os.dup", spare)
+    monkeypatch.setattr(sendfile, "is_cached", lambda *_: False)
+    async with wires() as (wire,):
+        held = descriptors()
+        for spared in (0, 1):  # none for the socket, none for the thread that reads
+            left[0] = spared
+            with pytest.raises(ConnectionError):
+                await sender.send(wire.transport, file, 0, len(CONTENT), PATIENCE)
+        assert descriptors() == held
+    assert len(sender) == 0
+
+
 async def test_a_disk_that_fails_ends_the_transfer(
     sender: FileSender, file: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
