@@ -45,8 +45,8 @@ def _variable(location: tuple[int | str, ...]) -> str:
 
 
 def _allow_open_files(connections: int) -> None:
-    """Raise the soft limit on open files to what the connections may need: a socket and a blob each."""
-    needed = 2 * connections + OTHER_FILES
+    """Raise the soft limit on open files to what connections may need: a socket, its duplicate and a blob each."""
+    needed = 3 * connections + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if allowed > soft:

@@ -33,6 +33,7 @@ from edge.manifest_feed import ManifestFeed
 from edge.manifest_snapshot import ManifestSnapshot
 from edge.operations import Readiness, operations_app
 from edge.routes import device_app
+from edge.sendfile import FileSender
 from edge.settings import EdgeSettings
 from manifests.redis_client import connect_redis
 from manifests.redis_store import RedisManifestStore
@@ -93,13 +94,15 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
             wait=settings.blob_wait_seconds,
         )
         stack.push_async_callback(blobs.close)
+        sender = FileSender()
+        stack.callback(sender.close)
 
         spool = Spool(settings.spool_dir / settings.worker, settings.spool_max_bytes)
         await stack.enter_async_context(spool)
 
         app = device_app(
             Checks(manifests, settings.manifest_max_age_seconds, settings.manifest_stale_seconds),
-            Downloads(blobs, manifests, settings.edge_stall_seconds),
+            Downloads(blobs, manifests, sender, settings.edge_stall_seconds),
             Intake(
                 manifests,
                 spool,

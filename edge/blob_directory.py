@@ -39,7 +39,7 @@ class NoRoom(Exception):
 
 
 class OpenBlob:
-    """A whole blob, open for reading at any place; close it when done.
+    """A blob, open for reading at any place that is `ready`; close it when done.
 
     Args:
         descriptor: an open file descriptor, owned by this object.
@@ -55,6 +55,18 @@ class OpenBlob:
     def fileno(self) -> int:
         """Return the file descriptor, for reads that name their place."""
         return self._descriptor
+
+    async def ready(self, first: int, end: int) -> int:  # noqa: ARG002 - a whole blob is ready from anywhere
+        """Return up to where an answer may be sent now, waiting until it is further than ``first``.
+
+        Args:
+            first: place of the next byte to send.
+            end: one behind the last byte of the answer. With ``first`` the same, it waits until the blob is verified.
+
+        Raises:
+            EdgeError: the bytes will not come, or not in time.
+        """
+        return end
 
     def read(self, offset: int, count: int) -> bytes:
         """Return up to ``count`` bytes from ``offset``; blocks on the disk."""
@@ -156,7 +168,7 @@ class BlobDirectory:
         if entry is None:
             return None
         try:
-            descriptor = os.open(self._path(sha256), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(f"{self._blobs}/{sha256[:2]}/{sha256}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             self._forget(sha256)
             return None

@@ -1,4 +1,4 @@
-"""A blob is fetched into a file: verified while it is written, never longer than announced, durable before it is used.
+"""A blob is fetched into a file: hashed while it is written, never longer than announced, durable before it is stored.
 
 Every write, the hashing and the flush happen in threads: flushing hundreds of megabytes can take seconds, and the loop
 has other devices to answer.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from artifacts.store import BlobCorrupt
+from edge.blob_growing import GrowingBlob
 
 
 class BlobSource(Protocol):
@@ -28,7 +29,7 @@ class BlobSource(Protocol):
         ...
 
 
-async def fetch(source: BlobSource, sha256: str, length: int, path: Path) -> None:
+async def fetch(source: BlobSource, sha256: str, length: int, path: Path, growing: GrowingBlob) -> None:
     """Write the blob to ``path``; the caller removes what is there when this raises.
 
     Args:
@@ -36,6 +37,7 @@ async def fetch(source: BlobSource, sha256: str, length: int, path: Path) -> Non
         sha256: its hash.
         length: its length in bytes, as the source announced it; not a byte more is written.
         path: a file that does not exist.
+        growing: told of every step; what is still to be done when it is verified takes a disk's time.
 
     Raises:
         BlobCorrupt: the bytes do not have that hash and length.
@@ -43,12 +45,15 @@ async def fetch(source: BlobSource, sha256: str, length: int, path: Path) -> Non
     """
     with path.open("xb") as file:
         writing = _Writing(file, length)
+        growing.begin(path, length)
         async for chunk in source.stream(sha256):
             await asyncio.to_thread(writing.take, chunk)
             if writing.left < 0:
                 raise BlobCorrupt(sha256)
+            growing.grow(length - writing.left)
         if writing.left or writing.sha256 != sha256:
             raise BlobCorrupt(sha256)
+        growing.verify()
         # Durable before it gets the name of a whole blob: after a power cut, a name must not stand for holes.
         await asyncio.to_thread(writing.finish)
 
@@ -71,8 +76,8 @@ class _Writing:
         if self.left >= 0:
             self._digest.update(chunk)
             self._file.write(chunk)
+            self._file.flush()  # for those who read the file meanwhile
 
     def finish(self) -> None:
         """Make the file durable."""
-        self._file.flush()
         os.fsync(self._file.fileno())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import structlog
 from aiohttp import web
@@ -150,9 +151,9 @@ class _Refusal(asyncio.Protocol):
     """Says 503 and closes: the connection is one too many."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(REFUSAL)
-        transport.close()
+        writing = cast("asyncio.WriteTransport", transport)  # uvloop's are none by inheritance
+        writing.write(REFUSAL)
+        writing.close()
 
 
 def _refusal() -> bytes:

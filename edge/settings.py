@@ -46,7 +46,7 @@ class EdgeSettings(BaseSettings):
     blob_fill_timeout_seconds: float = Field(default=600, gt=0, description="Longest fetch of one blob, in seconds.")
     # Below the 60 s after which common proxies give up on an answer.
     blob_wait_seconds: float = Field(
-        default=50, gt=0, description="Longest wait of a request for a blob that is being fetched."
+        default=50, gt=0, description="Longest wait of a request for the next bytes of a blob that is being fetched."
     )
 
     manifest_max_age_seconds: int = Field(default=30, ge=0, le=86_400, description="Freshness of a manifest in caches.")

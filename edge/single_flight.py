@@ -38,10 +38,15 @@ class SingleFlight(Generic[Result]):
         """
         flight = self._flights.get(name)
         if flight is None:
-            flight = self._begin(name, work)
+            flight = self.begin(name, work)
         return await asyncio.shield(flight)
 
-    def _begin(self, name: str, work: Callable[[], Awaitable[Result]]) -> asyncio.Task[Result]:
+    def begin(self, name: str, work: Callable[[], Awaitable[Result]]) -> asyncio.Task[Result]:
+        """Start work of a name that is not under way; nobody needs to wait for it.
+
+        Raises:
+            TooManyFlights: the bound is reached.
+        """
         if len(self._flights) >= self._max_flights:
             raise TooManyFlights
         flight = asyncio.ensure_future(_run(work))

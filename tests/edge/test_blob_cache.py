@@ -235,6 +235,7 @@ def cache_of(
 
 async def content_of(cache: BlobCache, digest: str) -> bytes:
     with await cache.open(digest) as blob:
+        await blob.ready(blob.length, blob.length)
         return blob.read(0, blob.length)
 
 
@@ -256,7 +257,7 @@ async def test_damaged_bytes_of_a_real_store_are_never_served(tmp_path: Path) ->
     (place / DIGEST).write_bytes(CONTENT[:-1] + b"!")
     cache = cache_of(tmp_path / "edge", open_store(f"file://{tmp_path}/objects"))
     with pytest.raises(Unavailable):
-        await cache.open(DIGEST)
+        await content_of(cache, DIGEST)
     assert on_disk(tmp_path / "edge") == 0
     (place / DIGEST).write_bytes(CONTENT)
     assert await content_of(cache, DIGEST) == CONTENT
@@ -285,7 +286,7 @@ async def test_a_wait_is_bounded_and_the_fetch_goes_on(tmp_path: Path, source: S
     cache = cache_of(tmp_path, source, wait=0.05)
     source.go.clear()
     with pytest.raises(Unavailable) as caught:
-        await cache.open(DIGEST)
+        await content_of(cache, DIGEST)
     assert caught.value.code == "fetching"
     assert caught.value.retry_after
     source.go.set()
@@ -322,7 +323,7 @@ async def test_a_failed_fetch_leaves_nothing_and_is_tried_again(
     cache = cache_of(tmp_path, source)
     source.failure = failure
     with pytest.raises(Unavailable) as caught:
-        await cache.open(DIGEST)
+        await content_of(cache, DIGEST)
     assert caught.value.retry_after
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     source.failure = None
@@ -336,7 +337,7 @@ async def test_a_source_that_gives_more_than_it_announced_is_not_believed(
     cache = cache_of(tmp_path, source)
     source.excess = excess
     with pytest.raises(Unavailable):
-        await cache.open(DIGEST)
+        await content_of(cache, DIGEST)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -345,7 +346,7 @@ async def test_a_blob_larger_than_the_cache_is_unavailable_and_evicts_nobody(tmp
     small = sha256(b"b" * 8000)
     assert await content_of(cache, small) == b"b" * 8000
     with pytest.raises(Unavailable):
-        await cache.open(DIGEST)
+        await content_of(cache, DIGEST)
     assert await content_of(cache, small) == b"b" * 8000
     assert source.fetches == 1
 
