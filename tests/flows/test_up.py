@@ -6,11 +6,14 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 from pathlib import Path
 
+import httpx
 import pytest
 
+from bench.edge.certificate import make_certificate
 from tests.components import free_port
 from tests.flows.running import Running, has_ended, running, until
 from tests.flows.whole_path import Journey, Releases, travel
@@ -134,6 +137,17 @@ def test_a_signal_during_the_start_ends_everything_too(tmp_path: Path) -> None:
             assert skafos.stop() == 0
             assert all(map(has_ended, started))
             assert not (tmp_path / "data" / "connection.json").exists()
+
+
+def test_with_a_certificate_the_edges_speak_tls_and_the_connection_says_so(tmp_path: Path) -> None:
+    files = make_certificate(tmp_path)
+    settings = {"SKAFOS_EDGE_TLS_CERTIFICATE": str(files.certificate), "SKAFOS_EDGE_TLS_KEY": str(files.key)}
+    with running(tmp_path / "data", settings=settings) as skafos:
+        url = skafos.connection["edge_url"]
+        assert url.startswith("https://127.0.0.1:")
+        trusting = ssl.create_default_context(cafile=files.certificate)
+        answer = httpx.get(f"{url}/v2/environments/prod-nobody-knows/manifest", verify=trusting)
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_key")
 
 
 def test_no_server_needs_to_be_installed(tmp_path: Path) -> None:
