@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
+from artifacts.archive import archive_directory
 from bench.edge.certificate import Certificate
 from edge.connections import MAX_FIELD_BYTES
 from edge.settings import EdgeSettings
+from skafos.device import DeviceClient
 from tests.deploy.behind import BLOB, BLOB_PATH, CLIENT, Behind, Start, behind, reached
 from tests.edge.site import Edge, Environment, Site, eventually, metric, release_of
 from tests.edge.test_intake import event
@@ -167,6 +171,32 @@ async def test_events_and_registrations_pass_each_time(nginx: Behind) -> None:
         assert (registered.status, registered.json()) == (202, {"registered": "device-1"})
     assert (reached("events"), reached("device")) == (before[0] + 2, before[1] + 2)
     assert (await nginx.get(nginx.events)).status == 405
+
+
+async def test_a_whole_device_is_kept_up_to_date_and_reports(hasty: Behind, tmp_path: Path) -> None:
+    with (
+        httpx.Client(verify=hasty.context) as http,
+        DeviceClient(f"https://{hasty.address}", hasty.environment.key, tmp_path / "device", http=http) as device,
+    ):
+        for version in (1, 2):
+            weights = random.Random(version).randbytes(6_000_000)
+            source, archive = tmp_path / f"version-{version}", tmp_path / f"version-{version}.tar"
+            source.mkdir()
+            (source / "weights.bin").write_bytes(weights)
+            archive_directory(source, archive)
+            await hasty.site.put(archive.read_bytes())
+            await hasty.site.publish(hasty.environment, release_of(archive.read_bytes(), version=version))
+            before = reached("events")
+
+            async def updated(version: int = version) -> bool:
+                result = await asyncio.to_thread(device.sync, "digits")
+                return result.version == version
+
+            await eventually(updated)
+            installed = await asyncio.to_thread(device.sync, "digits")
+            assert installed.path is not None
+            assert (installed.path / "weights.bin").read_bytes() == weights
+            assert reached("events") > before
 
 
 async def test_failures_are_not_cached(nginx: Behind) -> None:

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from edge.proxy_protocol import MAX_LINE_BYTES, MAX_REST_BYTES, SIGNATURE, BadHeader, HeaderReader
 from tests.edge.raw import connect, raw, read_answer, request
@@ -144,13 +145,15 @@ async def test_a_header_in_single_bytes_and_requests_after_it_are_answered(
 @pytest.mark.parametrize("begun", [request("GET", "/"), b"", b"PROXY TCP4 ", version_2()[:20]])
 async def test_a_trusted_proxy_that_sends_no_header_in_time_is_closed_and_counted(edge: Edge, begun: bytes) -> None:
     before = metric(FAILED, cause="proxy_header")
-    reader, writer = await connect(edge)
-    writer.write(begun)
-    async with asyncio.timeout(20):
-        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            await reader.readexactly(1)
-    writer.close()
+    with capture_logs() as logged:
+        reader, writer = await connect(edge)
+        writer.write(begun)
+        async with asyncio.timeout(20):
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await reader.readexactly(1)
+        writer.close()
     assert metric(FAILED, cause="proxy_header") == before + 1
+    assert [(line["event"], line["proxy"]) for line in logged] == [("proxy_refused", "127.0.0.1")]
 
 
 async def test_others_are_served_as_they_are_and_cannot_introduce_themselves(
