@@ -33,8 +33,9 @@ PUBLISHED_VENV := .venv-published
 LOCK_VENV := .venv-lock
 BIN := $(VENV)/bin
 
-# The servers that the tests talk to, and a compiler for the load generator. `make run` needs none of them.
-DEBIAN_PACKAGES := redis-server postgresql clickhouse-server zstd gcc libc6-dev
+# The servers that the tests talk to, what checks the units of systemd, and a compiler for the load generator. `make run` needs
+# none of them.
+DEBIAN_PACKAGES := redis-server postgresql clickhouse-server nginx haproxy systemd zstd gcc libc6-dev
 
 .PHONY: help setup setup-dev packages bench-packages models run test check bench bench-edge lock clean
 
@@ -86,6 +87,16 @@ $(BENCH_VENV)/.stamp: bench/requirements.txt
 	@$(BENCH_VENV)/bin/python -m pip install -q --require-hashes -r $<
 	@touch $@
 
+# Servers are only wanted as programs. Debian would start them as services, nginx on port 80; policy-rc.d(8) keeps it from
+# that. $$missing names the packages.
+define install_missing
+	echo "Installing Debian's packages:$$missing …"; \
+	policy=/usr/sbin/policy-rc.d; \
+	if [ ! -e $$policy ]; then trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; fi; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq; apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+endef
+
 packages:
 	@missing=""; \
 	for package in $(DEBIAN_PACKAGES); do \
@@ -96,11 +107,8 @@ packages:
 		echo "Tests that need these servers will be skipped; this machine has no apt-get:$$missing"; exit 0; fi; \
 	if [ "$$(id -u)" != 0 ]; then \
 		echo "Tests that need these servers will be skipped. To run them: sudo apt-get install$$missing"; exit 0; fi; \
-	echo "Installing Debian's packages:$$missing …"; \
-	export DEBIAN_FRONTEND=noninteractive; \
-	apt-get update -qq; apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+	$(install_missing)
 
-# nginx is only wanted as a program. Debian would start it as a service on port 80; policy-rc.d(8) keeps it from that.
 bench-packages:
 	@missing=""; export PATH="$$PATH:/usr/sbin"; \
 	for pair in nginx:nginx wrk:wrk cc:gcc cc:libc6-dev; do \
@@ -109,11 +117,7 @@ bench-packages:
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
 		echo "The benchmark needs programs that only root can install: sudo apt-get install$$missing" >&2; exit 1; fi; \
-	echo "Installing Debian's packages:$$missing …"; \
-	policy=/usr/sbin/policy-rc.d; \
-	if [ ! -e $$policy ]; then trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; fi; \
-	export DEBIAN_FRONTEND=noninteractive; \
-	apt-get update -qq; apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+	$(install_missing)
 
 models: setup ## fetch the real models of the demonstration and the tests into .cache/models
 	@$(BIN)/python -m bench.corpus

@@ -16,6 +16,7 @@ import uvloop
 from pydantic import ValidationError
 
 from edge.app import RunningEdge, WorkerNameTaken, create_edge
+from edge.certificates import CertificateUnusable
 from edge.logs import log_as_json
 from edge.settings import EdgeSettings, read_settings
 from manifests.redis_client import InvalidRedisUrl
@@ -35,7 +36,7 @@ def main() -> int:
     except ValidationError as error:
         reasons = "; ".join(f"{_variable(one['loc'])}: {one['msg']}" for one in error.errors(include_input=False))
         print(f"The settings are wrong. {reasons}", file=sys.stderr)
-    except (WorkerNameTaken, SpoolLocked, InvalidRedisUrl, ValueError, OSError) as error:
+    except (WorkerNameTaken, CertificateUnusable, SpoolLocked, InvalidRedisUrl, ValueError, OSError) as error:
         print(f"The edge cannot start: {error}", file=sys.stderr)
     return 2
 

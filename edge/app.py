@@ -23,15 +23,19 @@ from edge import metrics
 from edge.blob_cache import BlobCache
 from edge.blob_directory import BlobDirectory
 from edge.body import BodyLimits
+from edge.certificates import Certificates
 from edge.check import Checks
+from edge.clients import Clients
 from edge.connections import ConnectionLimits
 from edge.download import Downloads
+from edge.entrance import Introduction
 from edge.intake import Intake
 from edge.listening import address_of, listen, serve_devices, serve_operations
 from edge.manifest_cache import ManifestCache
 from edge.manifest_feed import ManifestFeed
 from edge.manifest_snapshot import ManifestSnapshot
 from edge.operations import Readiness, operations_app
+from edge.refusals import Refusals
 from edge.routes import device_app
 from edge.sendfile import FileSender
 from edge.settings import EdgeSettings
@@ -72,6 +76,7 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
 
     Raises:
         WorkerNameTaken: another edge of this name works in the same directory.
+        CertificateUnusable: the TLS certificate or its key.
         OSError: an address is taken, or a directory cannot be used.
     """
     async with AsyncExitStack() as stack:
@@ -100,6 +105,10 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         spool = Spool(settings.spool_dir / settings.worker, settings.spool_max_bytes)
         await stack.enter_async_context(spool)
 
+        clients = Clients(settings.edge_trusted_proxies)
+        refusals = Refusals(clients, told=settings.edge_log_refusals)
+        certificates = _certificates(settings)
+
         app = device_app(
             Checks(manifests, settings.manifest_max_age_seconds, settings.manifest_stale_seconds),
             Downloads(blobs, manifests, sender, settings.edge_stall_seconds),
@@ -111,6 +120,7 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
                 max_posts=settings.edge_max_posts,
                 redis_seconds=settings.redis_timeout_seconds,
             ),
+            refusals,
         )
         readiness = Readiness(manifests)
         devices = listen(settings.edge_listen, shared=True)
@@ -122,16 +132,33 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         await stack.enter_async_context(serve_operations(operations_app(readiness, manifests), operations))
         stack.push_async_callback(snapshot.flush)
         await _first_picture(feed)
-        await stack.enter_async_context(_background(running.failed, feed.follow, feed.poll, snapshot.run))
+        lasting = [feed.follow, feed.poll, snapshot.run, *([certificates.watch] if certificates else [])]
+        await stack.enter_async_context(_background(running.failed, *lasting))
         limits = ConnectionLimits(
             open=settings.edge_max_connections, idle=settings.edge_keepalive_seconds, stall=settings.edge_stall_seconds
         )
-        await stack.enter_async_context(serve_devices(app, devices, limits, settings.edge_shutdown_seconds))
+        introduction = Introduction(
+            clients=clients,
+            proxy_protocol=settings.edge_proxy_protocol,
+            certificates=certificates,
+            seconds=settings.edge_handshake_seconds,
+            at_once=settings.edge_max_connections,
+            refusals=refusals,
+        )
+        await stack.enter_async_context(
+            serve_devices(app, devices, limits, introduction, settings.edge_shutdown_seconds)
+        )
         stack.callback(readiness.drain)
         log.info(
             "edge_serving", listen=running.listen, metrics=running.metrics, restored=restored, blobs=len(directory)
         )
         yield running
+
+
+def _certificates(settings: EdgeSettings) -> Certificates | None:
+    if settings.edge_tls_certificate is None or settings.edge_tls_key is None:
+        return None
+    return Certificates(settings.edge_tls_certificate, settings.edge_tls_key)
 
 
 async def _first_picture(feed: ManifestFeed) -> None:

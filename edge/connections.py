@@ -17,6 +17,7 @@ from aiohttp import web
 
 from edge import metrics
 from edge.errors import Unavailable, error_body, render
+from edge.refusals import Refusals
 
 # Fields in a request's head, and bytes in one of them: real clients behind two proxies send some 20 fields, and an
 # If-None-Match of many tags is the longest. Half a MiB a connection at the most, while it is being parsed.
@@ -43,10 +44,12 @@ class Door:
     Args:
         server: aiohttp's registry of connections, which ends them in order at shutdown.
         limits: of connections.
+        refusals: is told of connections over the bound, and of what is no HTTP.
     """
 
-    def __init__(self, server: web.Server, limits: ConnectionLimits) -> None:
+    def __init__(self, server: web.Server, limits: ConnectionLimits, refusals: Refusals) -> None:
         self._server = server
+        self._refusals = refusals
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._open = 0
@@ -55,8 +58,8 @@ class Door:
         """Return a request handler, or a refusal when there are too many connections."""
         if self._open >= self._limits.open:
             metrics.CONNECTIONS_REFUSED.inc()
-            return _Refusal()
-        return _Connection(self._server, self._loop, self._limits, self._count)
+            return _Refusal(self._refusals)
+        return _Connection(self._server, self._loop, self._limits, self._refusals, self._count)
 
     def _count(self, change: int) -> None:
         self._open += change
@@ -66,13 +69,14 @@ class Door:
 class _Connection(web.RequestHandler):
     """aiohttp's request handler with our limits, our error body, and a bound on how long a client may not read."""
 
-    __slots__ = ("_count", "_stall")
+    __slots__ = ("_count", "_refusals", "_stall")
 
     def __init__(
         self,
         server: web.Server,
         loop: asyncio.AbstractEventLoop,
         limits: ConnectionLimits,
+        refusals: Refusals,
         count: Callable[[int], None],
     ) -> None:
         super().__init__(
@@ -87,6 +91,7 @@ class _Connection(web.RequestHandler):
             auto_decompress=False,  # unpacking is bounded in `edge.body`
         )
         self._stall = limits.stall
+        self._refusals = refusals
         self._count = count
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -124,6 +129,7 @@ class _Connection(web.RequestHandler):
             raise ConnectionError("the answer has begun, so no other can be sent")
         if status < 500:
             metrics.MALFORMED.inc()
+            self._refusals.connection(self.transport, "malformed")
             response = render(status, "The request is malformed.", "malformed")
         else:
             metrics.FAILURES.inc()
@@ -150,7 +156,11 @@ def _in_our_words(error: web.HTTPException) -> web.Response:
 class _Refusal(asyncio.Protocol):
     """Says 503 and closes: the connection is one too many."""
 
+    def __init__(self, refusals: Refusals) -> None:
+        self._refusals = refusals
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._refusals.connection(transport, "too_many_connections")
         writing = cast("asyncio.WriteTransport", transport)  # uvloop's are none by inheritance
         writing.write(REFUSAL)
         writing.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +9,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from edge.connections import ConnectionLimits, Door
+from edge.entrance import Introduction, accepting
 from edge.settings import parse_address
 
 # Connections that wait to be accepted while the loop is busy with something for a moment.
@@ -44,18 +44,19 @@ def address_of(listening: socket.socket) -> str:
 
 @asynccontextmanager
 async def serve_devices(
-    app: web.Application, listening: socket.socket, limits: ConnectionLimits, shutdown_seconds: float
+    app: web.Application,
+    listening: socket.socket,
+    limits: ConnectionLimits,
+    introduction: Introduction,
+    shutdown_seconds: float,
 ) -> AsyncIterator[None]:
     """Serve the device API within the block; at its end accept no more, finish what is in flight, and close."""
     runner = web.AppRunner(app, shutdown_timeout=shutdown_seconds)
     await runner.setup()
     assert runner.server is not None
     try:
-        server = await asyncio.get_running_loop().create_server(Door(runner.server, limits), sock=listening)
-        try:
+        async with accepting(Door(runner.server, limits, introduction.refusals), listening, introduction):
             yield
-        finally:
-            server.close()
     finally:
         await runner.cleanup()
 

@@ -15,6 +15,15 @@ REQUEST_SECONDS: Final = Histogram(
 )
 CONNECTIONS: Final = Gauge("skafos_edge_connections", "Open connections of devices.")
 CONNECTIONS_REFUSED: Final = Counter("skafos_edge_connections_refused", "Connections over the bound, refused with 503.")
+CONNECTIONS_FAILED: Final = Counter(
+    "skafos_edge_connections_failed", "Connections that ended before their first request, by cause.", ["cause"]
+)
+CERTIFICATE_EXPIRES: Final = Gauge(
+    "skafos_edge_certificate_expiry_timestamp_seconds", "When the TLS certificate in use expires, in Unix time."
+)
+CERTIFICATE_FAILURES: Final = Counter(
+    "skafos_edge_certificate_failures", "Changed certificates that could not be used; the one before stays in use."
+)
 MALFORMED: Final = Counter("skafos_edge_requests_malformed", "Requests that are no HTTP.")
 STALLED: Final = Counter("skafos_edge_answers_stalled", "Answers given up because the client took too long to read.")
 FAILURES: Final = Counter("skafos_edge_requests_failed", "Requests that met an error of ours (500).")

@@ -12,14 +12,25 @@ from edge.check import Checks
 from edge.download import Downloads
 from edge.errors import EdgeError, render_error
 from edge.intake import Intake
+from edge.refusals import Refusals
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def device_app(checks: Checks, downloads: Downloads, intake: Intake) -> web.Application:
+def device_app(checks: Checks, downloads: Downloads, intake: Intake, refusals: Refusals) -> web.Application:
     """Return the application that devices talk to. ``docs/protocol.md`` says what each route promises."""
+
+    @web.middleware
+    async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn our errors into answers."""
+        try:
+            return await handler(request)
+        except EdgeError as error:
+            refusals.request(request, error.code)
+            return render_error(error)
+
     environment = "/v2/environments/{key}"
-    app = web.Application(middlewares=[_answer])
+    app = web.Application(middlewares=[_count, errors])
     app.add_routes(
         [
             web.get(f"{environment}/manifest", checks.manifest, name="manifest"),
@@ -35,13 +46,13 @@ def device_app(checks: Checks, downloads: Downloads, intake: Intake) -> web.Appl
 
 
 @web.middleware
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn our errors into answers, and count every answer by route and status."""
+async def _count(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count every answer by route and status."""
     route = request.match_info.route.name or "unknown"
     started = time.perf_counter()
     status = "500"  # unless something better is known at the end
     try:
-        response = await _or_error(request, handler)
+        response = await handler(request)
         status = str(response.status)
         return response
     except web.HTTPException as error:
@@ -53,10 +64,3 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         metrics.REQUESTS.labels(route, status).inc()
         metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - started)
-
-
-async def _or_error(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except EdgeError as error:
-        return render_error(error)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from edge.clients import Network, parse_networks
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -35,6 +37,24 @@ class EdgeSettings(BaseSettings):
     objects_url: str = Field(repr=False, description="Where blobs come from.")
     edge_ready_file: Path | None = Field(
         default=None, description="Written once serving: JSON with pid, listen and metrics."
+    )
+
+    edge_tls_certificate: Path | None = Field(
+        default=None, description="PEM file of a certificate and its chain: the device API then speaks TLS."
+    )
+    edge_tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
+    # Two round trips; a phone in a bad network may take a second for each.
+    edge_handshake_seconds: float = Field(
+        default=10, gt=0, description="Time for a PROXY header, and again for a TLS handshake."
+    )
+    edge_trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        default=(), description="Networks of proxies, with commas between, whose word about clients is believed."
+    )
+    edge_proxy_protocol: bool = Field(
+        default=False, description="Connections from trusted proxies begin with a PROXY header, version 1 or 2."
+    )
+    edge_log_refusals: bool = Field(
+        default=False, description="Log refused requests with their clients' addresses, 60 lines a minute at most."
     )
 
     # A sixth of a small server's disk. Must exceed the largest artifact (2 GiB by default), or it cannot be served.
@@ -82,6 +102,11 @@ class EdgeSettings(BaseSettings):
         parse_address(value)
         return value
 
+    @field_validator("edge_trusted_proxies", mode="before")
+    @classmethod
+    def _are_networks(cls, value: object) -> object:
+        return parse_networks(value) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
         if self.edge_listen == self.edge_metrics_listen and parse_address(self.edge_listen)[1] != 0:
@@ -92,6 +117,10 @@ class EdgeSettings(BaseSettings):
             raise ValueError(
                 "BLOB_WAIT_SECONDS is longer than BLOB_FILL_TIMEOUT_SECONDS, so nobody could wait that long"
             )
+        if (self.edge_tls_certificate is None) != (self.edge_tls_key is None):
+            raise ValueError("EDGE_TLS_CERTIFICATE and EDGE_TLS_KEY belong together; one of them is not set")
+        if self.edge_proxy_protocol and not self.edge_trusted_proxies:
+            raise ValueError("EDGE_PROXY_PROTOCOL is on, but EDGE_TRUSTED_PROXIES names nobody who may use it")
         return self
 
     @property

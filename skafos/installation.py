@@ -20,6 +20,7 @@ MOST_WORKERS = 64
 # An engine that one of these names is used as it is, in place of the embedded one.
 REDIS_VARIABLE = "SKAFOS_REDIS_URL"
 OBJECTS_VARIABLE = "SKAFOS_OBJECTS_URL"
+CERTIFICATE_VARIABLE = "SKAFOS_EDGE_TLS_CERTIFICATE"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Installation:
     edge: Address
     workers: int
     settings: Mapping[str, str]
+
+    @property
+    def edge_url(self) -> str:
+        """Return the edge's address for clients: over TLS when the edges are given a certificate."""
+        return self.edge.url.replace("http:", "https:", 1) if self.settings.get(CERTIFICATE_VARIABLE) else self.edge.url
 
     @property
     def run(self) -> Path:

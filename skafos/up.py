@@ -313,7 +313,7 @@ async def connect(installation: Installation) -> dict[str, str]:
         organization = organizations[0]
     return {
         "control_url": url,
-        "edge_url": installation.edge.url,
+        "edge_url": installation.edge_url,
         "dashboard_url": f"{url}/",
         "api_token": token,
         "organization": organization,

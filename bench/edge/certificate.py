@@ -21,8 +21,13 @@ class Certificate:
     key: Path
 
 
-def make_certificate(folder: Path) -> Certificate:
-    """Write a new certificate, signed by itself, into ``folder``."""
+def make_certificate(folder: Path, valid: timedelta = timedelta(days=1)) -> Certificate:
+    """Write a new certificate, signed by itself, into ``folder``.
+
+    Args:
+        folder: where to; what is there under the same names is replaced.
+        valid: from now on; negative when it has expired.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edge.test")])
     now = datetime.now(UTC)
@@ -32,8 +37,8 @@ def make_certificate(folder: Path) -> Certificate:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now - timedelta(days=100))
+        .not_valid_after(now + valid)
         .add_extension(
             x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]), critical=False
         )

@@ -50,7 +50,7 @@ def setting(name: str) -> Any:
 
 def test_every_route_is_told() -> None:
     unused = cast("Any", type("Handlers", (), {"__getattr__": lambda *_: _handler})())
-    app = device_app(unused, unused, unused)
+    app = device_app(unused, unused, unused, unused)
     served = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     told = {(row[0], row[1].strip("`")) for row in rows(section(2)) if row[0] in ("GET", "PUT", "POST")}
     assert {pair for pair in served if pair[0] != "HEAD"} == told

@@ -6,13 +6,16 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
+from bench.edge.certificate import make_certificate
 from skafos.up import UpError, ensure_room
 from tests.components import free_port
 from tests.flows.running import PATIENCE_SECONDS, ROOT, Connected, Running, has_ended, running, until
@@ -195,6 +198,17 @@ def test_a_signal_during_the_start_ends_everything_too(tmp_path: Path) -> None:
             assert skafos.stop() == 0
             assert all(map(has_ended, started))
             assert not (tmp_path / "data" / "connection.json").exists()
+
+
+def test_with_a_certificate_the_edges_speak_tls_and_the_connection_says_so(tmp_path: Path) -> None:
+    files = make_certificate(tmp_path)
+    settings = {"SKAFOS_EDGE_TLS_CERTIFICATE": str(files.certificate), "SKAFOS_EDGE_TLS_KEY": str(files.key)}
+    with running(tmp_path / "data", settings=settings) as skafos:
+        url = skafos.connection["edge_url"]
+        assert url.startswith("https://127.0.0.1:")
+        trusting = ssl.create_default_context(cafile=files.certificate)
+        answer = httpx.get(f"{url}/v2/environments/prod-nobody-knows/manifest", verify=trusting)
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_key")
 
 
 def test_no_server_needs_to_be_installed(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""When a worker runs out of descriptors, connections wait, and are served once it has some again."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from tests.edge.raw import connect, read_answer, request
+from tests.edge.site import Environment, Site, eventually, release_of
+from tests.edge.test_proxy_protocol import LINE
+
+
+async def test_a_worker_without_descriptors_accepts_again_when_it_has_some(site: Site) -> None:
+    environment = Environment([release_of(b"artifact")])
+    await site.publish(environment)
+    process = site.process(EDGE_PROXY_PROTOCOL="true", EDGE_TRUSTED_PROXIES="127.0.0.1")
+    async with process.running() as edge:
+        worker = psutil.Process(process.pid)
+        before = worker.rlimit(resource.RLIMIT_NOFILE)
+        # No descriptor of this number or above may be opened. One or two below it may be free.
+        highest = max(int(entry.name) for entry in Path(f"/proc/{process.pid}/fd").iterdir())
+        worker.rlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
+        held = [await connect(edge) for _ in range(20)]
+
+        async def out_of_descriptors() -> bool:
+            return '"event": "cannot_accept"' in process.log
+
+        await eventually(out_of_descriptors)
+        worker.rlimit(resource.RLIMIT_NOFILE, before)
+        for reader, writer in held:
+            writer.write(LINE + request("GET", f"/v2/environments/{environment.key}/manifest"))
+            assert (await read_answer(reader)).status == 200
+            writer.close()
