@@ -23,7 +23,7 @@ from edge import metrics
 from edge.blob_cache import BlobCache
 from edge.blob_directory import BlobDirectory
 from edge.body import BodyLimits
-from edge.check import Checks
+from edge.check import Checks, fresh_for
 from edge.connections import ConnectionLimits
 from edge.download import Downloads
 from edge.intake import Intake
@@ -32,6 +32,7 @@ from edge.manifest_cache import ManifestCache
 from edge.manifest_feed import ManifestFeed
 from edge.manifest_snapshot import ManifestSnapshot
 from edge.operations import Readiness, operations_app
+from edge.prepared import PreparedManifests
 from edge.routes import device_app
 from edge.settings import EdgeSettings
 from manifests.redis_client import connect_redis
@@ -77,6 +78,8 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         stack.enter_context(_only_worker(settings.directory))
 
         manifests = ManifestCache()
+        cache_control = fresh_for(settings.manifest_max_age_seconds, settings.manifest_stale_seconds)
+        prepared = PreparedManifests(manifests, cache_control)
         snapshot = ManifestSnapshot(settings.directory / "manifests", manifests)
         restored = snapshot.restore()
         redis: Any = connect_redis(settings.redis_url)  # a server's client or a cluster's: the same commands
@@ -98,7 +101,7 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         await stack.enter_async_context(spool)
 
         app = device_app(
-            Checks(manifests, settings.manifest_max_age_seconds, settings.manifest_stale_seconds),
+            Checks(manifests, cache_control),
             Downloads(blobs, manifests, settings.edge_stall_seconds),
             Intake(
                 manifests,
@@ -123,7 +126,9 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         limits = ConnectionLimits(
             open=settings.edge_max_connections, idle=settings.edge_keepalive_seconds, stall=settings.edge_stall_seconds
         )
-        await stack.enter_async_context(serve_devices(app, devices, limits, settings.edge_shutdown_seconds))
+        await stack.enter_async_context(
+            serve_devices(app, prepared.by_request_line, devices, limits, settings.edge_shutdown_seconds)
+        )
         stack.callback(readiness.drain)
         log.info(
             "edge_serving", listen=running.listen, metrics=running.metrics, restored=restored, blobs=len(directory)

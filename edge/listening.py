@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from edge.connections import ConnectionLimits, Door
+from edge.prepared import PreparedManifest
 from edge.settings import parse_address
 
 # Connections that wait to be accepted while the loop is busy with something for a moment.
@@ -44,18 +45,24 @@ def address_of(listening: socket.socket) -> str:
 
 @asynccontextmanager
 async def serve_devices(
-    app: web.Application, listening: socket.socket, limits: ConnectionLimits, shutdown_seconds: float
+    app: web.Application,
+    manifests: Mapping[bytes, PreparedManifest],
+    listening: socket.socket,
+    limits: ConnectionLimits,
+    shutdown_seconds: float,
 ) -> AsyncIterator[None]:
     """Serve the device API within the block; at its end accept no more, finish what is in flight, and close."""
     runner = web.AppRunner(app, shutdown_timeout=shutdown_seconds)
     await runner.setup()
     assert runner.server is not None
     try:
-        server = await asyncio.get_running_loop().create_server(Door(runner.server, limits), sock=listening)
+        door = Door(runner.server, limits, manifests)
+        server = await asyncio.get_running_loop().create_server(door, sock=listening)
         try:
             yield
         finally:
             server.close()
+            await door.close(shutdown_seconds)
     finally:
         await runner.cleanup()
 
