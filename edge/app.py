@@ -126,9 +126,7 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         limits = ConnectionLimits(
             open=settings.edge_max_connections, idle=settings.edge_keepalive_seconds, stall=settings.edge_stall_seconds
         )
-        await stack.enter_async_context(
-            serve_devices(app, prepared.by_request_line, devices, limits, settings.edge_shutdown_seconds)
-        )
+        await stack.enter_async_context(serve_devices(app, prepared, devices, limits, settings.edge_shutdown_seconds))
         stack.callback(readiness.drain)
         log.info(
             "edge_serving", listen=running.listen, metrics=running.metrics, restored=restored, blobs=len(directory)

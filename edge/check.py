@@ -52,11 +52,7 @@ class Checks:
         """``GET /v2/environments/{key}/manifest``."""
         environment = self._cache.require(request.match_info["key"])
         response = answer(request, environment.manifest, self._changing)
-        tally = metrics.CHECKS.of(environment.labels)
-        if response.status == 304:
-            tally.not_modified += 1
-        else:
-            tally.modified += 1
+        metrics.CHECKS.of(environment.labels, response.status).count += 1
         return response
 
     async def root(self, request: web.Request) -> web.StreamResponse:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
@@ -20,8 +19,8 @@ from aiohttp import web
 from edge import metrics
 from edge.errors import Unavailable, error_body, render
 from edge.lane import Desk, Lane
-from edge.prepared import Clock, PreparedManifest
-from edge.request_head import CRLF, END, parse_head
+from edge.prepared import Clock, PreparedManifests
+from edge.request_head import CRLF, END, MAX_HEAD_BYTES, is_request_line
 
 # Fields in a request's head, and bytes in one of them: real clients behind two proxies send some 20 fields, and an
 # If-None-Match of many tags is the longest. Half a MiB a connection at the most, while it is being parsed.
@@ -54,19 +53,17 @@ class Door:
     Args:
         server: aiohttp's registry of connections, which ends them in order at shutdown.
         limits: of connections.
-        manifests: that the lane answers with, by the request line that asks for each; may change at any time.
+        prepared: what the lane answers with.
     """
 
-    def __init__(
-        self, server: web.Server, limits: ConnectionLimits, manifests: Mapping[bytes, PreparedManifest]
-    ) -> None:
+    def __init__(self, server: web.Server, limits: ConnectionLimits, prepared: PreparedManifests) -> None:
         self._server = server
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._open = 0
         self._empty = asyncio.Event()
         self._no_lanes = asyncio.Event()
-        self._desk = Desk(manifests, Clock(), self._to_aiohttp, self.count)
+        self._desk = Desk(prepared, Clock(), self._to_aiohttp, self.count)
         self._timer = self._loop.call_soon(self._tick)
         self.closing = False
 
@@ -93,6 +90,15 @@ class Door:
     def is_check(self, data: bytes) -> bool:
         """Say whether what was read begins with a check that the lane may answer."""
         return data[: data.find(CRLF)] in self._desk.manifests
+
+    def size_of_request(self, data: bytes) -> int | None:
+        """Return the length of the request that begins ``data``, head and body, if it has but one meaning."""
+        end = data.find(END, 0, MAX_HEAD_BYTES) + len(END)
+        line = data.find(CRLF)
+        if end < len(END) or not is_request_line(data[:line]):
+            return None
+        head = self._desk.reader.read(data[:end], line)
+        return None if head is None else end + (head.body_bytes or 0)
 
     def _to_aiohttp(self, transport: asyncio.Transport, data: bytes) -> None:
         handler = _Connection(self, self._server, self._loop, self._limits)
@@ -131,7 +137,7 @@ class Door:
         """
         self.closing = True
         self._look_who_is_left()
-        self._desk.manifests = {}  # so that aiohttp answers, which can say it
+        self._desk.leave_all_to_aiohttp()  # which can say it
         with suppress(TimeoutError):
             async with asyncio.timeout(min(seconds, FAREWELL_SECONDS)):
                 await self._empty.wait()
@@ -201,12 +207,11 @@ class _Connection(web.RequestHandler):
         due = self._due
         if not self._answering:
             self._answering = True
-            end = data.find(END) + len(END)
-            head = parse_head(data[:end])
-            if head is None:
+            size = self._door.size_of_request(data)
+            if size is None:
                 self._due = None
                 return
-            due = end + (head.body_bytes or 0)
+            due = size
         due -= len(data)
         self._due = None if due < 0 else due
 

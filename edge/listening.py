@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from edge.connections import ConnectionLimits, Door
-from edge.prepared import PreparedManifest
+from edge.prepared import PreparedManifests
 from edge.settings import parse_address
 
 # Connections that wait to be accepted while the loop is busy with something for a moment.
@@ -46,7 +46,7 @@ def address_of(listening: socket.socket) -> str:
 @asynccontextmanager
 async def serve_devices(
     app: web.Application,
-    manifests: Mapping[bytes, PreparedManifest],
+    prepared: PreparedManifests,
     listening: socket.socket,
     limits: ConnectionLimits,
     shutdown_seconds: float,
@@ -56,7 +56,7 @@ async def serve_devices(
     await runner.setup()
     assert runner.server is not None
     try:
-        door = Door(runner.server, limits, manifests)
+        door = Door(runner.server, limits, prepared)
         server = await asyncio.get_running_loop().create_server(door, sock=listening)
         try:
             yield

@@ -24,9 +24,6 @@ HANDED_OVER: Final = Counter(
     "skafos_edge_lane_handed_over", "Requests that the lane handed over to aiohttp, by reason.", ["reason"]
 )
 GIVEN_BACK: Final = Counter("skafos_edge_lane_given_back", "Connections that came back to the lane from aiohttp.")
-HEADERS_LEARNED: Final = Counter(
-    "skafos_edge_lane_headers_learned", "Header blocks that the lane had to read in full, to remember them."
-)
 IDLE_CLOSED: Final = Counter("skafos_edge_connections_idle", "Connections that the lane closed because nothing came.")
 CONNECTIONS: Final = Gauge("skafos_edge_connections", "Open connections of devices.")
 CONNECTIONS_REFUSED: Final = Counter("skafos_edge_connections_refused", "Connections over the bound, refused with 503.")
@@ -56,29 +53,29 @@ SATURATED: Final = Counter("skafos_edge_saturated", "Requests refused because a 
 
 
 class CheckTally:
-    """Checks of one environment, counted by adding to a number: a labelled counter would cost a tenth of an answer."""
+    """Checks of one environment with one status, counted by adding to a number: a labelled counter takes far longer."""
 
-    __slots__ = ("labels", "modified", "not_modified")
+    __slots__ = ("count", "labels", "status")
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, status: int) -> None:
         self.labels = labels
-        self.modified = 0
-        self.not_modified = 0
+        self.status = status
+        self.count = 0
 
 
 class CheckCounts(Collector):
     """Manifests answered, by environment and status, in the lane and by aiohttp's route alike.
 
-    An environment is told by its id and names; its key is known to devices only. There are as many tallies as there
-    were environments in memory, each far smaller than a manifest.
+    An environment is told by its id and names; its key is known to devices only. There are two tallies for each
+    environment that was in memory, far smaller than its manifest.
     """
 
     def __init__(self) -> None:
-        self._tallies: dict[str, CheckTally] = {}
+        self._tallies: dict[tuple[str, int], CheckTally] = {}
 
-    def of(self, labels: Labels) -> CheckTally:
-        """Return the tally of an environment; it goes on when the environment's manifest or names change."""
-        tally = self._tallies.setdefault(labels.environment_id, CheckTally(labels))
+    def of(self, labels: Labels, status: int) -> CheckTally:
+        """Return a tally of an environment; it goes on when the environment's manifest or names change."""
+        tally = self._tallies.setdefault((labels.environment_id, status), CheckTally(labels, status))
         tally.labels = labels
         return tally
 
@@ -90,10 +87,9 @@ class CheckCounts(Collector):
             labels=["environment_id", "application", "environment", "status"],
         )
         for tally in self._tallies.values():
-            names = [tally.labels.environment_id, tally.labels.application, tally.labels.environment]
-            for status, count in (("200", tally.modified), ("304", tally.not_modified)):
-                if count:
-                    family.add_metric([*names, status], count)
+            if tally.count:
+                names = (tally.labels.environment_id, tally.labels.application, tally.labels.environment)
+                family.add_metric([*names, str(tally.status)], tally.count)
         yield family
 
 

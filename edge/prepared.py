@@ -10,13 +10,16 @@ import time
 from email.utils import formatdate
 
 from edge import metrics
-from edge.manifest_cache import Document, ManifestCache
+from edge.manifest_cache import Document, Environment, ManifestCache
+from edge.memory import BoundedMemory
 
 # The shape of an environment key: such a key stands in a request line as it is, with nothing to decode.
 _PLAIN_KEY = re.compile(r"[a-z][a-z0-9-]{0,99}")
-# Heads, dates and bodies of this size are kept as one piece of bytes; of larger bodies there is one copy only. The
-# manifests of hundred models take about 64 KB.
-MAX_JOINED_BYTES = 64 * 1024
+# A larger manifest is aiohttp's to send, since prepared it is in memory twice. One of three models has 2 KB.
+MAX_PREPARED_BYTES = 64 * 1024
+# 4 MiB of heads at the most. Devices of one kind that hold the same manifest send the same bytes.
+MAX_HEADS = 4096
+MAX_HEAD_BYTES = 1024
 
 
 def fields_of(document: Document, cache_control: str, *, modified: bool) -> dict[str, str]:
@@ -54,35 +57,55 @@ class Clock:
         self.date = formatdate(unix_time, usegmt=True).encode()
 
 
-class PreparedManifest:
-    """The two answers to checks of one environment, as bytes that are up to date for a second.
+class Answer:
+    """One answer, as bytes that are up to date for a second.
 
     Args:
-        document: the manifest.
-        cache_control: of both answers.
-        tally: where its checks are counted.
+        head: up to the date.
+        body: may be empty.
+        tally: where it is counted.
     """
 
-    __slots__ = ("_body", "_not_modified_head", "_whole_head", "date", "etag", "not_modified", "tally", "whole")
+    __slots__ = ("_body", "_head", "content", "date", "tally")
 
-    def __init__(self, document: Document, cache_control: str, tally: metrics.CheckTally) -> None:
-        self._body = document.body
-        self._not_modified_head = _head("304 Not Modified", fields_of(document, cache_control, modified=False))
-        self._whole_head = _head("200 OK", fields_of(document, cache_control, modified=True))
-        self.etag = document.validators.etag.encode()
+    def __init__(self, head: bytes, body: bytes, tally: metrics.CheckTally) -> None:
+        self._head = head
+        self._body = body
         self.tally = tally
         self.date = b""
-        self.not_modified = b""
-        # One piece, or head and body.
-        self.whole: tuple[bytes, ...] = ()
+        self.content = b""
 
     def refresh(self, date: bytes) -> None:
-        """Make the answers tell this date."""
-        end = date + b"\r\n\r\n"
-        self.not_modified = self._not_modified_head + end
-        joined = len(self._body) <= MAX_JOINED_BYTES
-        self.whole = (self._whole_head + end + self._body,) if joined else (self._whole_head + end, self._body)
+        """Make it tell this date."""
+        self.content = b"%b%b\r\n\r\n%b" % (self._head, date, self._body)
         self.date = date
+
+
+class PreparedManifest:
+    """The two answers to checks of one environment.
+
+    Args:
+        environment: whose manifest it is.
+        cache_control: of both answers.
+    """
+
+    __slots__ = ("etag", "modified", "not_modified")
+
+    def __init__(self, environment: Environment, cache_control: str) -> None:
+        document = environment.manifest
+        self.etag = document.validators.etag.encode()
+        self.not_modified = Answer(
+            _head("304 Not Modified", fields_of(document, cache_control, modified=False)),
+            b"",
+            metrics.CHECKS.of(environment.labels, 304),
+        )
+        self.modified: Answer | None = None
+        if len(document.body) <= MAX_PREPARED_BYTES:
+            self.modified = Answer(
+                _head("200 OK", fields_of(document, cache_control, modified=True)),
+                document.body,
+                metrics.CHECKS.of(environment.labels, 200),
+            )
 
 
 def _head(status: str, fields: dict[str, str]) -> bytes:
@@ -92,26 +115,31 @@ def _head(status: str, fields: dict[str, str]) -> bytes:
 
 
 class PreparedManifests:
-    """The prepared manifests of a worker, by the request line that asks for each.
+    """The prepared manifests of a worker.
 
     Args:
         cache: followed from now on.
         cache_control: of manifests.
+
+    Attributes:
+        by_request_line: by the request line that asks for each.
+        by_head: answers to heads that were read before, forgotten whenever a manifest changes.
     """
 
     def __init__(self, cache: ManifestCache, cache_control: str) -> None:
         self._cache = cache
         self._cache_control = cache_control
         self.by_request_line: dict[bytes, PreparedManifest] = {}
+        self.by_head: BoundedMemory[Answer] = BoundedMemory(MAX_HEADS, MAX_HEAD_BYTES)
         cache.on_change(self._prepare)
 
     def _prepare(self, key: str) -> None:
         if not _PLAIN_KEY.fullmatch(key):
             return  # aiohttp answers for it
+        self.by_head.clear()
         line = f"GET /v2/environments/{key}/manifest HTTP/1.1".encode()
         environment = self._cache.get(key)
         if environment is None:
             self.by_request_line.pop(line, None)
-            return
-        tally = metrics.CHECKS.of(environment.labels)
-        self.by_request_line[line] = PreparedManifest(environment.manifest, self._cache_control, tally)
+        else:
+            self.by_request_line[line] = PreparedManifest(environment, self._cache_control)

@@ -1,9 +1,12 @@
 """A strict grammar of a whole HTTP/1.1 request head: what the lane may understand, a small part of what is valid.
 
-Pure: bytes in, what they say out, or None. None never means that a request is wrong, only that it is for aiohttp to
-judge. What is accepted has one meaning to everybody: lines end with CRLF and nothing else does; names are tokens that
-touch their colon; values hold no control characters; no name comes twice; nothing asks for another framing than
+Bytes in, what they say out, or None. None never means that a request is wrong, only that it is for aiohttp to judge.
+What is accepted has one meaning to everybody: lines end with CRLF and nothing else does; names are tokens that touch
+their colon; values hold no control characters; no name comes twice; nothing asks for another framing than
 ``Content-Length`` (RFC 9112 sections 2 to 6). Limits are below those that aiohttp is given in `edge.connections`.
+
+A line's meaning does not depend on its neighbours, so a line that was read once is remembered with its name; what
+differs with every request costs one line then, not a whole head.
 """
 
 from __future__ import annotations
@@ -11,26 +14,33 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from edge.memory import BoundedMemory
+
 CRLF = b"\r\n"
 END = b"\r\n\r\n"
 # Heads of devices behind two proxies have some 1.5 KB and 20 fields.
 MAX_HEAD_BYTES = 4096
 MAX_FIELDS = 40
+# Kinds of devices number in the hundreds: app and OS version, device, language. 2 MiB at the most, in practice a third.
+MAX_LINES = 8192
+MAX_LINE_BYTES = 256
+# Orders in which clients and proxies write their fields: dozens.
+MAX_LAYOUTS = 512
+MAX_LAYOUT_BYTES = 1024
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-# field-line = field-name ":" OWS field-value OWS; no obs-fold, since no line can begin with a space.
-_FIELDS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)+\r\n\r\n")
-_NAMES = re.compile(rb"\r\n(" + _TOKEN + rb"):")
 # Origin form only (RFC 9112 section 3.2.1), and methods that mean what they say; CONNECT changes the protocol.
 _REQUEST_LINE = re.compile(rb"(?:GET|HEAD|PUT|POST) /[!-~]* HTTP/1\.1")
-_HOST = re.compile(rb"\r\nhost:[ \t]*[0-9a-z._\[\]:-]+[ \t]*\r\n")
-# A colon within a value cannot begin a line, so what follows a line's end and these names is that field.
-_KEEP_ALIVE = re.compile(rb"\r\nconnection:[ \t]*keep-alive[ \t]*\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n")
-_IF_NONE_MATCH = re.compile(rb"\r\nif-none-match:[ \t]*([^\r]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
+# field-line = field-name ":" OWS field-value OWS; no obs-fold, since no line can begin with a space.
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 # One entity tag (RFC 9110 section 8.8.3); a weak one matches by weak comparison (13.1.2).
 _ENTITY_TAG = re.compile(rb'(?:W/)?("[!\x23-\x7e]*")')
 
+# What these fields may say; white space before the value is gone.
+_VALUES = {
+    b"host": re.compile(rb"[0-9A-Za-z._\[\]:-]+[ \t]*"),
+    b"connection": re.compile(rb"keep-alive[ \t]*", re.IGNORECASE),
+    b"content-length": re.compile(rb"[0-9]{1,15}[ \t]*"),
+}
 # With one of these the end of the request, or what becomes of the connection, is not ours to know. llhttp, aiohttp's
 # parser, takes Proxy-Connection for Connection.
 _FRAMING = frozenset(
@@ -40,54 +50,114 @@ _FRAMING = frozenset(
 _CONDITIONS = frozenset([b"if-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range"])
 
 
+class Layout(NamedTuple):
+    """What the names of a head's fields, in their order, say.
+
+    Args:
+        tag: place of ``If-None-Match`` among the fields, or -1.
+        length: place of ``Content-Length``, or -1.
+        conditional: whether other fields than ``If-None-Match`` may change the answer to a GET.
+    """
+
+    tag: int
+    length: int
+    conditional: bool
+
+
 class Head(NamedTuple):
     """A request head that has one meaning.
 
     Args:
-        request_line: without its end.
-        block: from the end of the request line on, without the line of ``If-None-Match``; ends with an empty line.
         tag: the value of ``If-None-Match``.
         body_bytes: length of the body that follows; None when the head tells none.
         conditional: whether other fields than ``If-None-Match`` may change the answer to a GET.
     """
 
-    request_line: bytes
-    block: bytes
     tag: bytes | None
     body_bytes: int | None
     conditional: bool
 
 
-def parse_head(data: bytes) -> Head | None:
-    """Return what the head says, or None unless ``data`` is exactly one head of the strict grammar."""
-    at = data.find(CRLF)
-    if at < 0 or len(data) > MAX_HEAD_BYTES:
+def is_request_line(line: bytes) -> bool:
+    """Say whether a line, without its end, asks for a path in a way that has one meaning."""
+    return _REQUEST_LINE.fullmatch(line) is not None
+
+
+def read_name(line: bytes) -> bytes | None:
+    """Return the name of a field in lower case, or None when the line is not one that we take."""
+    field = _FIELD.fullmatch(line)
+    if field is None:
         return None
-    request_line, block = data[:at], data[at:]
-    if not _REQUEST_LINE.fullmatch(request_line) or not _FIELDS.fullmatch(block):
+    name = field[1].lower()
+    values = _VALUES.get(name)
+    if name in _FRAMING or (values is not None and not values.fullmatch(field[2])):
         return None
-    folded = block.lower()
-    in_order = _NAMES.findall(folded)
-    names = frozenset(in_order)
-    if len(names) != len(in_order) or len(names) > MAX_FIELDS or not _FRAMING.isdisjoint(names):
+    return name
+
+
+def read_layout(names: list[bytes]) -> Layout | None:
+    """Return what the names say, or None when they do not make a head that we take."""
+    places = {name: place for place, name in enumerate(names)}
+    if len(places) != len(names) or len(names) > MAX_FIELDS or b"host" not in places:
         return None
-    if not _HOST.search(folded) or (b"connection" in names and not _KEEP_ALIVE.search(folded)):
-        return None
-    body_bytes = None
-    if b"content-length" in names:
-        length = _LENGTH.search(folded)
-        if length is None:
-            return None
-        body_bytes = int(length[1])
-    tag = None
-    if b"if-none-match" in names:
-        found = _IF_NONE_MATCH.search(block)
-        assert found is not None
-        tag, block = found[1], block[: found.start()] + block[found.end() :]
-    return Head(request_line, block, tag, body_bytes, not _CONDITIONS.isdisjoint(names))
+    return Layout(
+        places.get(b"if-none-match", -1), places.get(b"content-length", -1), not _CONDITIONS.isdisjoint(places)
+    )
 
 
 def strong_tag(value: bytes) -> bytes | None:
     """Return the one entity tag that ``value`` is, as a strong one; None for lists, ``*`` and what is no tag."""
     tag = _ENTITY_TAG.fullmatch(value)
     return tag[1] if tag else None
+
+
+class HeadReader:
+    """Reads the fields of heads, and remembers lines and layouts that it has accepted."""
+
+    __slots__ = ("_layouts", "_lines")
+
+    def __init__(self) -> None:
+        self._lines: BoundedMemory[bytes] = BoundedMemory(MAX_LINES, MAX_LINE_BYTES)
+        self._layouts: BoundedMemory[Layout] = BoundedMemory(MAX_LAYOUTS, MAX_LAYOUT_BYTES)
+
+    def read(self, head: bytes, start: int) -> Head | None:
+        """Return what the fields of a head say, or None when it is not of the grammar.
+
+        Args:
+            head: ends with the first empty line in it.
+            start: where the line end after the request line is, which is not read here.
+        """
+        lines = head[start + 2 : -4].split(CRLF)
+        names: list[bytes | None] = list(map(self._lines.entries.get, lines))
+        if None in names and not self._learn(lines, names):
+            return None
+        layout = self._layout(names)  # type: ignore[arg-type] # all are there now
+        if layout is None:
+            return None
+        tag = length = None
+        if layout.tag >= 0:
+            tag = lines[layout.tag][len(b"if-none-match:") :].strip(b" \t")
+        if layout.length >= 0:
+            length = int(lines[layout.length][len(b"content-length:") :])
+        return Head(tag, length, layout.conditional)
+
+    def _learn(self, lines: list[bytes], names: list[bytes | None]) -> bool:
+        """Read the lines whose names are not known; say whether they could be read."""
+        for place, name in enumerate(names):
+            if name is None:
+                line = lines[place]
+                name = read_name(line)
+                if name is None:
+                    return False
+                names[place] = name
+                self._lines.add(line, name)
+        return True
+
+    def _layout(self, names: list[bytes]) -> Layout | None:
+        key = b":".join(names)  # no name has a colon
+        layout = self._layouts.entries.get(key)
+        if layout is None:
+            layout = read_layout(names)
+            if layout is not None:
+                self._layouts.add(key, layout)
+        return layout
