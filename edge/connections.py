@@ -119,9 +119,13 @@ class Door:
         """Tell the time, and sweep: one timer for all connections, just after each full second."""
         self._desk.clock.tick(time.time(), time.monotonic())
         self._timer = self._loop.call_later(1.001 - time.time() % 1, self._tick)
-        now = self._desk.clock.now
+        now, idle, stall = self._desk.clock.now, self._limits.idle, self._limits.stall
+        quiet_since = now - min(idle, stall)
         for lane in tuple(self._desk.lanes):
-            lane.sweep(now - self._limits.idle, now - self._limits.stall)
+            if lane.seen < quiet_since:
+                lane.sweep(now, idle, stall)
+        if self.closing:
+            return
         for handler in self._server.connections:
             if isinstance(handler, _Connection):
                 handler.rest(now - LINGER_AT_AIOHTTP_SECONDS)
@@ -154,11 +158,12 @@ class Door:
 class _Connection(web.RequestHandler):
     """aiohttp's request handler with our limits, our error body, and a bound on how long a client may not read.
 
-    It knows when it can give its connection back: `_due` is how many bytes are still to come of the request that
-    aiohttp was given, known while every request so far was of the strict grammar and none came before its turn.
+    It knows when it can give its connection back: `_begun` is a head that is not whole yet, `_due` how many bytes are
+    still to come of the request that aiohttp was given. That is known, and not None, while every request so far was of
+    the strict grammar and none came before its turn.
     """
 
-    __slots__ = ("_answering", "_door", "_due", "_rested", "_stall")
+    __slots__ = ("_answering", "_begun", "_door", "_due", "_rested", "_stall")
 
     def __init__(
         self, door: Door, server: web.Server, loop: asyncio.AbstractEventLoop, limits: ConnectionLimits
@@ -178,6 +183,7 @@ class _Connection(web.RequestHandler):
         self._door = door
         self._due: int | None = 0
         self._answering = False
+        self._begun = b""
         self._rested = 0.0
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -199,21 +205,19 @@ class _Connection(web.RequestHandler):
         super().data_received(data)
 
     def _is_at_rest(self) -> bool:
-        return self._due == 0 and not self._answering
+        return self._due == 0 and not self._answering and not self._begun
 
     def _follow(self, data: bytes) -> None:
         """Keep account of the bytes that belong to the request which is being answered."""
-        assert self._due is not None
         due = self._due
-        if not self._answering:
-            self._answering = True
-            size = self._door.size_of_request(data)
-            if size is None:
-                self._due = None
+        if due is not None and not self._answering:
+            self._begun += data
+            if len(self._begun) < MAX_HEAD_BYTES and END not in self._begun:
                 return
-            due = size
-        due -= len(data)
-        self._due = None if due < 0 else due
+            self._answering = True
+            due = self._door.size_of_request(self._begun)
+            data, self._begun = self._begun, b""
+        self._due = None if due is None or due < len(data) else due - len(data)
 
     def rest(self, since: float) -> None:
         """Give the connection back when it has been at rest since that moment: a lane keeps a tenth of the memory."""
@@ -239,7 +243,7 @@ class _Connection(web.RequestHandler):
                 answer.force_close()
             async with asyncio.timeout(self._stall):
                 sent, lost = await super().finish_response(request, answer, start_time)
-            self._answering = lost or not sent.keep_alive or not request.content.at_eof()
+            self._answering = lost or not sent.keep_alive or not request.content.is_eof()
             self._rested = time.monotonic()
             return sent, lost
         except TimeoutError:

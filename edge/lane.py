@@ -17,8 +17,9 @@ from typing import cast
 from prometheus_client import Counter
 
 from edge import metrics
+from edge.conditional import names_tag
 from edge.prepared import Answer, Clock, PreparedManifest, PreparedManifests
-from edge.request_head import CRLF, END, MAX_HEAD_BYTES, HeadReader, strong_tag
+from edge.request_head import CRLF, END, MAX_HEAD_BYTES, HeadReader
 
 _OTHER = metrics.HANDED_OVER.labels("other")
 _FRAGMENT = metrics.HANDED_OVER.labels("fragment")
@@ -73,15 +74,14 @@ class Desk:
 
 
 def _choose(manifest: PreparedManifest, held: bytes | None) -> Answer | None:
-    """Return the answer to a device that holds a manifest with this tag, as sent; None when that is no single tag."""
+    """Return the answer to a device that holds what ``If-None-Match`` names; None when it is too large for us."""
     if held is None:
         return manifest.modified
     if held == manifest.etag:
         return manifest.not_modified
-    tag = strong_tag(held)
-    if tag is None:
-        return None
-    return manifest.not_modified if tag == manifest.etag else manifest.modified
+    # By the rules of aiohttp's route, and decoded as aiohttp decodes.
+    value = held.decode("utf-8", "surrogateescape")
+    return manifest.not_modified if names_tag((value,), manifest.etag.decode(), weakly=True) else manifest.modified
 
 
 class Lane(asyncio.Protocol):
@@ -184,19 +184,22 @@ class Lane(asyncio.Protocol):
         self._transport.resume_reading()
         self._take_apart(rest)
 
-    def sweep(self, idle_since: float, stalled_since: float) -> None:
-        """End the connection when nothing has happened on it since these moments.
+    def sweep(self, now: float, idle: float, stall: float) -> None:
+        """End the connection when nothing has happened on it for too long.
 
         Args:
-            idle_since: of a client that asks nothing.
-            stalled_since: of a client that does not take its answers.
+            now: on the desk's clock.
+            idle: seconds for a client that asks nothing.
+            stall: seconds for a client that does not take its answers.
         """
-        if self._paused:
-            if self.seen < stalled_since:
+        quiet = now - self.seen
+        if self._paused or self._transport.is_closing():
+            if quiet > stall:
                 metrics.STALLED.inc()
-                self._transport.abort()
-        elif self.seen < idle_since:
+                self.abort()
+        elif quiet > idle:
             metrics.IDLE_CLOSED.inc()
+            self.seen = now  # from here on it has the time to take what is written
             self.close()
 
     def close(self) -> None:

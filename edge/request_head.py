@@ -32,8 +32,6 @@ MAX_LAYOUT_BYTES = 1024
 _REQUEST_LINE = re.compile(rb"(?:GET|HEAD|PUT|POST) /[!-~]* HTTP/1\.1")
 # field-line = field-name ":" OWS field-value OWS; no obs-fold, since no line can begin with a space.
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
-# One entity tag (RFC 9110 section 8.8.3); a weak one matches by weak comparison (13.1.2).
-_ENTITY_TAG = re.compile(rb'(?:W/)?("[!\x23-\x7e]*")')
 
 # What these fields may say; white space before the value is gone.
 _VALUES = {
@@ -103,12 +101,6 @@ def read_layout(names: list[bytes]) -> Layout | None:
     return Layout(
         places.get(b"if-none-match", -1), places.get(b"content-length", -1), not _CONDITIONS.isdisjoint(places)
     )
-
-
-def strong_tag(value: bytes) -> bytes | None:
-    """Return the one entity tag that ``value`` is, as a strong one; None for lists, ``*`` and what is no tag."""
-    tag = _ENTITY_TAG.fullmatch(value)
-    return tag[1] if tag else None
 
 
 class HeadReader:

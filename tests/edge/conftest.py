@@ -1,14 +1,21 @@
-"""A site with a Redis of its own for each test."""
+"""A site with a Redis of its own for each test, on uvloop."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest_asyncio
+import uvloop
 
 from tests.edge.site import Site
 from tests.servers.redis import running_redis
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the tests of the edge on the loop that it has in production: their transports differ."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest_asyncio.fixture
