@@ -12,6 +12,7 @@ differs with every request costs one line then, not a whole head.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 from edge.memory import BoundedMemory
@@ -111,6 +112,11 @@ class HeadReader:
     def __init__(self) -> None:
         self._lines: BoundedMemory[bytes] = BoundedMemory(MAX_LINES, MAX_LINE_BYTES)
         self._layouts: BoundedMemory[Layout] = BoundedMemory(MAX_LAYOUTS, MAX_LAYOUT_BYTES)
+
+    @property
+    def lines(self) -> Collection[bytes]:
+        """The lines that are remembered."""
+        return self._lines.entries.keys()
 
     def read(self, head: bytes, start: int) -> Head | None:
         """Return what the fields of a head say, or None when it is not of the grammar.
