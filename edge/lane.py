@@ -59,7 +59,7 @@ class Desk:
         self.answers = {}
 
     def answer_to(self, head: bytes) -> Answer | None:
-        """Return the answer to a head that ends with its first empty line; None when aiohttp is to give it."""
+        """Return the answer to what ends with an empty line; None when it is not one head, or aiohttp is to answer."""
         end = head.find(CRLF)
         manifest = self.manifests.get(head[:end])
         if manifest is None:
@@ -68,7 +68,8 @@ class Desk:
         if fields is None or fields.conditional or fields.body_bytes is not None:
             return None
         answer = _choose(manifest, fields.tag)
-        if answer is not None:
+        # What comes once, as with an id of its own in each request, would only push out what comes again.
+        if answer is not None and not fields.new:
             self.heads.add(head, answer)
         return answer
 
@@ -131,6 +132,8 @@ class Lane(asyncio.Protocol):
         """Answer, or hand over."""
         desk = self._desk
         answer = desk.answers.get(data)
+        if answer is None and data[-4:] == END and len(data) <= MAX_HEAD_BYTES:
+            answer = desk.answer_to(data)
         if answer is None or self._paused:
             self._take_apart(data)
             return

@@ -1,8 +1,7 @@
-"""A memory of what was worked out before, bounded in number and in size: the oldest goes for the newest."""
+"""A memory of what was worked out before, bounded in number and in size."""
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
@@ -11,7 +10,8 @@ Value = TypeVar("Value")
 class BoundedMemory(Generic[Value]):
     """What was worked out for some bytes.
 
-    Oldest first, not least used first: looking up stays a dictionary's, and what is in use is soon worked out again.
+    When it is full it forgets everything, not the oldest: what is in use is soon worked out again, and keeping an order
+    would cost more with every new entry than that.
 
     Args:
         most: number of entries.
@@ -21,25 +21,20 @@ class BoundedMemory(Generic[Value]):
         entries: to look up in; only this class changes it.
     """
 
-    __slots__ = ("_in_order", "_max_bytes", "_most", "entries")
+    __slots__ = ("_max_bytes", "_most", "entries")
 
     def __init__(self, most: int, max_bytes: int) -> None:
         self._most = most
         self._max_bytes = max_bytes
-        self._in_order: deque[bytes] = deque()
         self.entries: dict[bytes, Value] = {}
 
     def add(self, key: bytes, value: Value) -> None:
-        """Remember a value for a key, unless the key is too long."""
-        if len(key) > self._max_bytes:
-            return
-        if key not in self.entries:
-            if len(self._in_order) >= self._most:
-                del self.entries[self._in_order.popleft()]
-            self._in_order.append(key)
-        self.entries[key] = value
+        """Remember a value for a key that is not there, unless the key is too long."""
+        if len(key) <= self._max_bytes:
+            if len(self.entries) >= self._most:
+                self.entries.clear()
+            self.entries[key] = value
 
     def clear(self) -> None:
         """Forget everything."""
-        self._in_order.clear()
         self.entries.clear()

@@ -70,11 +70,13 @@ class Head(NamedTuple):
         tag: the value of ``If-None-Match``.
         body_bytes: length of the body that follows; None when the head tells none.
         conditional: whether other fields than ``If-None-Match`` may change the answer to a GET.
+        new: whether a line of it was not remembered, so that no such head can have been read lately.
     """
 
     tag: bytes | None
     body_bytes: int | None
     conditional: bool
+    new: bool
 
 
 def is_request_line(line: bytes) -> bool:
@@ -88,10 +90,9 @@ def read_name(line: bytes) -> bytes | None:
     if field is None:
         return None
     name = field[1].lower()
-    values = _VALUES.get(name)
-    if name in _FRAMING or (values is not None and not values.fullmatch(field[2])):
+    if name in _VALUES and not _VALUES[name].fullmatch(field[2]):
         return None
-    return name
+    return None if name in _FRAMING else name
 
 
 def read_layout(names: list[bytes]) -> Layout | None:
@@ -127,7 +128,8 @@ class HeadReader:
         """
         lines = head[start + 2 : -4].split(CRLF)
         names: list[bytes | None] = list(map(self._lines.entries.get, lines))
-        if None in names and not self._learn(lines, names):
+        new = None in names
+        if new and not self._learn(lines, names):
             return None
         layout = self._layout(names)  # type: ignore[arg-type] # all are there now
         if layout is None:
@@ -137,7 +139,7 @@ class HeadReader:
             tag = lines[layout.tag][len(b"if-none-match:") :].strip(b" \t")
         if layout.length >= 0:
             length = int(lines[layout.length][len(b"content-length:") :])
-        return Head(tag, length, layout.conditional)
+        return Head(tag, length, layout.conditional, new)
 
     def _learn(self, lines: list[bytes], names: list[bytes | None]) -> bool:
         """Read the lines whose names are not known; say whether they could be read."""
