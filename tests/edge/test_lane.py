@@ -15,7 +15,9 @@ from email.utils import parsedate_to_datetime
 import pytest
 import pytest_asyncio
 
-from edge.prepared import MAX_PREPARED_BYTES
+from edge.lane import Desk, Lane
+from edge.manifest_cache import ManifestCache
+from edge.prepared import MAX_PREPARED_BYTES, Clock, PreparedManifests
 from manifests.store import Publication
 from tests.edge.raw import RawAnswer, connect, raw, read_answer, request
 from tests.edge.site import LABELS, Edge, Environment, Site, eventually, metric, release_of
@@ -231,6 +233,46 @@ async def test_a_flood_that_is_read_late_is_answered_whole_and_holds_little(
             writer.close()
         statuses = re.findall(rb"HTTP/1\.1 ([0-9]+) ", received)
         assert statuses == [b"200"] * ((sent + missing) // len(whole) * 100) + [b"404"]
+
+
+async def test_a_connection_that_comes_back_while_its_client_reads_nothing_waits_for_it(
+    environment: Environment,
+) -> None:
+    """What another protocol has written comes first, and nothing is read before it is taken."""
+    cache = ManifestCache()
+    prepared = PreparedManifests(cache, "no-store")
+    cache.take(environment.publication())
+    desk = Desk(prepared, Clock(), hand_over=lambda *_: None, counted=lambda _: None)
+    left = asyncio.Event()
+    reads: list[bool] = []
+
+    class Another(asyncio.Protocol):
+        """Writes more than buffers hold, then leaves the connection to the lane."""
+
+        paused = False
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport: asyncio.Transport = transport  # type: ignore[assignment] # uvloop's has no common base
+
+        def pause_writing(self) -> None:
+            self.paused = True
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(bytes(20_000_000))
+            Lane(desk).take_back(self.transport, paused=self.paused)
+            reads.append(self.transport.is_reading())
+            left.set()
+
+    server = await asyncio.get_running_loop().create_server(Another, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"go")
+    await left.wait()
+    assert reads == [False]
+    writer.write(check(environment))
+    assert await reader.readexactly(20_000_000) == bytes(20_000_000)
+    assert (await read_answer(reader)).status == 304
+    writer.close()
+    server.close()
 
 
 async def test_a_connection_on_which_nothing_happens_is_closed(site: Site, environment: Environment) -> None:
