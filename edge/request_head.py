@@ -119,6 +119,11 @@ class HeadReader:
         """The lines that are remembered."""
         return self._lines.entries.keys()
 
+    @property
+    def layouts(self) -> Collection[bytes]:
+        """The layouts that are remembered, as names joined by colons."""
+        return self._layouts.entries.keys()
+
     def read(self, head: bytes, start: int) -> Head | None:
         """Return what the fields of a head say, or None when it is not of the grammar.
 
