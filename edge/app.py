@@ -24,7 +24,7 @@ from edge.blob_cache import BlobCache
 from edge.blob_directory import BlobDirectory
 from edge.body import BodyLimits
 from edge.certificates import Certificates
-from edge.check import Checks
+from edge.check import Checks, fresh_for
 from edge.clients import Clients
 from edge.connections import ConnectionLimits
 from edge.download import Downloads
@@ -35,6 +35,7 @@ from edge.manifest_cache import ManifestCache
 from edge.manifest_feed import ManifestFeed
 from edge.manifest_snapshot import ManifestSnapshot
 from edge.operations import Readiness, operations_app
+from edge.prepared import PreparedManifests
 from edge.refusals import Refusals
 from edge.routes import device_app
 from edge.sendfile import FileSender
@@ -83,6 +84,8 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         stack.enter_context(_only_worker(settings.directory))
 
         manifests = ManifestCache()
+        cache_control = fresh_for(settings.manifest_max_age_seconds, settings.manifest_stale_seconds)
+        prepared = PreparedManifests(manifests, cache_control)
         snapshot = ManifestSnapshot(settings.directory / "manifests", manifests)
         restored = snapshot.restore()
         redis: Any = connect_redis(settings.redis_url)  # a server's client or a cluster's: the same commands
@@ -110,7 +113,7 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         certificates = _certificates(settings)
 
         app = device_app(
-            Checks(manifests, settings.manifest_max_age_seconds, settings.manifest_stale_seconds),
+            Checks(manifests, cache_control),
             Downloads(blobs, manifests, sender, settings.edge_stall_seconds),
             Intake(
                 manifests,
@@ -146,7 +149,7 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
             refusals=refusals,
         )
         await stack.enter_async_context(
-            serve_devices(app, devices, limits, introduction, settings.edge_shutdown_seconds)
+            serve_devices(app, prepared, devices, limits, introduction, settings.edge_shutdown_seconds)
         )
         stack.callback(readiness.drain)
         log.info(

@@ -1,7 +1,8 @@
 """A device checks for an update: flow 2, on the edge's side.
 
 Find the environment of the key, compare what the device has with what there is, and answer 304 or the signed manifest.
-All of it happens in memory; an unknown key costs a lookup. What the device does with the manifest is in
+All of it happens in memory; an unknown key costs a lookup. Ordinary checks do not come here: ``edge/lane.py`` answers
+them, with the same fields. What the device does with the manifest is in
 ``docs/protocol.md``.
 """
 
@@ -11,9 +12,11 @@ import re
 
 from aiohttp import web
 
+from edge import metrics
 from edge.conditional import Verdict, evaluate
 from edge.errors import Invalid, Missing, PreconditionFailed
 from edge.manifest_cache import Document, ManifestCache
+from edge.prepared import fields_of
 
 # A file whose name carries its version never changes.
 IMMUTABLE = "public, max-age=31536000, immutable"
@@ -38,18 +41,19 @@ class Checks:
 
     Args:
         cache: what every environment offers.
-        max_age: freshness of a manifest, in seconds.
-        stale: how long caches may answer when we cannot, in seconds.
+        changing: ``Cache-Control`` of what changes, see `fresh_for`.
     """
 
-    def __init__(self, cache: ManifestCache, max_age: int, stale: int) -> None:
+    def __init__(self, cache: ManifestCache, changing: str) -> None:
         self._cache = cache
-        self._changing = fresh_for(max_age, stale)
+        self._changing = changing
 
     async def manifest(self, request: web.Request) -> web.StreamResponse:
         """``GET /v2/environments/{key}/manifest``."""
         environment = self._cache.require(request.match_info["key"])
-        return answer(request, environment.manifest, self._changing)
+        response = answer(request, environment.manifest, self._changing)
+        metrics.CHECKS.of(environment.labels, response.status).count += 1
+        return response
 
     async def root(self, request: web.Request) -> web.StreamResponse:
         """``GET /v2/environments/{key}/root/{number}.json``."""
@@ -83,7 +87,8 @@ def answer(request: web.Request, document: Document, cache_control: str) -> web.
     verdict = evaluate(request.headers, document.validators)
     if verdict is Verdict.FAILED:
         raise PreconditionFailed("The document is not in the state that the request asks for.")
-    headers = {"ETag": document.validators.etag, "Cache-Control": cache_control}
-    if verdict is Verdict.NOT_MODIFIED:
-        return web.Response(status=304, headers=headers)
-    return web.Response(body=document.body, content_type="application/json", headers=headers)
+    modified = verdict is not Verdict.NOT_MODIFIED
+    fields = fields_of(document, cache_control, modified=modified)
+    if not modified:
+        return web.Response(status=304, headers=fields)
+    return web.Response(body=document.body, headers=fields)

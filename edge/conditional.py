@@ -84,8 +84,14 @@ def _tags(value: str, position: int) -> Iterator[EntityTag | None]:
         position = after.end()
 
 
-def _matches(values: Sequence[str], etag: str, *, weakly: bool) -> bool:
-    """Say whether the field names ``etag``; what is no list of entity tags names nothing."""
+def names_tag(values: Sequence[str], etag: str, *, weakly: bool) -> bool:
+    """Say whether a field names ``etag``; what is no list of entity tags names nothing.
+
+    Args:
+        values: of ``If-Match`` or ``If-None-Match``, one for each line.
+        etag: strong, quoted.
+        weakly: whether weak tags count (RFC 9110 section 8.8.3.2).
+    """
     value = ", ".join(values)
     if value.strip(" \t") == "*":
         return True
@@ -116,14 +122,14 @@ def evaluate(headers: Headers, validators: Validators) -> Verdict:
 
 def _state_is_lost(headers: Headers, validators: Validators) -> bool:
     if tags := headers.getall("If-Match", ()):
-        return not _matches(tags, validators.etag, weakly=False)
+        return not names_tag(tags, validators.etag, weakly=False)
     since = _date(headers, "If-Unmodified-Since")
     return since is not None and validators.last_modified is not None and validators.last_modified > since
 
 
 def _state_is_held(headers: Headers, validators: Validators) -> bool:
     if tags := headers.getall("If-None-Match", ()):
-        return _matches(tags, validators.etag, weakly=True)
+        return names_tag(tags, validators.etag, weakly=True)
     since = _date(headers, "If-Modified-Since")
     return since is not None and validators.last_modified is not None and validators.last_modified <= since
 

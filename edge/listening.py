@@ -10,6 +10,7 @@ from aiohttp import web
 
 from edge.connections import ConnectionLimits, Door
 from edge.entrance import Introduction, accepting
+from edge.prepared import PreparedManifests
 from edge.settings import parse_address
 
 # Connections that wait to be accepted while the loop is busy with something for a moment.
@@ -45,6 +46,7 @@ def address_of(listening: socket.socket) -> str:
 @asynccontextmanager
 async def serve_devices(
     app: web.Application,
+    prepared: PreparedManifests,
     listening: socket.socket,
     limits: ConnectionLimits,
     introduction: Introduction,
@@ -55,8 +57,12 @@ async def serve_devices(
     await runner.setup()
     assert runner.server is not None
     try:
-        async with accepting(Door(runner.server, limits, introduction.refusals), listening, introduction):
-            yield
+        door = Door(runner.server, limits, prepared, introduction.refusals)
+        try:
+            async with accepting(door, listening, introduction):
+                yield
+        finally:
+            await door.close(shutdown_seconds)
     finally:
         await runner.cleanup()
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from manifests.store import Labels
 
 # From a 304 out of memory (tens of microseconds) to a blob that had to be fetched first.
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
 
-REQUESTS: Final = Counter("skafos_edge_requests", "Requests answered, by route and status.", ["route", "status"])
+REQUESTS: Final = Counter(
+    "skafos_edge_requests", "Requests that aiohttp's routes answered, by route and status.", ["route", "status"]
+)
 REQUEST_SECONDS: Final = Histogram(
     "skafos_edge_request_seconds", "Time to answer, downloads included.", ["route"], buckets=_SECONDS
 )
+HANDED_OVER: Final = Counter(
+    "skafos_edge_lane_handed_over", "Requests that the lane handed over to aiohttp, by reason.", ["reason"]
+)
+GIVEN_BACK: Final = Counter("skafos_edge_lane_given_back", "Connections that came back to the lane from aiohttp.")
+IDLE_CLOSED: Final = Counter("skafos_edge_connections_idle", "Connections that the lane closed because nothing came.")
 CONNECTIONS: Final = Gauge("skafos_edge_connections", "Open connections of devices.")
 CONNECTIONS_REFUSED: Final = Counter("skafos_edge_connections_refused", "Connections over the bound, refused with 503.")
 CONNECTIONS_FAILED: Final = Counter(
@@ -47,3 +59,48 @@ SENT_BYTES: Final = Counter("skafos_edge_sent_bytes", "Bytes of blobs sent to de
 EVENTS: Final = Counter("skafos_edge_events", "Events handed in, by outcome.", ["outcome"])
 REGISTRATIONS: Final = Counter("skafos_edge_registrations", "Device registrations, by outcome.", ["outcome"])
 SATURATED: Final = Counter("skafos_edge_saturated", "Requests refused because a bound was reached.", ["bound"])
+
+
+class CheckTally:
+    """Checks of one environment with one status, counted by adding to a number: a labelled counter takes far longer."""
+
+    __slots__ = ("count", "labels", "status")
+
+    def __init__(self, labels: Labels, status: int) -> None:
+        self.labels = labels
+        self.status = status
+        self.count = 0
+
+
+class CheckCounts(Collector):
+    """Manifests answered, by environment and status, in the lane and by aiohttp's route alike.
+
+    An environment is told by its id and names; its key is known to devices only. There are two tallies for each
+    environment that was in memory, far smaller than its manifest.
+    """
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, int], CheckTally] = {}
+
+    def of(self, labels: Labels, status: int) -> CheckTally:
+        """Return a tally of an environment; it goes on when the environment's manifest or names change."""
+        tally = self._tallies.setdefault((labels.environment_id, status), CheckTally(labels, status))
+        tally.labels = labels
+        return tally
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the one family, with the environments that were asked for."""
+        family = CounterMetricFamily(
+            "skafos_edge_checks",
+            "Checks answered with a manifest (200) or without (304), by environment and status.",
+            labels=["environment_id", "application", "environment", "status"],
+        )
+        for tally in self._tallies.values():
+            if tally.count:
+                names = (tally.labels.environment_id, tally.labels.application, tally.labels.environment)
+                family.add_metric([*names, str(tally.status)], tally.count)
+        yield family
+
+
+CHECKS: Final = CheckCounts()
+REGISTRY.register(CHECKS)

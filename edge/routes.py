@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from edge import metrics
 from edge.check import Checks
@@ -14,23 +14,11 @@ from edge.errors import EdgeError, render_error
 from edge.intake import Intake
 from edge.refusals import Refusals
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 def device_app(checks: Checks, downloads: Downloads, intake: Intake, refusals: Refusals) -> web.Application:
     """Return the application that devices talk to. ``docs/protocol.md`` says what each route promises."""
-
-    @web.middleware
-    async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Turn our errors into answers."""
-        try:
-            return await handler(request)
-        except EdgeError as error:
-            refusals.request(request, error.code)
-            return render_error(error)
-
     environment = "/v2/environments/{key}"
-    app = web.Application(middlewares=[_count, errors])
+    app = web.Application(middlewares=[_count, telling_errors(refusals)])
     app.add_routes(
         [
             web.get(f"{environment}/manifest", checks.manifest, name="manifest"),
@@ -43,6 +31,20 @@ def device_app(checks: Checks, downloads: Downloads, intake: Intake, refusals: R
         ]
     )
     return app
+
+
+def telling_errors(refusals: Refusals) -> Middleware:
+    """Return what turns our errors into answers."""
+
+    @web.middleware
+    async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except EdgeError as error:
+            refusals.request(request, error.code)
+            return render_error(error)
+
+    return errors
 
 
 @web.middleware

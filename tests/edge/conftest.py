@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
 import uvloop
 
 from tests.edge.site import Site
 from tests.servers.redis import running_redis
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the tests of the edge on the loop that it has in production: their transports differ."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest_asyncio.fixture
@@ -20,10 +24,3 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     with running_redis() as redis:
         async with Site(tmp_path, redis) as made:
             yield made
-
-
-def pytest_asyncio_loop_factories(
-    config: pytest.Config, item: pytest.Item
-) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Test on uvloop, as ``python -m edge`` runs; its transports differ from asyncio's."""
-    return {"uvloop": uvloop.new_event_loop}

@@ -17,12 +17,16 @@ from artifacts.store import StoreUnavailable
 from edge.blob_cache import BlobCache
 from edge.blob_directory import BlobDirectory
 from edge.blob_growing import HELD_BACK_BYTES, GrowingBlob
+from edge.clients import Clients
 from edge.connections import ConnectionLimits
 from edge.download import Downloads
+from edge.entrance import Introduction
 from edge.errors import Unavailable
 from edge.listening import address_of, listen, serve_devices
 from edge.manifest_cache import ManifestCache
-from edge.routes import _answer
+from edge.prepared import PreparedManifests
+from edge.refusals import Refusals
+from edge.routes import telling_errors
 from edge.sendfile import FileSender
 from tests.edge.site import eventually, sha256
 
@@ -84,11 +88,18 @@ async def place(folder: Path, tap: Tap, wait: float = 30) -> AsyncIterator[Place
     directory.recover()
     blobs = BlobCache(directory, tap, fills=4, fill_timeout=60, wait=wait)
     sender = FileSender()
-    app = web.Application(middlewares=[_answer])
-    app.router.add_get("/v2/artifacts/{sha256}", Downloads(blobs, ManifestCache(), sender, 30).artifact)
+    clients, manifests = Clients(()), ManifestCache()
+    refusals = Refusals(clients, told=False)
+    plain = Introduction(
+        clients=clients, proxy_protocol=False, certificates=None, seconds=5, at_once=100, refusals=refusals
+    )
+    app = web.Application(middlewares=[telling_errors(refusals)])
+    app.router.add_get("/v2/artifacts/{sha256}", Downloads(blobs, manifests, sender, 30).artifact)
     listening = listen("127.0.0.1:0", shared=False)
     async with ClientSession() as session:
-        async with serve_devices(app, listening, ConnectionLimits(100, 60, 30), 1):
+        async with serve_devices(
+            app, PreparedManifests(manifests, "no-store"), listening, ConnectionLimits(100, 60, 30), plain, 1
+        ):
             yield Place(f"http://{address_of(listening)}/v2/artifacts/{DIGEST}", session, folder, directory)
         await blobs.close()
         sender.close()

@@ -157,7 +157,7 @@ async def test_an_error_of_ours_is_500_in_our_words_and_tells_nothing(
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr("edge.check.evaluate", broken)
-    answer = await edge.get(f"/v2/environments/{environment.key}/manifest")
+    answer = await edge.get(f"/v2/environments/{environment.key}/root/1.json")
     assert (answer.status, answer.json()["code"]) == (500, "internal")
     assert b"secret" not in answer.body
 
@@ -252,7 +252,8 @@ async def test_operators_have_a_port_of_their_own(edge: Edge, environment: Envir
     assert (ready.status, ready.json()) == (200, {"status": "ready", "environments": 1})
     await edge.get(f"/v2/environments/{environment.key}/manifest")
     shown = (await edge.operations("/metrics")).body.decode()
-    assert 'skafos_edge_requests_total{route="manifest",status="200"}' in shown
+    labels = 'application="Camera",environment="prod",environment_id="env-1",status="200"'
+    assert f"skafos_edge_checks_total{{{labels}}}" in shown
     assert environment.key not in shown
     for path in ("/metrics", "/healthz", "/readyz"):
         assert (await edge.get(path)).status == 404

@@ -1,0 +1,40 @@
+"""A memory of what was worked out before, bounded in number and in size."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+
+
+class BoundedMemory(Generic[Value]):
+    """What was worked out for some bytes.
+
+    When it is full it forgets everything, not the oldest: what is in use is soon worked out again, and keeping an order
+    would cost more with every new entry than that.
+
+    Args:
+        most: number of entries.
+        max_bytes: longest key that is remembered.
+
+    Attributes:
+        entries: to look up in; only this class changes it.
+    """
+
+    __slots__ = ("_max_bytes", "_most", "entries")
+
+    def __init__(self, most: int, max_bytes: int) -> None:
+        self._most = most
+        self._max_bytes = max_bytes
+        self.entries: dict[bytes, Value] = {}
+
+    def add(self, key: bytes, value: Value) -> None:
+        """Remember a value for a key that is not there, unless the key is too long."""
+        if len(key) <= self._max_bytes:
+            if len(self.entries) >= self._most:
+                self.entries.clear()
+            self.entries[key] = value
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.entries.clear()
