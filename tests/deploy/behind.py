@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,11 +66,16 @@ class Behind:
 
 
 def reached(route: str) -> float:
-    """Return how many requests for a route the edges of this process have answered."""
-    (family,) = [family for family in REGISTRY.collect() if family.name == "skafos_edge_requests"]
-    return sum(
-        sample.value for sample in family.samples if sample.name.endswith("_total") and sample.labels["route"] == route
-    )
+    """Return how many requests for a route the edges of this process have answered; for ``manifest``, checks."""
+    if route == "manifest":  # most of them pass by the routes
+        return _total("skafos_edge_checks", lambda labels: True)
+    return _total("skafos_edge_requests", lambda labels: labels["route"] == route)
+
+
+def _total(name: str, counts: Callable[[Mapping[str, str]], bool]) -> float:
+    (family,) = [family for family in REGISTRY.collect() if family.name == name]
+    samples = (sample for sample in family.samples if sample.name.endswith("_total"))
+    return sum(sample.value for sample in samples if counts(sample.labels))
 
 
 @asynccontextmanager
