@@ -72,6 +72,11 @@ def reached(route: str) -> float:
     return _total("skafos_edge_requests", lambda labels: labels["route"] == route)
 
 
+def revalidations() -> float:
+    """Return how many checks the edges of this process have answered with 304."""
+    return _total("skafos_edge_checks", lambda labels: labels["status"] == "304")
+
+
 def _total(name: str, counts: Callable[[Mapping[str, str]], bool]) -> float:
     (family,) = [family for family in REGISTRY.collect() if family.name == name]
     samples = (sample for sample in family.samples if sample.name.endswith("_total"))
