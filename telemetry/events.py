@@ -20,8 +20,10 @@ import msgspec
 EVENT_TYPES: Final = ("check", "download", "verify", "activate", "error", "register")
 """The types this version knows. Others are kept when they look like a type (``TYPE_PATTERN``)."""
 
-TYPE_PATTERN: Final = r"^[a-z][a-z0-9_]{0,31}\Z"
-DEVICE_ID_PATTERN: Final = r"^[A-Za-z0-9._:-]{1,64}\Z"
+MAX_TYPE_CHARS: Final = 32
+MAX_DEVICE_ID_CHARS: Final = 64
+TYPE_PATTERN: Final = rf"^[a-z][a-z0-9_]{{0,{MAX_TYPE_CHARS - 1}}}\Z"
+DEVICE_ID_PATTERN: Final = rf"^[A-Za-z0-9._:-]{{1,{MAX_DEVICE_ID_CHARS}}}\Z"
 """Device ids are random per installation; a UUID needs 36 characters."""
 
 MAX_EVENTS_PER_BATCH: Final = 1_000
@@ -67,12 +69,15 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     ``check``: the version the device holds now (absent: none). ``activate``: the version now in place. ``download``,
     ``verify``, ``error``: the version that was tried, and ``from_version`` is the one still held. ``occurred_at`` is
     the device's own clock (RFC 3339, or seconds since 1970) and may be wrong; days are counted by the server's clock.
+
+    ``type`` and ``device_id`` have patterns as well. `decode_batch` looks at each different one once: for every event
+    it would take as long as all the rest.
     """
 
     event_id: UUID
-    type: Annotated[str, msgspec.Meta(pattern=TYPE_PATTERN)]
+    type: Annotated[str, msgspec.Meta(max_length=MAX_TYPE_CHARS)]
     occurred_at: datetime | float
-    device_id: Annotated[str, msgspec.Meta(pattern=DEVICE_ID_PATTERN)]
+    device_id: Annotated[str, msgspec.Meta(max_length=MAX_DEVICE_ID_CHARS)]
     model: Name | None = None
     version: VersionNumber | None = None
     from_version: VersionNumber | None = None
@@ -128,8 +133,18 @@ class Batch:
     refused_count: int = 0
 
 
+class _CheckedEvent(Event, frozen=True, gc=False, kw_only=True):
+    """An event whose patterns the decoder looks at, so that it says what is wrong with them."""
+
+    type: Annotated[str, msgspec.Meta(pattern=TYPE_PATTERN)]
+    device_id: Annotated[str, msgspec.Meta(pattern=DEVICE_ID_PATTERN)]
+
+
 _EVENT = msgspec.json.Decoder(Event)
 _EVENTS = msgspec.json.Decoder(list[Event])
+_CHECKED_EVENT = msgspec.json.Decoder(_CheckedEvent)
+_TYPE: Final = re.compile(TYPE_PATTERN)
+_DEVICE_ID: Final = re.compile(DEVICE_ID_PATTERN)
 # An array with so many places is given up at the first item too many, where a list would hold a million of them first.
 _ITEMS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
     msgspec.defstruct(
@@ -214,6 +229,10 @@ def _decode_whole(array: bytes) -> Batch | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     _check_count(len(events))
+    if not all(map(_TYPE.match, {event.type for event in events})):
+        return None
+    if not all(map(_DEVICE_ID.match, {event.device_id for event in events})):
+        return None
     return Batch(tuple(events), array)
 
 
@@ -242,6 +261,7 @@ def _items(array: bytes) -> list[bytes]:
 
 def _decode_one(item: bytes, into: list[Event]) -> str | None:
     try:
+        _CHECKED_EVENT.decode(item)
         into.append(_EVENT.decode(item))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # The array around it was well-formed, so a text that is no UTF-8 spoils this event alone.
