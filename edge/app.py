@@ -20,6 +20,7 @@ import structlog
 
 from artifacts.store import open_store
 from edge import metrics
+from edge.batches import Batches
 from edge.blob_cache import BlobCache
 from edge.blob_directory import BlobDirectory
 from edge.body import BodyLimits
@@ -85,7 +86,9 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
 
         manifests = ManifestCache()
         cache_control = fresh_for(settings.manifest_max_age_seconds, settings.manifest_stale_seconds)
-        prepared = PreparedManifests(manifests, cache_control)
+        spool = Spool(settings.spool_dir / settings.worker, settings.spool_max_bytes)
+        # Both follow the cache, so they are there before anything is in it.
+        prepared, batches = PreparedManifests(manifests, cache_control), Batches(manifests, spool)
         snapshot = ManifestSnapshot(settings.directory / "manifests", manifests)
         restored = snapshot.restore()
         redis: Any = connect_redis(settings.redis_url)  # a server's client or a cluster's: the same commands
@@ -105,7 +108,6 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         sender = FileSender()
         stack.callback(sender.close)
 
-        spool = Spool(settings.spool_dir / settings.worker, settings.spool_max_bytes)
         await stack.enter_async_context(spool)
 
         clients = Clients(settings.edge_trusted_proxies)
@@ -149,7 +151,7 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
             refusals=refusals,
         )
         await stack.enter_async_context(
-            serve_devices(app, prepared, devices, limits, introduction, settings.edge_shutdown_seconds)
+            serve_devices(app, prepared, batches, devices, limits, introduction, settings.edge_shutdown_seconds)
         )
         stack.callback(readiness.drain)
         log.info(

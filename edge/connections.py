@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from edge import metrics
+from edge.batches import Batches
 from edge.errors import Unavailable, error_body, render
 from edge.lane import Desk, Lane
 from edge.prepared import Clock, PreparedManifests
@@ -55,11 +56,17 @@ class Door:
         server: aiohttp's registry of connections, which ends them in order at shutdown.
         limits: of connections.
         prepared: what the lane answers with.
+        batches: takes events for the lane.
         refusals: is told of connections over the bound, and of what is no HTTP.
     """
 
     def __init__(
-        self, server: web.Server, limits: ConnectionLimits, prepared: PreparedManifests, refusals: Refusals
+        self,
+        server: web.Server,
+        limits: ConnectionLimits,
+        prepared: PreparedManifests,
+        batches: Batches,
+        refusals: Refusals,
     ) -> None:
         self._server = server
         self._refusals = refusals
@@ -68,7 +75,7 @@ class Door:
         self._open = 0
         self._empty = asyncio.Event()
         self._no_lanes = asyncio.Event()
-        self._desk = Desk(prepared, Clock(), self._to_aiohttp, self.count)
+        self._desk = Desk(prepared, batches, Clock(), self._to_aiohttp, self.count)
         self._timer = self._loop.call_soon(self._tick)
         self.closing = False
 

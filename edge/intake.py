@@ -16,11 +16,11 @@ import msgspec
 from aiohttp import web
 
 from edge import metrics
+from edge.batches import accepted, event_labels
 from edge.body import BodyLimits, read_body
 from edge.errors import Busy, Invalid, TooLarge, Unavailable
 from edge.gate import Gate
 from edge.manifest_cache import ManifestCache
-from manifests.store import Labels
 from telemetry.events import DEVICE_ID_PATTERN, Batch, BatchTooLarge, InvalidBatch, decode_batch
 from telemetry.registrations import (
     MAX_FACT_CHARS,
@@ -111,7 +111,7 @@ class Intake:
             received_at = self._now()
             batch = _decode(await read_body(request, self._limits), request.headers.get("Content-Type"))
             if batch.events:
-                await self._store(_labels(environment.labels), batch, received_at)
+                await self._store(event_labels(environment.labels), batch, received_at)
         metrics.EVENTS.labels("accepted").inc(len(batch.events))
         metrics.EVENTS.labels("refused").inc(batch.refused_count)
         return _accepted(batch)
@@ -152,16 +152,6 @@ class Intake:
         metrics.REGISTRATIONS.labels("accepted").inc()
 
 
-def _labels(labels: Labels) -> EventLabels:
-    return EventLabels(
-        organization_id=labels.organization_id,
-        organization=labels.organization,
-        application_id=labels.application_id,
-        application=labels.application,
-        environment=labels.environment,
-    )
-
-
 def _decode(body: bytes, content_type: str | None) -> Batch:
     try:
         return decode_batch(body, content_type)
@@ -173,7 +163,7 @@ def _decode(body: bytes, content_type: str | None) -> Batch:
 
 def _accepted(batch: Batch) -> web.Response:
     refused = [{"index": one.index, "reason": one.reason} for one in batch.refused]
-    told = {"accepted": len(batch.events), "refused": refused, "refused_count": batch.refused_count}
+    told = accepted(len(batch.events), refused, batch.refused_count)
     return web.json_response(told, status=202, headers={"Cache-Control": "no-store"})
 
 

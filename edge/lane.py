@@ -1,9 +1,10 @@
-"""The lane: answers checks out of memory, and hands every other request over to aiohttp.
+"""The lane: answers checks out of memory, stores good batches of events, and hands all else over to aiohttp.
 
 99 of 100 requests ask whether there is a newer manifest. When what has been read is one or several whole checks of the
 strict grammar in `edge.request_head`, for manifests that are in memory, the lane writes answers that were made
 beforehand. At the first byte of anything else it gives the connection and all bytes from there on to aiohttp; answers
-keep their order because both write to the same transport.
+keep their order because both write to the same transport. Batches of events (`edge.batches`) are answered once they are
+durable; what comes behind one waits until then.
 
 Devices of one kind that hold the same manifest ask with the same bytes, so the answer to a head is remembered as well.
 """
@@ -17,6 +18,8 @@ from typing import cast
 from prometheus_client import Counter
 
 from edge import metrics
+from edge.batches import Batches, Taken
+from edge.batches import answer as answer_to_batch
 from edge.conditional import names_tag
 from edge.prepared import Answer, Clock, PreparedManifest, PreparedManifests
 from edge.request_head import CRLF, END, MAX_HEAD_BYTES, HeadReader
@@ -30,16 +33,18 @@ class Desk:
 
     Args:
         prepared: what there is to answer with.
+        batches: takes events.
         clock: told the time by whoever owns the desk.
         hand_over: gives a connection to aiohttp, with what has been read of it.
         counted: called with +1 and -1 as connections come and go.
     """
 
-    __slots__ = ("answers", "clock", "counted", "hand_over", "heads", "lanes", "manifests", "reader")
+    __slots__ = ("answers", "batches", "clock", "counted", "hand_over", "heads", "lanes", "manifests", "reader")
 
     def __init__(
         self,
         prepared: PreparedManifests,
+        batches: Batches,
         clock: Clock,
         hand_over: Callable[[asyncio.Transport, bytes], None],
         counted: Callable[[int], None],
@@ -47,6 +52,7 @@ class Desk:
         self.manifests = prepared.by_request_line
         self.heads = prepared.by_head
         self.answers = prepared.by_head.entries
+        self.batches: Batches | None = batches
         self.clock = clock
         self.hand_over = hand_over
         self.counted = counted
@@ -54,7 +60,8 @@ class Desk:
         self.lanes: set[Lane] = set()
 
     def leave_all_to_aiohttp(self) -> None:
-        """Answer nothing more."""
+        """Answer nothing more but the batches that are on their way to the disk."""
+        self.batches = None
         self.manifests = {}
         self.answers = {}
 
@@ -89,17 +96,21 @@ class Lane(asyncio.Protocol):
     """One connection, until it is handed over.
 
     While the client does not take its answers, nothing is read from it and nothing more is answered: what a connection
-    holds is bounded by the transport's write buffer and by one read.
+    holds is bounded by the transport's write buffer and by one read. The same holds while a batch is being stored.
     """
 
-    __slots__ = ("_desk", "_paused", "_rest", "_transport", "seen")
+    __slots__ = ("_batch", "_desk", "_leaving", "_paused", "_rest", "_taken", "_transport", "_waits", "seen")
 
     _transport: asyncio.Transport
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._paused = False
+        self._taken: Taken | None = None
+        self._waits = False  # for either of the two
+        self._batch = b""
         self._rest = b""
+        self._leaving = False
         self.seen = desk.clock.now
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -131,10 +142,12 @@ class Lane(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer, or hand over."""
         desk = self._desk
-        answer = desk.answers.get(data)
-        if answer is None and data[-4:] == END and len(data) <= MAX_HEAD_BYTES:
-            answer = desk.answer_to(data)
-        if answer is None or self._paused:
+        answer = None
+        if len(data) <= MAX_HEAD_BYTES:
+            answer = desk.answers.get(data)
+            if answer is None and data[-4:] == END:
+                answer = desk.answer_to(data)
+        if answer is None or self._waits:
             self._take_apart(data)
             return
         if answer.date is not desk.clock.date:
@@ -144,12 +157,13 @@ class Lane(asyncio.Protocol):
         self.seen = desk.clock.now
 
     def _take_apart(self, data: bytes) -> None:
-        """Answer the checks with which ``data`` begins, one after another; hand over from what is not for us on."""
+        """Answer what ``data`` begins with, one request after another; hand over from what is not for us on."""
         desk = self._desk
         start = 0
         while start < len(data):
-            if self._paused:
+            if self._waits:
                 self._rest += data[start:]
+                self._transport.pause_reading()
                 return
             end = data.find(END, start, start + MAX_HEAD_BYTES) + len(END)
             if end < len(END):
@@ -158,14 +172,55 @@ class Lane(asyncio.Protocol):
             head = data[start:end]
             answer = desk.answers.get(head) or desk.answer_to(head)
             if answer is None:
-                self._hand_over(data[start:], _OTHER)
-                return
+                if not self._take_batch(data, start, end):
+                    self._hand_over(data[start:], _OTHER)
+                    return
+                start += len(self._batch)
+                continue
             if answer.date is not desk.clock.date:
                 answer.refresh(desk.clock.date)
             answer.tally.count += 1
             self._transport.write(answer.content)
             self.seen = desk.clock.now
             start = end
+
+    def _take_batch(self, data: bytes, start: int, head_end: int) -> bool:
+        """Have a batch stored, if there is one that we take; say whether."""
+        desk = self._desk
+        if desk.batches is None:
+            return False
+        taken = desk.batches.take(desk.reader, data, start, head_end, self._settle)
+        if taken is None:
+            return False
+        self._taken = taken
+        self._batch = data[start : taken.end]
+        self._waits = True
+        return True
+
+    def _settle(self, error: Exception | None) -> None:
+        """Answer for a batch that was stored, and go on with what came behind it."""
+        taken, batch, rest = self._taken, self._batch, self._rest
+        assert taken is not None
+        self._taken, self._batch, self._rest = None, b"", b""
+        self._waits = self._paused
+        transport = self._transport
+        if transport.is_closing():
+            return
+        if error is None:
+            self.seen = self._desk.clock.now
+            transport.write(answer_to_batch(taken.count, self._desk.clock, last=self._leaving))
+            if self._leaving:
+                transport.close()
+                return
+        elif self._paused:
+            rest = batch + rest
+        if not self._paused and not transport.is_reading():
+            transport.resume_reading()
+        if error is not None and not self._paused:
+            # It was not kept. aiohttp tries once more, and tells what is wrong.
+            self._hand_over(batch + rest, _OTHER)
+        else:
+            self._take_apart(rest)
 
     def _hand_over(self, data: bytes, reason: Counter) -> None:
         reason.inc()
@@ -174,13 +229,14 @@ class Lane(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Read nothing more until the client has taken what is written."""
-        self._paused = True
+        self._paused = self._waits = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on with what was read before the pause, then read on."""
         self._paused = False
-        if self._transport.is_closing():
+        self._waits = self._taken is not None
+        if self._waits or self._transport.is_closing():
             return
         self.seen = self._desk.clock.now
         rest, self._rest = self._rest, b""
@@ -195,6 +251,8 @@ class Lane(asyncio.Protocol):
             idle: seconds for a client that asks nothing.
             stall: seconds for a client that does not take its answers.
         """
+        if self._taken is not None:
+            return  # it is we who are slow
         quiet = now - self.seen
         if self._paused or self._transport.is_closing():
             if quiet > stall:
@@ -206,8 +264,11 @@ class Lane(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        """Close the connection once the client has taken what is written."""
-        self._transport.close()
+        """Close the connection once the client has taken what is written, the answer to its batch included."""
+        if self._taken is None:
+            self._transport.close()
+        else:
+            self._leaving = True
 
     def abort(self) -> None:
         """Close the connection at once."""

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from edge.batches import Batches
 from edge.connections import ConnectionLimits, Door
 from edge.entrance import Introduction, accepting
 from edge.prepared import PreparedManifests
@@ -47,6 +48,7 @@ def address_of(listening: socket.socket) -> str:
 async def serve_devices(
     app: web.Application,
     prepared: PreparedManifests,
+    batches: Batches,
     listening: socket.socket,
     limits: ConnectionLimits,
     introduction: Introduction,
@@ -57,7 +59,7 @@ async def serve_devices(
     await runner.setup()
     assert runner.server is not None
     try:
-        door = Door(runner.server, limits, prepared, introduction.refusals)
+        door = Door(runner.server, limits, prepared, batches, introduction.refusals)
         try:
             async with accepting(door, listening, introduction):
                 yield

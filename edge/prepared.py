@@ -14,7 +14,7 @@ from edge.manifest_cache import Document, Environment, ManifestCache
 from edge.memory import BoundedMemory
 
 # The shape of an environment key: such a key stands in a request line as it is, with nothing to decode.
-_PLAIN_KEY = re.compile(r"[a-z][a-z0-9-]{0,99}")
+PLAIN_KEY = re.compile(r"[a-z][a-z0-9-]{0,99}")
 # A larger manifest is aiohttp's to send, since prepared it is in memory twice. One of three models has 2 KB.
 MAX_PREPARED_BYTES = 64 * 1024
 # 4 MiB of heads at the most. Devices of one kind that hold the same manifest send the same bytes.
@@ -134,7 +134,7 @@ class PreparedManifests:
         cache.on_change(self._prepare)
 
     def _prepare(self, key: str) -> None:
-        if not _PLAIN_KEY.fullmatch(key):
+        if not PLAIN_KEY.fullmatch(key):
             return  # aiohttp answers for it
         self.by_head.clear()
         line = f"GET /v2/environments/{key}/manifest HTTP/1.1".encode()

@@ -56,11 +56,14 @@ class Layout(NamedTuple):
         tag: place of ``If-None-Match`` among the fields, or -1.
         length: place of ``Content-Length``, or -1.
         conditional: whether other fields than ``If-None-Match`` may change the answer to a GET.
+        content_type, content_encoding: places of these fields, or -1.
     """
 
     tag: int
     length: int
     conditional: bool
+    content_type: int = -1
+    content_encoding: int = -1
 
 
 class Head(NamedTuple):
@@ -71,12 +74,15 @@ class Head(NamedTuple):
         body_bytes: length of the body that follows; None when the head tells none.
         conditional: whether other fields than ``If-None-Match`` may change the answer to a GET.
         new: whether a line of it was not remembered, so that no such head can have been read lately.
+        content_type, content_encoding: the values of these fields.
     """
 
     tag: bytes | None
     body_bytes: int | None
     conditional: bool
     new: bool
+    content_type: bytes | None = None
+    content_encoding: bytes | None = None
 
 
 def is_request_line(line: bytes) -> bool:
@@ -101,7 +107,11 @@ def read_layout(names: list[bytes]) -> Layout | None:
     if len(places) != len(names) or len(names) > MAX_FIELDS or b"host" not in places:
         return None
     return Layout(
-        places.get(b"if-none-match", -1), places.get(b"content-length", -1), not _CONDITIONS.isdisjoint(places)
+        places.get(b"if-none-match", -1),
+        places.get(b"content-length", -1),
+        not _CONDITIONS.isdisjoint(places),
+        places.get(b"content-type", -1),
+        places.get(b"content-encoding", -1),
     )
 
 
@@ -139,12 +149,16 @@ class HeadReader:
         layout = self._layout(names)  # type: ignore[arg-type] # all are there now
         if layout is None:
             return None
-        tag = length = None
+        tag = length = kind = encoding = None
         if layout.tag >= 0:
             tag = lines[layout.tag][len(b"if-none-match:") :].strip(b" \t")
         if layout.length >= 0:
             length = int(lines[layout.length][len(b"content-length:") :])
-        return Head(tag, length, layout.conditional, new)
+        if layout.content_type >= 0:
+            kind = lines[layout.content_type][len(b"content-type:") :].strip(b" \t")
+        if layout.content_encoding >= 0:
+            encoding = lines[layout.content_encoding][len(b"content-encoding:") :].strip(b" \t")
+        return Head(tag, length, layout.conditional, new, kind, encoding)
 
     def _learn(self, lines: list[bytes], names: list[bytes | None]) -> bool:
         """Read the lines whose names are not known; say whether they could be read."""

@@ -38,7 +38,7 @@ from telemetry.spool_directory import (
     used_bytes,
 )
 
-__all__ = ["Durability", "EventLabels", "Spool", "SpoolClosed", "SpoolFull", "SpoolLocked"]
+__all__ = ["Durability", "EventLabels", "Settle", "Spool", "SpoolClosed", "SpoolFull", "SpoolLocked"]
 
 Durability = Literal["fsync", "os"]
 """``fsync``: on the disk before the answer. ``os``: with the operating system, lost by a power cut, not by a kill."""
@@ -64,6 +64,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+Settle = Callable[[Exception | None], None]
+"""Told what became of a batch: None when it is durable, else why it is not."""
+
+
 class SpoolFull(Exception):
     """The spool or its disk is full; nothing of the batch was kept. Try again later."""
 
@@ -75,14 +79,16 @@ class SpoolClosed(Exception):
 @dataclass(slots=True)
 class _Pending:
     frames: list[bytes] = field(default_factory=list)
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    settlers: list[Settle] = field(default_factory=list)
     size: int = 0
 
 
-def _refuse(batch: _Pending, error: Exception) -> None:
-    for waiter in batch.waiters:
-        if not waiter.done():
-            waiter.set_exception(error)
+def _settle(batch: _Pending, error: Exception | None) -> None:
+    for settle in batch.settlers:
+        try:
+            settle(error)
+        except Exception:  # one who cannot take the word must not keep it from the others
+            log.exception("spool_settler_failed")
 
 
 class _SegmentWriter:
@@ -212,16 +218,41 @@ class Spool:
             SpoolFull: over the bound, or the disk is full.
             SpoolClosed: closed, or the disk failed.
         """
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settle(error: Exception | None) -> None:
+            if stored.done():  # whoever waited is gone; the batch is kept all the same
+                return
+            if error is None:
+                stored.set_result(None)
+            else:
+                stored.set_exception(error)
+
+        self.submit(labels, events, int(received_at.timestamp() * 1000), settle)
+        await stored
+
+    def submit(self, labels: EventLabels, events: bytes, received_ms: int, settle: Settle) -> None:
+        """Take one batch for the next commit, and return at once.
+
+        Args:
+            labels: who sent it.
+            events: the accepted events as a JSON array (``Batch.raw``).
+            received_ms: when the server took it, in milliseconds since 1970 (UTC).
+            settle: called once, from the event loop, when the batch is durable, or with the error that kept it from
+                becoming so.
+
+        Raises:
+            SpoolFull: over the bound; ``settle`` is not called.
+            SpoolClosed: closed; ``settle`` is not called.
+        """
         if self._closing or self._committer is None or self._committer.done():
             raise SpoolClosed("the spool is closed")
-        frame = encode_record(Record(labels, int(received_at.timestamp() * 1000), events))
+        frame = encode_record(Record(labels, received_ms, events))
         self._reserve(len(frame))
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.frames.append(frame)
-        self._pending.waiters.append(waiter)
+        self._pending.settlers.append(settle)
         self._pending.size += len(frame)
         self._wake.set()
-        await waiter
 
     async def close(self) -> None:
         """Commit what waits, hand the last segment over and give the directory back."""
@@ -291,7 +322,7 @@ class Spool:
                     await self._roll()
             await self._roll()
         finally:
-            _refuse(self._pending, SpoolClosed("the spool is closed"))  # nobody may wait for a commit that never comes
+            _settle(self._pending, SpoolClosed("the spool is closed"))  # nobody may wait for a commit that never comes
 
     async def _wait_for_work(self) -> None:
         if self._pending.frames or self._closing:
@@ -311,21 +342,19 @@ class Spool:
         except OSError as error:
             log.error("spool_write_failed", errno=error.errno, reason=error.strerror)
             metrics.SPOOL_FAILURES.inc()
-            _refuse(
+            _settle(
                 batch, SpoolFull("the disk is full") if error.errno in _DISK_FULL else SpoolClosed("the disk failed")
             )
             return
         except BaseException:
-            _refuse(batch, SpoolClosed("the spool failed"))
+            _settle(batch, SpoolClosed("the spool failed"))
             raise
         finally:
             self._reserved -= batch.size
         self._stored += batch.size
         metrics.SPOOL_COMMITS.inc()
-        metrics.SPOOL_BATCHES.inc(len(batch.waiters))
-        for waiter in batch.waiters:
-            if not waiter.done():  # its request may be gone; the batch is kept all the same
-                waiter.set_result(None)
+        metrics.SPOOL_BATCHES.inc(len(batch.settlers))
+        _settle(batch, None)
 
     def _roll_is_due(self) -> bool:
         writer = self._writer

@@ -55,11 +55,12 @@ class Environment:
     def __init__(self, releases: Sequence[Release] = (), seed: int = 1) -> None:
         self.repository = Repository(releases, seed=seed)
         self.key = make_key("prod", self.repository.roots[1], bytes([seed]) * 8)
+        self.labels = LABELS
 
     def publication(self) -> Publication:
         manifest = self.repository.manifest
         body = render_body(manifest, 1)
-        return Publication(self.key, manifest.revision, body, etag(body), self.repository.files(), LABELS)
+        return Publication(self.key, manifest.revision, body, etag(body), self.repository.files(), self.labels)
 
 
 @dataclass

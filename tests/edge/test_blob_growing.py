@@ -14,6 +14,7 @@ import pytest_asyncio
 from aiohttp import ClientPayloadError, ClientSession, web
 
 from artifacts.store import StoreUnavailable
+from edge.batches import Batches
 from edge.blob_cache import BlobCache
 from edge.blob_directory import BlobDirectory
 from edge.blob_growing import HELD_BACK_BYTES, GrowingBlob
@@ -28,6 +29,7 @@ from edge.prepared import PreparedManifests
 from edge.refusals import Refusals
 from edge.routes import telling_errors
 from edge.sendfile import FileSender
+from telemetry.spool import Spool
 from tests.edge.site import eventually, sha256
 
 PIECE = 300_000
@@ -98,7 +100,13 @@ async def place(folder: Path, tap: Tap, wait: float = 30) -> AsyncIterator[Place
     listening = listen("127.0.0.1:0", shared=False)
     async with ClientSession() as session:
         async with serve_devices(
-            app, PreparedManifests(manifests, "no-store"), listening, ConnectionLimits(100, 60, 30), plain, 1
+            app,
+            PreparedManifests(manifests, "no-store"),
+            Batches(manifests, Spool(folder / "spool")),
+            listening,
+            ConnectionLimits(100, 60, 30),
+            plain,
+            1,
         ):
             yield Place(f"http://{address_of(listening)}/v2/artifacts/{DIGEST}", session, folder, directory)
         await blobs.close()

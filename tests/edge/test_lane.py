@@ -11,15 +11,18 @@ import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from edge.batches import Batches
 from edge.lane import Desk, Lane
 from edge.manifest_cache import ManifestCache
 from edge.prepared import MAX_PREPARED_BYTES, Clock, PreparedManifests
 from edge.request_head import MAX_LAYOUTS, MAX_LINES
 from manifests.store import Publication
+from telemetry.spool import Spool
 from tests.edge.raw import RawAnswer, connect, raw, read_answer, request
 from tests.edge.site import LABELS, Edge, Environment, Site, eventually, metric, release_of
 from tests.edge.wire import exchange
@@ -237,13 +240,14 @@ async def test_a_flood_that_is_read_late_is_answered_whole_and_holds_little(
 
 
 async def test_a_connection_that_comes_back_while_its_client_reads_nothing_waits_for_it(
-    environment: Environment,
+    environment: Environment, tmp_path: Path
 ) -> None:
     """What another protocol has written comes first, and nothing is read before it is taken."""
     cache = ManifestCache()
     prepared = PreparedManifests(cache, "no-store")
     cache.take(environment.publication())
-    desk = Desk(prepared, Clock(), hand_over=lambda *_: None, counted=lambda _: None)
+    batches = Batches(cache, Spool(tmp_path / "spool"))
+    desk = Desk(prepared, batches, Clock(), hand_over=lambda *_: None, counted=lambda _: None)
     left = asyncio.Event()
     reads: list[bool] = []
 
@@ -330,11 +334,12 @@ async def test_clients_that_vanish_leave_nothing_behind(edge: Edge, environment:
     assert (await raw(edge, check(environment))).status == 304
 
 
-async def test_distinct_keys_and_headers_without_number_are_not_kept(environment: Environment) -> None:
+async def test_distinct_keys_and_headers_without_number_are_not_kept(environment: Environment, tmp_path: Path) -> None:
     cache = ManifestCache()
     prepared = PreparedManifests(cache, "no-store")
     cache.take(environment.publication())
-    desk = Desk(prepared, Clock(), hand_over=lambda *_: None, counted=lambda _: None)
+    batches = Batches(cache, Spool(tmp_path / "spool"))
+    desk = Desk(prepared, batches, Clock(), hand_over=lambda *_: None, counted=lambda _: None)
     for number in range(20_000):
         assert desk.answer_to(request("GET", f"/v2/environments/prod-{number}/manifest", f"X: {number}")) is None
         assert desk.answer_to(check(environment, f"X-Request-Id: {number}")) is not None

@@ -1,0 +1,141 @@
+"""Batches of events that need nothing but storing: taken in the lane, answered when they are durable.
+
+A batch is taken when its request is one whole of the strict grammar (`edge.request_head`), in one read, not compressed,
+for an environment that is in memory, and when every event in it is good. Everything else, what is refused among it, is
+for aiohttp's route (`edge.intake`), which answers the same to what is taken here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge import metrics
+from edge.manifest_cache import ManifestCache
+from edge.prepared import PLAIN_KEY, Clock
+from edge.request_head import CRLF, HeadReader
+from manifests.store import Labels
+from telemetry.events import InvalidBatch, decode_batch
+from telemetry.spool import EventLabels, Settle, SpoolClosed, SpoolFull
+
+# What a device reports in a day has some KB. Decoding this much takes half a millisecond, in which nobody is answered.
+MAX_LANE_BATCH_BYTES = 64 * 1024
+
+_ACCEPTED = metrics.EVENTS.labels("accepted")
+_ANSWERED = metrics.REQUESTS.labels("events", "202")
+
+
+class BatchSpool(Protocol):
+    """What is needed of the spool."""
+
+    def submit(self, labels: EventLabels, events: bytes, received_ms: int, settle: Settle) -> None:
+        """Take a batch, and call ``settle`` later; or raise `SpoolFull` or `SpoolClosed`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A batch that is on its way to the disk.
+
+    Args:
+        end: where its request ends in what was read.
+        count: of events.
+    """
+
+    end: int
+    count: int
+
+
+class Batches:
+    """Takes batches for all lanes of a worker.
+
+    Args:
+        cache: whose environments' events are taken; followed from now on.
+        spool: where they go.
+        clock: tells the present moment, in seconds since 1970.
+    """
+
+    def __init__(self, cache: ManifestCache, spool: BatchSpool, clock: Callable[[], float] = time.time) -> None:
+        self._cache = cache
+        self._spool = spool
+        self._clock = clock
+        self._labels: dict[bytes, EventLabels] = {}
+        cache.on_change(self._prepare)
+
+    def take(self, reader: HeadReader, data: bytes, start: int, head_end: int, settle: Settle) -> Taken | None:
+        """Take the batch of a request, or return None when aiohttp is to have it.
+
+        Args:
+            reader: reads its head.
+            data: what was read.
+            start: where the request begins in it.
+            head_end: where its head ends, with the empty line.
+            settle: called once when the batch is durable, or with the error that kept it from becoming so.
+        """
+        line_end = data.find(CRLF, start, head_end)
+        labels = self._labels.get(data[start:line_end])
+        if labels is None:
+            return None
+        head = reader.read(data[start:head_end], line_end - start)
+        if head is None or head.body_bytes is None or head.content_encoding is not None:
+            return None
+        end = head_end + head.body_bytes
+        if end > len(data) or head.body_bytes > MAX_LANE_BATCH_BYTES:
+            return None
+        content_type = None if head.content_type is None else head.content_type.decode("latin-1")
+        try:
+            batch = decode_batch(data[head_end:end], content_type)
+        except InvalidBatch:
+            return None
+        if batch.refused_count or not batch.events:
+            return None
+        try:
+            self._spool.submit(labels, batch.raw, int(self._clock() * 1000), settle)
+        except (SpoolFull, SpoolClosed):
+            return None
+        return Taken(end, len(batch.events))
+
+    def _prepare(self, key: str) -> None:
+        if not PLAIN_KEY.fullmatch(key):
+            return  # aiohttp answers for it
+        line = f"POST /v2/environments/{key}/events HTTP/1.1".encode()
+        environment = self._cache.get(key)
+        if environment is None:
+            self._labels.pop(line, None)
+        else:
+            self._labels[line] = event_labels(environment.labels)
+
+
+def event_labels(labels: Labels) -> EventLabels:
+    """Return what is recorded with each event of an environment."""
+    return EventLabels(
+        organization_id=labels.organization_id,
+        organization=labels.organization,
+        application_id=labels.application_id,
+        application=labels.application,
+        environment=labels.environment,
+    )
+
+
+def accepted(count: int, refused: list[dict[str, object]], refused_count: int) -> dict[str, object]:
+    """Return what a device is told of its batch."""
+    return {"accepted": count, "refused": refused, "refused_count": refused_count}
+
+
+def answer(count: int, clock: Clock, *, last: bool) -> bytes:
+    """Return the answer to a batch that is durable, every event in it accepted, as aiohttp's route gives it; count it.
+
+    Args:
+        count: of events.
+        clock: tells the date.
+        last: whether the connection is closed after it.
+    """
+    _ACCEPTED.inc(count)
+    _ANSWERED.inc()
+    body = b'{"accepted": %d, "refused": [], "refused_count": 0}' % count
+    return (
+        b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nContent-Type: application/json; charset=utf-8\r\n"
+        b"Content-Length: %d\r\nDate: %b\r\n%b\r\n%b"
+    ) % (len(body), clock.date, b"Connection: close\r\n" if last else b"", body)

@@ -1,0 +1,238 @@
+"""Batches of events in the lane: answered as aiohttp answers, stored before the answer, in the order they came."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gzip
+import json
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+
+from edge.batches import MAX_LANE_BATCH_BYTES
+from tests.edge.raw import RawAnswer, request
+from tests.edge.site import Edge, Environment, Site, eventually, metric, release_of
+from tests.edge.test_intake import event, events_path, spooled
+from tests.edge.test_lane import Client, by_lane, check
+from tests.edge.test_lane_differential import AiohttpAlone
+
+GOOD = [event() for _ in range(20)]
+
+
+@pytest_asyncio.fixture
+async def environment(site: Site) -> Environment:
+    made = Environment([release_of(b"artifact")])
+    await site.publish(made)
+    return made
+
+
+@pytest_asyncio.fixture
+async def edge(site: Site, environment: Environment) -> AsyncIterator[Edge]:
+    async with site.edge() as running:
+        yield running
+
+
+def post(environment: Environment, body: bytes, *fields: str) -> bytes:
+    return request("POST", events_path(environment), *fields, body=body)
+
+
+def batch(environment: Environment, *events: object) -> bytes:
+    return post(environment, json.dumps(events or GOOD).encode(), "Content-Type: application/json")
+
+
+def ndjson(events: list[dict[str, object]]) -> bytes:
+    return b"".join(json.dumps(each).encode() + b"\n" for each in events)
+
+
+class SlowDisk:
+    """Lets no commit end before it is told to, or lets it fail."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.failure: OSError | None = None
+        self._free = threading.Event()
+
+    def fdatasync(self, descriptor: int) -> None:
+        self.waiting += 1
+        assert self._free.wait(60)
+        if self.failure is not None:
+            raise self.failure
+
+    async def is_busy(self) -> bool:
+        return self.waiting > 0
+
+    def go_on(self) -> None:
+        self._free.set()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
+    slow = SlowDisk()
+    monkeypatch.setattr(os, "fdatasync", slow.fdatasync)
+    return slow
+
+
+async def test_a_good_batch_is_answered_as_aiohttp_answers_and_stored(
+    site: Site, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted, answered = metric("skafos_edge_events_total", outcome="accepted"), answers()
+    async with site.edge() as edge:
+        client = await Client.of(edge)
+        by_us = [await client.ask(batch(environment)) for _ in range(3)]
+        lines = await client.ask(post(environment, ndjson(GOOD), "Content-Type: application/x-ndjson"))
+    monkeypatch.setattr("edge.listening.Door", AiohttpAlone)
+    async with site.edge() as edge:
+        by_aiohttp = await (await Client.of(edge)).ask(batch(environment))
+    for answer in (*by_us, lines):
+        assert by_lane(answer)
+        assert answer.body == by_aiohttp.body
+        assert unchanging(answer) == unchanging(by_aiohttp)
+        assert list(answer.fields)[:3] == list(by_aiohttp.fields)[:3]
+    assert not by_lane(by_aiohttp)
+    assert metric("skafos_edge_events_total", outcome="accepted") == accepted + 5 * len(GOOD)
+    assert answers() == answered + 5
+    records = spooled(site.folder / "spool")
+    assert [json.loads(record.events) for record in records] == [GOOD] * 5
+    assert {record.labels.environment for record in records} == {"prod"}
+
+
+def answers() -> float:
+    return metric("skafos_edge_requests_total", route="events", status="202")
+
+
+def unchanging(answer: RawAnswer) -> dict[str, str]:
+    return {name: value for name, value in answer.fields.items() if name not in ("date", "server")}
+
+
+async def test_batches_and_checks_are_answered_in_their_order(edge: Edge, environment: Environment) -> None:
+    client = await Client.of(edge)
+    one = batch(environment) + check(environment)
+    nowhere = request("GET", "/nowhere")
+    client.writer.write(one * 3 + nowhere + one)
+    statuses = [(await client.ask()).status for _ in range(9)]
+    assert statuses == [202, 304] * 3 + [404, 202, 304]
+
+
+async def test_what_comes_while_a_batch_is_stored_waits_for_its_answer(
+    edge: Edge, environment: Environment, disk: SlowDisk
+) -> None:
+    client, other = await Client.of(edge), await Client.of(edge)
+    client.writer.write(batch(environment))
+    await eventually(disk.is_busy)
+    client.writer.write(check(environment) * 2 + batch(environment))
+    for _ in range(3):
+        assert (await other.ask(check(environment))).status == 304
+    assert not client.reader._buffer  # type: ignore[attr-defined] # nothing has come, and asking would wait for it
+    disk.go_on()
+    assert [(await client.ask()).status for _ in range(4)] == [202, 304, 304, 202]
+
+
+NEEDING_AIOHTTP: dict[str, tuple[Callable[[Environment], list[bytes]], int]] = {
+    "an event that is refused": (lambda e: [batch(e, event(), event(type="No Type"))], 202),
+    "no event": (lambda e: [post(e, b"[]")], 202),
+    "what is no batch": (lambda e: [post(e, b"{]")], 400),
+    "compressed": (lambda e: [post(e, gzip.compress(json.dumps(GOOD).encode()), "Content-Encoding: gzip")], 202),
+    "in pieces": (lambda e: [batch(e)[:400], batch(e)[400:]], 202),
+    "chunked": (
+        lambda e: [request("POST", events_path(e), "Transfer-Encoding: chunked") + b"2\r\n[]\r\n0\r\n\r\n"],
+        202,
+    ),
+    "large": (lambda e: [post(e, b" " * MAX_LANE_BATCH_BYTES + json.dumps(GOOD).encode())], 202),
+    "an unknown key": (lambda e: [request("POST", "/v2/environments/prod-none/events", body=b"[]")], 404),
+}
+
+
+@pytest.mark.parametrize("what", NEEDING_AIOHTTP)
+async def test_every_other_batch_is_for_aiohttp(edge: Edge, environment: Environment, what: str) -> None:
+    pieces, status = NEEDING_AIOHTTP[what]
+    client = await Client.of(edge)
+    answer = await client.ask(*pieces(environment))
+    assert (answer.status, by_lane(answer)) == (status, False)
+    answer = await client.ask(check(environment))
+    assert answer.status == 304
+
+
+async def test_a_full_spool_is_told_by_aiohttp(site: Site, environment: Environment) -> None:
+    async with site.edge(spool_max_bytes=1024 * 1024) as edge:
+        client = await Client.of(edge)
+        large = batch(environment, *(event(error="x" * 1900) for _ in range(20)))
+        answer = await client.ask(large)
+        for _ in range(60):
+            if answer.status != 202:
+                break
+            answer = await client.ask(large)
+        assert (answer.status, answer.json()["code"], by_lane(answer)) == (503, "spool_full", False)
+        assert int(answer.fields["retry-after"]) > 0
+
+
+async def test_a_disk_that_fails_is_told_by_aiohttp_and_what_comes_behind_is_answered(
+    site: Site, environment: Environment, disk: SlowDisk
+) -> None:
+    async with site.edge() as edge:
+        client = await Client.of(edge)
+        client.writer.write(batch(environment) + check(environment))
+        await eventually(disk.is_busy)
+        disk.failure = OSError(errno.EIO, "broken")
+        disk.go_on()
+        answer = await client.ask()
+        assert (answer.status, answer.json()["code"], by_lane(answer)) == (503, "spool_full", False)
+        assert (await client.ask()).status == 304
+        disk.failure = None
+        assert (await client.ask(batch(environment))).status == 202
+    assert len(spooled(site.folder / "spool")) == 1
+
+
+async def test_a_client_that_vanishes_meanwhile_leaves_nothing_but_its_batch(
+    site: Site, environment: Environment, disk: SlowDisk
+) -> None:
+    async def gone() -> bool:
+        return metric("skafos_edge_connections") == 0
+
+    async with site.edge() as edge:
+        client = await Client.of(edge)
+        client.writer.write(batch(environment))
+        await eventually(disk.is_busy)
+        client.writer.transport.abort()
+        await eventually(gone)
+        disk.go_on()
+    assert len(spooled(site.folder / "spool")) == 1
+
+
+async def test_a_batch_that_is_being_stored_at_the_end_is_answered(
+    site: Site, environment: Environment, disk: SlowDisk
+) -> None:
+    async with site.edge() as edge:
+        client = await Client.of(edge)
+        client.writer.write(batch(environment))
+        await eventually(disk.is_busy)
+        asyncio.get_running_loop().call_later(1.5, disk.go_on)  # after idle connections were closed
+    answer = await client.ask()
+    assert (answer.status, answer.fields["connection"]) == (202, "close")
+    assert await client.ended()
+    assert len(spooled(site.folder / "spool")) == 1
+
+
+async def test_an_environment_that_has_another_name_now_labels_with_it(
+    site: Site, edge: Edge, environment: Environment
+) -> None:
+    client = await Client.of(edge)
+    assert (await client.ask(batch(environment))).status == 202
+    environment.labels = replace(environment.labels, application="Renamed")
+    published = await site.publish(environment, release_of(b"another", version=2))
+
+    async def arrived() -> bool:
+        return (await client.ask(request("GET", f"/v2/environments/{environment.key}/manifest"))).body == published.body
+
+    await eventually(arrived)
+    assert (await client.ask(batch(environment))).status == 202
+
+    async def shipped() -> bool:
+        labels = [record.labels.application for record in spooled(site.folder / "spool")]
+        return labels == ["Camera", "Renamed"]
+
+    await eventually(shipped)
