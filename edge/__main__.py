@@ -24,10 +24,10 @@ from manifests.redis_client import InvalidRedisUrl
 from telemetry.spool import SpoolLocked
 
 # The oldest generation is looked through when a quarter more is in it; what is there from the start, all modules, only
-# makes that slow, and is taken out. Requests make few objects that are in cycles: new ones are looked at in larger lots.
+# makes that slow, and is taken out. Requests make few objects in cycles, so new ones are looked at in larger lots.
 NEW_OBJECTS = 10_000
-# Threads that have written to the disk wait this long, in seconds, for a busy loop to let them tell it; Python's own 5 ms
-# would be most of the time that a batch of events takes.
+# Threads that have written to the disk wait this long, in seconds, for a busy loop to let them tell it. Python's own
+# 5 ms would be most of the time that a batch of events takes.
 SWITCH_SECONDS = 0.0005
 # Beside connections and their blobs: Redis, the spool, fetches from the object store, libraries.
 OTHER_FILES = 512

@@ -23,6 +23,7 @@ from edge import metrics
 from edge.batches import Batches
 from edge.blob_cache import BlobCache
 from edge.blob_directory import BlobDirectory
+from edge.blob_lane import BlobLane
 from edge.body import BodyLimits
 from edge.certificates import Certificates
 from edge.check import Checks, fresh_for
@@ -31,6 +32,7 @@ from edge.connections import ConnectionLimits
 from edge.download import Downloads
 from edge.entrance import Introduction
 from edge.intake import Intake
+from edge.lane import Answering
 from edge.listening import address_of, listen, serve_devices, serve_operations
 from edge.manifest_cache import ManifestCache
 from edge.manifest_feed import ManifestFeed
@@ -110,6 +112,7 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
 
         await stack.enter_async_context(spool)
 
+        answering = Answering(prepared, batches, BlobLane(blobs, sender, settings.edge_stall_seconds))
         clients = Clients(settings.edge_trusted_proxies)
         refusals = Refusals(clients, told=settings.edge_log_refusals)
         certificates = _certificates(settings)
@@ -151,7 +154,7 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
             refusals=refusals,
         )
         await stack.enter_async_context(
-            serve_devices(app, prepared, batches, devices, limits, introduction, settings.edge_shutdown_seconds)
+            serve_devices(app, answering, devices, limits, introduction, settings.edge_shutdown_seconds)
         )
         stack.callback(readiness.drain)
         log.info(

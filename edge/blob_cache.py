@@ -75,9 +75,8 @@ class BlobCache:
             Missing: the object store has no such blob.
             Unavailable: the object store is away, or takes too long. Both may also come later, from `OpenBlob.ready`.
         """
-        blob = self._directory.open(sha256)
+        blob = self.open_here(sha256)
         if blob is not None:
-            _FOUND_ON_DISK.inc()
             return blob
         self._refuse_absent(sha256)
         growing = self._growing.get(sha256) or self._begin(sha256)
@@ -85,6 +84,13 @@ class BlobCache:
         metrics.BLOB_REQUESTS.labels("store").inc()
         if blob is None:
             raise Unavailable("The artifact had to make room for others; ask again.", "cache_full")
+        return blob
+
+    def open_here(self, sha256: str) -> OpenBlob | None:
+        """Return the blob open for reading when it is on the disk, whole; else None."""
+        blob = self._directory.open(sha256)
+        if blob is not None:
+            _FOUND_ON_DISK.inc()
         return blob
 
     def _begin(self, sha256: str) -> GrowingBlob:

@@ -17,10 +17,9 @@ import structlog
 from aiohttp import web
 
 from edge import metrics
-from edge.batches import Batches
 from edge.errors import Unavailable, error_body, render
-from edge.lane import Desk, Lane
-from edge.prepared import Clock, PreparedManifests
+from edge.lane import Answering, Desk, Lane
+from edge.prepared import Clock
 from edge.refusals import Refusals
 from edge.request_head import CRLF, END, MAX_HEAD_BYTES, is_request_line
 
@@ -55,8 +54,7 @@ class Door:
     Args:
         server: aiohttp's registry of connections, which ends them in order at shutdown.
         limits: of connections.
-        prepared: what the lane answers with.
-        batches: takes events for the lane.
+        answering: what the lane answers with.
         refusals: is told of connections over the bound, and of what is no HTTP.
     """
 
@@ -64,8 +62,7 @@ class Door:
         self,
         server: web.Server,
         limits: ConnectionLimits,
-        prepared: PreparedManifests,
-        batches: Batches,
+        answering: Answering,
         refusals: Refusals,
     ) -> None:
         self._server = server
@@ -75,7 +72,7 @@ class Door:
         self._open = 0
         self._empty = asyncio.Event()
         self._no_lanes = asyncio.Event()
-        self._desk = Desk(prepared, batches, Clock(), self._to_aiohttp, self.count)
+        self._desk = Desk(answering, Clock(), self._to_aiohttp, self.count)
         self._timer = self._loop.call_soon(self._tick)
         self.closing = False
 

@@ -104,7 +104,7 @@ class Downloads:
             return await self._send(request, sha256, blob)
 
     async def _send(self, request: web.Request, sha256: str, blob: OpenBlob) -> web.StreamResponse:
-        validators = _validators(sha256)
+        validators = validators_of(sha256)
         if _not_modified(request, validators):
             return web.Response(status=304, headers=_headers(validators))
         ranges = _ranges(request, validators, blob.length)
@@ -233,13 +233,14 @@ async def _pieces(blob: OpenBlob, content: ByteRange) -> AsyncIterator[bytes]:
 
 def _head(request: web.Request, sha256: str, length: int) -> web.StreamResponse:
     """Return what a GET would, without the bytes; ``Range`` means nothing to HEAD (RFC 9110 section 14.2)."""
-    validators = _validators(sha256)
+    validators = validators_of(sha256)
     if _not_modified(request, validators):
         return web.Response(status=304, headers=_headers(validators))
     return _response(200, validators, CONTENT_TYPE, length)
 
 
-def _validators(sha256: str) -> Validators:
+def validators_of(sha256: str) -> Validators:
+    """Return what tells a blob from others: its hash, and the one date that all blobs have."""
     return Validators(f'"{sha256}"', LAST_MODIFIED)
 
 
@@ -260,7 +261,10 @@ def _headers(validators: Validators) -> dict[str, str]:
     return {"ETag": validators.etag, **_FIXED_HEADERS}
 
 
+def blob_fields(validators: Validators, content_type: str, length: int) -> dict[str, str]:
+    """Return the fields of an answer with ``length`` bytes of content, but for those that tell of ranges and time."""
+    return {**_headers(validators), "Content-Type": content_type, "Content-Length": str(length)}
+
+
 def _response(status: int, validators: Validators, content_type: str, length: int) -> web.StreamResponse:
-    response = web.StreamResponse(status=status, headers={**_headers(validators), "Content-Type": content_type})
-    response.content_length = length
-    return response
+    return web.StreamResponse(status=status, headers=blob_fields(validators, content_type, length))

@@ -1,10 +1,10 @@
-"""The lane: answers checks out of memory, stores good batches of events, and hands all else over to aiohttp.
+"""The lane: answers checks out of memory, sends blobs, stores good batches, and hands all else over to aiohttp.
 
 99 of 100 requests ask whether there is a newer manifest. When what has been read is one or several whole checks of the
 strict grammar in `edge.request_head`, for manifests that are in memory, the lane writes answers that were made
 beforehand. At the first byte of anything else it gives the connection and all bytes from there on to aiohttp; answers
 keep their order because both write to the same transport. Batches of events (`edge.batches`) are answered once they are
-durable; what comes behind one waits until then.
+durable, and blobs that lie on the disk go within the kernel (`edge.blob_lane`); what comes behind one waits until then.
 
 Devices of one kind that hold the same manifest ask with the same bytes, so the answer to a head is remembered as well.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 from prometheus_client import Counter
@@ -20,6 +21,7 @@ from prometheus_client import Counter
 from edge import metrics
 from edge.batches import Batches, Taken
 from edge.batches import answer as answer_to_batch
+from edge.blob_lane import BlobLane, Sending
 from edge.conditional import names_tag
 from edge.prepared import Answer, Clock, PreparedManifest, PreparedManifests
 from edge.request_head import CRLF, END, MAX_HEAD_BYTES, HeadReader
@@ -28,31 +30,50 @@ _OTHER = metrics.HANDED_OVER.labels("other")
 _FRAGMENT = metrics.HANDED_OVER.labels("fragment")
 
 
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """What lanes answer with: manifests that were prepared, batches of events that are taken, blobs that are sent."""
+
+    prepared: PreparedManifests
+    batches: Batches
+    blobs: BlobLane
+
+
 class Desk:
     """What all lanes of a worker share.
 
     Args:
-        prepared: what there is to answer with.
-        batches: takes events.
+        answering: what there is to answer with.
         clock: told the time by whoever owns the desk.
         hand_over: gives a connection to aiohttp, with what has been read of it.
         counted: called with +1 and -1 as connections come and go.
     """
 
-    __slots__ = ("answers", "batches", "clock", "counted", "hand_over", "heads", "lanes", "manifests", "reader")
+    __slots__ = (
+        "answers",
+        "batches",
+        "blobs",
+        "clock",
+        "counted",
+        "hand_over",
+        "heads",
+        "lanes",
+        "manifests",
+        "reader",
+    )
 
     def __init__(
         self,
-        prepared: PreparedManifests,
-        batches: Batches,
+        answering: Answering,
         clock: Clock,
         hand_over: Callable[[asyncio.Transport, bytes], None],
         counted: Callable[[int], None],
     ) -> None:
-        self.manifests = prepared.by_request_line
-        self.heads = prepared.by_head
-        self.answers = prepared.by_head.entries
-        self.batches: Batches | None = batches
+        self.manifests = answering.prepared.by_request_line
+        self.heads = answering.prepared.by_head
+        self.answers = answering.prepared.by_head.entries
+        self.batches: Batches | None = answering.batches
+        self.blobs = answering.blobs
         self.clock = clock
         self.hand_over = hand_over
         self.counted = counted
@@ -60,7 +81,7 @@ class Desk:
         self.lanes: set[Lane] = set()
 
     def leave_all_to_aiohttp(self) -> None:
-        """Answer nothing more but the batches that are on their way to the disk."""
+        """Answer nothing more, but end what is on its way to the disk or to a client."""
         self.batches = None
         self.manifests = {}
         self.answers = {}
@@ -106,7 +127,7 @@ class Lane(asyncio.Protocol):
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._paused = False
-        self._taken: Taken | None = None
+        self._taken: Taken | Sending | None = None
         self._waits = False  # for either of the two
         self._batch = b""
         self._rest = b""
@@ -121,6 +142,8 @@ class Lane(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 - whatever ended it, it is gone
         """Forget the connection."""
+        if isinstance(self._taken, Sending):
+            self._desk.blobs.cancel(self._taken)
         self._desk.lanes.discard(self)
         self._desk.counted(-1)
 
@@ -172,10 +195,13 @@ class Lane(asyncio.Protocol):
             head = data[start:end]
             answer = desk.answers.get(head) or desk.answer_to(head)
             if answer is None:
-                if not self._take_batch(data, start, end):
+                taken = self._take_blob(data, start, end) or self._take_batch(data, start, end)
+                if taken is None:
                     self._hand_over(data[start:], _OTHER)
                     return
-                start += len(self._batch)
+                self._taken = taken
+                self._waits = True
+                start = taken.end
                 continue
             if answer.date is not desk.clock.date:
                 answer.refresh(desk.clock.date)
@@ -184,23 +210,43 @@ class Lane(asyncio.Protocol):
             self.seen = desk.clock.now
             start = end
 
-    def _take_batch(self, data: bytes, start: int, head_end: int) -> bool:
-        """Have a batch stored, if there is one that we take; say whether."""
+    def _take_blob(self, data: bytes, start: int, head_end: int) -> Sending | None:
+        """Begin to send a blob, if one is asked for that we send."""
+        desk = self._desk
+        if desk.batches is None:  # aiohttp says that the connection ends
+            return None
+        return desk.blobs.take(desk.reader, data, start, head_end, self._transport, desk.clock, self._sent)
+
+    def _sent(self, error: Exception | None) -> None:
+        """Go on behind a blob that was sent; or end a connection on which the rest of it cannot come."""
+        self._taken, rest, self._rest = None, self._rest, b""
+        self._waits = self._paused
+        transport = self._transport
+        if transport.is_closing():
+            return
+        if error is not None:
+            transport.abort()
+            return
+        self.seen = self._desk.clock.now
+        if self._leaving:
+            transport.close()
+            return
+        self._go_on(rest)
+
+    def _take_batch(self, data: bytes, start: int, head_end: int) -> Taken | None:
+        """Have a batch stored, if there is one that we take."""
         desk = self._desk
         if desk.batches is None:
-            return False
+            return None
         taken = desk.batches.take(desk.reader, data, start, head_end, self._settle)
-        if taken is None:
-            return False
-        self._taken = taken
-        self._batch = data[start : taken.end]
-        self._waits = True
-        return True
+        if taken is not None:
+            self._batch = data[start : taken.end]
+        return taken
 
     def _settle(self, error: Exception | None) -> None:
         """Answer for a batch that was stored, and go on with what came behind it."""
         taken, batch, rest = self._taken, self._batch, self._rest
-        assert taken is not None
+        assert isinstance(taken, Taken)
         self._taken, self._batch, self._rest = None, b"", b""
         self._waits = self._paused
         transport = self._transport
@@ -214,13 +260,19 @@ class Lane(asyncio.Protocol):
                 return
         elif self._paused:
             rest = batch + rest
-        if not self._paused and not transport.is_reading():
-            transport.resume_reading()
-        if error is not None and not self._paused:
-            # It was not kept. aiohttp tries once more, and tells what is wrong.
-            self._hand_over(batch + rest, _OTHER)
         else:
-            self._take_apart(rest)
+            # It was not kept. aiohttp tries once more, and tells what is wrong.
+            if not transport.is_reading():
+                transport.resume_reading()
+            self._hand_over(batch + rest, _OTHER)
+            return
+        self._go_on(rest)
+
+    def _go_on(self, rest: bytes) -> None:
+        """Take up what came while something else was going on."""
+        if not self._paused and not self._transport.is_reading():
+            self._transport.resume_reading()
+        self._take_apart(rest)
 
     def _hand_over(self, data: bytes, reason: Counter) -> None:
         reason.inc()
@@ -252,7 +304,7 @@ class Lane(asyncio.Protocol):
             stall: seconds for a client that does not take its answers.
         """
         if self._taken is not None:
-            return  # it is we who are slow
+            return  # it is we who are slow, or `edge.sendfile` that watches the client
         quiet = now - self.seen
         if self._paused or self._transport.is_closing():
             if quiet > stall:
@@ -264,7 +316,7 @@ class Lane(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        """Close the connection once the client has taken what is written, the answer to its batch included."""
+        """Close the connection once the client has taken what is written, and the answer that is under way."""
         if self._taken is None:
             self._transport.close()
         else:

@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from edge.batches import Batches
 from edge.connections import ConnectionLimits, Door
 from edge.entrance import Introduction, accepting
-from edge.prepared import PreparedManifests
+from edge.lane import Answering
 from edge.settings import parse_address
 
 # Connections that wait to be accepted while the loop is busy with something for a moment.
@@ -47,8 +46,7 @@ def address_of(listening: socket.socket) -> str:
 @asynccontextmanager
 async def serve_devices(
     app: web.Application,
-    prepared: PreparedManifests,
-    batches: Batches,
+    answering: Answering,
     listening: socket.socket,
     limits: ConnectionLimits,
     introduction: Introduction,
@@ -59,7 +57,7 @@ async def serve_devices(
     await runner.setup()
     assert runner.server is not None
     try:
-        door = Door(runner.server, limits, prepared, batches, introduction.refusals)
+        door = Door(runner.server, limits, answering, introduction.refusals)
         try:
             async with accepting(door, listening, introduction):
                 yield

@@ -57,6 +57,7 @@ class Layout(NamedTuple):
         length: place of ``Content-Length``, or -1.
         conditional: whether other fields than ``If-None-Match`` may change the answer to a GET.
         content_type, content_encoding: places of these fields, or -1.
+        range: place of ``Range`` when it is the only one of those, or -1.
     """
 
     tag: int
@@ -64,6 +65,7 @@ class Layout(NamedTuple):
     conditional: bool
     content_type: int = -1
     content_encoding: int = -1
+    range: int = -1
 
 
 class Head(NamedTuple):
@@ -75,6 +77,7 @@ class Head(NamedTuple):
         conditional: whether other fields than ``If-None-Match`` may change the answer to a GET.
         new: whether a line of it was not remembered, so that no such head can have been read lately.
         content_type, content_encoding: the values of these fields.
+        range: the value of ``Range`` when no other field but ``If-None-Match`` may change the answer.
     """
 
     tag: bytes | None
@@ -83,6 +86,7 @@ class Head(NamedTuple):
     new: bool
     content_type: bytes | None = None
     content_encoding: bytes | None = None
+    range: bytes | None = None
 
 
 def is_request_line(line: bytes) -> bool:
@@ -112,6 +116,7 @@ def read_layout(names: list[bytes]) -> Layout | None:
         not _CONDITIONS.isdisjoint(places),
         places.get(b"content-type", -1),
         places.get(b"content-encoding", -1),
+        places.get(b"range", -1) if len(_CONDITIONS.intersection(places)) == 1 else -1,
     )
 
 
@@ -149,7 +154,7 @@ class HeadReader:
         layout = self._layout(names)  # type: ignore[arg-type] # all are there now
         if layout is None:
             return None
-        tag = length = kind = encoding = None
+        tag = length = kind = encoding = content = None
         if layout.tag >= 0:
             tag = lines[layout.tag][len(b"if-none-match:") :].strip(b" \t")
         if layout.length >= 0:
@@ -158,7 +163,9 @@ class HeadReader:
             kind = lines[layout.content_type][len(b"content-type:") :].strip(b" \t")
         if layout.content_encoding >= 0:
             encoding = lines[layout.content_encoding][len(b"content-encoding:") :].strip(b" \t")
-        return Head(tag, length, layout.conditional, new, kind, encoding)
+        if layout.range >= 0:
+            content = lines[layout.range][len(b"range:") :].strip(b" \t")
+        return Head(tag, length, layout.conditional, new, kind, encoding, content)
 
     def _learn(self, lines: list[bytes], names: list[bytes | None]) -> bool:
         """Read the lines whose names are not known; say whether they could be read."""

@@ -22,6 +22,7 @@ import os
 import select
 import socket
 import termios
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -61,15 +62,22 @@ class Shortened(ConnectionResetError):
     """The file has become shorter: the answer cannot be finished, and must not look finished."""
 
 
+Ended = Callable[[Exception | None], None]
+"""Told once that a transfer has ended: None when the kernel has taken everything, else why it has not."""
+
+
 @dataclass(slots=True, eq=False)
-class _Transfer:
-    """``place``: next byte of the file; ``end``: one behind the last; ``warm``: up to here the file is in memory."""
+class Transfer:
+    """One file on its way, of a `FileSender`.
+
+    ``place``: next byte of the file; ``end``: one behind the last; ``warm``: up to here the file is in memory.
+    """
 
     transport: asyncio.Transport
     source: int
     place: int
     end: int
-    ended: asyncio.Future[None]
+    ended: Ended
     descriptor: int = -1
     warm: int = 0
     reading: bool = False
@@ -84,7 +92,7 @@ class FileSender:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._readers = ThreadPoolExecutor(READERS, "read-ahead")
-        self._transfers: dict[int, _Transfer] = {}
+        self._transfers: dict[int, Transfer] = {}
         self._sent = 0
         self._poll = select.epoll()
         self._loop.add_reader(self._poll.fileno(), self._visit)
@@ -119,25 +127,75 @@ class FileSender:
         """
         if transport.is_closing():
             raise ConnectionResetError("the connection is closed")
-        transfer = _Transfer(transport, source, first, first + count, self._loop.create_future())
-        if count <= AT_ONCE_BYTES and is_cached(source, first, transfer.end):
-            transfer.warm = transfer.end
-            self._push(transfer, _descriptor(transport))
-            self._count()
-            if transfer.place == transfer.end:
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def settle(error: Exception | None) -> None:
+            if done.done():
                 return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        transfer = Transfer(transport, source, first, first + count, settle)
+        if self._at_once(transfer):
+            return
         try:
-            self._begin(transfer, stall_seconds)
+            self._register(transfer, stall_seconds)
         except OSError as error:
             self._end(transfer)
             raise _broken(error) from None
         try:
-            await transfer.ended
+            await done
         finally:
             self._end(transfer)
 
-    def _begin(self, transfer: _Transfer, stall_seconds: float) -> None:
-        descriptor = os.dup(_descriptor(transfer.transport))
+    def begin(
+        self,
+        transport: asyncio.Transport,
+        source: int,
+        first: int,
+        count: int,
+        stall_seconds: float,
+        ended: Ended,
+        failure: Exception | None = None,
+    ) -> Transfer:
+        """Begin to send, as `send` does, and return at once.
+
+        Args:
+            transport, source, first, count, stall_seconds: as for `send`.
+            ended: called once, later, with the error that `send` would raise, or None.
+            failure: why it cannot even begin.
+        """
+        transfer = Transfer(transport, source, first, first + count, ended)
+        try:
+            if failure is not None:
+                raise failure
+            if self._at_once(transfer):
+                self._loop.call_soon(ended, None)
+            else:
+                self._register(transfer, stall_seconds)
+        except OSError as error:
+            self._loop.call_soon(ended, error if isinstance(error, ConnectionError) else _broken(error))
+        return transfer
+
+    def cancel(self, transfer: Transfer, error: Exception) -> None:
+        """End a transfer that was begun, unless it has ended."""
+        self._end(transfer, error)
+
+    def _at_once(self, transfer: Transfer) -> bool:
+        """Send what is little and in memory without watching the socket; say whether that was all."""
+        if transfer.end - transfer.place > AT_ONCE_BYTES or not is_cached(
+            transfer.source, transfer.place, transfer.end
+        ):
+            return False
+        transfer.warm = transfer.end
+        self._push(transfer, descriptor_of(transfer.transport))
+        self._count()
+        return transfer.place == transfer.end
+
+    def _register(self, transfer: Transfer, stall_seconds: float) -> None:
+        descriptor = os.dup(descriptor_of(transfer.transport))
         try:
             self._poll.register(descriptor, select.EPOLLOUT | select.EPOLLRDHUP)
         except OSError:
@@ -145,15 +203,15 @@ class FileSender:
             raise
         transfer.descriptor = descriptor
         self._transfers[descriptor] = transfer
-        transfer.taken = transfer.sent - _unread(descriptor)
+        transfer.taken = transfer.sent - unread(descriptor)
         transfer.timer = self._loop.call_later(stall_seconds, self._look, transfer, stall_seconds)
         self._give_share(transfer)
 
-    def _give_share(self, transfer: _Transfer) -> None:
+    def _give_share(self, transfer: Transfer) -> None:
         share = max(LEAST_UNSENT_BYTES, min(MOST_UNSENT_BYTES, UNSENT_BYTES // len(self._transfers)))
         transfer.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, share)
 
-    def _end(self, transfer: _Transfer, error: Exception | None = None) -> None:
+    def _end(self, transfer: Transfer, error: Exception | None = None) -> None:
         if self._transfers.get(transfer.descriptor) is not transfer:
             return  # it has ended already, and its number may be another's by now
         del self._transfers[transfer.descriptor]
@@ -163,12 +221,7 @@ class FileSender:
         os.close(transfer.descriptor)
         if transfer.timer is not None:
             transfer.timer.cancel()
-        if transfer.ended.done():
-            return
-        if error is None:
-            transfer.ended.set_result(None)
-        else:
-            transfer.ended.set_exception(error)
+        transfer.ended(error)
 
     def _visit(self) -> None:
         for descriptor, events in self._poll.poll(0, TURNS):
@@ -183,7 +236,7 @@ class FileSender:
         metrics.SENT_BYTES.inc(self._sent)
         self._sent = 0
 
-    def _turn(self, transfer: _Transfer, events: int) -> None:
+    def _turn(self, transfer: Transfer, events: int) -> None:
         if events & _GONE or transfer.transport.is_closing():
             raise ConnectionResetError("the client is gone")
         if transfer.place >= transfer.warm and not self._warm(transfer):
@@ -192,7 +245,7 @@ class FileSender:
         if transfer.place == transfer.end:
             self._end(transfer)
 
-    def _push(self, transfer: _Transfer, descriptor: int) -> None:
+    def _push(self, transfer: Transfer, descriptor: int) -> None:
         count = min(TURN_BYTES, transfer.warm - transfer.place)
         try:
             sent = os.sendfile(descriptor, transfer.source, transfer.place, count)
@@ -206,7 +259,7 @@ class FileSender:
         transfer.sent += sent
         self._sent += sent
 
-    def _warm(self, transfer: _Transfer) -> bool:
+    def _warm(self, transfer: Transfer) -> bool:
         """Tell whether the next bytes are in memory; when not, have them read, and the transfer rest meanwhile."""
         end = min(transfer.place + WINDOW_BYTES, transfer.end)
         if is_cached(transfer.source, transfer.place, end):
@@ -223,7 +276,7 @@ class FileSender:
         reading.add_done_callback(lambda done: self._has_read(transfer, source, end, done))
         return False
 
-    def _has_read(self, transfer: _Transfer, source: int, end: int, reading: asyncio.Future[None]) -> None:
+    def _has_read(self, transfer: Transfer, source: int, end: int, reading: asyncio.Future[None]) -> None:
         os.close(source)
         failure = None if reading.cancelled() else reading.exception()
         if self._transfers.get(transfer.descriptor) is not transfer:
@@ -235,11 +288,11 @@ class FileSender:
         transfer.reading, transfer.warm = False, end
         self._poll.modify(transfer.descriptor, select.EPOLLOUT | select.EPOLLRDHUP)
 
-    def _look(self, transfer: _Transfer, stall_seconds: float) -> None:
+    def _look(self, transfer: Transfer, stall_seconds: float) -> None:
         """End a transfer whose client does not read; a client that waits for us is not to blame."""
-        unread = _unread(transfer.descriptor)
-        taken = transfer.sent - unread
-        if unread and not transfer.reading and taken - transfer.taken < PROGRESS_BYTES:
+        waiting = unread(transfer.descriptor)
+        taken = transfer.sent - waiting
+        if waiting and not transfer.reading and taken - transfer.taken < PROGRESS_BYTES:
             self._end(transfer, Stalled("the client took too long to read"))
             return
         if transfer.transport.is_closing():
@@ -252,7 +305,7 @@ class FileSender:
 
 def can_send(transport: asyncio.Transport) -> bool:
     """Tell whether the bytes of a connection may go past its transport: it is a plain socket, without TLS."""
-    return transport.get_extra_info("ssl_object") is None and _descriptor(transport) >= 0
+    return transport.get_extra_info("ssl_object") is None and descriptor_of(transport) >= 0
 
 
 def is_cached(source: int, first: int, end: int) -> bool:
@@ -278,14 +331,14 @@ def _read_through(source: int, first: int, end: int) -> None:
         os.preadv(source, [buffer], place)
 
 
-def _unread(descriptor: int) -> int:
+def unread(descriptor: int) -> int:
     """Return the bytes of a socket that its peer has not acknowledged (SIOCOUTQ, tcp(7))."""
     count = array.array("i", [0])
     fcntl.ioctl(descriptor, termios.TIOCOUTQ, count)
     return count[0]
 
 
-def _descriptor(transport: asyncio.Transport) -> int:
+def descriptor_of(transport: asyncio.Transport) -> int:
     connection = transport.get_extra_info("socket")
     return -1 if connection is None else int(connection.fileno())
 

@@ -18,11 +18,13 @@ from edge.batches import Batches
 from edge.blob_cache import BlobCache
 from edge.blob_directory import BlobDirectory
 from edge.blob_growing import HELD_BACK_BYTES, GrowingBlob
+from edge.blob_lane import BlobLane
 from edge.clients import Clients
 from edge.connections import ConnectionLimits
 from edge.download import Downloads
 from edge.entrance import Introduction
 from edge.errors import Unavailable
+from edge.lane import Answering
 from edge.listening import address_of, listen, serve_devices
 from edge.manifest_cache import ManifestCache
 from edge.prepared import PreparedManifests
@@ -101,8 +103,11 @@ async def place(folder: Path, tap: Tap, wait: float = 30) -> AsyncIterator[Place
     async with ClientSession() as session:
         async with serve_devices(
             app,
-            PreparedManifests(manifests, "no-store"),
-            Batches(manifests, Spool(folder / "spool")),
+            Answering(
+                PreparedManifests(manifests, "no-store"),
+                Batches(manifests, Spool(folder / "spool")),
+                BlobLane(blobs, sender, 30),
+            ),
             listening,
             ConnectionLimits(100, 60, 30),
             plain,

@@ -16,11 +16,16 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from artifacts.store import open_store
 from edge.batches import Batches
-from edge.lane import Desk, Lane
+from edge.blob_cache import BlobCache
+from edge.blob_directory import BlobDirectory
+from edge.blob_lane import BlobLane
+from edge.lane import Answering, Desk, Lane
 from edge.manifest_cache import ManifestCache
 from edge.prepared import MAX_PREPARED_BYTES, Clock, PreparedManifests
 from edge.request_head import MAX_LAYOUTS, MAX_LINES
+from edge.sendfile import FileSender
 from manifests.store import Publication
 from telemetry.spool import Spool
 from tests.edge.raw import RawAnswer, connect, raw, read_answer, request
@@ -39,6 +44,25 @@ async def environment(site: Site) -> Environment:
 async def edge(site: Site, environment: Environment) -> AsyncIterator[Edge]:
     async with site.edge() as running:
         yield running
+
+
+@pytest_asyncio.fixture
+async def sender() -> AsyncIterator[FileSender]:
+    made = FileSender()
+    yield made
+    made.close()
+
+
+def answering(prepared: PreparedManifests, cache: ManifestCache, folder: Path, sender: FileSender) -> Answering:
+    """Return what a desk answers with when there is nothing but manifests."""
+    store = open_store((folder / "objects").as_uri())
+    blobs = BlobCache(BlobDirectory(folder / "edge", 1_000_000), store, fills=1, fill_timeout=1, wait=1)
+    return Answering(prepared, Batches(cache, Spool(folder / "spool")), BlobLane(blobs, sender, 5))
+
+
+def desk_of(answers: Answering) -> Desk:
+    """Return a desk that hands nothing over and counts nothing."""
+    return Desk(answers, Clock(), hand_over=lambda *_: None, counted=lambda _: None)
 
 
 def path(environment: Environment) -> str:
@@ -240,14 +264,13 @@ async def test_a_flood_that_is_read_late_is_answered_whole_and_holds_little(
 
 
 async def test_a_connection_that_comes_back_while_its_client_reads_nothing_waits_for_it(
-    environment: Environment, tmp_path: Path
+    environment: Environment, tmp_path: Path, sender: FileSender
 ) -> None:
     """What another protocol has written comes first, and nothing is read before it is taken."""
     cache = ManifestCache()
     prepared = PreparedManifests(cache, "no-store")
     cache.take(environment.publication())
-    batches = Batches(cache, Spool(tmp_path / "spool"))
-    desk = Desk(prepared, batches, Clock(), hand_over=lambda *_: None, counted=lambda _: None)
+    desk = desk_of(answering(prepared, cache, tmp_path, sender))
     left = asyncio.Event()
     reads: list[bool] = []
 
@@ -334,12 +357,13 @@ async def test_clients_that_vanish_leave_nothing_behind(edge: Edge, environment:
     assert (await raw(edge, check(environment))).status == 304
 
 
-async def test_distinct_keys_and_headers_without_number_are_not_kept(environment: Environment, tmp_path: Path) -> None:
+async def test_distinct_keys_and_headers_without_number_are_not_kept(
+    environment: Environment, tmp_path: Path, sender: FileSender
+) -> None:
     cache = ManifestCache()
     prepared = PreparedManifests(cache, "no-store")
     cache.take(environment.publication())
-    batches = Batches(cache, Spool(tmp_path / "spool"))
-    desk = Desk(prepared, batches, Clock(), hand_over=lambda *_: None, counted=lambda _: None)
+    desk = desk_of(answering(prepared, cache, tmp_path, sender))
     for number in range(20_000):
         assert desk.answer_to(request("GET", f"/v2/environments/prod-{number}/manifest", f"X: {number}")) is None
         assert desk.answer_to(check(environment, f"X-Request-Id: {number}")) is not None

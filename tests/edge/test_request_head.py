@@ -38,7 +38,12 @@ def test_tag_and_length_are_told_without_the_white_space_around_them() -> None:
 
 @pytest.mark.parametrize("name", [b"If-Match", b"If-Modified-Since", b"If-Unmodified-Since", b"If-Range", b"RANGE"])
 def test_other_conditions_are_told(name: bytes) -> None:
-    assert read(b"Host: x", name + b": a") == Head(None, None, True, True)
+    alone = b"a" if name == b"RANGE" else None
+    assert read(b"Host: x", name + b": a") == Head(None, None, True, True, range=alone)
+    assert read(b"Host: x", name + b": a", b"If-Unknown: b", b"If-Match: c") in (
+        Head(None, None, True, True),
+        None,  # twice the same
+    )
 
 
 @pytest.mark.parametrize(
