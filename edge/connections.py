@@ -282,8 +282,10 @@ class _Connection(web.RequestHandler):
             self._refusals.connection(self.transport, "malformed")
             response = render(status, "The request is malformed.", "malformed")
         else:
-            metrics.FAILURES.inc()
-            log.error("request_failed", exc_info=exc)
+            # A `ConnectionError` is a client that went before there was an answer.
+            if not isinstance(exc, ConnectionError):
+                metrics.FAILURES.inc()
+                log.error("request_failed", exc_info=exc)
             response = render(500, "Something went wrong here; it has been recorded.", "internal")
         response.force_close()
         return response

@@ -32,7 +32,7 @@ from edge import metrics
 # (2 MiB: a tenth); more keeps the others waiting longer: what a socket takes is a core's work of a millisecond.
 TURN_BYTES = 8 * 1024 * 1024
 # Turns between two visits of the loop to everything else.
-TURNS = 2
+TURNS = 4
 # What a socket takes without being asked whether it can: a small range is then sent without being watched.
 AT_ONCE_BYTES = 64 * 1024
 # A client must take this much, or all there is, in the time it has: the slowest phone network gives 5 KiB a second.

@@ -32,7 +32,8 @@ from edge.refusals import Refusals
 from edge.routes import telling_errors
 from edge.sendfile import FileSender
 from telemetry.spool import Spool
-from tests.edge.site import eventually, sha256
+from tests.edge.raw import request
+from tests.edge.site import eventually, metric, sha256
 
 PIECE = 300_000
 CONTENT = random.Random(21).randbytes(10 * PIECE)
@@ -48,6 +49,9 @@ class Tap:
         self.given = 0
         self.fetches = 0
         self.failure: Exception | None = None
+
+    async def is_asked(self) -> bool:
+        return self.fetches > 0
 
     def let(self, pieces: int) -> None:
         for _ in range(pieces):
@@ -73,6 +77,8 @@ class Place:
     """A server of blobs from a tap."""
 
     url: str
+    address: tuple[str, int]
+    path: str
     session: ClientSession
     folder: Path
     directory: BlobDirectory
@@ -113,7 +119,9 @@ async def place(folder: Path, tap: Tap, wait: float = 30) -> AsyncIterator[Place
             plain,
             1,
         ):
-            yield Place(f"http://{address_of(listening)}/v2/artifacts/{DIGEST}", session, folder, directory)
+            path = f"/v2/artifacts/{DIGEST}"
+            url = f"http://{address_of(listening)}{path}"
+            yield Place(url, listening.getsockname(), path, session, folder, directory)
         await blobs.close()
         sender.close()
 
@@ -289,6 +297,19 @@ async def test_readers_that_go_away_do_not_end_the_fetch(tmp_path: Path, tap: Ta
 
         await eventually(stored)
         assert tap.fetches == 1
+
+
+async def test_a_reader_that_went_before_its_answer_is_no_failure_of_ours(tmp_path: Path, tap: Tap) -> None:
+    failures = metric("skafos_edge_requests_failed_total")
+    async with place(tmp_path, tap) as edge:
+        _, writer = await asyncio.open_connection(*edge.address)
+        writer.write(request("GET", edge.path, "Range: bytes=10-20"))
+        await eventually(tap.is_asked)
+        writer.transport.abort()
+        await asyncio.sleep(0.05)
+        tap.let(10)
+        assert await edge.get() == CONTENT
+    assert metric("skafos_edge_requests_failed_total") == failures
 
 
 async def test_a_reader_that_stalls_holds_up_neither_the_fetch_nor_the_others(tmp_path: Path, tap: Tap) -> None:
