@@ -90,7 +90,8 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         cache_control = fresh_for(settings.manifest_max_age_seconds, settings.manifest_stale_seconds)
         spool = Spool(settings.spool_dir / settings.worker, settings.spool_max_bytes)
         # Both follow the cache, so they are there before anything is in it.
-        prepared, batches = PreparedManifests(manifests, cache_control), Batches(manifests, spool)
+        prepared = PreparedManifests(manifests, cache_control)
+        batches = Batches(manifests, spool, settings.edge_max_body_bytes)
         snapshot = ManifestSnapshot(settings.directory / "manifests", manifests)
         restored = snapshot.restore()
         redis: Any = connect_redis(settings.redis_url)  # a server's client or a cluster's: the same commands

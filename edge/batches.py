@@ -54,12 +54,16 @@ class Batches:
     Args:
         cache: whose environments' events are taken; followed from now on.
         spool: where they go.
+        max_bytes: longest body that the edge takes; none over `MAX_LANE_BATCH_BYTES` is taken here.
         clock: tells the present moment, in seconds since 1970.
     """
 
-    def __init__(self, cache: ManifestCache, spool: BatchSpool, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, cache: ManifestCache, spool: BatchSpool, max_bytes: int, clock: Callable[[], float] = time.time
+    ) -> None:
         self._cache = cache
         self._spool = spool
+        self._max_bytes = min(max_bytes, MAX_LANE_BATCH_BYTES)
         self._clock = clock
         self._labels: dict[bytes, EventLabels] = {}
         cache.on_change(self._prepare)
@@ -82,7 +86,7 @@ class Batches:
         if head is None or head.body_bytes is None or head.content_encoding is not None:
             return None
         end = head_end + head.body_bytes
-        if end > len(data) or head.body_bytes > MAX_LANE_BATCH_BYTES:
+        if end > len(data) or head.body_bytes > self._max_bytes:
             return None
         content_type = None if head.content_type is None else head.content_type.decode("latin-1")
         try:

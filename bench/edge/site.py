@@ -136,7 +136,7 @@ def event(number: int) -> dict[str, object]:
         "event_id": str(UUID(int=number, version=4)),
         "type": "download",
         "occurred_at": datetime.now(UTC).isoformat(),
-        "device_id": str(UUID(int=number + 1_000_000, version=4)),
+        "device_id": str(UUID(int=1_000_000, version=4)),
         "model": "faces",
         "version": 3,
         "from_version": 2,

@@ -111,7 +111,7 @@ async def place(folder: Path, tap: Tap, wait: float = 30) -> AsyncIterator[Place
             app,
             Answering(
                 PreparedManifests(manifests, "no-store"),
-                Batches(manifests, Spool(folder / "spool")),
+                Batches(manifests, Spool(folder / "spool"), 1_000_000),
                 BlobLane(blobs, sender, 30),
             ),
             listening,

@@ -57,7 +57,7 @@ def answering(prepared: PreparedManifests, cache: ManifestCache, folder: Path, s
     """Return what a desk answers with when there is nothing but manifests."""
     store = open_store((folder / "objects").as_uri())
     blobs = BlobCache(BlobDirectory(folder / "edge", 1_000_000), store, fills=1, fill_timeout=1, wait=1)
-    return Answering(prepared, Batches(cache, Spool(folder / "spool")), BlobLane(blobs, sender, 5))
+    return Answering(prepared, Batches(cache, Spool(folder / "spool"), 1_000_000), BlobLane(blobs, sender, 5))
 
 
 def desk_of(answers: Answering) -> Desk:

@@ -157,6 +157,12 @@ async def test_every_other_batch_is_for_aiohttp(edge: Edge, environment: Environ
     assert answer.status == 304
 
 
+async def test_what_the_edge_is_set_to_refuse_is_refused(site: Site, environment: Environment) -> None:
+    async with site.edge(edge_max_body_bytes=2000) as edge:
+        answer = await (await Client.of(edge)).ask(batch(environment))
+        assert (answer.status, by_lane(answer)) == (413, False)
+
+
 async def test_a_full_spool_is_told_by_aiohttp(site: Site, environment: Environment) -> None:
     async with site.edge(spool_max_bytes=1024 * 1024) as edge:
         client = await Client.of(edge)
