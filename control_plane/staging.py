@@ -4,7 +4,7 @@
     <upload id>/part      the bytes that came so far
     <upload id>/whole     all of them: `part`, renamed
     <upload id>/sha256    the hash of `whole`, written before the rename
-    <upload id>/work/     files made while finishing, gone afterwards
+    <upload id>/work      files made while finishing, gone afterwards
 
 A file named `whole` is whole: it is flushed to disk and then renamed. The lock is the file system's own (flock), so it
 ends with its process, and two processes on one directory respect each other. Everything here blocks: call it from a

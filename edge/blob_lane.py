@@ -131,10 +131,12 @@ class BlobLane:
                 metrics.STALLED.inc()
             sent(error)
 
-        # Nothing was in the socket's buffer, so some hundred bytes go whole; a part of a head could not be mended.
-        broken = None if written == len(answer) else ConnectionResetError("the socket took a part of a head")
+        if written < len(answer):
+            # Nothing was in the socket's buffer, so some hundred bytes go whole; a part of a head cannot be mended.
+            asyncio.get_running_loop().call_soon(ended, ConnectionResetError("the socket took a part of a head"))
+            return sending
         sending.transfer = self._sender.begin(
-            transport, blob.fileno(), content.bytes.first, content.bytes.length, self._stall_seconds, ended, broken
+            transport, blob.fileno(), content.bytes.first, content.bytes.length, self._stall_seconds, ended
         )
         return sending
 

@@ -58,6 +58,7 @@ class Desk:
         "hand_over",
         "heads",
         "lanes",
+        "leaving",
         "manifests",
         "reader",
     )
@@ -72,8 +73,9 @@ class Desk:
         self.manifests = answering.prepared.by_request_line
         self.heads = answering.prepared.by_head
         self.answers = answering.prepared.by_head.entries
-        self.batches: Batches | None = answering.batches
+        self.batches = answering.batches
         self.blobs = answering.blobs
+        self.leaving = False
         self.clock = clock
         self.hand_over = hand_over
         self.counted = counted
@@ -82,7 +84,7 @@ class Desk:
 
     def leave_all_to_aiohttp(self) -> None:
         """Answer nothing more, but end what is on its way to the disk or to a client."""
-        self.batches = None
+        self.leaving = True
         self.manifests = {}
         self.answers = {}
 
@@ -195,7 +197,7 @@ class Lane(asyncio.Protocol):
             head = data[start:end]
             answer = desk.answers.get(head) or desk.answer_to(head)
             if answer is None:
-                taken = self._take_blob(data, start, end) or self._take_batch(data, start, end)
+                taken = None if desk.leaving else self._take(data, start, end)
                 if taken is None:
                     self._hand_over(data[start:], _OTHER)
                     return
@@ -210,12 +212,16 @@ class Lane(asyncio.Protocol):
             self.seen = desk.clock.now
             start = end
 
-    def _take_blob(self, data: bytes, start: int, head_end: int) -> Sending | None:
-        """Begin to send a blob, if one is asked for that we send."""
+    def _take(self, data: bytes, start: int, head_end: int) -> Taken | Sending | None:
+        """Begin to answer what takes its time: a blob that we send, or a batch that we have stored."""
         desk = self._desk
-        if desk.batches is None:  # aiohttp says that the connection ends
-            return None
-        return desk.blobs.take(desk.reader, data, start, head_end, self._transport, desk.clock, self._sent)
+        sending = desk.blobs.take(desk.reader, data, start, head_end, self._transport, desk.clock, self._sent)
+        if sending is not None:
+            return sending
+        taken = desk.batches.take(desk.reader, data, start, head_end, self._settle)
+        if taken is not None:
+            self._batch = data[start : taken.end]
+        return taken
 
     def _sent(self, error: Exception | None) -> None:
         """Go on behind a blob that was sent; or end a connection on which the rest of it cannot come."""
@@ -232,16 +238,6 @@ class Lane(asyncio.Protocol):
             transport.close()
             return
         self._go_on(rest)
-
-    def _take_batch(self, data: bytes, start: int, head_end: int) -> Taken | None:
-        """Have a batch stored, if there is one that we take."""
-        desk = self._desk
-        if desk.batches is None:
-            return None
-        taken = desk.batches.take(desk.reader, data, start, head_end, self._settle)
-        if taken is not None:
-            self._batch = data[start : taken.end]
-        return taken
 
     def _settle(self, error: Exception | None) -> None:
         """Answer for a batch that was stored, and go on with what came behind it."""

@@ -143,14 +143,7 @@ class FileSender:
             else:
                 done.set_exception(error)
 
-        transfer = _transfer(transport, source, first, count, settle)
-        if self._at_once(transfer):
-            return
-        try:
-            self._register(transfer, stall_seconds)
-        except OSError as error:
-            self._end(transfer)
-            raise _broken(error) from None
+        transfer = self.begin(transport, source, first, count, stall_seconds, settle)
         try:
             await done
         finally:
@@ -164,24 +157,21 @@ class FileSender:
         count: int,
         stall_seconds: float,
         ended: Ended,
-        failure: Exception | None = None,
     ) -> Transfer:
         """Begin to send, as `send` does, and return at once.
 
         Args:
             transport, source, first, count, stall_seconds: as for `send`.
             ended: called once, later, with the error that `send` would raise, or None.
-            failure: why it cannot even begin.
         """
         transfer = _transfer(transport, source, first, count, ended)
         try:
-            if failure is not None:
-                raise failure
             if self._at_once(transfer):
                 self._loop.call_soon(ended, None)
             else:
                 self._register(transfer, stall_seconds)
         except OSError as error:
+            self._remove(transfer)
             self._loop.call_soon(ended, error if isinstance(error, ConnectionError) else _broken(error))
         return transfer
 
@@ -218,8 +208,13 @@ class FileSender:
         transfer.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, share)
 
     def _end(self, transfer: Transfer, error: Exception | None = None) -> None:
+        if self._remove(transfer):
+            transfer.ended(error)
+
+    def _remove(self, transfer: Transfer) -> bool:
+        """Watch a transfer's socket no more; say whether it was watched."""
         if self._transfers.get(transfer.descriptor) is not transfer:
-            return  # it has ended already, and its number may be another's by now
+            return False  # it has ended already, and its number may be another's by now
         del self._transfers[transfer.descriptor]
         # In this order: the socket outlives the duplicate, and an epoll goes on to report a socket whose descriptor was
         # closed behind its back.
@@ -227,7 +222,7 @@ class FileSender:
         os.close(transfer.descriptor)
         if transfer.timer is not None:
             transfer.timer.cancel()
-        transfer.ended(error)
+        return True
 
     def _visit(self) -> None:
         for descriptor, events in self._poll.poll(0, TURNS):

@@ -98,10 +98,7 @@ def delete_application(name: Name, yes: Yes = False, org: options.Org = None, js
     ask(f"Delete app {name} with its models, versions and keys?", yes)
     with session(org) as chosen:
         chosen.client.delete_app(chosen.org, name)
-    if json:
-        print_json({"deleted": name})
-    else:
-        print(f"Deleted app {name}.")
+    _deleted("app", name, json)
 
 
 @environments.command("create")
@@ -134,10 +131,7 @@ def delete_environment(
     ask(f"Delete environment {name} with its keys?", yes)
     with session(org, app) as chosen:
         chosen.client.delete_environment(*chosen.of_app, name)
-    if json:
-        print_json({"deleted": name})
-    else:
-        print(f"Deleted environment {name}.")
+    _deleted("environment", name, json)
 
 
 @models.command("list")
@@ -180,10 +174,7 @@ def delete_model(
     ask(f"Delete model {name} with its versions?", yes)
     with session(org, app) as chosen:
         chosen.client.delete_model(*chosen.of_app, name)
-    if json:
-        print_json({"deleted": name})
-    else:
-        print(f"Deleted model {name}.")
+    _deleted("model", name, json)
 
 
 @tokens.command("list")
@@ -221,6 +212,13 @@ def revoke_token(
         print_json({"revoked": token_id})
     else:
         print(f"Revoked {token_id}.")
+
+
+def _deleted(kind: str, name: str, json: bool) -> None:
+    if json:
+        print_json({"deleted": name})
+    else:
+        print(f"Deleted {kind} {name}.")
 
 
 def _renamed(now: Organization | App | Environment | Model, was: str, json: bool) -> None:

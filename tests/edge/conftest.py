@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest_asyncio
 import uvloop
 
-from tests.edge.site import Site
+from tests.edge.site import Edge, Environment, Site, release_of
 from tests.servers.redis import running_redis
 
 
@@ -24,3 +24,18 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     with running_redis() as redis:
         async with Site(tmp_path, redis) as made:
             yield made
+
+
+@pytest_asyncio.fixture
+async def environment(site: Site) -> Environment:
+    """An environment of that site that offers one version."""
+    made = Environment([release_of(b"artifact")])
+    await site.publish(made)
+    return made
+
+
+@pytest_asyncio.fixture
+async def edge(site: Site, environment: Environment) -> AsyncIterator[Edge]:
+    """A running edge of that site, which serves the environment."""
+    async with site.edge() as running:
+        yield running

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from tuf.ngclient.updater import Updater
 
 from edge.settings import EdgeSettings
@@ -16,19 +14,6 @@ from manifests.trust import parse_body
 from tests.edge.raw import connect, raw, read_answer, request
 from tests.edge.site import Edge, Environment, Site, eventually, release_of
 from tests.manifests.builders import signer
-
-
-@pytest_asyncio.fixture
-async def environment(site: Site) -> Environment:
-    made = Environment([release_of(b"artifact")])
-    await site.publish(made)
-    return made
-
-
-@pytest_asyncio.fixture
-async def edge(site: Site, environment: Environment) -> AsyncIterator[Edge]:
-    async with site.edge() as running:
-        yield running
 
 
 def manifest_path(environment: Environment) -> str:

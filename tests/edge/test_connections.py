@@ -6,28 +6,12 @@ import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from edge.connections import MAX_FIELD_BYTES, MAX_HEADERS
 from tests.edge.raw import connect, raw, read_answer, request
-from tests.edge.site import Edge, Environment, Site, eventually, metric, release_of
-
-
-@pytest_asyncio.fixture
-async def environment(site: Site) -> Environment:
-    made = Environment([release_of(b"artifact")])
-    await site.publish(made)
-    return made
-
-
-@pytest_asyncio.fixture
-async def edge(site: Site, environment: Environment) -> AsyncIterator[Edge]:
-    async with site.edge() as running:
-        yield running
-
+from tests.edge.site import Edge, Environment, Site, eventually, metric
 
 ROUTES = [
     ("GET", "/v2/environments/{key}/manifest", "GET,HEAD"),

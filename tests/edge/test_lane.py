@@ -29,21 +29,8 @@ from edge.sendfile import FileSender
 from manifests.store import Publication
 from telemetry.spool import Spool
 from tests.edge.raw import RawAnswer, connect, raw, read_answer, request
-from tests.edge.site import LABELS, Edge, Environment, Site, eventually, metric, release_of
+from tests.edge.site import LABELS, Edge, Environment, Site, eventually, metric
 from tests.edge.wire import exchange
-
-
-@pytest_asyncio.fixture
-async def environment(site: Site) -> Environment:
-    made = Environment([release_of(b"artifact")])
-    await site.publish(made)
-    return made
-
-
-@pytest_asyncio.fixture
-async def edge(site: Site, environment: Environment) -> AsyncIterator[Edge]:
-    async with site.edge() as running:
-        yield running
 
 
 @pytest_asyncio.fixture

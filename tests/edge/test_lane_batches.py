@@ -8,11 +8,10 @@ import gzip
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import pytest_asyncio
 
 from edge.batches import MAX_LANE_BATCH_BYTES
 from tests.edge.raw import RawAnswer, request
@@ -22,19 +21,6 @@ from tests.edge.test_lane import Client, by_lane, check
 from tests.edge.test_lane_differential import AiohttpAlone
 
 GOOD = [event() for _ in range(20)]
-
-
-@pytest_asyncio.fixture
-async def environment(site: Site) -> Environment:
-    made = Environment([release_of(b"artifact")])
-    await site.publish(made)
-    return made
-
-
-@pytest_asyncio.fixture
-async def edge(site: Site, environment: Environment) -> AsyncIterator[Edge]:
-    async with site.edge() as running:
-        yield running
 
 
 def post(environment: Environment, body: bytes, *fields: str) -> bytes:
