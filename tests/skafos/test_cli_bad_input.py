@@ -9,12 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from skafos.cli import INTERRUPTED
 from skafos.client import Client
 from skafos.exceptions import InvalidParamError
-from tests.flows.running import PATIENCE_SECONDS, ROOT
+from tests.flows.running import PATIENCE_SECONDS, ROOT, until
 from tests.skafos.command import run
 
 # A byte that is no UTF-8, as Python holds it.
@@ -129,6 +130,8 @@ def test_ctrl_c_at_a_question_is_an_interruption() -> None:
             asked = b""
             while b"[y/N]: " not in asked:
                 asked += screen.read(1000)
+        # A signal between the question and the reading of its answer is only noticed when the reading ends.
+        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING, "the reading of an answer")
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_SECONDS) == INTERRUPTED
     finally:
