@@ -15,7 +15,7 @@ import pytest
 from skafos.exceptions import InvalidParamError
 from skafos.workers import edge_program
 from tests.components import free_port
-from tests.flows.running import PATIENCE_SECONDS, ROOT, until
+from tests.flows.running import PATIENCE_SECONDS, ROOT, has_ended, until
 from tests.servers.redis import running_redis
 
 
@@ -62,7 +62,7 @@ def test_workers_serve_are_started_again_and_end_together(tmp_path: Path) -> Non
             until(lambda: answers(metrics) and answers(metrics + 1), "both workers")
             first, _ = psutil.Process(process.pid).children()
             first.kill()
-            until(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE, "the end of a worker")
+            until(lambda: has_ended(first), "the end of a worker")
             until(lambda: answers(metrics) and answers(metrics + 1), "both workers again")
         finally:
             process.send_signal(signal.SIGTERM)
