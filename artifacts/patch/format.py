@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import groupby
-from typing import BinaryIO, Final, Literal
+from typing import Final, Literal, Protocol
 
 from artifacts.errors import PatchInvalid
 from artifacts.patch.elements import MAX_CLASSES, MAX_GROUPS, ClassCoding, Table
@@ -46,7 +46,9 @@ VERSION: Final = 1
 
 # One bit of the header's features: the target has members that zlib deflates, so the decoder needs zlib's own deflate.
 FEATURE_DEFLATE: Final = 1
-KNOWN_FEATURES: Final = FEATURE_DEFLATE
+# Another: frames refer to sources, so the decoder holds one more window.
+FEATURE_PREFIX: Final = 2
+KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX
 
 # A number has 63 bits, so that it fits into the signed integers of every language; that is 9 bytes of 7 bits.
 MAX_VARINT_BYTES: Final = 9
@@ -66,6 +68,10 @@ MAX_BLOCK_LOG: Final = 18
 # Windows of 1 KiB, which is zstd's smallest, to 1 MiB.
 MIN_WINDOW_LOG: Final = 10
 MAX_WINDOW_LOG: Final = 20
+# zstd takes no shorter prefix.
+MIN_PREFIX_BYTES: Final = 8
+# A frame with a prefix reaches back over the longest prefix and its own content.
+PREFIXED_WINDOW_LOG: Final = 21
 # Streams for several tables of 16 classes. Each costs a frame of memory, which is bounded as a whole.
 MAX_STREAMS: Final = 64
 MAX_CONTINUOUS: Final = 4
@@ -79,6 +85,7 @@ MAX_MEMORY_BYTES: Final = 8 << 20
 # What running operations may cost, in units of about the time of a copy: an allowance, and one unit for every so many
 # bytes that are made. Time is then bounded by what is made, whatever the operations are.
 OPERATION_UNITS: Final = 1
+FRAME_UNITS: Final = 4
 ELEMENTS_UNITS: Final = 16
 ALLOWED_UNITS: Final = 1 << 18
 BYTES_PER_UNIT: Final = 8
@@ -86,10 +93,10 @@ BYTES_PER_UNIT: Final = 8
 # Memory beside the base, in bytes: of the decoder itself and its tables, of a zstd decoder beside its window, of a
 # deflater beside its input (zlib's zconf.h: 256 KiB, and 44 KiB for inflating), and of the arrays of a block of
 # elements as a multiple of it.
-_DECODER_BYTES = 768 * 1024
+_DECODER_BYTES = 512 * 1024
 _ZSTD_BYTES = 640 * 1024
 _DEFLATE_BYTES = 384 * 1024
-_BLOCK_FACTOR = 12
+_BLOCK_FACTOR = 16
 
 
 class Op(IntEnum):
@@ -242,8 +249,8 @@ class Header:
             raise ValueError(f"there are 1 to {MAX_STREAMS} streams")
         if max((self.layout.lengths, self.layout.sources, *self.layout.continuous)) >= self.streams:
             raise ValueError("the layout names a stream that is not there")
-        if self.features & ~KNOWN_FEATURES:
-            raise ValueError("the patch needs what this version does not know")
+        if self.features & ~KNOWN_FEATURES or (self.features & FEATURE_PREFIX and not self.layout.window_log):
+            raise ValueError("the patch needs what this version does not know, or prefixes without a window")
         self._check_members()
         if self.memory_bytes > MAX_MEMORY_BYTES:
             raise ValueError(f"decoding would take {self.memory_bytes} bytes of memory")
@@ -278,8 +285,9 @@ class Header:
         frames = (self.streams + 2 + _BLOCK_FACTOR) * layout.block_bytes
         windows = len(layout.continuous) * (layout.window_bytes + _ZSTD_BYTES)
         deflate = _DEFLATE_BYTES if self.members or self.features & FEATURE_DEFLATE else 0
-        # One more decoder for frames that stand alone, which may have a prefix.
-        return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + layout.window_bytes + deflate
+        # A prefix is held as it is read, and by zstd. One more zstd decoder is for frames that stand alone.
+        prefix = 2 * layout.window_bytes if self.features & FEATURE_PREFIX else 0
+        return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + prefix + deflate
 
 
 def most_made(length: int) -> int:
@@ -360,7 +368,14 @@ def write_header(header: Header) -> bytes:
     return start + bytes.fromhex(header.base.sha256) + bytes.fromhex(header.target.sha256)
 
 
-def read_header(patch: BinaryIO) -> Header:
+class Readable(Protocol):
+    """What a header is read from: a file, or what wraps one."""
+
+    def read(self, length: int, /) -> bytes:
+        """Return that many bytes; fewer at the end."""
+
+
+def read_header(patch: Readable) -> Header:
     """Read what a patch says of itself, and check it; ``patch`` stands behind it then.
 
     Memory is bounded by what the format allows, whatever the bytes are.
@@ -408,7 +423,7 @@ def _bits(number: int) -> frozenset[int]:
     return frozenset(place for place in range(number.bit_length()) if number >> place & 1)
 
 
-def _read(patch: BinaryIO, length: int) -> bytes:
+def _read(patch: Readable, length: int) -> bytes:
     content = patch.read(length)
     if len(content) < length:
         raise PatchInvalid("the patch is cut off")
@@ -430,12 +445,12 @@ def frame_head(length: int, codec: Codec, detail: int = 0) -> bytes:
     return varint(length) + varint(codec | detail << 2)
 
 
-def read_frame_head(number: Callable[[], int], layout: Layout, *, continuous: bool) -> tuple[int, Codec, int]:
+def read_frame_head(number: Callable[[], int], header: Header, *, continuous: bool) -> tuple[int, Codec, int]:
     """Read what stands before a frame's payload, and check it.
 
     Args:
         number: reads a varint.
-        layout: of the patch.
+        header: of the patch.
         continuous: whether the frame's stream is.
 
     Returns:
@@ -446,7 +461,7 @@ def read_frame_head(number: Callable[[], int], layout: Layout, *, continuous: bo
     """
     length, second = number(), number()
     codec, detail = Codec(second & 3), second >> 2
-    if not 1 <= length <= layout.block_bytes:
+    if not 1 <= length <= header.layout.block_bytes:
         raise PatchInvalid(f"a frame has {length} bytes")
     if continuous:
         right = codec == Codec.ZSTD and 1 <= detail <= length + MAX_FLUSH_BYTES
@@ -455,7 +470,7 @@ def read_frame_head(number: Callable[[], int], layout: Layout, *, continuous: bo
     elif codec == Codec.REPEATED:
         right = detail <= 0xFF
     else:
-        right = 1 <= detail < length and (codec == Codec.ZSTD or layout.window_log > 0)
+        right = 1 <= detail < length and (codec == Codec.ZSTD or bool(header.features & FEATURE_PREFIX))
     if not right:
         raise PatchInvalid("a frame's codec does not suit its length or its stream")
     return length, codec, detail

@@ -16,8 +16,11 @@ from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
 from artifacts.patch.elements import Table
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
+    FEATURE_PREFIX,
     MAX_STREAMS,
     MAX_TABLES,
+    MIN_PREFIX_BYTES,
+    PREFIXED_WINDOW_LOG,
     Codec,
     DeflateParameters,
     Header,
@@ -41,10 +44,6 @@ DEFAULT_LEVELS: Final = (19, 1)
 Buffer = bytes | bytearray | memoryview
 
 _MAGIC_BYTES = 4
-# A frame with a prefix reaches back over the longest prefix and its own content.
-_PREFIXED_WINDOW_LOG = 21
-# zstd takes no shorter prefix.
-_MIN_PREFIX_BYTES = 8
 
 
 def frame_of(content: Buffer, levels: Sequence[int] = DEFAULT_LEVELS) -> bytes:
@@ -215,7 +214,7 @@ class PatchWriter:
             address: of the source. All of it exists when the frame's first byte is asked for.
             content: the source's bytes: 8 to the layout's window.
         """
-        if not _MIN_PREFIX_BYTES <= len(content) <= self._layout.window_bytes or stream in self._layout.continuous:
+        if not MIN_PREFIX_BYTES <= len(content) <= self._layout.window_bytes or stream in self._layout.continuous:
             raise ValueError("the prefix is too short or too long, or the stream has none")
         self.cut(stream)
         self._stream(stream).prefix = _Prefix(address, bytes(content))
@@ -287,11 +286,15 @@ class PatchWriter:
         frame = frame_of(content, self._levels)
         if state.prefix is None:
             return frame
-        return min(frame, self._prefixed(state.prefix, content), key=len)
+        prefixed = self._prefixed(state.prefix, content)
+        if len(prefixed) >= len(frame):
+            return frame
+        self._features |= FEATURE_PREFIX
+        return prefixed
 
     def _prefixed(self, prefix: _Prefix, content: bytes) -> bytes:
         compressor = ZstdCompressor(
-            options=_options(self._levels[0], _PREFIXED_WINDOW_LOG),
+            options=_options(self._levels[0], PREFIXED_WINDOW_LOG),
             zstd_dict=ZstdDict(prefix.content, is_raw=True).as_prefix,
         )
         frame = compressor.compress(content, ZstdCompressor.FLUSH_FRAME)
