@@ -2,10 +2,12 @@
 
 An element is an unsigned integer of 1, 2, 4 or 8 bytes, little-endian. It becomes a number that is small when a
 tensor changed little: the difference from the element of the base, with the sign folded into the lowest bit. How large
-it is depends on what the base says of it, above all on the exponent of a float. So elements are sorted into classes by
-the base's bits (and by the group of elements that they are in), and each class has its own coding: how many of the low
-bits are stored as they are, and which stream has the rest, one byte an element, whose statistics are then those of one
-class alone (Golomb-Rice coding, whose quotient an entropy coder takes).
+it is depends on what the base says of it, above all on the exponent of a float, and on the row and the column that it
+is in. So each element has a level, which is made of those, levels are sorted into classes, and each class has its own
+coding: how many of the low bits are stored as they are, and which stream has the rest, one byte an element, whose
+statistics are then those of one class alone (Golomb-Rice coding, whose quotient an entropy coder takes).
+
+What rows and columns have in common stands in a `Matrix` (`artifacts.patch.matrix`), which is coded here too.
 
 Nothing here reads or writes files, and nothing knows of models: blocks in, bytes of numbered streams out, and back.
 """
@@ -19,17 +21,29 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_BLOCK_BYTES", "MAX_CLASSES", "MAX_GROUPS", "ClassCoding", "Table", "decode_block", "encode_block"]
+from artifacts.patch.matrix import MAX_FACTOR, Matrix, MatrixData, levels, predicted
+
+__all__ = [
+    "MAX_BLOCK_BYTES",
+    "MAX_CLASSES",
+    "ClassCoding",
+    "Matrix",
+    "MatrixData",
+    "Table",
+    "decode_block",
+    "decode_matrix",
+    "encode_block",
+    "encode_matrix",
+    "fold",
+    "unfold",
+]
 
 # A block's arrays then take a few megabytes, which is what a phone gives a decoder.
 MAX_BLOCK_BYTES = 256 * 1024
 # More classes than this gained nothing on real fine-tunes, and each costs streams of its own.
 MAX_CLASSES = 16
-MAX_GROUPS = 8
-# Below a group of this many elements the group bytes cost more than they tell.
-MIN_GROUP_LOG = 2
 
-CONTEXTS = 256
+LEVELS = 256
 # The symbol that says that the rest follows in the stream of escapes.
 ESCAPE = 255
 
@@ -39,6 +53,7 @@ Unsigned = npt.NDArray[Any]
 Octets = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.intp] | slice
 Take = Callable[[int, int], Buffer]
+Parts = list[tuple[int, bytes]]
 
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 _SIGNED: dict[int, np.dtype[Any]] = {1: np.dtype("i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
@@ -78,11 +93,10 @@ class Table:
         number: ``float`` if the bits are sign and magnitude, ``plain`` if they count.
         difference: what is written of an element and its base: ``sub``, ``xor``, or ``none`` without a base.
         shift: how far the base's bits are shifted down to make the context, whose low 8 bits count.
+        slope: what the context is multiplied by to make the level, to which row and column add theirs.
         escapes: the stream of what does not fit into a symbol.
-        lut: the class of each context, 256 for each group.
+        lut: the class of each of 256 levels.
         classes: the codings, 16 at most.
-        group_log: the logarithm of the number of elements in a group; 0 if there are no groups.
-        groups: the stream of the group bytes; None if there are no groups.
 
     Raises:
         ValueError: the parts contradict each other.
@@ -95,61 +109,106 @@ class Table:
     escapes: int
     lut: bytes
     classes: tuple[ClassCoding, ...]
-    group_log: int = 0
-    groups: int | None = None
+    slope: Literal[1, 0, -1, -2] = 1
 
     def __post_init__(self) -> None:
         if self.width not in _DTYPES:
             raise ValueError(f"no element has {self.width} bytes")
         if self.number not in ("plain", "float") or self.difference not in ("sub", "xor", "none"):
             raise ValueError("the kind of number or of difference is unknown")
-        if not 0 <= self.shift < 8 * self.width:
-            raise ValueError("the context lies outside the element")
+        if not 0 <= self.shift < 8 * self.width or self.slope not in (1, 0, -1, -2):
+            raise ValueError("the context lies outside the element, or has no such slope")
         if not 1 <= len(self.classes) <= MAX_CLASSES:
             raise ValueError(f"a table has 1 to {MAX_CLASSES} classes")
         if any(coding.low_bits >= 8 * self.width for coding in self.classes):
             raise ValueError("a class has more low bits than an element has")
-        groups, rest = divmod(len(self.lut), CONTEXTS)
-        if rest or not 1 <= groups <= MAX_GROUPS or max(self.lut) >= len(self.classes):
-            raise ValueError("the map of contexts is not whole, or names a class that is not there")
-        if (self.groups is None) != (self.group_log == 0) or (self.groups is None and groups != 1):
-            raise ValueError("groups have a size and a stream, or neither")
+        if len(self.lut) != LEVELS or max(self.lut) >= len(self.classes):
+            raise ValueError("the map of levels is not whole, or names a class that is not there")
 
-    @property
-    def group_count(self) -> int:
-        """How many groups the map of contexts tells apart."""
-        return len(self.lut) // CONTEXTS
+
+def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int = MAX_BLOCK_BYTES) -> Parts:
+    """Return what the streams get for a matrix, in the order in which a decoder takes it.
+
+    Args:
+        data: the matrix.
+        table: codes the factors; None if there are none.
+        block_bytes: factors are coded in blocks of that many bytes.
+    """
+    parts: Parts = []
+    if data.matrix.scales is not None:
+        parts.append((data.matrix.scales, data.row_levels.tobytes() + data.column_levels.tobytes()))
+    if table is None or data.row_factors is None or data.column_factors is None:
+        return parts
+    factors = np.concatenate([data.row_factors.ravel(), data.column_factors.ravel()]).astype(np.int64)
+    folded = fold(factors, 8).astype(_DTYPES[table.width])
+    step = block_bytes // table.width
+    for start in range(0, len(folded), step):
+        parts += encode_block(table, folded[start : start + step].tobytes())
+    return parts
+
+
+def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: int = MAX_BLOCK_BYTES) -> MatrixData:
+    """Return a matrix with what its rows and columns have.
+
+    Args:
+        matrix: what the matrix is.
+        table: codes the factors; None if there are none.
+        take: as of `decode_block`.
+        block_bytes: factors are coded in blocks of that many bytes.
+
+    Raises:
+        ValueError: the table does not suit factors, or a factor is out of bounds.
+    """
+    rows, columns, rank = matrix.rows, matrix.columns, matrix.rank
+    if matrix.scales is None:
+        scales = np.zeros(rows + columns, np.uint8)
+    else:
+        scales = np.frombuffer(bytes(take(matrix.scales, rows + columns)), np.uint8)
+    if rank == 0:
+        return MatrixData(matrix, scales[:rows], scales[rows:])
+    if table is None or (table.number, table.difference) != ("plain", "none") or table.width > 4:
+        raise ValueError("the factors of a matrix are plain numbers of at most 4 bytes")
+    factors: npt.NDArray[np.float64] = np.empty((rows + columns) * rank, np.float64)
+    step = block_bytes // table.width
+    for start in range(0, len(factors), step):
+        block = decode_block(table, min(step, len(factors) - start), None, take)
+        factors[start : start + step] = unfold(np.frombuffer(block, _DTYPES[table.width])).view(_SIGNED[table.width])
+    if np.abs(factors).max() >= MAX_FACTOR:
+        raise ValueError("a factor of a matrix is too large")
+    of_rows, of_columns = np.split(factors.reshape(rows + columns, rank), [rows])
+    return MatrixData(matrix, scales[:rows], scales[rows:], of_rows, of_columns)
 
 
 def encode_block(
-    table: Table, target: Buffer, base: Buffer | None = None, groups: bytes = b""
-) -> list[tuple[int, bytes]]:
+    table: Table, target: Buffer, base: Buffer | None = None, data: MatrixData | None = None, start: int = 0
+) -> Parts:
     """Return what the streams get for one block, in the order in which a decoder takes it.
 
     Args:
         table: how the elements are coded.
         target: whole elements.
         base: as many elements; None exactly if the table's difference is ``none``.
-        groups: the group of each ``1 << table.group_log`` elements, if the table has groups.
+        data: the matrix that the elements belong to, if they do.
+        start: the place of the first element in it.
 
     Returns:
         pairs of a stream's number and bytes for it; parts that are empty are left out.
 
     Raises:
-        ValueError: the lengths do not match each other, or a group is not in the table.
+        ValueError: the lengths do not match each other or the matrix.
     """
     elements = _elements(table, target)
-    known = _known(table, base, len(elements))
-    parts: list[tuple[int, bytes]] = []
-    if table.groups is not None:
-        parts.append((table.groups, groups))
-    folded = _folded(table, elements, known)
-    for number, places in _places(table, known, len(elements), groups):
+    known = _known(table, base, len(elements), data, start)
+    folded = _difference(table, elements, known)
+    parts: Parts = []
+    for number, places in _places(table, known, len(elements), data, start):
         parts += _encode_class(table, table.classes[number], folded[places])
     return [(stream, content) for stream, content in parts if content]
 
 
-def decode_block(table: Table, count: int, base: Buffer | None, take: Take) -> bytes:
+def decode_block(
+    table: Table, count: int, base: Buffer | None, take: Take, data: MatrixData | None = None, start: int = 0
+) -> bytes:
     """Return the elements of one block.
 
     Args:
@@ -157,37 +216,38 @@ def decode_block(table: Table, count: int, base: Buffer | None, take: Take) -> b
         count: how many elements.
         base: as many elements; None exactly if the table's difference is ``none``.
         take: called with a stream's number and a number of bytes above 0; returns exactly that many. It may raise.
+        data: the matrix that the elements belong to, if they do.
+        start: the place of the first element in it.
 
     Raises:
-        ValueError: the lengths do not match each other, or a group is not in the table.
+        ValueError: the lengths do not match each other or the matrix.
     """
-    known = _known(table, base, count)
-    groups = bytes(take(table.groups, _group_bytes(table, count))) if table.groups is not None and count else b""
+    known = _known(table, base, count, data, start)
     folded = np.empty(count, _DTYPES[table.width])
-    for number, places in _places(table, known, count, groups):
+    for number, places in _places(table, known, count, data, start):
         size = count if isinstance(places, slice) else len(places)
         folded[places] = _decode_class(table, table.classes[number], size, take)
-    return _unfolded(table, folded, known).tobytes()
+    return _undo_difference(table, folded, known).tobytes()
 
 
 # ---- the difference
 
 
-def _folded(table: Table, target: Unsigned, base: Unsigned | None) -> Unsigned:
+def _difference(table: Table, target: Unsigned, base: Unsigned | None) -> Unsigned:
     """Return the number that is written for each element."""
     if base is None:
         return _rotated_left(target) if table.number == "float" else target
     if table.difference == "xor":
         return target ^ base
-    return _zigzag(_monotonic(table, target) - _monotonic(table, base), table.width)
+    return fold(_monotonic(table, target) - _monotonic(table, base), table.width)
 
 
-def _unfolded(table: Table, folded: Unsigned, base: Unsigned | None) -> Unsigned:
+def _undo_difference(table: Table, folded: Unsigned, base: Unsigned | None) -> Unsigned:
     if base is None:
         return _rotated_right(folded, table.width) if table.number == "float" else folded
     if table.difference == "xor":
         return folded ^ base
-    return _unmonotonic(table, _monotonic(table, base) + _unzigzag(folded))
+    return _unmonotonic(table, _monotonic(table, base) + unfold(folded))
 
 
 def _monotonic(table: Table, elements: Unsigned) -> Unsigned:
@@ -212,13 +272,15 @@ def _sign(width: int) -> Any:
     return _DTYPES[width].type(1 << (8 * width - 1))
 
 
-def _zigzag(difference: Unsigned, width: int) -> Unsigned:
-    """Return 0, -1, 1, -2, ... as 0, 1, 2, 3, ..."""
+def fold(difference: Unsigned, width: int) -> Unsigned:
+    """Return 0, -1, 1, -2, ... of ``width`` bytes as 0, 1, 2, 3, ..."""
+    difference = difference.view(_DTYPES[width])
     signs = difference.view(_SIGNED[width]) >> (8 * width - 1)
     return difference << 1 ^ signs.view(difference.dtype)
 
 
-def _unzigzag(folded: Unsigned) -> Unsigned:
+def unfold(folded: Unsigned) -> Unsigned:
+    """Return what `fold` folded, as unsigned numbers."""
     one = folded.dtype.type(1)
     difference: Unsigned = folded >> one ^ (~(folded & one) + one)
     return difference
@@ -236,16 +298,16 @@ def _rotated_right(elements: Unsigned, width: int) -> Unsigned:
 # ---- classes
 
 
-def _places(table: Table, base: Unsigned | None, count: int, groups: bytes) -> Iterator[tuple[int, Places]]:
+def _places(
+    table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int
+) -> Iterator[tuple[int, Places]]:
     """Yield the classes that have elements in this block, and where these are."""
-    if table.groups is not None:
-        _check_groups(table, count, groups)
     if count == 0:
         return
     if len(table.classes) == 1:
         yield 0, slice(None)
         return
-    classes = _classes(table, base, count, groups)
+    classes = np.frombuffer(table.lut, np.uint8)[_levels(table, base, count, data, start)]
     for number in range(len(table.classes)):
         places = np.flatnonzero(classes == number)
         if len(places) == count:
@@ -254,27 +316,14 @@ def _places(table: Table, base: Unsigned | None, count: int, groups: bytes) -> I
             yield number, places
 
 
-def _classes(table: Table, base: Unsigned | None, count: int, groups: bytes) -> Octets:
-    classes: Octets
-    lut: Octets = np.frombuffer(table.lut, np.uint8)
+def _levels(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
     contexts = np.zeros(count, np.uint8) if base is None else (base >> table.shift).astype(np.uint8)
-    if table.groups is None:
-        classes = lut[contexts]
-    else:
-        of_each = np.frombuffer(groups, np.uint8).astype(np.uint16) << 8
-        classes = lut[np.repeat(of_each, 1 << table.group_log)[:count] | contexts]
-    return classes
-
-
-def _check_groups(table: Table, count: int, groups: bytes) -> None:
-    if len(groups) != _group_bytes(table, count):
-        raise ValueError("each group of elements has one byte")
-    if groups and max(groups) >= table.group_count:
-        raise ValueError("a group is not in the table")
-
-
-def _group_bytes(table: Table, count: int) -> int:
-    return -(-count >> table.group_log)
+    if table.slope == 1 and (data is None or data.matrix.scales is None):
+        return contexts
+    sums = contexts.astype(np.int16) * table.slope
+    if data is not None and data.matrix.scales is not None:
+        sums += levels(data, start, count)
+    return np.clip(sums, 0, LEVELS - 1).astype(np.uint8)
 
 
 def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterator[tuple[int, bytes]]:
@@ -352,7 +401,8 @@ def _elements(table: Table, content: Buffer) -> Unsigned:
     return octets.view(_DTYPES[table.width])
 
 
-def _known(table: Table, base: Buffer | None, count: int) -> Unsigned | None:
+def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | None, start: int) -> Unsigned | None:
+    """Return what is known of the elements before they are decoded: those of the base, or their prediction from it."""
     if (base is None) != (table.difference == "none"):
         raise ValueError("a difference needs a base, and nothing else has one")
     if base is None:
@@ -360,4 +410,8 @@ def _known(table: Table, base: Buffer | None, count: int) -> Unsigned | None:
     elements = _elements(table, base)
     if len(elements) != count:
         raise ValueError("the base has another number of elements")
-    return elements
+    if data is None or data.matrix.rank == 0:
+        return elements
+    if table.number != "float" or table.width == 1:
+        raise ValueError("only floats are predicted")
+    return predicted(data, elements, start)

@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifacts.patch.elements import MAX_BLOCK_BYTES, ClassCoding, Table, decode_block, encode_block
+from artifacts.patch.elements import (
+    MAX_BLOCK_BYTES,
+    ClassCoding,
+    Table,
+    decode_block,
+    decode_matrix,
+    encode_block,
+    encode_matrix,
+)
+from artifacts.patch.matrix import MAX_FACTOR, Matrix, MatrixData, levels, predicted
 
 # Special floats of each width: zero, its negative, the least denormals, infinities, NaNs with payloads, all bits.
 SPECIAL_SHARES = [0.0, -0.0, 5e-324, 6e-8, 1.4e-45, float("inf"), float("-inf"), float("nan"), 1.0, -1.0]
@@ -47,8 +56,7 @@ def tables(draw: st.DrawFn) -> Table:
     count = draw(st.integers(1, 16))
     bits = st.integers(0, 8 * width - 1)
     codings = tuple(_coding(number, draw(bits), draw(st.booleans())) for number in range(count))
-    groups = draw(st.integers(0, 8))
-    lut = draw(st.binary(min_size=256 * max(groups, 1), max_size=256 * max(groups, 1)))
+    lut = draw(st.binary(min_size=256, max_size=256))
     return Table(
         width=width,
         number=draw(st.sampled_from(["plain", "float"])),
@@ -57,8 +65,7 @@ def tables(draw: st.DrawFn) -> Table:
         escapes=ESCAPES,
         lut=bytes(octet % count for octet in lut),
         classes=codings,
-        group_log=draw(st.integers(2, 6)) if groups else 0,
-        groups=300 if groups else None,
+        slope=draw(st.sampled_from([1, 0, -1, -2])),
     )
 
 
@@ -74,10 +81,12 @@ def _queue(parts: list[tuple[int, bytes]]) -> Callable[[int, int], bytes]:
     return take
 
 
-def _round_trip(table: Table, target: bytes, base: bytes, groups: bytes = b"") -> list[tuple[int, bytes]]:
+def _round_trip(
+    table: Table, target: bytes, base: bytes, data: MatrixData | None = None, start: int = 0
+) -> list[tuple[int, bytes]]:
     known = None if table.difference == "none" else base
-    parts = encode_block(table, target, known, groups)
-    assert decode_block(table, len(target) // table.width, known, _queue(parts)) == target
+    parts = encode_block(table, target, known, data, start)
+    assert decode_block(table, len(target) // table.width, known, _queue(parts), data, start) == target
     return parts
 
 
@@ -86,10 +95,44 @@ def test_every_table_brings_every_element_back(table: Table, data: st.DataObject
     target = data.draw(st.binary(max_size=400))
     target = target[: len(target) // table.width * table.width]
     base = data.draw(st.one_of(st.just(target), st.binary(min_size=len(target), max_size=len(target))))
-    size = -(-len(target) // table.width >> table.group_log) if table.groups is not None else 0
-    group = st.integers(0, table.group_count - 1)
-    groups = data.draw(st.lists(group, min_size=size, max_size=size))
-    _round_trip(table, target, base, bytes(groups))
+    _round_trip(table, target, base)
+
+
+@given(tables(), st.data())
+def test_every_matrix_brings_every_element_back(table: Table, data: st.DataObject) -> None:
+    matrix = data.draw(matrices(data.draw(st.sampled_from([0, 0, 1, 3])) if _predictable(table) else 0))
+    elements = matrix.matrix.rows * matrix.matrix.columns
+    start = data.draw(st.integers(0, elements))
+    size = data.draw(st.integers(0, elements - start)) * table.width
+    target, base = (data.draw(st.binary(min_size=size, max_size=size)) for _ in range(2))
+    _round_trip(table, target, base, matrix, start)
+
+
+def _predictable(table: Table) -> bool:
+    return table.number == "float" and table.width > 1 and table.difference != "none"
+
+
+@st.composite
+def matrices(draw: st.DrawFn, rank: int) -> MatrixData:
+    rows, columns = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    scales = draw(st.sampled_from([None, 300]))
+    levels = [draw(st.binary(min_size=size, max_size=size)) if scales else bytes(size) for size in (rows, columns)]
+    matrix = Matrix(rows, columns, scales, rank, 5, draw(st.integers(-40, 8)), draw(st.booleans()))
+    factor = st.integers(1 - MAX_FACTOR, MAX_FACTOR - 1)
+    factors = draw(st.lists(factor, min_size=rank * (rows + columns), max_size=rank * (rows + columns)))
+    of_rows, of_columns = np.split(np.array(factors, np.float64).reshape(rows + columns, rank), [rows])
+    row_levels, column_levels = (np.frombuffer(octets, np.uint8) for octets in levels)
+    return MatrixData(matrix, row_levels, column_levels, of_rows, of_columns)
+
+
+@given(matrices(2))
+def test_a_matrix_comes_back(data: MatrixData) -> None:
+    table = _table(4, number="plain", difference="none", low_bits=9)
+    parts = encode_matrix(data, table, 16)
+    back = decode_matrix(data.matrix, table, _queue(parts), 16)
+    assert back.matrix == data.matrix
+    for name in ("row_levels", "column_levels", "row_factors", "column_factors"):
+        assert np.array_equal(getattr(back, name), getattr(data, name))
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
@@ -161,6 +204,57 @@ def test_the_context_is_what_the_base_says() -> None:
     assert parts == [(100, bytes(2)), (101, bytes(1)), (200, bytes(1))]
 
 
+def test_rows_and_columns_add_to_the_level_of_an_element() -> None:
+    data = MatrixData(Matrix(2, 3, 300), np.array([10, 255], np.uint8), np.array([0, 1, 255], np.uint8))
+    assert levels(data, 0, 6).tolist() == [10, 11, 265, 255, 256, 510]
+    assert levels(data, 2, 2).tolist() == [265, 255]
+    lut = bytes(level >= 11 for level in range(256))
+    table = Table(4, "float", "sub", 23, ESCAPES, lut, (_coding(0, 0, False), _coding(1, 8, False)), slope=-2)
+    base = np.array([0.0, 0.0, 2.0], "<f4").tobytes()  # the exponents are 0, 0 and 128
+    assert _round_trip(table, base, base, data) == [(100, bytes(2)), (101, bytes(1)), (200, bytes(1))]
+
+
+def _low_rank(dtype: str, *, brain: bool = False) -> tuple[MatrixData, bytes]:
+    """Return an update of rank 2, and the zeros that it predicts the sums of products from."""
+    generator = np.random.default_rng(5)
+    of_rows, of_columns = (generator.integers(-900, 900, (size, 2)).astype(np.float64) for size in (30, 40))
+    empty = np.zeros(30, np.uint8), np.zeros(40, np.uint8)
+    return MatrixData(Matrix(30, 40, None, 2, 0, -20, brain), *empty, of_rows, of_columns), bytes(1200 * int(dtype[-1]))
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
+def test_an_update_of_low_rank_is_predicted_exactly(dtype: str) -> None:
+    data, zeros = _low_rank(dtype)
+    assert data.row_factors is not None
+    assert data.column_factors is not None
+    target = (data.row_factors @ data.column_factors.T * 2.0**-20).astype(dtype)
+    parts = encode_block(_table(int(dtype[-1]), sparse=True), target.tobytes(), zeros, data)
+    assert parts == [(220, bytes(150))]
+
+
+def test_a_prediction_in_bfloat16_is_the_nearest_one_with_ties_to_even() -> None:
+    one = np.ones((1, 1))
+    empty = np.zeros(1, np.uint8)
+    # In units of 2^-8: half of the last place of 1, whose neighbours are 1 + 2^-7 and 1 - 2^-8.
+    for factor, bits in [(1, 0x3F80), (3, 0x3F82), (-1, 0x3F7F), (2, 0x3F81)]:
+        data = MatrixData(Matrix(1, 1, rank=1, exponent=-8, brain=True), empty, empty, one * factor, one)
+        assert predicted(data, np.array([0x3F80], "<u2"), 0).tolist() == [bits]
+
+
+@pytest.mark.parametrize(("dtype", "brain"), [("<f2", False), ("<f2", True), ("<f4", False), ("<f8", False)])
+def test_what_is_not_finite_is_not_predicted(dtype: str, brain: bool) -> None:
+    data, zeros = _low_rank(dtype, brain=brain)
+    base = np.frombuffer(zeros, dtype.replace("f", "u")).copy()
+    base[:] = np.iinfo(base.dtype).max  # all bits: a NaN
+    assert np.array_equal(predicted(data, base, 0), base)
+
+
+def test_a_prediction_may_overflow() -> None:
+    one = np.ones((1, 1))
+    data = MatrixData(Matrix(1, 1, rank=1, exponent=20), np.zeros(1, np.uint8), np.zeros(1, np.uint8), one, one)
+    assert predicted(data, np.array([60000], "<f2").view("<u2"), 0).view("<f2").tolist() == [float("inf")]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -171,10 +265,8 @@ def test_the_context_is_what_the_base_says() -> None:
         ({"lut": bytes(255)}, "not whole"),
         ({"lut": b""}, "not whole"),
         ({"lut": bytes(255) + b"\x01"}, "not there"),
-        ({"lut": bytes(9 * 256)}, "not whole"),
-        ({"lut": bytes(512)}, "neither"),
-        ({"group_log": 3}, "neither"),
-        ({"groups": 3}, "neither"),
+        ({"lut": bytes(512)}, "not whole"),
+        ({"slope": 2}, "slope"),
         ({"number": "complex"}, "unknown"),
         ({"difference": "add"}, "unknown"),
     ],
@@ -211,12 +303,51 @@ def test_lengths_that_do_not_match_are_refused() -> None:
         decode_block(table, 3, bytes(8), _queue([]))
 
 
-def test_a_group_that_is_not_in_the_table_is_refused() -> None:
-    table = Table(1, "plain", "sub", 0, ESCAPES, bytes(512), (_coding(0, 0, False),), group_log=2, groups=300)
-    with pytest.raises(ValueError, match="not in the table"):
-        encode_block(table, bytes(8), bytes(8), b"\x00\x02")
-    with pytest.raises(ValueError, match="not in the table"):
-        decode_block(table, 8, bytes(8), lambda stream, count: b"\x02" * count)
+def test_elements_outside_of_their_matrix_are_refused() -> None:
+    data = MatrixData(Matrix(2, 3, 300), np.zeros(2, np.uint8), np.zeros(3, np.uint8))
+    table = Table(1, "plain", "sub", 0, ESCAPES, bytes(256), (_coding(0, 0, False), _coding(1, 0, False)))
+    with pytest.raises(ValueError, match="beyond"):
+        encode_block(table, bytes(4), bytes(4), data, 3)
+    with pytest.raises(ValueError, match="beyond"):
+        decode_block(table, 4, bytes(4), _queue([]), data, 3)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [
+        ({"rows": 0}, "rows"),
+        ({"columns": (1 << 16) + 1}, "columns"),
+        ({"rank": 65}, "factors"),
+        ({"rank": -1}, "factors"),
+        ({"rank": 33, "rows": 8000}, "factors"),
+        ({"exponent": 65}, "unit"),
+        ({"exponent": -257}, "unit"),
+    ],
+)
+def test_matrices_out_of_bounds_are_refused(numbers: dict[str, int], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Matrix(**({"rows": 4, "columns": 4} | numbers))  # type: ignore[arg-type]
+
+
+def test_factors_that_are_too_large_are_refused() -> None:
+    table = _table(4, number="plain", difference="none")
+    folded = np.array([2 * MAX_FACTOR, 0], "<u4").tobytes()
+    with pytest.raises(ValueError, match="too large"):
+        decode_matrix(Matrix(1, 1, rank=1), table, _queue(encode_block(table, folded)))
+
+
+@pytest.mark.parametrize("table", [None, _table(8, number="plain", difference="none"), _table(4, difference="none")])
+def test_tables_that_do_not_suit_factors_are_refused(table: Table | None) -> None:
+    with pytest.raises(ValueError, match="plain numbers"):
+        decode_matrix(Matrix(1, 1, rank=1), table, _queue([]))
+
+
+@pytest.mark.parametrize("table", [_table(1), _table(4, number="plain")])
+def test_only_floats_are_predicted(table: Table) -> None:
+    one = np.ones((1, 1))
+    data = MatrixData(Matrix(1, 1, rank=1), np.zeros(1, np.uint8), np.zeros(1, np.uint8), one, one)
+    with pytest.raises(ValueError, match="only floats"):
+        encode_block(table, bytes(table.width), bytes(table.width), data)
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
