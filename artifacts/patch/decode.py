@@ -1,205 +1,47 @@
-"""The encoding ``skafos-delta`` is decoded (`docs/patch-format.md`): operations are run, in the order of the target.
+"""The operations of a patch are run (`docs/patch-format.md`): the decoder, to which files are addresses and streams.
 
 The patch is read once, forwards. Memory is what the header asks for, 8 MiB at most, whatever the lengths of the files:
-the base is read where an operation needs it, the target is written piece by piece. The target gets its name after its
-length and its hash are right.
+the base is read where an operation needs it, the target is written piece by piece.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from artifacts.errors import ArtifactError, PatchInvalid, PatchTooCostly
-from artifacts.files import whole_file
-from artifacts.patch.elements import Table, decode_block
+from artifacts.errors import PatchInvalid
+from artifacts.patch.elements import Matrix, MatrixData, Table, decode_block, decode_matrix
 from artifacts.patch.format import (
     ALLOWED_UNITS,
     BYTES_PER_UNIT,
     ELEMENTS_UNITS,
+    FACTORS_PER_UNIT,
     FEATURE_DEFLATE,
+    FEATURE_MATRIX,
     MAX_DEFLATE_RATIO,
     MAX_TABLES,
     OPERATION_UNITS,
+    PRODUCTS_PER_UNIT,
     DeflateParameters,
     Header,
     Op,
     most_made,
     read_header,
+    read_matrix,
     read_table,
     read_varint,
     signed,
     write_table,
 )
-from artifacts.patch.journal import Checkpoint, Journal, Pending, State
-from artifacts.patch.limits import PatchLimits
-from artifacts.patch.sources import BaseFile, Space, Target, inflated_members, opened_base
+from artifacts.patch.journal import Checkpoint, Pending, State
+from artifacts.patch.sources import Space, Target
 from artifacts.patch.streams import PatchReader, Streams, Work
 
-__all__ = ["SKAFOS_DELTA", "Decoder", "Progress", "apply_patch"]
-
-SKAFOS_DELTA = "skafos-delta"
-
-# After so many bytes of the target it is flushed to the disk and a checkpoint is written: at most about half a second
-# of decoding is done twice, and flushing costs little of it.
-CHECKPOINT_BYTES = 32 * 1024 * 1024
-# The base is looked at, and progress reported, after so many bytes.
-PROGRESS_BYTES = 1024 * 1024
-
-Progress = Callable[[int, int], None]
-
-
-def apply_patch(
-    base: Path,
-    patch: Path,
-    out: Path,
-    *,
-    length: int,
-    sha256: str,
-    base_sha256: str | None = None,
-    limits: PatchLimits | None = None,
-    resumable: bool = False,
-    progress: Progress | None = None,
-) -> None:
-    """Make a file from ``base`` and a patch; ``out`` appears once its length and its hash are right.
-
-    Args:
-        base: the file that the device has.
-        patch: nothing that it says of itself is trusted.
-        out: where the result goes.
-        length: of the result, in bytes, as it was promised.
-        sha256: of the result, likewise.
-        base_sha256: the hash that the patch's base should have; compared with what the patch says if given.
-        limits: what it may take; the defaults if None.
-        resumable: go on where an earlier call for the same patch and ``out`` was interrupted, and leave behind what a
-            later one needs when this one is: by its process's end, or by an exception that is none of those below.
-            Until then only one call at a time may be for ``out``.
-        progress: is told the bytes that are made, and their total.
-
-    Raises:
-        BaseMismatch: ``base`` is not the file that the patch was made from, or it changed meanwhile.
-        PatchInvalid: the patch does not make that result from ``base``.
-        PatchTooCostly: it would take more than ``limits`` allow.
-        OSError: a file cannot be read or written.
-    """
-    with patch.open("rb") as blob, opened_base(base) as old:
-        header = read_header(blob)
-        _require_promised(header, length, sha256, base_sha256)
-        _require_affordable(header, limits or PatchLimits(), out.parent)
-        old.require(header.base)
-        with inflated_members(header, old, out.parent) as scratch:
-            if resumable:
-                _resume(_Application(header, patch, old, scratch, progress), Journal(out, header))
-            else:
-                _Application(header, patch, old, scratch, progress).run(whole_file(out))
-
-
-def _require_promised(header: Header, length: int, sha256: str, base_sha256: str | None) -> None:
-    if (header.target.length, header.target.sha256) != (length, sha256):
-        raise PatchInvalid("the patch is for another target than was promised")
-    if base_sha256 not in (None, header.base.sha256):
-        raise PatchInvalid("the patch is for another base than was promised")
-
-
-def _require_affordable(header: Header, limits: PatchLimits, folder: Path) -> None:
-    if header.memory_bytes > limits.max_apply_bytes:
-        raise PatchTooCostly(header.memory_bytes, limits.max_apply_bytes)
-    if header.inflated_bytes > limits.max_scratch_bytes:
-        raise PatchTooCostly(header.inflated_bytes, limits.max_scratch_bytes, "the disk")
-    if header.inflated_bytes + header.target.length > shutil.disk_usage(folder).free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-
-
-def _resume(application: _Application, journal: Journal) -> None:
-    checkpoint = journal.load()
-    try:
-        if checkpoint is not None:
-            try:
-                return application.run(journal.target(), journal, checkpoint)
-            except PatchInvalid:
-                # It may be the checkpoint that is wrong. Whether it is the patch shows when all is done anew.
-                pass
-        application.run(journal.target(), journal)
-    except (ArtifactError, OSError):
-        journal.discard()
-        raise
-
-
-class _Application:
-    """One patch being applied, to one base.
-
-    Args:
-        header: of the patch.
-        patch: the file.
-        base: the file that it leads from, which was compared with the header.
-        scratch: the descriptor of the inflated members.
-        progress: see `apply_patch`.
-    """
-
-    def __init__(self, header: Header, patch: Path, base: BaseFile, scratch: int, progress: Progress | None) -> None:
-        self._header = header
-        self._patch = patch
-        self._base = base
-        self._scratch = scratch
-        self._progress = progress or (lambda _made, _total: None)
-
-    def run(
-        self,
-        out: AbstractContextManager[BinaryIO],
-        journal: Journal | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> None:
-        """Make the target.
-
-        Args:
-            out: opens a file that becomes the target when the block ends well.
-            journal: where checkpoints go, if anywhere.
-            checkpoint: what to go on from.
-
-        Raises:
-            ArtifactError, OSError: see `apply_patch`.
-        """
-        with self._patch.open("rb") as blob, out as sink:
-            os.ftruncate(sink.fileno(), checkpoint.target if checkpoint else 0)
-            target = Target(sink.fileno(), self._header.target.length, checkpoint.target if checkpoint else 0)
-            decoder = Decoder(self._header, blob, Space(self._header, self._base, self._scratch, target), target)
-            if checkpoint is not None:
-                with self._patch.open("rb") as again:
-                    decoder.restore(checkpoint, again)
-            self._make(decoder, target, journal)
-            target.flush()
-            self._prove(target)
-
-    def _make(self, decoder: Decoder, target: Target, journal: Journal | None) -> None:
-        reported, saved = 0, target.position
-        for _ in decoder.pieces():
-            if target.position >= reported + PROGRESS_BYTES:
-                reported = target.position
-                self._base.require_unchanged()
-                self._progress(target.position, target.length)
-            if journal is not None and target.position >= saved + CHECKPOINT_BYTES:
-                saved = target.position
-                target.sync()
-                if (checkpoint := decoder.checkpoint()) is not None:
-                    journal.save(checkpoint)
-        self._progress(target.position, target.length)
-
-    def _prove(self, target: Target) -> None:
-        if target.sha256() == self._header.target.sha256:
-            return
-        # Someone wrote to the base between the comparison and the reading, or the patch is wrong.
-        self._base.require_unchanged()
-        self._base.require(self._header.base)
-        raise PatchInvalid("the patch makes another file than it should")
+__all__ = ["Decoder"]
 
 
 class Decoder:
@@ -224,6 +66,8 @@ class Decoder:
         self._source_end = 0
         self._raw = 0
         self._pending: Pending | None = None
+        self._matrix: MatrixData | None = None
+        self._elements = 0
         self._deflater: _Deflater | None = None
 
     def pieces(self) -> Iterator[None]:
@@ -255,10 +99,14 @@ class Decoder:
             self._space.extend()
         first = self._streams.number(0)
         code, parameter = first & 7, first >> 3
+        if self._matrix is not None and code not in (Op.TENSOR, Op.PLANES):
+            raise PatchInvalid("a matrix stands before what has no rows")
         if code == Op.TABLE:
             self._define(parameter)
         elif code == Op.DEFLATE and parameter == 0:
             self._begin_deflate()
+        elif code == Op.MATRIX and parameter == 0:
+            self._read_matrix()
         elif code in (Op.TENSOR, Op.PLANES):
             self._work.spend(ELEMENTS_UNITS)
             self._begin_making(Op(code), parameter, self._table(Op(code), parameter).width)
@@ -272,6 +120,8 @@ class Decoder:
         length = self._streams.number(self._header.layout.lengths) * width
         if not 1 <= length <= self._room():
             raise PatchInvalid("an operation makes nothing, or more than there is to make")
+        if self._matrix is not None and length != self._matrix.matrix.rows * self._matrix.matrix.columns * width:
+            raise PatchInvalid("a matrix has another number of elements than the operation")
         source = 0
         if op in (Op.COPY, Op.ADD, Op.TENSOR):
             source = self._source_end + signed(self._streams.number(self._header.layout.sources))
@@ -286,7 +136,19 @@ class Decoder:
         self._tables[number] = self._read_table(lambda: self._streams.number(0))
 
     def _read_table(self, number: Callable[[], int]) -> Table:
-        return read_table(number, self._header.layout, self._header.streams)
+        return read_table(number, self._header.streams)
+
+    def _read_matrix(self) -> None:
+        """Read what the rows and columns of the next operation's elements have."""
+        matrix = read_matrix(lambda: self._streams.number(0), self._header.streams)
+        if not self._header.features & FEATURE_MATRIX:
+            raise PatchInvalid("a matrix stands where there should be none")
+        self._work.spend(ELEMENTS_UNITS + (matrix.rows + matrix.columns) * (matrix.rank + 1) // FACTORS_PER_UNIT)
+        factors = self._table(Op.PLANES, matrix.factors) if matrix.rank else None
+        try:
+            self._matrix = decode_matrix(matrix, factors, self._streams.take, self._header.layout.block_bytes)
+        except ValueError as problem:
+            raise PatchInvalid(f"a matrix is wrong: {problem}") from problem
 
     def _table(self, op: Op, number: int) -> Table:
         table = self._tables.get(number)
@@ -301,7 +163,8 @@ class Decoder:
         pending.source += length
         pending.left -= length
         if pending.left == 0:
-            self._pending = None
+            self._pending = self._matrix = None
+            self._elements = 0
 
     def _made(self, pending: Pending, length: int) -> bytes:
         if pending.op == Op.COPY:
@@ -312,12 +175,24 @@ class Decoder:
             source = np.frombuffer(self._space.read(pending.source, length), np.uint8)
             difference = np.frombuffer(self._streams.take(pending.parameter, length), np.uint8)
             return (source + difference).tobytes()
+        return self._made_elements(pending, length)
+
+    def _made_elements(self, pending: Pending, length: int) -> bytes:
         table = self._tables[pending.parameter]
+        start, count = self._elements, length // table.width
+        self._elements += count
+        if self._matrix is not None:
+            self._pay_for_prediction(self._matrix.matrix, start, count)
         base = self._space.read(pending.source, length) if pending.op == Op.TENSOR else None
         try:
-            return decode_block(table, length // table.width, base, self._streams.take)
+            return decode_block(table, count, base, self._streams.take, self._matrix, start)
         except ValueError as problem:
             raise PatchInvalid(f"a block of elements is wrong: {problem}") from problem
+
+    def _pay_for_prediction(self, matrix: Matrix, start: int, count: int) -> None:
+        """Spend for whole rows, because these are what is computed."""
+        rows = -(-(start + count) // matrix.columns) - start // matrix.columns
+        self._work.spend(rows * matrix.columns * matrix.rank // PRODUCTS_PER_UNIT)
 
     # ---- deflated members
 
@@ -348,12 +223,12 @@ class Decoder:
     # ---- checkpoints
 
     def checkpoint(self) -> Checkpoint | None:
-        """Return what another decoder needs to go on from here; None in the midst of a deflated member.
+        """Return what another decoder needs to go on from here; None in a deflated member, and within a matrix.
 
         The target must be flushed to the disk before the checkpoint is.
         """
         positions = self._streams.positions()
-        if self._deflater is not None or positions is None:
+        if self._deflater is not None or self._matrix is not None or positions is None:
             return None
         pending = None if self._pending is None else replace(self._pending)
         tables = {number: write_table(table).hex() for number, table in self._tables.items()}

@@ -19,9 +19,10 @@ from itertools import groupby
 from typing import Final, Literal, Protocol
 
 from artifacts.errors import PatchInvalid
-from artifacts.patch.elements import MAX_CLASSES, MAX_GROUPS, ClassCoding, Table
+from artifacts.patch.elements import LEVELS, MAX_CLASSES, ClassCoding, Matrix, Table
 
 __all__ = [
+    "SKAFOS_DELTA",
     "Codec",
     "DeflateParameters",
     "Header",
@@ -32,14 +33,19 @@ __all__ = [
     "frame_head",
     "read_frame_head",
     "read_header",
+    "read_matrix",
     "read_table",
     "read_varint",
     "signed",
     "unsigned",
     "varint",
     "write_header",
+    "write_matrix",
     "write_table",
 ]
+
+# The name of the encoding on the wire.
+SKAFOS_DELTA: Final = "skafos-delta"
 
 MAGIC: Final = b"\x93SKP"
 VERSION: Final = 1
@@ -48,7 +54,9 @@ VERSION: Final = 1
 FEATURE_DEFLATE: Final = 1
 # Another: frames refer to sources, so the decoder holds one more window.
 FEATURE_PREFIX: Final = 2
-KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX
+# A third: elements have rows and columns, so the decoder holds what these have.
+FEATURE_MATRIX: Final = 4
+KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | FEATURE_MATRIX
 
 # A number has 63 bits, so that it fits into the signed integers of every language; that is 9 bytes of 7 bits.
 MAX_VARINT_BYTES: Final = 9
@@ -87,15 +95,18 @@ MAX_MEMORY_BYTES: Final = 8 << 20
 OPERATION_UNITS: Final = 1
 FRAME_UNITS: Final = 4
 ELEMENTS_UNITS: Final = 16
+FACTORS_PER_UNIT: Final = 64
+PRODUCTS_PER_UNIT: Final = 4096
 ALLOWED_UNITS: Final = 1 << 18
 BYTES_PER_UNIT: Final = 8
 
 # Memory beside the base, in bytes: of the decoder itself and its tables, of a zstd decoder beside its window, of a
-# deflater beside its input (zlib's zconf.h: 256 KiB, and 44 KiB for inflating), and of the arrays of a block of
-# elements as a multiple of it.
+# deflater beside its input (zlib's zconf.h: 256 KiB, and 44 KiB for inflating), of the factors of a matrix while they
+# are read, and of the arrays of a block of elements as a multiple of it.
 _DECODER_BYTES = 512 * 1024
 _ZSTD_BYTES = 640 * 1024
 _DEFLATE_BYTES = 384 * 1024
+_MATRIX_BYTES = 3 * 1024 * 1024
 _BLOCK_FACTOR = 16
 
 
@@ -109,6 +120,7 @@ class Op(IntEnum):
     PLANES = 4
     TABLE = 5
     DEFLATE = 6
+    MATRIX = 7
 
 
 class Codec(IntEnum):
@@ -287,7 +299,8 @@ class Header:
         deflate = _DEFLATE_BYTES if self.members or self.features & FEATURE_DEFLATE else 0
         # A prefix is held as it is read, and by zstd. One more zstd decoder is for frames that stand alone.
         prefix = 2 * layout.window_bytes if self.features & FEATURE_PREFIX else 0
-        return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + prefix + deflate
+        matrix = _MATRIX_BYTES if self.features & FEATURE_MATRIX else 0
+        return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + prefix + deflate + matrix
 
 
 def most_made(length: int) -> int:
@@ -476,20 +489,21 @@ def read_frame_head(number: Callable[[], int], header: Header, *, continuous: bo
     return length, codec, detail
 
 
-# ---- tables
+# ---- tables and matrices
 
 _NUMBERS: Final[tuple[Literal["plain", "float"], ...]] = ("plain", "float")
 _DIFFERENCES: Final[tuple[Literal["none", "sub", "xor"], ...]] = ("none", "sub", "xor")
+_SLOPES: Final[tuple[Literal[1, 0, -1, -2], ...]] = (1, 0, -1, -2)
 _SPARSE = 0x80
+_HAS_SCALES = 1
+_IS_BRAIN = 2
 
 
 def write_table(table: Table) -> bytes:
     """Return the definition of a table as it stands behind its operation."""
-    kind = table.width.bit_length() - 1 | _NUMBERS.index(table.number) << 2 | _DIFFERENCES.index(table.difference) << 3
-    numbers = [kind, table.shift, table.escapes, table.group_log]
-    if table.groups is not None:
-        numbers += [table.groups, table.group_count]
-    numbers.append(len(table.classes))
+    kind = table.width.bit_length() - 1 | _NUMBERS.index(table.number) << 2
+    kind |= _DIFFERENCES.index(table.difference) << 3 | _SLOPES.index(table.slope) << 5
+    numbers = [kind, table.shift, table.escapes, len(table.classes)]
     for coding in table.classes:
         numbers += [coding.low_bits | (_SPARSE if coding.mask is not None else 0), coding.symbols]
         numbers += [stream for stream in (coding.mask, *coding.low_planes, coding.bits) if stream is not None]
@@ -498,12 +512,11 @@ def write_table(table: Table) -> bytes:
     return b"".join(map(varint, numbers))
 
 
-def read_table(number: Callable[[], int], layout: Layout, streams: int) -> Table:
+def read_table(number: Callable[[], int], streams: int) -> Table:
     """Read the definition of a table, and check it.
 
     Args:
         number: reads a varint.
-        layout: of the patch.
         streams: how many streams the patch has.
 
     Raises:
@@ -511,26 +524,27 @@ def read_table(number: Callable[[], int], layout: Layout, streams: int) -> Table
     """
 
     def stream() -> int:
-        if (found := number()) >= streams:
-            raise PatchInvalid("a table names a stream that is not there")
-        return found
+        return _stream(number(), streams)
 
     kind, shift = number(), number()
-    if kind >> 5 or kind >> 3 >= len(_DIFFERENCES):
+    if kind >> 7 or kind >> 3 & 3 >= len(_DIFFERENCES):
         raise PatchInvalid("a table has a kind of number that is unknown")
-    width, escapes, group_log = 1 << (kind & 3), stream(), number()
-    if group_log and width << min(group_log, MAX_BLOCK_LOG) > layout.block_bytes:
-        raise PatchInvalid("a group is longer than a block")
-    groups, group_count = (stream(), number()) if group_log else (None, 1)
-    if group_count > MAX_GROUPS or (class_count := number()) > MAX_CLASSES:
-        raise PatchInvalid("a table has too many groups or classes")
+    escapes, class_count = stream(), number()
+    if class_count > MAX_CLASSES:
+        raise PatchInvalid("a table has too many classes")
     classes = tuple(_read_class(number, stream) for _ in range(class_count))
-    lut = b"".join(_read_runs(number, 256 * group_count))
-    number_kind, difference = _NUMBERS[kind >> 2 & 1], _DIFFERENCES[kind >> 3]
+    lut = b"".join(_read_runs(number))
+    number_kind, difference, slope = _NUMBERS[kind >> 2 & 1], _DIFFERENCES[kind >> 3 & 3], _SLOPES[kind >> 5]
     try:
-        return Table(width, number_kind, difference, shift, escapes, lut, classes, group_log, groups)
+        return Table(1 << (kind & 3), number_kind, difference, shift, escapes, lut, classes, slope)
     except ValueError as problem:
         raise PatchInvalid(f"a table is wrong: {problem}") from problem
+
+
+def _stream(found: int, streams: int) -> int:
+    if found >= streams:
+        raise PatchInvalid("a table or a matrix names a stream that is not there")
+    return found
 
 
 def _read_class(number: Callable[[], int], stream: Callable[[], int]) -> ClassCoding:
@@ -545,10 +559,35 @@ def _read_class(number: Callable[[], int], stream: Callable[[], int]) -> ClassCo
     return ClassCoding(symbols, low_bits, planes, stream() if low_bits % 8 else None, mask)
 
 
-def _read_runs(number: Callable[[], int], length: int) -> Iterator[bytes]:
-    while length:
+def _read_runs(number: Callable[[], int]) -> Iterator[bytes]:
+    left = LEVELS
+    while left:
         value, run = number(), number()
-        if value >= MAX_CLASSES or not 1 <= run <= length:
-            raise PatchInvalid("the map of contexts is not whole, or names a class that is not there")
+        if value >= MAX_CLASSES or not 1 <= run <= left:
+            raise PatchInvalid("the map of levels is not whole, or names a class that is not there")
         yield bytes([value]) * run
-        length -= run
+        left -= run
+
+
+def write_matrix(matrix: Matrix) -> bytes:
+    """Return the definition of a matrix as it stands behind its operation."""
+    flags = (_HAS_SCALES if matrix.scales is not None else 0) | (_IS_BRAIN if matrix.brain else 0)
+    numbers = [matrix.rows, matrix.columns, flags, matrix.rank]
+    if matrix.scales is not None:
+        numbers.append(matrix.scales)
+    if matrix.rank:
+        numbers += [matrix.factors, unsigned(matrix.exponent)]
+    return b"".join(map(varint, numbers))
+
+
+def read_matrix(number: Callable[[], int], streams: int) -> Matrix:
+    """Read the definition of a matrix, and check it. The arguments and the error are those of `read_table`."""
+    rows, columns, flags, rank = number(), number(), number(), number()
+    if flags & ~(_HAS_SCALES | _IS_BRAIN):
+        raise PatchInvalid("a matrix is of a kind that is unknown")
+    scales = _stream(number(), streams) if flags & _HAS_SCALES else None
+    factors, exponent = (number(), signed(number())) if rank else (0, 0)
+    try:
+        return Matrix(rows, columns, scales, rank, factors, exponent, bool(flags & _IS_BRAIN))
+    except ValueError as problem:
+        raise PatchInvalid(f"a matrix is wrong: {problem}") from problem

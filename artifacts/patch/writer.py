@@ -13,9 +13,10 @@ from typing import BinaryIO, Final
 
 from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
 
-from artifacts.patch.elements import Table
+from artifacts.patch.elements import Matrix, Table
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
+    FEATURE_MATRIX,
     FEATURE_PREFIX,
     MAX_STREAMS,
     MAX_TABLES,
@@ -32,6 +33,7 @@ from artifacts.patch.format import (
     unsigned,
     varint,
     write_header,
+    write_matrix,
     write_table,
 )
 
@@ -172,6 +174,17 @@ class PatchWriter:
         if not 0 <= number < MAX_TABLES:
             raise ValueError(f"there are tables 0 to {MAX_TABLES - 1}")
         self._put(0, varint(Op.TABLE | number << 3) + write_table(table))
+
+    def matrix(self, matrix: Matrix, parts: Iterable[tuple[int, Buffer]]) -> None:
+        """Say what rows and columns have in common of the elements that the next operation makes.
+
+        Args:
+            matrix: as many elements as the next `tensor` or `planes` makes.
+            parts: what `elements.encode_matrix` returned.
+        """
+        self._put(0, varint(Op.MATRIX) + write_matrix(matrix))
+        self._put_all(parts)
+        self._features |= FEATURE_MATRIX
 
     def tensor(self, number: int, table: Table, source: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
         """Make elements that have a base.
