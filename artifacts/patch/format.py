@@ -70,7 +70,7 @@ MAX_EXPANSION: Final = 16
 MIN_MADE_BYTES: Final = 16 << 20
 # Deflate cannot do better than 1032 : 1 (zlib's technical details).
 MAX_DEFLATE_RATIO: Final = 1032
-# Frames and blocks of 4 KiB to 256 KiB.
+# Blocks and frames of 4 KiB to 256 KiB.
 MIN_BLOCK_LOG: Final = 12
 MAX_BLOCK_LOG: Final = 18
 # Windows of 1 KiB, which is zstd's smallest, to 1 MiB.
@@ -194,7 +194,8 @@ class Layout:
     """How the streams of a patch are laid out: what decides the memory that decoding takes.
 
     Attributes:
-        block_log: no frame has more than ``1 << block_log`` bytes, and elements are coded in blocks of that many.
+        block_log: elements are coded in blocks of ``1 << block_log`` bytes.
+        frame_log: no frame has more than ``1 << frame_log`` bytes.
         window_log: the window of continuous streams, and the longest prefix of a frame; 0 if there is neither.
         continuous: streams whose frames share one window; each frame of the others stands alone.
         lengths: the stream that has the operations' lengths.
@@ -204,15 +205,16 @@ class Layout:
         ValueError: a number is outside of what the format allows.
     """
 
-    block_log: int = MAX_BLOCK_LOG
+    block_log: int = 17
+    frame_log: int = 16
     window_log: int = 0
     continuous: frozenset[int] = field(default_factory=frozenset)
     lengths: int = 0
     sources: int = 0
 
     def __post_init__(self) -> None:
-        if not MIN_BLOCK_LOG <= self.block_log <= MAX_BLOCK_LOG:
-            raise ValueError(f"frames of 2^{self.block_log} bytes are not allowed")
+        if not all(MIN_BLOCK_LOG <= log <= MAX_BLOCK_LOG for log in (self.block_log, self.frame_log)):
+            raise ValueError("blocks or frames are too short or too long")
         if self.window_log and not MIN_WINDOW_LOG <= self.window_log <= MAX_WINDOW_LOG:
             raise ValueError(f"a window of 2^{self.window_log} bytes is not allowed")
         if len(self.continuous) > MAX_CONTINUOUS or (self.continuous and not self.window_log):
@@ -222,8 +224,13 @@ class Layout:
 
     @property
     def block_bytes(self) -> int:
-        """The most bytes of a frame, and the bytes of a block of elements."""
+        """The bytes of a block of elements."""
         return 1 << self.block_log
+
+    @property
+    def frame_bytes(self) -> int:
+        """The most bytes of a frame."""
+        return 1 << self.frame_log
 
     @property
     def window_bytes(self) -> int:
@@ -294,7 +301,7 @@ class Header:
     def memory_bytes(self) -> int:
         """The memory that decoding takes at most, beside the base."""
         layout = self.layout
-        frames = (self.streams + 2 + _BLOCK_FACTOR) * layout.block_bytes
+        frames = (self.streams + 2) * layout.frame_bytes + _BLOCK_FACTOR * layout.block_bytes
         windows = len(layout.continuous) * (layout.window_bytes + _ZSTD_BYTES)
         deflate = _DEFLATE_BYTES if self.members or self.features & FEATURE_DEFLATE else 0
         # A prefix is held as it is read, and by zstd. One more zstd decoder is for frames that stand alone.
@@ -365,7 +372,7 @@ def write_header(header: Header) -> bytes:
     numbers = [
         header.base.length,
         header.target.length,
-        layout.block_log,
+        layout.block_log - MIN_BLOCK_LOG | (layout.frame_log - MIN_BLOCK_LOG) << 3,
         layout.window_log,
         header.streams,
         sum(1 << stream for stream in layout.continuous),
@@ -408,9 +415,10 @@ def read_header(patch: Readable) -> Header:
         return read_varint(lambda: _read(patch, 1)[0])
 
     lengths = number(), number()
-    block_log, window_log, streams, continuous = number(), number(), number(), number()
+    sizes, window_log, streams, continuous = number(), number(), number(), number()
+    block_log, frame_log = MIN_BLOCK_LOG + (sizes & 7), MIN_BLOCK_LOG + (sizes >> 3)
     try:
-        layout = Layout(block_log, window_log, _bits(continuous), number(), number())
+        layout = Layout(block_log, frame_log, window_log, _bits(continuous), number(), number())
         members = _read_members(number)
         hashes = _read(patch, 32), _read(patch, 32)
         base, target = (Side(length, digest.hex()) for length, digest in zip(lengths, hashes, strict=True))
@@ -474,7 +482,7 @@ def read_frame_head(number: Callable[[], int], header: Header, *, continuous: bo
     """
     length, second = number(), number()
     codec, detail = Codec(second & 3), second >> 2
-    if not 1 <= length <= header.layout.block_bytes:
+    if not 1 <= length <= header.layout.frame_bytes:
         raise PatchInvalid(f"a frame has {length} bytes")
     if continuous:
         right = codec == Codec.ZSTD and 1 <= detail <= length + MAX_FLUSH_BYTES

@@ -174,6 +174,8 @@ class PatchWriter:
         if not 0 <= number < MAX_TABLES:
             raise ValueError(f"there are tables 0 to {MAX_TABLES - 1}")
         self._put(0, varint(Op.TABLE | number << 3) + write_table(table))
+        for coding in table.classes:
+            self._name(coding.symbols, coding.mask, *coding.low_planes, coding.bits, table.escapes)
 
     def matrix(self, matrix: Matrix, parts: Iterable[tuple[int, Buffer]]) -> None:
         """Say what rows and columns have in common of the elements that the next operation makes.
@@ -183,6 +185,7 @@ class PatchWriter:
             parts: what `elements.encode_matrix` returned.
         """
         self._put(0, varint(Op.MATRIX) + write_matrix(matrix))
+        self._name(matrix.scales)
         self._put_all(parts)
         self._features |= FEATURE_MATRIX
 
@@ -260,6 +263,12 @@ class PatchWriter:
         self._put(self._layout.sources, varint(unsigned(address - self._source_end)))
         self._source_end = address + length
 
+    def _name(self, *streams: int | None) -> None:
+        """Let streams be there that a definition names, even if nothing comes of them."""
+        for stream in streams:
+            if stream is not None:
+                self._stream(stream)
+
     def _put_all(self, parts: Iterable[tuple[int, Buffer]]) -> None:
         for stream, content in parts:
             self._put(stream, content)
@@ -272,10 +281,10 @@ class PatchWriter:
             if state.frame is None:
                 state.frame = _Frame()
                 self._frames.append(state.frame)
-            room = self._layout.block_bytes - len(state.waiting)
+            room = self._layout.frame_bytes - len(state.waiting)
             state.waiting += left[:room]
             left = left[room:]
-            if len(state.waiting) == self._layout.block_bytes:
+            if len(state.waiting) == self._layout.frame_bytes:
                 self._close(number, state)
 
     def _stream(self, number: int) -> _Stream:
