@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_FACTOR", "MAX_FACTORS", "MAX_RANK", "MAX_SIDE", "Matrix", "MatrixData", "levels", "predicted"]
+__all__ = [
+    "MAX_FACTOR",
+    "MAX_FACTORS",
+    "MAX_RANK",
+    "MAX_SIDE",
+    "Matrix",
+    "MatrixData",
+    "converted",
+    "levels",
+    "predicted",
+]
 
 # Rows and columns: a block's rows then have at most a block's worth of elements beside those that are wanted.
 MAX_SIDE = 1 << 16
@@ -46,7 +56,6 @@ class Matrix:
         rank: how many factors each row and each column has, whose products predict the difference; 0 if none.
         factors: the number of the table that codes the factors.
         exponent: the products' sum counts in units of ``2 ** exponent``.
-        brain: whether floats of 2 bytes are bfloat16.
 
     Raises:
         ValueError: a number is out of bounds.
@@ -58,7 +67,6 @@ class Matrix:
     rank: int = 0
     factors: int = 0
     exponent: int = 0
-    brain: bool = False
 
     def __post_init__(self) -> None:
         if not (1 <= self.rows <= MAX_SIDE and 1 <= self.columns <= MAX_SIDE):
@@ -99,7 +107,7 @@ def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
     return np.ravel(sums)[places]
 
 
-def predicted(data: MatrixData, base: Unsigned, start: int) -> Unsigned:
+def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = False) -> Unsigned:
     """Return floats of the base with the products of the factors added, rounded to the nearest float, ties to even.
 
     Floats of 2 and 4 bytes are rounded to 4 bytes first, and those of 2 bytes then to their own width. What is no
@@ -109,6 +117,7 @@ def predicted(data: MatrixData, base: Unsigned, start: int) -> Unsigned:
         data: the matrix.
         base: the bits of the floats from ``start`` on; at least 2 bytes each.
         start: the place of the first one in the matrix.
+        brain: whether they are bfloat16.
 
     Raises:
         ValueError: they reach beyond the matrix.
@@ -117,13 +126,27 @@ def predicted(data: MatrixData, base: Unsigned, start: int) -> Unsigned:
         return base
     rows, places = _span(data.matrix, start, len(base))
     sums = (data.row_factors[rows] @ data.column_factors.T).ravel()[places]
-    values = _doubles(base, data.matrix.brain)
+    values = _doubles(base, brain)
     sums *= 2.0**data.matrix.exponent
     sums += values
     with np.errstate(over="ignore", invalid="ignore"):
-        rounded = _rounded(sums, base.dtype.itemsize, data.matrix.brain)
+        rounded = _rounded(sums, base.dtype.itemsize, brain)
     finite = np.isfinite(values)
     return rounded if finite.all() else np.where(finite, rounded, base)
+
+
+def converted(elements: Unsigned, brain: bool, width: int, to_brain: bool) -> Unsigned:
+    """Return floats as floats of another width, rounded as in `predicted`; what is no finite number becomes zero.
+
+    Args:
+        elements: the bits of the floats.
+        brain: whether those of 2 bytes are bfloat16.
+        width: of the result, in bytes.
+        to_brain: whether a result of 2 bytes is bfloat16.
+    """
+    values = _doubles(elements, brain)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _rounded(np.where(np.isfinite(values), values, 0.0), width, to_brain)
 
 
 def _doubles(elements: Unsigned, brain: bool) -> Doubles:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from artifacts.patch.elements import (
     MAX_BLOCK_BYTES,
+    BaseKind,
     ClassCoding,
+    Number,
     Table,
     decode_block,
     decode_matrix,
@@ -27,6 +29,8 @@ from artifacts.patch.matrix import MAX_FACTOR, Matrix, MatrixData, levels, predi
 SPECIAL_SHARES = [0.0, -0.0, 5e-324, 6e-8, 1.4e-45, float("inf"), float("-inf"), float("nan"), 1.0, -1.0]
 FLOATS = {2: np.float16, 4: np.float32, 8: np.float64}
 ESCAPES = 99
+DIFFERENCES: list[Literal["sub", "xor", "none"]] = ["sub", "xor", "none"]
+SLOPES: list[Literal[1, 0, -1, -2]] = [1, 0, -1, -2]
 
 
 def _coding(number: int, low_bits: int, sparse: bool) -> ClassCoding:
@@ -42,11 +46,12 @@ def _coding(number: int, low_bits: int, sparse: bool) -> ClassCoding:
 def _table(
     width: int,
     *,
-    number: Literal["plain", "float"] = "float",
+    number: Number | None = None,
     difference: Literal["sub", "xor", "none"] = "sub",
     low_bits: int = 0,
     sparse: bool = False,
 ) -> Table:
+    number = number or ("float" if width > 1 else "plain")
     return Table(width, number, difference, 0, ESCAPES, bytes(256), (_coding(0, low_bits, sparse),))
 
 
@@ -57,15 +62,20 @@ def tables(draw: st.DrawFn) -> Table:
     bits = st.integers(0, 8 * width - 1)
     codings = tuple(_coding(number, draw(bits), draw(st.booleans())) for number in range(count))
     lut = draw(st.binary(min_size=256, max_size=256))
+    numbers: dict[int, list[Number]] = {1: ["plain"], 2: ["plain", "float", "brain"]}
+    number = draw(st.sampled_from(numbers.get(width, ["plain", "float"])))
+    difference = draw(st.sampled_from(DIFFERENCES))
+    kinds: list[BaseKind] = ["same", "half", "brain", "single", "double"]
     return Table(
         width=width,
-        number=draw(st.sampled_from(["plain", "float"])),
-        difference=draw(st.sampled_from(["sub", "xor", "none"])),
+        number=number,
+        difference=difference,
         shift=draw(bits),
         escapes=ESCAPES,
         lut=bytes(octet % count for octet in lut),
         classes=codings,
-        slope=draw(st.sampled_from([1, 0, -1, -2])),
+        slope=draw(st.sampled_from(SLOPES)),
+        base="same" if number == "plain" or difference == "none" else draw(st.sampled_from(kinds)),
     )
 
 
@@ -94,8 +104,9 @@ def _round_trip(
 def test_every_table_brings_every_element_back(table: Table, data: st.DataObject) -> None:
     target = data.draw(st.binary(max_size=400))
     target = target[: len(target) // table.width * table.width]
-    base = data.draw(st.one_of(st.just(target), st.binary(min_size=len(target), max_size=len(target))))
-    _round_trip(table, target, base)
+    size = len(target) // table.width * table.base_width
+    base = data.draw(st.binary(min_size=size, max_size=size))
+    _round_trip(table, target, target if table.base == "same" and data.draw(st.booleans()) else base)
 
 
 @given(tables(), st.data())
@@ -103,13 +114,14 @@ def test_every_matrix_brings_every_element_back(table: Table, data: st.DataObjec
     matrix = data.draw(matrices(data.draw(st.sampled_from([0, 0, 1, 3])) if _predictable(table) else 0))
     elements = matrix.matrix.rows * matrix.matrix.columns
     start = data.draw(st.integers(0, elements))
-    size = data.draw(st.integers(0, elements - start)) * table.width
-    target, base = (data.draw(st.binary(min_size=size, max_size=size)) for _ in range(2))
+    count = data.draw(st.integers(0, elements - start))
+    sizes = count * table.width, count * table.base_width
+    target, base = (data.draw(st.binary(min_size=size, max_size=size)) for size in sizes)
     _round_trip(table, target, base, matrix, start)
 
 
 def _predictable(table: Table) -> bool:
-    return table.number == "float" and table.width > 1 and table.difference != "none"
+    return table.number != "plain" and table.has_base
 
 
 @st.composite
@@ -117,7 +129,7 @@ def matrices(draw: st.DrawFn, rank: int) -> MatrixData:
     rows, columns = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     scales = draw(st.sampled_from([None, 300]))
     levels = [draw(st.binary(min_size=size, max_size=size)) if scales else bytes(size) for size in (rows, columns)]
-    matrix = Matrix(rows, columns, scales, rank, 5, draw(st.integers(-40, 8)), draw(st.booleans()))
+    matrix = Matrix(rows, columns, scales, rank, 5, draw(st.integers(-40, 8)))
     factor = st.integers(1 - MAX_FACTOR, MAX_FACTOR - 1)
     factors = draw(st.lists(factor, min_size=rank * (rows + columns), max_size=rank * (rows + columns)))
     of_rows, of_columns = np.split(np.array(factors, np.float64).reshape(rows + columns, rank), [rows])
@@ -214,12 +226,12 @@ def test_rows_and_columns_add_to_the_level_of_an_element() -> None:
     assert _round_trip(table, base, base, data) == [(100, bytes(2)), (101, bytes(1)), (200, bytes(1))]
 
 
-def _low_rank(dtype: str, *, brain: bool = False) -> tuple[MatrixData, bytes]:
+def _low_rank(dtype: str) -> tuple[MatrixData, bytes]:
     """Return an update of rank 2, and the zeros that it predicts the sums of products from."""
     generator = np.random.default_rng(5)
     of_rows, of_columns = (generator.integers(-900, 900, (size, 2)).astype(np.float64) for size in (30, 40))
     empty = np.zeros(30, np.uint8), np.zeros(40, np.uint8)
-    return MatrixData(Matrix(30, 40, None, 2, 0, -20, brain), *empty, of_rows, of_columns), bytes(1200 * int(dtype[-1]))
+    return MatrixData(Matrix(30, 40, None, 2, 0, -20), *empty, of_rows, of_columns), bytes(1200 * int(dtype[-1]))
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
@@ -237,16 +249,16 @@ def test_a_prediction_in_bfloat16_is_the_nearest_one_with_ties_to_even() -> None
     empty = np.zeros(1, np.uint8)
     # In units of 2^-8: half of the last place of 1, whose neighbours are 1 + 2^-7 and 1 - 2^-8.
     for factor, bits in [(1, 0x3F80), (3, 0x3F82), (-1, 0x3F7F), (2, 0x3F81)]:
-        data = MatrixData(Matrix(1, 1, rank=1, exponent=-8, brain=True), empty, empty, one * factor, one)
-        assert predicted(data, np.array([0x3F80], "<u2"), 0).tolist() == [bits]
+        data = MatrixData(Matrix(1, 1, rank=1, exponent=-8), empty, empty, one * factor, one)
+        assert predicted(data, np.array([0x3F80], "<u2"), 0, brain=True).tolist() == [bits]
 
 
 @pytest.mark.parametrize(("dtype", "brain"), [("<f2", False), ("<f2", True), ("<f4", False), ("<f8", False)])
 def test_what_is_not_finite_is_not_predicted(dtype: str, brain: bool) -> None:
-    data, zeros = _low_rank(dtype, brain=brain)
+    data, zeros = _low_rank(dtype)
     base = np.frombuffer(zeros, dtype.replace("f", "u")).copy()
     base[:] = np.iinfo(base.dtype).max  # all bits: a NaN
-    assert np.array_equal(predicted(data, base, 0), base)
+    assert np.array_equal(predicted(data, base, 0, brain=brain), base)
 
 
 def test_a_prediction_may_overflow() -> None:
@@ -255,10 +267,53 @@ def test_a_prediction_may_overflow() -> None:
     assert predicted(data, np.array([60000], "<f2").view("<u2"), 0).view("<f2").tolist() == [float("inf")]
 
 
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_bits_that_are_always_zero_cost_nothing(width: int) -> None:
+    generator = np.random.default_rng(width)
+    for zeros in (1, 8 * width // 2, 8 * width - 1):
+        high = np.frombuffer(generator.bytes(64 * width), f"<u{width}") >> zeros << zeros
+        number: Number = "float" if width > 1 else "plain"
+        table = Table(width, number, "sub", 0, ESCAPES, bytes(256), (_coding(0, 0, False),), zeros=zeros)
+        parts = dict(_round_trip(table, high.tobytes(), generator.bytes(64 * width)))
+        escaped = np.frombuffer(parts.get(ESCAPES, b""), high.dtype)
+        assert not (escaped >> (8 * width - zeros - 1) >> 1).any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "width"),
+    [("<f4", "single", 2), ("<f8", "double", 4), ("<f8", "double", 2), ("<f2", "half", 4), ("<f4", "single", 8)],
+)
+def test_a_base_of_another_kind_of_float_is_converted(dtype: str, kind: BaseKind, width: int) -> None:
+    values = np.random.default_rng(0).normal(size=50).astype(dtype)
+    values[:2] = [np.nan, np.inf]
+    with np.errstate(over="ignore"):
+        target = values.astype("<f4").astype(f"<f{width}") if width < 8 else values.astype("<f8")
+    target[:2] = 0
+    table = Table(width, "float", "sub", 0, ESCAPES, bytes(256), (_coding(0, 0, True),), base=kind)
+    assert _round_trip(table, target.tobytes(), values.tobytes()) == [(220, bytes(7))]
+
+
+def test_a_base_may_be_the_bfloat16_of_a_float() -> None:
+    values = np.array([1.5, -0.25, 3e38], "<f4")
+    brain = (values.view("<u4") >> 16).astype("<u2")
+    coding = (_coding(0, 0, True),)
+    narrow = Table(2, "brain", "sub", 0, ESCAPES, bytes(256), coding, base="single")
+    assert _round_trip(narrow, brain[:2].tobytes(), values[:2].tobytes()) == [(220, b"\0")]
+    wide = Table(4, "float", "sub", 0, ESCAPES, bytes(256), coding, base="brain")
+    assert _round_trip(wide, values[:2].tobytes(), brain[:2].tobytes()) == [(220, b"\0")]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"width": 3}, "no element"),
+        ({"width": 3}, "unknown"),
+        ({"width": 1}, "unknown"),
+        ({"number": "brain"}, "unknown"),
+        ({"zeros": 32}, "zero"),
+        ({"zeros": 1, "difference": "xor"}, "zero"),
+        ({"base": "quarter"}, "unknown kind"),
+        ({"base": "half", "difference": "none"}, "does not suit"),
+        ({"base": "half", "number": "plain"}, "does not suit"),
         ({"shift": 32}, "outside"),
         ({"classes": ()}, "classes"),
         ({"classes": (ClassCoding(0, 32, (1, 2, 3, 4)),)}, "more low bits"),
@@ -326,7 +381,7 @@ def test_elements_outside_of_their_matrix_are_refused() -> None:
 )
 def test_matrices_out_of_bounds_are_refused(numbers: dict[str, int], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        Matrix(**({"rows": 4, "columns": 4} | numbers))  # type: ignore[arg-type]
+        Matrix(**({"rows": 4, "columns": 4} | numbers))
 
 
 def test_factors_that_are_too_large_are_refused() -> None:
