@@ -49,6 +49,8 @@ BaseKind = Literal["same", "half", "brain", "single", "double"]
 BASE_WIDTHS: dict[str, int] = {"same": 0, "half": 2, "brain": 2, "single": 4, "double": 8}
 
 LEVELS = 256
+# The exponents of doubles have 11 bits.
+MAX_OFFSET = 2047
 # The symbol that says that the rest follows in the stream of escapes.
 ESCAPE = 255
 
@@ -100,7 +102,9 @@ class Table:
         difference: what is written of an element and its base: ``sub``, ``xor``, or ``none`` without a base.
         zeros: how many low bits are zero in every element; they are not coded. 0 without a difference by ``sub``.
         base: of which kind the base's elements are: ``same``, or floats that are converted first.
-        shift: how far the base's bits are shifted down to make the context, whose low 8 bits count.
+        shift: how far the base's bits are shifted down to make the context: 8 bits of a plain number, the exponent of a
+            float without its sign.
+        offset: what is subtracted from that of a float; then 0 to 255 are told apart.
         slope: what the context is multiplied by to make the level, to which row and column add theirs.
         escapes: the stream of what does not fit into a symbol.
         lut: the class of each of 256 levels.
@@ -118,6 +122,7 @@ class Table:
     lut: bytes
     classes: tuple[ClassCoding, ...]
     slope: Literal[1, 0, -1, -2] = 1
+    offset: int = 0
     zeros: int = 0
     base: BaseKind = "same"
 
@@ -130,6 +135,8 @@ class Table:
             raise ValueError("bits that are zero do not suit the element")
         if not 0 <= self.shift < 8 * self.width or self.slope not in (1, 0, -1, -2):
             raise ValueError("the context lies outside the element, or has no such slope")
+        if not 0 <= self.offset <= (0 if self.number == "plain" else MAX_OFFSET):
+            raise ValueError("the context has an offset that does not suit")
         if not 1 <= len(self.classes) <= MAX_CLASSES:
             raise ValueError(f"a table has 1 to {MAX_CLASSES} classes")
         if any(coding.low_bits >= 8 * self.width for coding in self.classes):
@@ -340,13 +347,25 @@ def _places(
 
 
 def _levels(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
-    contexts = np.zeros(count, np.uint8) if base is None else (base >> table.shift).astype(np.uint8)
-    if table.slope == 1 and (data is None or data.matrix.scales is None):
+    contexts = np.zeros(count, np.uint8) if base is None else _contexts(table, base)
+    if table.slope == 1 and data is None:
         return contexts
     sums = contexts.astype(np.int16) * table.slope
-    if data is not None and data.matrix.scales is not None:
+    if data is not None:
         sums += levels(data, start, count)
     return np.clip(sums, 0, LEVELS - 1).astype(np.uint8)
+
+
+def _contexts(table: Table, base: Unsigned) -> Octets:
+    contexts: Octets
+    if table.number == "plain":
+        contexts = (base >> table.shift).astype(np.uint8)
+        return contexts
+    exponents = (base & ~_sign(table.width)) >> table.shift
+    if table.offset:
+        exponents = np.maximum(exponents, table.offset) - table.offset
+    contexts = np.minimum(exponents, LEVELS - 1).astype(np.uint8)
+    return contexts
 
 
 def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterator[tuple[int, bytes]]:

@@ -30,6 +30,8 @@ __all__ = [
 # Rows and columns: a block's rows then have at most a block's worth of elements beside those that are wanted.
 MAX_SIDE = 1 << 16
 MAX_RANK = 64
+# Twice the largest context: what the steepest slope can take away.
+MAX_LEVEL = 511
 # Factors of a matrix, held as 8 bytes each: 2 MiB.
 MAX_FACTORS = 1 << 18
 # Products of two factors, summed over the rank, are then at most 2^52: exact in doubles in whatever order.
@@ -52,6 +54,7 @@ class Matrix:
     Attributes:
         rows: how many.
         columns: how many; row after row, the elements follow each other.
+        level: added to the level of every element, so that one table serves small updates and large ones.
         scales: the stream of the levels of rows and then columns, one byte each; None if all are 0.
         rank: how many factors each row and each column has, whose products predict the difference; 0 if none.
         factors: the number of the table that codes the factors.
@@ -63,6 +66,7 @@ class Matrix:
 
     rows: int
     columns: int
+    level: int = 0
     scales: int | None = None
     rank: int = 0
     factors: int = 0
@@ -73,6 +77,8 @@ class Matrix:
             raise ValueError("a matrix has too many rows or columns, or none")
         if not 0 <= self.rank <= MAX_RANK or self.rank * (self.rows + self.columns) > MAX_FACTORS:
             raise ValueError("a matrix has too many factors")
+        if not 0 <= self.level <= MAX_LEVEL:
+            raise ValueError("the level of a matrix is out of range")
         if not MIN_EXPONENT <= self.exponent <= MAX_EXPONENT:
             raise ValueError("the unit of a prediction is out of range")
 
@@ -97,14 +103,16 @@ class MatrixData:
 
 
 def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
-    """Return the sum of the levels of row and column for each of ``count`` elements from ``start`` on.
+    """Return the sum of the levels of matrix, row and column for each of ``count`` elements from ``start`` on.
 
     Raises:
         ValueError: they reach beyond the matrix.
     """
     rows, places = _span(data.matrix, start, count)
-    sums = data.row_levels[rows].astype(np.int16)[:, None] + data.column_levels.astype(np.int16)
-    return np.ravel(sums)[places]
+    if data.matrix.scales is None:
+        return np.full(count, data.matrix.level, np.int16)
+    of_rows = data.row_levels[rows].astype(np.int16) + np.int16(data.matrix.level)
+    return np.ravel(of_rows[:, None] + data.column_levels.astype(np.int16))[places]
 
 
 def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = False) -> Unsigned:
@@ -125,13 +133,13 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
     if data.row_factors is None or data.column_factors is None:
         return base
     rows, places = _span(data.matrix, start, len(base))
-    sums = (data.row_factors[rows] @ data.column_factors.T).ravel()[places]
-    values = _doubles(base, brain)
+    sums: Doubles = (data.row_factors[rows] @ data.column_factors.T).ravel()[places]
     sums *= 2.0**data.matrix.exponent
-    sums += values
     with np.errstate(over="ignore", invalid="ignore"):
+        values = _doubles(base, brain)
+        finite = np.isfinite(values)
+        sums += values
         rounded = _rounded(sums, base.dtype.itemsize, brain)
-    finite = np.isfinite(values)
     return rounded if finite.all() else np.where(finite, rounded, base)
 
 
@@ -144,8 +152,8 @@ def converted(elements: Unsigned, brain: bool, width: int, to_brain: bool) -> Un
         width: of the result, in bytes.
         to_brain: whether a result of 2 bytes is bfloat16.
     """
-    values = _doubles(elements, brain)
     with np.errstate(over="ignore", invalid="ignore"):
+        values = _doubles(elements, brain)
         return _rounded(np.where(np.isfinite(values), values, 0.0), width, to_brain)
 
 

@@ -129,7 +129,7 @@ def matrices(draw: st.DrawFn, rank: int) -> MatrixData:
     rows, columns = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     scales = draw(st.sampled_from([None, 300]))
     levels = [draw(st.binary(min_size=size, max_size=size)) if scales else bytes(size) for size in (rows, columns)]
-    matrix = Matrix(rows, columns, scales, rank, 5, draw(st.integers(-40, 8)))
+    matrix = Matrix(rows, columns, draw(st.integers(0, 511)), scales, rank, 5, draw(st.integers(-40, 8)))
     factor = st.integers(1 - MAX_FACTOR, MAX_FACTOR - 1)
     factors = draw(st.lists(factor, min_size=rank * (rows + columns), max_size=rank * (rows + columns)))
     of_rows, of_columns = np.split(np.array(factors, np.float64).reshape(rows + columns, rank), [rows])
@@ -217,7 +217,7 @@ def test_the_context_is_what_the_base_says() -> None:
 
 
 def test_rows_and_columns_add_to_the_level_of_an_element() -> None:
-    data = MatrixData(Matrix(2, 3, 300), np.array([10, 255], np.uint8), np.array([0, 1, 255], np.uint8))
+    data = MatrixData(Matrix(2, 3, 0, 300), np.array([10, 255], np.uint8), np.array([0, 1, 255], np.uint8))
     assert levels(data, 0, 6).tolist() == [10, 11, 265, 255, 256, 510]
     assert levels(data, 2, 2).tolist() == [265, 255]
     lut = bytes(level >= 11 for level in range(256))
@@ -226,12 +226,29 @@ def test_rows_and_columns_add_to_the_level_of_an_element() -> None:
     assert _round_trip(table, base, base, data) == [(100, bytes(2)), (101, bytes(1)), (200, bytes(1))]
 
 
+@pytest.mark.parametrize(("dtype", "shift", "offset"), [("<f2", 10, 0), ("<f4", 23, 112), ("<f8", 52, 1008)])
+def test_the_exponent_of_each_width_can_be_the_context(dtype: str, shift: int, offset: int) -> None:
+    base = np.array([1.0, -1.0, 2.0, 1e-5, 1e4], dtype)
+    lut = bytes(level - 13 if 13 <= level < 29 else 0 for level in range(256))
+    classes = tuple(_coding(number, 0, False) for number in range(16))
+    width = int(dtype[-1])
+    table = Table(width, "float", "sub", shift, ESCAPES, lut, classes, offset=offset)
+    parts = _round_trip(table, base.tobytes(), base.tobytes())
+    # In the order of the classes: 1e-5 is below them all, 1.0 has 15 or 1023 - 1008, and 1e4 has 13 more than that.
+    assert [(stream - 100, len(content)) for stream, content in parts] == [(0, 1), (2, 2), (3, 1), (15, 1)]
+
+
+def test_the_level_of_a_matrix_counts_without_scales_too() -> None:
+    data = MatrixData(Matrix(2, 3, 260), np.zeros(2, np.uint8), np.zeros(3, np.uint8))
+    assert levels(data, 1, 4).tolist() == [260] * 4
+
+
 def _low_rank(dtype: str) -> tuple[MatrixData, bytes]:
     """Return an update of rank 2, and the zeros that it predicts the sums of products from."""
     generator = np.random.default_rng(5)
     of_rows, of_columns = (generator.integers(-900, 900, (size, 2)).astype(np.float64) for size in (30, 40))
     empty = np.zeros(30, np.uint8), np.zeros(40, np.uint8)
-    return MatrixData(Matrix(30, 40, None, 2, 0, -20), *empty, of_rows, of_columns), bytes(1200 * int(dtype[-1]))
+    return MatrixData(Matrix(30, 40, rank=2, exponent=-20), *empty, of_rows, of_columns), bytes(1200 * int(dtype[-1]))
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
@@ -322,6 +339,8 @@ def test_a_base_may_be_the_bfloat16_of_a_float() -> None:
         ({"lut": bytes(255) + b"\x01"}, "not there"),
         ({"lut": bytes(512)}, "not whole"),
         ({"slope": 2}, "slope"),
+        ({"offset": 2048}, "offset"),
+        ({"offset": 1, "number": "plain"}, "offset"),
         ({"number": "complex"}, "unknown"),
         ({"difference": "add"}, "unknown"),
     ],
@@ -359,7 +378,7 @@ def test_lengths_that_do_not_match_are_refused() -> None:
 
 
 def test_elements_outside_of_their_matrix_are_refused() -> None:
-    data = MatrixData(Matrix(2, 3, 300), np.zeros(2, np.uint8), np.zeros(3, np.uint8))
+    data = MatrixData(Matrix(2, 3, 0, 300), np.zeros(2, np.uint8), np.zeros(3, np.uint8))
     table = Table(1, "plain", "sub", 0, ESCAPES, bytes(256), (_coding(0, 0, False), _coding(1, 0, False)))
     with pytest.raises(ValueError, match="beyond"):
         encode_block(table, bytes(4), bytes(4), data, 3)
@@ -375,6 +394,7 @@ def test_elements_outside_of_their_matrix_are_refused() -> None:
         ({"rank": 65}, "factors"),
         ({"rank": -1}, "factors"),
         ({"rank": 33, "rows": 8000}, "factors"),
+        ({"level": 512}, "level"),
         ({"exponent": 65}, "unit"),
         ({"exponent": -257}, "unit"),
     ],
@@ -405,14 +425,21 @@ def test_only_floats_are_predicted(table: Table) -> None:
         encode_block(table, bytes(table.width), bytes(table.width), data)
 
 
+@pytest.mark.parametrize("rank", [0, 8])
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
-def test_a_block_takes_a_few_megabytes(width: int) -> None:
+def test_a_block_takes_a_few_megabytes(width: int, rank: int) -> None:
     codings = tuple(_coding(number, 0, number == 0) for number in range(16))
     table = Table(width, "float" if width > 1 else "plain", "sub", 0, ESCAPES, bytes(range(16)) * 16, codings)
+    count = MAX_BLOCK_BYTES // width
     base = np.random.default_rng(0).bytes(MAX_BLOCK_BYTES)
-    parts = encode_block(table, base, base)
+    data = None
+    if rank and width > 1:
+        factors = np.ones((count // 256, rank)), np.ones((256, rank))
+        levels = np.zeros(count // 256, np.uint8), np.zeros(256, np.uint8)
+        data = MatrixData(Matrix(count // 256, 256, scales=300, rank=rank), *levels, *factors)
+    parts = encode_block(table, base, base, data)
     tracemalloc.start()
-    decode_block(table, MAX_BLOCK_BYTES // width, base, _queue(parts))
+    decode_block(table, count, base, _queue(parts), data)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 6 * MAX_BLOCK_BYTES
+    assert peak < 12 * MAX_BLOCK_BYTES
