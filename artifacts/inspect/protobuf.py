@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from artifacts.inspect.errors import MalformedModel
+from artifacts.inspect.source import Source
 
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 
@@ -57,7 +57,7 @@ class Field:
 class Message:
     """A message that lies in ``file`` from ``start`` to ``end``."""
 
-    file: BinaryIO
+    file: Source
     start: int
     end: int
     budget: Budget
@@ -105,7 +105,7 @@ class Message:
         for field in self.fields():
             if field.number == number and field.kind == BYTES:
                 found = field
-        return default if found is None else self._text(found)
+        return default if found is None else self.text_of(found)
 
     def integer(self, number: int, default: int = 0) -> int:
         """Return the last number in a field of that number, as an int64."""
@@ -124,12 +124,17 @@ class Message:
         values: list[int] = []
         for field in self.fields():
             if field.number == number:
-                values.extend([field.value] if field.kind == VARINT else self._packed(field, limit))
+                values.extend(self.numbers_of(field, limit))
                 if len(values) > limit:
                     raise MalformedModel("a list is longer than any model has")
         return tuple(values)
 
-    def _text(self, field: Field) -> str:
+    def text_of(self, field: Field) -> str:
+        """Return the text in a field of bytes.
+
+        Raises:
+            MalformedModel: it is longer than `MAX_TEXT_BYTES`, or not UTF-8.
+        """
         if field.end - field.start > MAX_TEXT_BYTES:
             raise MalformedModel("a name is longer than any model has")
         self.file.seek(field.start)
@@ -138,7 +143,14 @@ class Message:
         except UnicodeDecodeError as problem:
             raise MalformedModel("a name is not UTF-8") from problem
 
-    def _packed(self, field: Field, limit: int) -> list[int]:
+    def numbers_of(self, field: Field, limit: int) -> list[int]:
+        """Return the numbers in a field, one or a packed list, as int64; of a list not many more than ``limit``.
+
+        Raises:
+            MalformedModel: the list is damaged.
+        """
+        if field.kind == VARINT:
+            return [field.value]
         self.file.seek(field.start)
         data = self.file.read(min(field.end - field.start, 10 * (limit + 1)))
         values, position = [], 0
