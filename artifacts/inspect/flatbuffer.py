@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 
 from artifacts.inspect.errors import MalformedModel
-from artifacts.inspect.source import Source
+from artifacts.source import Source
 
 # Bytes of a name: far above any model's.
 MAX_NAME_BYTES = 4096

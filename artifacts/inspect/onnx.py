@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from artifacts.inspect.errors import MalformedModel
 from artifacts.inspect.protobuf import BYTES, VARINT, Budget, Message
-from artifacts.inspect.source import Source
 from artifacts.inspect.tensor import MAX_DIMENSIONS, MAX_TENSORS, UNKNOWN_SHAPE, Dimension, Signature, Tensor
+from artifacts.source import Source
 
 _MODEL_IR_VERSION, _MODEL_GRAPH = 1, 7
 _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 5, 11, 12

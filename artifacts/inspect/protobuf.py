@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from artifacts.inspect.errors import MalformedModel
-from artifacts.inspect.source import Source
+from artifacts.source import Source
 
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from artifacts.inspect.errors import MalformedModel
 from artifacts.inspect.flatbuffer import Buffer, Table, Vector
-from artifacts.inspect.source import Source
 from artifacts.inspect.tensor import MAX_DIMENSIONS, MAX_TENSORS, Dimension, Signature, Tensor
+from artifacts.source import Source
 
 FILE_IDENTIFIER = b"TFL3"
 

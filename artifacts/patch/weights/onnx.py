@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from artifacts.inspect.errors import MalformedModel
 from artifacts.inspect.onnx import ELEMENTS
 from artifacts.inspect.protobuf import BYTES, VARINT, Budget, Field, Message
-from artifacts.inspect.source import Source
 from artifacts.inspect.tensor import MAX_DIMENSIONS
 from artifacts.patch.weights.tensor import Tensor, make_tensor, short_type
+from artifacts.source import Source
 
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_FUNCTION = 1, 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from artifacts.inspect.errors import MalformedModel
 from artifacts.inspect.flatbuffer import Buffer, Table
-from artifacts.inspect.source import Source
 from artifacts.inspect.tensor import MAX_DIMENSIONS
 from artifacts.inspect.tflite import (
     ELEMENTS,
@@ -24,6 +23,7 @@ from artifacts.inspect.tflite import (
     is_tflite,
 )
 from artifacts.patch.weights.tensor import Tensor, make_tensor, short_type
+from artifacts.source import Source
 
 _BUFFER_DATA, _BUFFER_OFFSET, _BUFFER_SIZE = 0, 1, 2
 
