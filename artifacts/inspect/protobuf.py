@@ -155,21 +155,21 @@ class Message:
         data = self.file.read(min(field.end - field.start, 10 * (limit + 1)))
         values, position = [], 0
         while position < len(data):
-            value, position = _varint(data, position)
+            value, position = read_varint(data, position)
             values.append(_signed(value))
         return values
 
 
 def _field(head: bytes, position: int) -> Field:
-    tag, used = _varint(head, 0)
+    tag, used = read_varint(head, 0)
     number, kind = tag >> 3, tag & 7
     if number == 0:
         raise MalformedModel("a field has the number 0")
     if kind == VARINT:
-        value, used = _varint(head, used)
+        value, used = read_varint(head, used)
         return Field(number, kind, _signed(value), position + used, position + used)
     if kind == BYTES:
-        length, used = _varint(head, used)
+        length, used = read_varint(head, used)
     elif kind in (FIXED_32, FIXED_64):
         length = 4 if kind == FIXED_32 else 8
     else:
@@ -177,7 +177,12 @@ def _field(head: bytes, position: int) -> Field:
     return Field(number, kind, 0, position + used, position + used + length)
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
+    """Return the number at ``position``, of at most 64 bits, and where it ends.
+
+    Raises:
+        MalformedModel: it is cut off, or longer.
+    """
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(data):

@@ -89,7 +89,7 @@ class Member:
 
 
 class Unpacked:
-    """A file with all that is in it. Close it to free what was inflated; views of it must be gone by then.
+    """A file with all that is in it. Close it to free what was inflated.
 
     Attributes:
         data: the file's bytes.
@@ -129,10 +129,8 @@ class Unpacked:
         return memoryview(self._inflated)[start:end]
 
     def close(self) -> None:
-        """Free what was inflated."""
-        if self._inflated is not None:
-            self._inflated.close()
-            self._inflated = None
+        """Free what was inflated, as soon as no view of it is left."""
+        self._inflated = None
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ from artifacts.inspect.errors import MalformedModel
 from artifacts.inspect.onnx import ELEMENTS
 from artifacts.inspect.protobuf import BYTES, VARINT, Budget, Field, Message
 from artifacts.inspect.tensor import MAX_DIMENSIONS
-from artifacts.patch.weights.tensor import Tensor, make_tensor, short_type
+from artifacts.patch.weights.tensor import Elsewhere, Tensor, make_tensor, short_type
 from artifacts.source import Source
 
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_FUNCTION = 1, 7, 25
@@ -35,22 +35,7 @@ MAX_DEPTH = 32
 MAX_EXTERNAL_ENTRIES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class ExternalTensor:
-    """A tensor whose elements are in another file: its path, relative to the model's folder, and where in it.
-
-    ``length`` is None where it goes on to the end of the file.
-    """
-
-    name: str
-    location: str
-    offset: int
-    length: int | None
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def find_weights(file: Source, length: int) -> Iterator[Tensor | ExternalTensor]:
+def find_weights(file: Source, length: int) -> Iterator[Tensor | Elsewhere]:
     """Yield the weights of the ONNX model that ``file`` holds in its ``length`` bytes, in the order of the file.
 
     Raises:
@@ -71,7 +56,7 @@ def find_weights(file: Source, length: int) -> Iterator[Tensor | ExternalTensor]
             yield from _nodes(model.inside(part), _FUNCTION_NODE, 0)
 
 
-def _graph(graph: Message, depth: int) -> Iterator[Tensor | ExternalTensor]:
+def _graph(graph: Message, depth: int) -> Iterator[Tensor | Elsewhere]:
     if depth > MAX_DEPTH:
         raise MalformedModel("graphs are nested deeper than in any model")
     for part in graph.fields():
@@ -85,12 +70,12 @@ def _graph(graph: Message, depth: int) -> Iterator[Tensor | ExternalTensor]:
             yield from _sparse(graph.inside(part), "")
 
 
-def _nodes(parent: Message, number: int, depth: int) -> Iterator[Tensor | ExternalTensor]:
+def _nodes(parent: Message, number: int, depth: int) -> Iterator[Tensor | Elsewhere]:
     for node in parent.messages(number):
         yield from _node(node, depth)
 
 
-def _node(node: Message, depth: int) -> Iterator[Tensor | ExternalTensor]:
+def _node(node: Message, depth: int) -> Iterator[Tensor | Elsewhere]:
     attributes = []
     outputs: list[Field] = []
     name: Field | None = None
@@ -108,7 +93,7 @@ def _node(node: Message, depth: int) -> Iterator[Tensor | ExternalTensor]:
         yield from _attribute(attribute, node, outputs[0] if outputs else name, depth)
 
 
-def _attribute(attribute: Message, node: Message, owner: Field | None, depth: int) -> Iterator[Tensor | ExternalTensor]:
+def _attribute(attribute: Message, node: Message, owner: Field | None, depth: int) -> Iterator[Tensor | Elsewhere]:
     for part in attribute.fields():
         if part.kind != BYTES:
             continue
@@ -129,7 +114,7 @@ def _name(message: Message, part: Field | None) -> str:
     return "" if part is None else message.text_of(part)
 
 
-def _sparse(sparse: Message, name: str) -> Iterator[Tensor | ExternalTensor]:
+def _sparse(sparse: Message, name: str) -> Iterator[Tensor | Elsewhere]:
     for part in sparse.fields():
         if part.kind == BYTES and part.number in (_SPARSE_VALUES, _SPARSE_INDICES):
             yield from _tensor(sparse.inside(part), name, ":indices" if part.number == _SPARSE_INDICES else "")
@@ -147,7 +132,7 @@ class _Parts:
     arrays: list[tuple[int, Field]] = field(default_factory=list)
 
 
-def _tensor(tensor: Message, name: str, suffix: str = "") -> Iterator[Tensor | ExternalTensor]:
+def _tensor(tensor: Message, name: str, suffix: str = "") -> Iterator[Tensor | Elsewhere]:
     parts = _parts(tensor)
     name = (name or parts.name) + suffix
     if parts.external:
@@ -197,12 +182,12 @@ def _array_type(number: int, part: Field, parts: _Parts) -> str | None:
     return "u8" if count == part.end - part.start else None
 
 
-def _external(name: str, parts: _Parts) -> Iterator[ExternalTensor]:
+def _external(name: str, parts: _Parts) -> Iterator[Elsewhere]:
     location, offset, length = (parts.entries.get(key, "") for key in ("location", "offset", "length"))
     if location and _is_number(offset or "0") and _is_number(length or "0"):
         shape = tuple(parts.dims)
         stated = int(length) if length else None
-        yield ExternalTensor(name, location, int(offset or "0"), stated, short_type(parts.element), shape)
+        yield Elsewhere(name, location, int(offset or "0"), stated, short_type(parts.element), shape)
 
 
 def _is_number(text: str) -> bool:

@@ -81,6 +81,27 @@ class Tensor:
         return replace(self, start=self.start + offset, member=member)
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A tensor whose elements are in another file than the one that names it.
+
+    Attributes:
+        name: as its model names it.
+        location: the file, relative to the folder of the one that names it.
+        offset: of its first byte in that file; of a Core ML blob, of the entry that describes it.
+        length: in bytes, None if it goes on to the end of the file.
+        dtype: of its elements, a key of `WIDTHS`.
+        shape: as stated.
+    """
+
+    name: str
+    location: str
+    offset: int
+    length: int | None
+    dtype: str
+    shape: tuple[int, ...]
+
+
 def short_type(element: str) -> str:
     """Return the short name of an element's type, ``u8`` for one whose bits the codec does not know."""
     return _SHORT.get(element, "u8")
