@@ -30,7 +30,7 @@ _MIN_INTEGER_BYTES = 8 * BLOCK_BYTES
 _MAX_GAP_BLOCKS = 2
 
 # Shares of a block's counted bytes, in 128ths. Real weights reach 127 at the place of the exponent; random bytes reach
-# 21 there, for float16 68, and 32 and 64 for small integers. Of pruned weights nine of ten are zero.
+# 21 there, for float16 71, and 32 and 64 for small integers. Of pruned weights nine of ten are zero.
 _MOST = 120
 _SOME = 4
 _RANDOM_AT_MOST = 90
@@ -38,7 +38,7 @@ _RANDOM_AT_MOST = 90
 _ZEROS_BELOW = 48
 _SMALL_AT_LEAST, _MEDIUM_AT_LEAST = 45, 84
 _SPREAD_AT_MOST = 32
-_SIDE_AT_LEAST = 16
+_SIDE_AT_LEAST = 8
 _ZEROS_AT_MOST = 64
 
 _Bytes = NDArray[np.uint8]
@@ -51,9 +51,9 @@ def _exponents() -> NDArray[np.bool_]:
 
 
 def _half_exponents() -> NDArray[np.bool_]:
-    """Tell the top bytes of float16 numbers from 2**-14 to 2**3, all but the subnormal ones."""
+    """Tell the top bytes of float16 numbers from 2**-16 to 2**3."""
     top = np.arange(256) & 0x7F
-    return (top >= 0x04) & (top <= 0x47)
+    return (top >= 0x01) & (top <= 0x47)
 
 
 def _distance(center: int) -> NDArray[np.int64]:
@@ -68,7 +68,8 @@ def _properties() -> NDArray[np.uint64]:
     properties = (
         _exponents(),
         _half_exponents(),
-        np.arange(256) == 0,
+        # Where weights were pruned, half of the zeros are negative.
+        np.arange(256) & 0x7F == 0,
         _distance(0) < 32,
         _distance(0) < 64,
         _distance(128) < 32,
@@ -169,6 +170,8 @@ def _halves(counts: _Bytes) -> _Matches:
         # What is below the top byte is hardly ever zero if that is not.
         zeros = counts[:, :, _ZERO].astype(int)
         rich = (zeros[:, rest] <= zeros[:, tops] + _ZEROS_BELOW).all(axis=1)
+        # Both signs occur: in sorted indices and in text they do not.
+        rich &= _both_halves(counts[:, tops])
         yield _CODES[_Kind("f16", phase)], _tops(counts, _HALF, tops) & rich
         # A float16 between 2**-3 and 2**3 has the same top byte, but weights are smaller.
         yield _CODES[_Kind("bf16", phase)], _tops(counts, _FLOAT, tops) & rich
@@ -177,8 +180,8 @@ def _halves(counts: _Bytes) -> _Matches:
 def _tops(counts: _Bytes, lane: int, tops: list[int]) -> NDArray[np.bool_]:
     """Tell the blocks that have an exponent, or zero, at the places ``tops``, and at no other."""
     others = [place for place in range(_PLACES) if place not in tops]
-    exponents, zeros = counts[:, tops, lane].astype(int), counts[:, tops, _ZERO]
-    here = (exponents + zeros >= _MOST) & (exponents >= _SOME)
+    exponents, zeros = counts[:, tops, lane].astype(int), counts[:, tops, _ZERO].astype(int)
+    here = (exponents * _SAMPLES >= (_SAMPLES - zeros) * _MOST) & (exponents >= _SOME)
     elsewhere = counts[:, others, lane] > _RANDOM_AT_MOST
     return np.asarray(here.all(axis=1) & ~elsewhere.any(axis=1))
 
@@ -189,25 +192,32 @@ def _integers(counts: _Bytes) -> _Matches:
         even = near.max(axis=1) - near.min(axis=1) <= _SPREAD_AT_MOST
         small_enough = (near >= _SMALL_AT_LEAST).all(axis=1) & (wider >= _MEDIUM_AT_LEAST).all(axis=1)
         rich = (counts[:, :, _ZERO] <= _ZEROS_AT_MOST).all(axis=1)
-        # Both halves occur: text has none of the upper one.
-        high = counts[:, :, _HIGH]
-        both = ((high >= _SIDE_AT_LEAST) & (high <= _SAMPLES - _SIDE_AT_LEAST)).all(axis=1)
-        yield _CODES[_Kind(dtype, 0)], even & small_enough & rich & both
+        # Text has none of the upper half.
+        yield _CODES[_Kind(dtype, 0)], even & small_enough & rich & _both_halves(counts)
+
+
+def _both_halves(counts: _Bytes) -> NDArray[np.bool_]:
+    """Tell the blocks that have bytes above and below 128 at each of these places."""
+    high = counts[:, :, _HIGH]
+    return np.asarray(((high >= _SIDE_AT_LEAST) & (high <= _SAMPLES - _SIDE_AT_LEAST)).all(axis=1))
 
 
 def _runs(kinds: NDArray[np.uint8]) -> Iterator[tuple[int, int, int]]:
-    """Yield runs of blocks of one kind: its code, the first block and the one behind the last."""
+    """Yield runs of blocks of one kind: its code, the first block and the one behind the last.
+
+    Short runs of other kinds and any number of zeros do not end a run.
+    """
     edges = np.flatnonzero(np.diff(kinds)) + 1
-    starts = np.concatenate(([0], edges))
-    stops = np.concatenate((edges, [len(kinds)]))
+    starts, stops = [0, *edges.tolist()], [*edges.tolist(), len(kinds)]
+    whole = [
+        (int(kinds[start]), start, stop)
+        for start, stop in zip(starts, stops, strict=True)
+        if kinds[start] >= _FIRST_KIND and (stop - start > _MAX_GAP_BLOCKS or _alone(kinds, start, stop))
+    ]
     code, first, last = _NOTHING, 0, 0
-    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        kind = int(kinds[start])
-        if kind < _FIRST_KIND:
-            continue
+    for kind, start, stop in whole:
         between = kinds[last:start]
-        bridged = len(between) <= _MAX_GAP_BLOCKS or bool((between == _ZEROS).all())
-        if kind == code and bridged:
+        if kind == code and np.count_nonzero(between != _ZEROS) <= _MAX_GAP_BLOCKS:
             last = stop
             continue
         if code != _NOTHING:
@@ -217,6 +227,11 @@ def _runs(kinds: NDArray[np.uint8]) -> Iterator[tuple[int, int, int]]:
         yield code, first, last
 
 
+def _alone(kinds: NDArray[np.uint8], start: int, stop: int) -> bool:
+    """Tell whether a run is not a part of another kind's, of which it has blocks on both sides."""
+    return start == 0 or stop == len(kinds) or kinds[start - 1] < _FIRST_KIND or kinds[start - 1] != kinds[stop]
+
+
 def _grown(data: _Bytes, kind: _Kind, start: int, stop: int) -> tuple[int, int]:
     """Move the ends of an array from those of blocks to those of the elements that look like the others.
 
@@ -224,7 +239,8 @@ def _grown(data: _Bytes, kind: _Kind, start: int, stop: int) -> tuple[int, int]:
     """
     width = WIDTHS[kind.dtype]
     if width == 1:
-        return start, stop
+        # The last block is rarely whole.
+        return start, len(data) if len(data) - stop < BLOCK_BYTES else stop
     phase = kind.phase % width
     first = max(0, start - BLOCK_BYTES)
     first += (phase - first) % width
@@ -246,5 +262,5 @@ def _breaks(data: _Bytes, kind: _Kind) -> NDArray[np.intp]:
     elements = data[: len(data) // width * width].reshape(-1, width)
     lane = _HALF if kind.dtype == "f16" else _FLOAT
     odd = (_PROPERTIES[elements[:, -1]] >> np.uint64(8 * lane)) & np.uint64(1) == 0
-    odd &= elements.any(axis=1)
+    odd &= elements[:, :-1].any(axis=1) | (elements[:, -1] & 0x7F != 0)
     return np.flatnonzero(odd[:-1] & odd[1:])
