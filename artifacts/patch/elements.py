@@ -51,6 +51,7 @@ BASE_WIDTHS: dict[str, int] = {"same": 0, "half": 2, "brain": 2, "single": 4, "d
 LEVELS = 256
 # The exponents of doubles have 11 bits.
 MAX_OFFSET = 2047
+MAX_ORIGIN = 255
 # The symbol that says that the rest follows in the stream of escapes.
 ESCAPE = 255
 
@@ -100,7 +101,8 @@ class Table:
         width: of an element in bytes: 1, 2, 4 or 8.
         number: ``float`` if the bits are IEEE 754's, ``brain`` if they are bfloat16's, ``plain`` if they count.
         difference: what is written of an element and its base: ``sub``, ``xor``, or ``none`` without a base.
-        zeros: how many low bits are zero in every element; they are not coded. 0 without a difference by ``sub``.
+        zeros: how many low bits are zero in every element; they are not coded. 0 with ``xor``.
+        origin: the top byte, and exponent, that floats without a base are coded downwards from.
         base: of which kind the base's elements are: ``same``, or floats that are converted first.
         shift: how far the base's bits are shifted down to make the context: 8 bits of a plain number, the exponent of a
             float without its sign.
@@ -124,6 +126,7 @@ class Table:
     slope: Literal[1, 0, -1, -2] = 1
     offset: int = 0
     zeros: int = 0
+    origin: int = 0
     base: BaseKind = "same"
 
     def __post_init__(self) -> None:
@@ -131,8 +134,10 @@ class Table:
             raise ValueError("the kind of number or of difference is unknown")
         if self.base not in BASE_WIDTHS or (self.base != "same" and (self.number == "plain" or not self.has_base)):
             raise ValueError("the base is of an unknown kind, or one that does not suit")
-        if not 0 <= self.zeros < 8 * self.width or (self.zeros and self.difference != "sub"):
+        if not 0 <= self.zeros < 8 * self.width or (self.zeros and self.difference == "xor"):
             raise ValueError("bits that are zero do not suit the element")
+        if not 0 <= self.origin <= (0 if self.number == "plain" or self.has_base else MAX_ORIGIN):
+            raise ValueError("the table has an origin that does not suit")
         if not 0 <= self.shift < 8 * self.width or self.slope not in (1, 0, -1, -2):
             raise ValueError("the context lies outside the element, or has no such slope")
         if not 0 <= self.offset <= (0 if self.number == "plain" else MAX_OFFSET):
@@ -189,9 +194,8 @@ def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: 
         ValueError: the table does not suit factors, or a factor is out of bounds.
     """
     rows, columns, rank = matrix.rows, matrix.columns, matrix.rank
-    if matrix.scales is None:
-        scales = np.zeros(rows + columns, np.uint8)
-    else:
+    scales = np.empty(0, np.uint8)
+    if matrix.scales is not None:
         scales = np.frombuffer(bytes(take(matrix.scales, rows + columns)), np.uint8)
     if rank == 0:
         return MatrixData(matrix, scales[:rows], scales[rows:])
@@ -265,7 +269,7 @@ def decode_block(
 def _difference(table: Table, target: Unsigned, base: Unsigned | None) -> Unsigned:
     """Return the number that is written for each element."""
     if base is None:
-        return target if table.number == "plain" else _rotated_left(target)
+        return target >> table.zeros if table.number == "plain" else _downwards(table, _rotated(table, target))
     if table.difference == "xor":
         return target ^ base
     difference = _monotonic(table, target) - _monotonic(table, base)
@@ -274,10 +278,28 @@ def _difference(table: Table, target: Unsigned, base: Unsigned | None) -> Unsign
 
 def _undo_difference(table: Table, folded: Unsigned, base: Unsigned | None) -> Unsigned:
     if base is None:
-        return folded if table.number == "plain" else _rotated_right(folded, table.width)
+        return folded << table.zeros if table.number == "plain" else _unrotated(table, _downwards(table, folded))
     if table.difference == "xor":
         return folded ^ base
     return _unmonotonic(table, _monotonic(table, base) + (unfold(folded) << table.zeros))
+
+
+def _downwards(table: Table, elements: Unsigned) -> Unsigned:
+    """Return how far below the origin elements are: the largest floats become small numbers."""
+    origin = (table.origin << 8 * table.width - 8 >> table.zeros) - 1
+    below: Unsigned = elements.dtype.type(origin % (1 << 8 * table.width)) - elements
+    return below
+
+
+def _rotated(table: Table, elements: Unsigned) -> Unsigned:
+    """Return floats with the sign below the mantissa, so that the exponent is on top."""
+    sign = _sign(table.width)
+    rotated: Unsigned = (elements & ~sign) >> table.zeros << 1 | elements >> (8 * table.width - 1)
+    return rotated
+
+
+def _unrotated(table: Table, elements: Unsigned) -> Unsigned:
+    return elements >> 1 << table.zeros & ~_sign(table.width) | elements << (8 * table.width - 1)
 
 
 def _monotonic(table: Table, elements: Unsigned) -> Unsigned:
@@ -314,15 +336,6 @@ def unfold(folded: Unsigned) -> Unsigned:
     one = folded.dtype.type(1)
     difference: Unsigned = folded >> one ^ (~(folded & one) + one)
     return difference
-
-
-def _rotated_left(elements: Unsigned) -> Unsigned:
-    """Return floats with the sign below the mantissa, so that the exponent's bits are the top byte's."""
-    return elements << 1 | elements >> (8 * elements.dtype.itemsize - 1)
-
-
-def _rotated_right(elements: Unsigned, width: int) -> Unsigned:
-    return elements >> 1 | elements << (8 * width - 1)
 
 
 # ---- classes

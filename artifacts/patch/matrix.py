@@ -73,7 +73,7 @@ class Matrix:
     exponent: int = 0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.rows <= MAX_SIDE and 1 <= self.columns <= MAX_SIDE):
+        if min(self.rows, self.columns) < 1 or (self.has_sides and max(self.rows, self.columns) > MAX_SIDE):
             raise ValueError("a matrix has too many rows or columns, or none")
         if not 0 <= self.rank <= MAX_RANK or self.rank * (self.rows + self.columns) > MAX_FACTORS:
             raise ValueError("a matrix has too many factors")
@@ -82,6 +82,11 @@ class Matrix:
         if not MIN_EXPONENT <= self.exponent <= MAX_EXPONENT:
             raise ValueError("the unit of a prediction is out of range")
 
+    @property
+    def has_sides(self) -> bool:
+        """Whether rows and columns have anything, or are only counted."""
+        return self.scales is not None or self.rank > 0
+
 
 @dataclass(frozen=True, slots=True)
 class MatrixData:
@@ -89,8 +94,8 @@ class MatrixData:
 
     Attributes:
         matrix: what it is.
-        row_levels: added to the level of each element of a row.
-        column_levels: added to the level of each element of a column.
+        row_levels: added to the level of each element of a row; empty without scales.
+        column_levels: added to the level of each element of a column; likewise.
         row_factors: whole numbers, one row of them for each row; None if the rank is 0.
         column_factors: the same for each column.
     """
@@ -108,9 +113,9 @@ def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
     Raises:
         ValueError: they reach beyond the matrix.
     """
-    rows, places = _span(data.matrix, start, count)
     if data.matrix.scales is None:
         return np.full(count, data.matrix.level, np.int16)
+    rows, places = _span(data.matrix, start, count)
     of_rows = data.row_levels[rows].astype(np.int16) + np.int16(data.matrix.level)
     return np.ravel(of_rows[:, None] + data.column_levels.astype(np.int16))[places]
 

@@ -75,6 +75,7 @@ def tables(draw: st.DrawFn) -> Table:
         lut=bytes(octet % count for octet in lut),
         classes=codings,
         slope=draw(st.sampled_from(SLOPES)),
+        origin=0 if number == "plain" or difference != "none" else draw(st.integers(0, 255)),
         base="same" if number == "plain" or difference == "none" else draw(st.sampled_from(kinds)),
     )
 
@@ -128,7 +129,7 @@ def _predictable(table: Table) -> bool:
 def matrices(draw: st.DrawFn, rank: int) -> MatrixData:
     rows, columns = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     scales = draw(st.sampled_from([None, 300]))
-    levels = [draw(st.binary(min_size=size, max_size=size)) if scales else bytes(size) for size in (rows, columns)]
+    levels = [draw(st.binary(min_size=size, max_size=size)) if scales else b"" for size in (rows, columns)]
     matrix = Matrix(rows, columns, draw(st.integers(0, 511)), scales, rank, 5, draw(st.integers(-40, 8)))
     factor = st.integers(1 - MAX_FACTOR, MAX_FACTOR - 1)
     factors = draw(st.lists(factor, min_size=rank * (rows + columns), max_size=rank * (rows + columns)))
@@ -203,9 +204,9 @@ def test_low_bits_are_packed_with_the_highest_first() -> None:
 
 def test_a_float_without_a_base_has_its_exponent_in_the_symbol() -> None:
     target = np.array([1.0, -1.0, 1.5], "<f4")
-    table = _table(4, difference="none", low_bits=24)
+    table = Table(4, "float", "none", 0, ESCAPES, bytes(256), (_coding(0, 24, False),), origin=130)
     parts = dict(_round_trip(table, target.tobytes(), b""))
-    assert parts[100] == bytes([127, 127, 127])
+    assert parts[100] == bytes([2, 2, 2])
 
 
 def test_the_context_is_what_the_base_says() -> None:
@@ -296,6 +297,21 @@ def test_bits_that_are_always_zero_cost_nothing(width: int) -> None:
         assert not (escaped >> (8 * width - zeros - 1) >> 1).any()
 
 
+@pytest.mark.parametrize(("width", "number"), [(1, "plain"), (2, "float"), (2, "brain"), (4, "float"), (8, "float")])
+def test_bits_that_are_always_zero_cost_nothing_without_a_base(width: int, number: Number) -> None:
+    for zeros in (1, 8 * width // 2, 8 * width - 1):
+        high = np.frombuffer(np.random.default_rng(width).bytes(64 * width), f"<u{width}") >> zeros << zeros
+        table = Table(width, number, "none", 0, ESCAPES, bytes(256), (_coding(0, 0, False),), zeros=zeros)
+        _round_trip(table, high.tobytes(), b"")
+    for origin in (0, 1, 200):
+        if number != "plain":
+            table = Table(
+                width, number, "none", 0, ESCAPES, bytes(256), (_coding(0, 0, False),), zeros=3, origin=origin
+            )
+            high = high >> 3 << 3
+            _round_trip(table, high.tobytes(), b"")
+
+
 @pytest.mark.parametrize(
     ("dtype", "kind", "width"),
     [("<f4", "single", 2), ("<f8", "double", 4), ("<f8", "double", 2), ("<f2", "half", 4), ("<f4", "single", 8)],
@@ -340,6 +356,8 @@ def test_a_base_may_be_the_bfloat16_of_a_float() -> None:
         ({"lut": bytes(512)}, "not whole"),
         ({"slope": 2}, "slope"),
         ({"offset": 2048}, "offset"),
+        ({"origin": 256, "difference": "none"}, "origin"),
+        ({"origin": 1}, "origin"),
         ({"offset": 1, "number": "plain"}, "offset"),
         ({"number": "complex"}, "unknown"),
         ({"difference": "add"}, "unknown"),
@@ -390,7 +408,8 @@ def test_elements_outside_of_their_matrix_are_refused() -> None:
     ("numbers", "reason"),
     [
         ({"rows": 0}, "rows"),
-        ({"columns": (1 << 16) + 1}, "columns"),
+        ({"columns": (1 << 16) + 1, "scales": 1}, "columns"),
+        ({"columns": (1 << 16) + 1, "rank": 1}, "columns"),
         ({"rank": 65}, "factors"),
         ({"rank": -1}, "factors"),
         ({"rank": 33, "rows": 8000}, "factors"),
