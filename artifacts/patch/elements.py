@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.matrix import MAX_FACTOR, Matrix, MatrixData, levels, predicted
+from artifacts.patch.matrix import MAX_FACTOR, Matrix, MatrixData, converted, levels, predicted
 
 __all__ = [
     "MAX_BLOCK_BYTES",
@@ -43,7 +43,15 @@ MAX_BLOCK_BYTES = 256 * 1024
 # More classes than this gained nothing on real fine-tunes, and each costs streams of its own.
 MAX_CLASSES = 16
 
+Number = Literal["plain", "float", "brain"]
+BaseKind = Literal["same", "half", "brain", "single", "double"]
+# The bytes of a float of each kind; of ``same``, those of the table's.
+BASE_WIDTHS: dict[str, int] = {"same": 0, "half": 2, "brain": 2, "single": 4, "double": 8}
+
 LEVELS = 256
+# The exponents of doubles have 11 bits.
+MAX_OFFSET = 2047
+MAX_ORIGIN = 255
 # The symbol that says that the rest follows in the stream of escapes.
 ESCAPE = 255
 
@@ -57,6 +65,7 @@ Parts = list[tuple[int, bytes]]
 
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 _SIGNED: dict[int, np.dtype[Any]] = {1: np.dtype("i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
+_WIDTHS_OF = {"plain": (1, 2, 4, 8), "float": (2, 4, 8), "brain": (2,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +99,14 @@ class Table:
 
     Attributes:
         width: of an element in bytes: 1, 2, 4 or 8.
-        number: ``float`` if the bits are sign and magnitude, ``plain`` if they count.
+        number: ``float`` if the bits are IEEE 754's, ``brain`` if they are bfloat16's, ``plain`` if they count.
         difference: what is written of an element and its base: ``sub``, ``xor``, or ``none`` without a base.
-        shift: how far the base's bits are shifted down to make the context, whose low 8 bits count.
+        zeros: how many low bits are zero in every element; they are not coded. 0 with ``xor``.
+        origin: the top byte, and exponent, that floats without a base are coded downwards from.
+        base: of which kind the base's elements are: ``same``, or floats that are converted first.
+        shift: how far the base's bits are shifted down to make the context: 8 bits of a plain number, the exponent of a
+            float without its sign.
+        offset: what is subtracted from that of a float; then 0 to 255 are told apart.
         slope: what the context is multiplied by to make the level, to which row and column add theirs.
         escapes: the stream of what does not fit into a symbol.
         lut: the class of each of 256 levels.
@@ -103,27 +117,47 @@ class Table:
     """
 
     width: int
-    number: Literal["plain", "float"]
+    number: Number
     difference: Literal["sub", "xor", "none"]
     shift: int
     escapes: int
     lut: bytes
     classes: tuple[ClassCoding, ...]
     slope: Literal[1, 0, -1, -2] = 1
+    offset: int = 0
+    zeros: int = 0
+    origin: int = 0
+    base: BaseKind = "same"
 
     def __post_init__(self) -> None:
-        if self.width not in _DTYPES:
-            raise ValueError(f"no element has {self.width} bytes")
-        if self.number not in ("plain", "float") or self.difference not in ("sub", "xor", "none"):
+        if self.difference not in ("sub", "xor", "none") or self.width not in _WIDTHS_OF.get(self.number, ()):
             raise ValueError("the kind of number or of difference is unknown")
+        if self.base not in BASE_WIDTHS or (self.base != "same" and (self.number == "plain" or not self.has_base)):
+            raise ValueError("the base is of an unknown kind, or one that does not suit")
+        if not 0 <= self.zeros < 8 * self.width or (self.zeros and self.difference == "xor"):
+            raise ValueError("bits that are zero do not suit the element")
+        if not 0 <= self.origin <= (0 if self.number == "plain" or self.has_base else MAX_ORIGIN):
+            raise ValueError("the table has an origin that does not suit")
         if not 0 <= self.shift < 8 * self.width or self.slope not in (1, 0, -1, -2):
             raise ValueError("the context lies outside the element, or has no such slope")
+        if not 0 <= self.offset <= (0 if self.number == "plain" else MAX_OFFSET):
+            raise ValueError("the context has an offset that does not suit")
         if not 1 <= len(self.classes) <= MAX_CLASSES:
             raise ValueError(f"a table has 1 to {MAX_CLASSES} classes")
         if any(coding.low_bits >= 8 * self.width for coding in self.classes):
             raise ValueError("a class has more low bits than an element has")
         if len(self.lut) != LEVELS or max(self.lut) >= len(self.classes):
             raise ValueError("the map of levels is not whole, or names a class that is not there")
+
+    @property
+    def has_base(self) -> bool:
+        """Whether elements are coded as differences."""
+        return self.difference != "none"
+
+    @property
+    def base_width(self) -> int:
+        """The bytes of an element of the base."""
+        return BASE_WIDTHS[self.base] or self.width
 
 
 def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int = MAX_BLOCK_BYTES) -> Parts:
@@ -160,9 +194,8 @@ def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: 
         ValueError: the table does not suit factors, or a factor is out of bounds.
     """
     rows, columns, rank = matrix.rows, matrix.columns, matrix.rank
-    if matrix.scales is None:
-        scales = np.zeros(rows + columns, np.uint8)
-    else:
+    scales = np.empty(0, np.uint8)
+    if matrix.scales is not None:
         scales = np.frombuffer(bytes(take(matrix.scales, rows + columns)), np.uint8)
     if rank == 0:
         return MatrixData(matrix, scales[:rows], scales[rows:])
@@ -186,7 +219,7 @@ def encode_block(
 
     Args:
         table: how the elements are coded.
-        target: whole elements.
+        target: whole elements, whose low ``table.zeros`` bits are zero.
         base: as many elements; None exactly if the table's difference is ``none``.
         data: the matrix that the elements belong to, if they do.
         start: the place of the first element in it.
@@ -197,7 +230,7 @@ def encode_block(
     Raises:
         ValueError: the lengths do not match each other or the matrix.
     """
-    elements = _elements(table, target)
+    elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
     folded = _difference(table, elements, known)
     parts: Parts = []
@@ -236,36 +269,55 @@ def decode_block(
 def _difference(table: Table, target: Unsigned, base: Unsigned | None) -> Unsigned:
     """Return the number that is written for each element."""
     if base is None:
-        return _rotated_left(target) if table.number == "float" else target
+        return target >> table.zeros if table.number == "plain" else _downwards(table, _rotated(table, target))
     if table.difference == "xor":
         return target ^ base
-    return fold(_monotonic(table, target) - _monotonic(table, base), table.width)
+    difference = _monotonic(table, target) - _monotonic(table, base)
+    return fold(difference.view(_SIGNED[table.width]) >> table.zeros, table.width)
 
 
 def _undo_difference(table: Table, folded: Unsigned, base: Unsigned | None) -> Unsigned:
     if base is None:
-        return _rotated_right(folded, table.width) if table.number == "float" else folded
+        return folded << table.zeros if table.number == "plain" else _unrotated(table, _downwards(table, folded))
     if table.difference == "xor":
         return folded ^ base
-    return _unmonotonic(table, _monotonic(table, base) + unfold(folded))
+    return _unmonotonic(table, _monotonic(table, base) + (unfold(folded) << table.zeros))
+
+
+def _downwards(table: Table, elements: Unsigned) -> Unsigned:
+    """Return how far below the origin elements are: the largest floats become small numbers."""
+    origin = (table.origin << 8 * table.width - 8 >> table.zeros) - 1
+    below: Unsigned = elements.dtype.type(origin % (1 << 8 * table.width)) - elements
+    return below
+
+
+def _rotated(table: Table, elements: Unsigned) -> Unsigned:
+    """Return floats with the sign below the mantissa, so that the exponent is on top."""
+    sign = _sign(table.width)
+    rotated: Unsigned = (elements & ~sign) >> table.zeros << 1 | elements >> (8 * table.width - 1)
+    return rotated
+
+
+def _unrotated(table: Table, elements: Unsigned) -> Unsigned:
+    return elements >> 1 << table.zeros & ~_sign(table.width) | elements << (8 * table.width - 1)
 
 
 def _monotonic(table: Table, elements: Unsigned) -> Unsigned:
     """Return floats' bits as integers in the order of the floats: one step is one step to the next float."""
-    if table.number == "plain":
-        return elements
-    # Minus one (all bits) for negative numbers, else the sign bit alone.
-    signed = elements.view(_SIGNED[table.width]) >> (8 * table.width - 1)
-    ordered: Unsigned = elements ^ (signed.view(elements.dtype) | _sign(table.width))
-    return ordered
+    ordered = elements
+    if table.number != "plain":
+        # Minus one (all bits) for negative numbers, else the sign bit alone.
+        signed = elements.view(_SIGNED[table.width]) >> (8 * table.width - 1)
+        ordered = elements ^ (signed.view(elements.dtype) | _sign(table.width))
+    return ordered >> table.zeros << table.zeros if table.zeros else ordered
 
 
 def _unmonotonic(table: Table, ordered: Unsigned) -> Unsigned:
-    if table.number == "plain":
-        return ordered
-    signed = ~ordered.view(_SIGNED[table.width]) >> (8 * table.width - 1)
-    elements: Unsigned = ordered ^ (signed.view(ordered.dtype) | _sign(table.width))
-    return elements
+    elements = ordered
+    if table.number != "plain":
+        signed = ~ordered.view(_SIGNED[table.width]) >> (8 * table.width - 1)
+        elements = ordered ^ (signed.view(ordered.dtype) | _sign(table.width))
+    return elements >> table.zeros << table.zeros if table.zeros else elements
 
 
 def _sign(width: int) -> Any:
@@ -284,15 +336,6 @@ def unfold(folded: Unsigned) -> Unsigned:
     one = folded.dtype.type(1)
     difference: Unsigned = folded >> one ^ (~(folded & one) + one)
     return difference
-
-
-def _rotated_left(elements: Unsigned) -> Unsigned:
-    """Return floats with the sign below the mantissa, so that the exponent's bits are the top byte's."""
-    return elements << 1 | elements >> (8 * elements.dtype.itemsize - 1)
-
-
-def _rotated_right(elements: Unsigned, width: int) -> Unsigned:
-    return elements >> 1 | elements << (8 * width - 1)
 
 
 # ---- classes
@@ -317,13 +360,25 @@ def _places(
 
 
 def _levels(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
-    contexts = np.zeros(count, np.uint8) if base is None else (base >> table.shift).astype(np.uint8)
-    if table.slope == 1 and (data is None or data.matrix.scales is None):
+    contexts = np.zeros(count, np.uint8) if base is None else _contexts(table, base)
+    if table.slope == 1 and data is None:
         return contexts
     sums = contexts.astype(np.int16) * table.slope
-    if data is not None and data.matrix.scales is not None:
+    if data is not None:
         sums += levels(data, start, count)
     return np.clip(sums, 0, LEVELS - 1).astype(np.uint8)
+
+
+def _contexts(table: Table, base: Unsigned) -> Octets:
+    contexts: Octets
+    if table.number == "plain":
+        contexts = (base >> table.shift).astype(np.uint8)
+        return contexts
+    exponents = (base & ~_sign(table.width)) >> table.shift
+    if table.offset:
+        exponents = np.maximum(exponents, table.offset) - table.offset
+    contexts = np.minimum(exponents, LEVELS - 1).astype(np.uint8)
+    return contexts
 
 
 def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterator[tuple[int, bytes]]:
@@ -394,24 +449,26 @@ def _unpacked(packed: Octets, width: int, count: int) -> Octets:
 # ---- what comes in
 
 
-def _elements(table: Table, content: Buffer) -> Unsigned:
+def _elements(content: Buffer, width: int) -> Unsigned:
     octets = np.frombuffer(content, np.uint8)
-    if len(octets) % table.width:
+    if len(octets) % width:
         raise ValueError("a block consists of whole elements")
-    return octets.view(_DTYPES[table.width])
+    return octets.view(_DTYPES[width])
 
 
 def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | None, start: int) -> Unsigned | None:
     """Return what is known of the elements before they are decoded: those of the base, or their prediction from it."""
-    if (base is None) != (table.difference == "none"):
+    if (base is None) == table.has_base:
         raise ValueError("a difference needs a base, and nothing else has one")
     if base is None:
         return None
-    elements = _elements(table, base)
+    elements = _elements(base, table.base_width)
     if len(elements) != count:
         raise ValueError("the base has another number of elements")
+    if table.base != "same":
+        elements = converted(elements, table.base == "brain", table.width, table.number == "brain")
     if data is None or data.matrix.rank == 0:
         return elements
-    if table.number != "float" or table.width == 1:
+    if table.number == "plain":
         raise ValueError("only floats are predicted")
-    return predicted(data, elements, start)
+    return predicted(data, elements, start, brain=table.number == "brain")
