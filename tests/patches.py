@@ -115,12 +115,14 @@ class Recipe:
     ) -> None:
         """Make elements, with a base if there is a source."""
         count = len(content) // table.width
-        old = None if source is None else self._at(source, len(content))
+        old = None if source is None else self._at(source, count * table.base_width)
         block = self.layout.block_bytes
+        step = block // table.width
         parts = []
-        for start in range(0, len(content), block):
-            known = None if old is None else old[start : start + block]
-            parts += encode_block(table, content[start : start + block], known, matrix, start // table.width)
+        for start in range(0, count, step):
+            known = None if old is None else old[start * table.base_width : (start + step) * table.base_width]
+            part = content[start * table.width : (start + step) * table.width]
+            parts += encode_block(table, part, known, matrix, start)
 
         def call(writer: PatchWriter) -> None:
             if matrix is not None:

@@ -19,7 +19,7 @@ from itertools import groupby
 from typing import Final, Literal, Protocol
 
 from artifacts.errors import PatchInvalid
-from artifacts.patch.elements import LEVELS, MAX_CLASSES, ClassCoding, Matrix, Table
+from artifacts.patch.elements import LEVELS, MAX_CLASSES, BaseKind, ClassCoding, Matrix, Number, Table
 
 __all__ = [
     "SKAFOS_DELTA",
@@ -54,9 +54,9 @@ VERSION: Final = 1
 FEATURE_DEFLATE: Final = 1
 # Another: frames refer to sources, so the decoder holds one more window.
 FEATURE_PREFIX: Final = 2
-# A third: elements have rows and columns, so the decoder holds what these have.
-FEATURE_MATRIX: Final = 4
-KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | FEATURE_MATRIX
+# A third: rows and columns of matrices have factors, which the decoder holds.
+FEATURE_FACTORS: Final = 4
+KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | FEATURE_FACTORS
 
 # A number has 63 bits, so that it fits into the signed integers of every language; that is 9 bytes of 7 bits.
 MAX_VARINT_BYTES: Final = 9
@@ -106,7 +106,7 @@ BYTES_PER_UNIT: Final = 8
 _DECODER_BYTES = 512 * 1024
 _ZSTD_BYTES = 640 * 1024
 _DEFLATE_BYTES = 384 * 1024
-_MATRIX_BYTES = 3 * 1024 * 1024
+_FACTORS_BYTES = 3 * 1024 * 1024
 _BLOCK_FACTOR = 16
 
 
@@ -306,8 +306,8 @@ class Header:
         deflate = _DEFLATE_BYTES if self.members or self.features & FEATURE_DEFLATE else 0
         # A prefix is held as it is read, and by zstd. One more zstd decoder is for frames that stand alone.
         prefix = 2 * layout.window_bytes if self.features & FEATURE_PREFIX else 0
-        matrix = _MATRIX_BYTES if self.features & FEATURE_MATRIX else 0
-        return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + prefix + deflate + matrix
+        factors = _FACTORS_BYTES if self.features & FEATURE_FACTORS else 0
+        return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + prefix + deflate + factors
 
 
 def most_made(length: int) -> int:
@@ -499,19 +499,18 @@ def read_frame_head(number: Callable[[], int], header: Header, *, continuous: bo
 
 # ---- tables and matrices
 
-_NUMBERS: Final[tuple[Literal["plain", "float"], ...]] = ("plain", "float")
+_NUMBERS: Final[tuple[Number, ...]] = ("plain", "float", "brain")
 _DIFFERENCES: Final[tuple[Literal["none", "sub", "xor"], ...]] = ("none", "sub", "xor")
 _SLOPES: Final[tuple[Literal[1, 0, -1, -2], ...]] = (1, 0, -1, -2)
+_BASES: Final[tuple[BaseKind, ...]] = ("same", "half", "brain", "single", "double")
 _SPARSE = 0x80
-_HAS_SCALES = 1
-_IS_BRAIN = 2
 
 
 def write_table(table: Table) -> bytes:
     """Return the definition of a table as it stands behind its operation."""
-    kind = table.width.bit_length() - 1 | _NUMBERS.index(table.number) << 2
-    kind |= _DIFFERENCES.index(table.difference) << 3 | _SLOPES.index(table.slope) << 5
-    numbers = [kind, table.shift, table.escapes, len(table.classes)]
+    kind = table.width.bit_length() - 1 | _NUMBERS.index(table.number) << 2 | _DIFFERENCES.index(table.difference) << 4
+    kind |= _SLOPES.index(table.slope) << 6 | _BASES.index(table.base) << 8
+    numbers = [kind, table.shift, table.offset, table.zeros, table.origin, table.escapes, len(table.classes)]
     for coding in table.classes:
         numbers += [coding.low_bits | (_SPARSE if coding.mask is not None else 0), coding.symbols]
         numbers += [stream for stream in (coding.mask, *coding.low_planes, coding.bits) if stream is not None]
@@ -534,17 +533,28 @@ def read_table(number: Callable[[], int], streams: int) -> Table:
     def stream() -> int:
         return _stream(number(), streams)
 
-    kind, shift = number(), number()
-    if kind >> 7 or kind >> 3 & 3 >= len(_DIFFERENCES):
+    kind = number()
+    if kind >> 11 or kind >> 2 & 3 >= len(_NUMBERS) or kind >> 4 & 3 >= len(_DIFFERENCES) or kind >> 8 >= len(_BASES):
         raise PatchInvalid("a table has a kind of number that is unknown")
-    escapes, class_count = stream(), number()
+    shift, offset, zeros, origin, escapes, class_count = number(), number(), number(), number(), stream(), number()
     if class_count > MAX_CLASSES:
         raise PatchInvalid("a table has too many classes")
     classes = tuple(_read_class(number, stream) for _ in range(class_count))
-    lut = b"".join(_read_runs(number))
-    number_kind, difference, slope = _NUMBERS[kind >> 2 & 1], _DIFFERENCES[kind >> 3 & 3], _SLOPES[kind >> 5]
     try:
-        return Table(1 << (kind & 3), number_kind, difference, shift, escapes, lut, classes, slope)
+        return Table(
+            width=1 << (kind & 3),
+            number=_NUMBERS[kind >> 2 & 3],
+            difference=_DIFFERENCES[kind >> 4 & 3],
+            shift=shift,
+            escapes=escapes,
+            lut=b"".join(_read_runs(number)),
+            classes=classes,
+            slope=_SLOPES[kind >> 6 & 3],
+            offset=offset,
+            zeros=zeros,
+            origin=origin,
+            base=_BASES[kind >> 8],
+        )
     except ValueError as problem:
         raise PatchInvalid(f"a table is wrong: {problem}") from problem
 
@@ -579,8 +589,7 @@ def _read_runs(number: Callable[[], int]) -> Iterator[bytes]:
 
 def write_matrix(matrix: Matrix) -> bytes:
     """Return the definition of a matrix as it stands behind its operation."""
-    flags = (_HAS_SCALES if matrix.scales is not None else 0) | (_IS_BRAIN if matrix.brain else 0)
-    numbers = [matrix.rows, matrix.columns, flags, matrix.rank]
+    numbers = [matrix.rows, matrix.columns, matrix.level, int(matrix.scales is not None), matrix.rank]
     if matrix.scales is not None:
         numbers.append(matrix.scales)
     if matrix.rank:
@@ -590,12 +599,12 @@ def write_matrix(matrix: Matrix) -> bytes:
 
 def read_matrix(number: Callable[[], int], streams: int) -> Matrix:
     """Read the definition of a matrix, and check it. The arguments and the error are those of `read_table`."""
-    rows, columns, flags, rank = number(), number(), number(), number()
-    if flags & ~(_HAS_SCALES | _IS_BRAIN):
+    rows, columns, level, has_scales, rank = number(), number(), number(), number(), number()
+    if has_scales > 1:
         raise PatchInvalid("a matrix is of a kind that is unknown")
-    scales = _stream(number(), streams) if flags & _HAS_SCALES else None
+    scales = _stream(number(), streams) if has_scales else None
     factors, exponent = (number(), signed(number())) if rank else (0, 0)
     try:
-        return Matrix(rows, columns, scales, rank, factors, exponent, bool(flags & _IS_BRAIN))
+        return Matrix(rows, columns, level, scales, rank, factors, exponent)
     except ValueError as problem:
         raise PatchInvalid(f"a matrix is wrong: {problem}") from problem

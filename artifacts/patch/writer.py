@@ -16,7 +16,7 @@ from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
 from artifacts.patch.elements import Matrix, Table
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
-    FEATURE_MATRIX,
+    FEATURE_FACTORS,
     FEATURE_PREFIX,
     MAX_STREAMS,
     MAX_TABLES,
@@ -187,7 +187,8 @@ class PatchWriter:
         self._put(0, varint(Op.MATRIX) + write_matrix(matrix))
         self._name(matrix.scales)
         self._put_all(parts)
-        self._features |= FEATURE_MATRIX
+        if matrix.rank:
+            self._features |= FEATURE_FACTORS
 
     def tensor(self, number: int, table: Table, source: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
         """Make elements that have a base.
@@ -195,12 +196,12 @@ class PatchWriter:
         Args:
             number: of the table, defined before.
             table: that table.
-            source: the address of as many elements.
+            source: the address of as many elements, of the width of the table's base.
             count: how many.
             parts: what `elements.encode_block` returned for each block of ``block_bytes``, all in their order.
         """
         self._operation(Op.TENSOR, number, count)
-        self._source(source, count * table.width)
+        self._source(source, count * table.base_width)
         self._put_all(parts)
 
     def planes(self, number: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:

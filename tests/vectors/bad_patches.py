@@ -62,8 +62,8 @@ def zstd(content: bytes, length: int, start: bytes = b"") -> bytes:
 
 # An operation that makes the whole target.
 ALL = (Op.COPY, 20, 0)
-# Differences of bytes, one class: kind, shift, escapes, classes, low bits, symbols, and the map of levels.
-TABLE = (Op.TABLE, 1 << 3, 0, 0, 1, 0, 0, 0, 256)
+# Differences of bytes, one class.
+TABLE = (Op.TABLE, 1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)
 
 
 def refused() -> Iterator[tuple[str, bytes]]:
@@ -179,28 +179,31 @@ def bad_operations() -> Iterator[tuple[str, bytes]]:
     yield from bad_tables(hand)
     yield "a deflated member that the features do not name", hand.patch(Op.DEFLATE, 20, 20, 0xF086, *ALL)
     yield from bad_members(Hand(features=1))
-    yield (
-        "a matrix that the features do not name",
-        hand.patch(*TABLE, Op.MATRIX, 4, 5, 0, 0, Op.TENSOR, 20, 0, *bytes(20)),
-    )
     yield from bad_matrices(Hand(features=4))
 
 
 def bad_tables(hand: Hand) -> Iterator[tuple[str, bytes]]:
-    # Kind, shift, escapes, number of classes; of the class low bits and symbols; and the map of levels.
+    # Kind, shift, offset, zeros, origin, escapes, number of classes; low bits and symbols of each; the map of levels.
     for why, definition in (
-        ("a table with unknown bits in its kind", (8 | 128, 0, 0, 1, 0, 0, 0, 256)),
-        ("a table with an unknown difference", (3 << 3, 0, 0, 1, 0, 0, 0, 256)),
-        ("a table whose context lies outside of the element", (8, 8, 0, 1, 0, 0, 0, 256)),
-        ("a table with escapes in a stream that is not there", (8, 0, 1, 1, 0, 0, 0, 256)),
-        ("a table without classes", (8, 0, 0, 0, 0, 256)),
-        ("a table of 17 classes", (8, 0, 0, 17, *(0, 0) * 17, 0, 256)),
-        ("a class with as many low bits as the element", (8, 0, 0, 1, 8, 0, 0, 0, 256)),
-        ("a class with 64 low bits", (8 | 3, 0, 0, 1, 64, *(0,) * 9, 0, 256)),
-        ("a class with symbols in a stream that is not there", (8, 0, 0, 1, 0, 1, 0, 256)),
-        ("a map of levels that names a class that is not there", (8, 0, 0, 1, 0, 0, 1, 256)),
-        ("a map of levels that is too long", (8, 0, 0, 1, 0, 0, 0, 257)),
-        ("a map of levels with an empty run", (8, 0, 0, 1, 0, 0, 0, 0, 0, 256)),
+        ("a table with unknown bits in its kind", (1 << 4 | 1 << 11, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table with an unknown difference", (3 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table of an unknown number", (1 << 4 | 3 << 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table with an unknown base", (1 << 4 | 1 << 2 | 5 << 8 | 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table of plain numbers with a base of floats", (1 << 4 | 1 << 8 | 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table of floats of one byte", (1 << 4 | 1 << 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table whose context lies outside of the element", (1 << 4, 8, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table of plain numbers with an offset", (1 << 4, 0, 1, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table whose elements are all zeros", (1 << 4, 0, 0, 8, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table of differences with an origin", (1 << 4 | 1 << 2 | 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 256)),
+        ("a table with escapes in a stream that is not there", (1 << 4, 0, 0, 0, 0, 1, 1, 0, 0, 0, 256)),
+        ("a table without classes", (1 << 4, 0, 0, 0, 0, 0, 0, 0, 256)),
+        ("a table of 17 classes", (1 << 4, 0, 0, 0, 0, 0, 17, *(0, 0) * 17, 0, 256)),
+        ("a class with as many low bits as the element", (1 << 4, 0, 0, 0, 0, 0, 1, 8, 0, 0, 0, 256)),
+        ("a class with 64 low bits", (1 << 4 | 3, 0, 0, 0, 0, 0, 1, 64, *(0,) * 9, 0, 256)),
+        ("a class with symbols in a stream that is not there", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 1, 0, 256)),
+        ("a map of levels that names a class that is not there", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 1, 256)),
+        ("a map of levels that is too long", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 257)),
+        ("a map of levels with an empty run", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 256)),
     ):
         yield why, hand.patch(Op.TABLE, *definition, *ALL)
 
@@ -239,18 +242,21 @@ def bad_members(hand: Hand) -> Iterator[tuple[str, bytes]]:
 
 def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
     tensor = (Op.TENSOR, 20, 0, *bytes(20))
+    # Rows, columns, level, whether there are levels of rows and columns, rank; their stream; table and exponent.
     for why, definition in (
-        ("a matrix without rows", (0, 5, 0, 0)),
-        ("a matrix of 65537 columns", (1, 65537, 0, 0)),
-        ("a matrix of an unknown kind", (4, 5, 4, 0)),
-        ("a matrix with levels in a stream that is not there", (4, 5, 1, 0, 1)),
-        ("a matrix of rank 65", (4, 5, 0, 65, 0, 0)),
-        ("a matrix of more than 2^18 factors", (65536, 1, 0, 4, 0, 0)),
-        ("a matrix with an exponent of 65", (4, 5, 0, 1, 0, unsigned(65))),
-        ("a matrix with factors of a table that is not there", (4, 5, 0, 1, 3, 0)),
-        ("a matrix with factors of a table for differences", (4, 5, 0, 1, 0, 0)),
-        ("a matrix with another number of elements", (4, 4, 0, 0)),
+        ("a matrix without rows", (0, 5, 0, 0, 0)),
+        ("a matrix of 65537 columns with levels", (1, 65537, 0, 1, 0, 0)),
+        ("a matrix of an unknown kind", (4, 5, 0, 2, 0)),
+        ("a matrix with too high a level", (4, 5, 512, 0, 0)),
+        ("a matrix with levels in a stream that is not there", (4, 5, 0, 1, 0, 1)),
+        ("a matrix of rank 65", (4, 5, 0, 0, 65, 0, 0)),
+        ("a matrix of more than 2^18 factors", (65536, 1, 0, 0, 4, 0, 0)),
+        ("a matrix with an exponent of 65", (4, 5, 0, 0, 1, 0, unsigned(65))),
+        ("a matrix with factors of a table that is not there", (4, 5, 0, 0, 1, 3, 0)),
+        ("a matrix with factors of a table for differences", (4, 5, 0, 0, 1, 0, 0)),
+        ("a matrix with another number of elements", (4, 4, 0, 0, 0)),
     ):
         yield why, hand.patch(*TABLE, Op.MATRIX, *definition, *tensor)
-    yield "a matrix before a copy", hand.patch(Op.MATRIX, 4, 5, 0, 0, *ALL)
-    yield "two matrices", hand.patch(*TABLE, Op.MATRIX, 4, 5, 0, 0, Op.MATRIX, 4, 5, 0, 0, *tensor)
+    yield "factors that the features do not name", Hand().patch(*TABLE, Op.MATRIX, 4, 5, 0, 0, 1, 0, 0, *tensor)
+    yield "a matrix before a copy", hand.patch(Op.MATRIX, 4, 5, 0, 0, 0, *ALL)
+    yield "two matrices", hand.patch(*TABLE, *(Op.MATRIX, 4, 5, 0, 0, 0) * 2, *tensor)

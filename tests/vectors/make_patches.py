@@ -204,7 +204,9 @@ def floats(code: str, number: str, difference: str, seed: int) -> Callable[[], M
         old, new = trained(code, 6000 // width + 5, seed)
         # The exponent's low 8 bits stand above the mantissa.
         mantissa = {2: 10, 4: 23, 8: 52}[width]
-        middle = {2: 15, 4: 127, 8: 255}[width]
+        middle, offset = {2: (15, 0), 4: (127, 0), 8: (23, 1000)}[width]
+        if number == "plain":
+            middle, offset = 15, 0
         lut = bytes(0 if level < middle - 2 else 1 if level < middle + 1 else 2 for level in range(256))
         spare = 8 * width - 12
         classes = (
@@ -212,7 +214,7 @@ def floats(code: str, number: str, difference: str, seed: int) -> Callable[[], M
             ClassCoding(2, 3, (), 12),
             ClassCoding(3),
         )
-        table = Table(width, number, difference, mantissa, 13, lut, classes)  # type: ignore[arg-type]
+        table = Table(width, number, difference, mantissa, 13, lut, classes, offset=offset)  # type: ignore[arg-type]
         recipe = Recipe(b"?" + old, SMALL)
         recipe.table(5, table)
         recipe.elements(5, table, new, 1)
@@ -238,24 +240,78 @@ def planes() -> Made:
     """Elements without a base, of every width, plain and float; a table is defined anew for each."""
     randomly = random.Random(7)
     recipe = Recipe(b"", SMALL)
-    for code, number, low_bits in (
-        ("B", "plain", 3),
-        ("b", "float", 0),
-        ("H", "plain", 8),
-        ("e", "float", 8),
-        ("I", "plain", 5),
-        ("f", "float", 24),
-        ("Q", "plain", 60),
-        ("d", "float", 56),
+    for code, number, low_bits, zeros, origin in (
+        ("B", "plain", 3, 0, 0),
+        ("H", "plain", 8, 4, 0),
+        ("e", "float", 8, 0, 0x78),
+        ("e", "float", 3, 5, 0x80),
+        ("H", "brain", 8, 0, 0x7D),
+        ("I", "plain", 5, 0, 0),
+        ("f", "float", 24, 0, 0x7C),
+        ("Q", "plain", 60, 0, 0),
+        ("d", "float", 56, 0, 0),
     ):
         width = struct.calcsize(code)
-        if code in "efd":
-            values = [randomly.gauss(0, 0.1) for _ in range(400)]
+        if number == "plain":
+            content = struct.pack(f"<400{code}", *(randomly.randrange(60) >> zeros << zeros for _ in range(400)))
         else:
-            values = [randomly.randrange(60) for _ in range(400)]
-        table = Table(width, number, "none", 0, 2, bytes(256), one_class(low_bits, sparse=code == "I"))  # type: ignore[arg-type]
+            content = packed(code, [randomly.gauss(0, 0.1) for _ in range(400)])
+        table = Table(
+            width,
+            number,  # type: ignore[arg-type]
+            "none",
+            0,
+            2,
+            bytes(256),
+            one_class(low_bits, sparse=code == "I"),
+            zeros=zeros,
+            origin=origin,
+        )
         recipe.table(63, table)
-        recipe.elements(63, table, struct.pack(f"<400{code}", *values))
+        recipe.elements(63, table, blanked(content, width, zeros))
+    return recipe.made()
+
+
+def blanked(content: bytes, width: int, zeros: int) -> bytes:
+    """Return elements whose lowest bits are zero."""
+    numbers = (int.from_bytes(content[start : start + width], "little") for start in range(0, len(content), width))
+    return b"".join((number >> zeros << zeros).to_bytes(width, "little") for number in numbers)
+
+
+def conversions() -> Made:
+    """Floats whose base has another width, converted first; the exponent has an offset, low bits are zero."""
+    randomly = random.Random(17)
+    old = [randomly.gauss(0, 1) for _ in range(700)]
+    new = [value + randomly.gauss(0, 1e-3) for value in old]
+    old[:7] = [float("inf"), float("-inf"), float("nan"), 0.0, -0.0, 65519.0, 65520.0]
+    base = b"".join(packed(code, old) for code in ("d", "f", "H"))
+    recipe = Recipe(base, SMALL)
+    for number, (code, kind, source, zeros) in enumerate(
+        [
+            ("e", "double", 0, 0),
+            ("H", "single", 5600, 0),
+            ("e", "brain", 8400, 3),
+            ("f", "double", 0, 13),
+            ("d", "single", 5600, 20),
+        ]
+    ):
+        width = struct.calcsize(code)
+        mantissa, offset = {"e": (10, 5), "H": (7, 100), "f": (23, 100), "d": (52, 1000)}[code]
+        classes = (ClassCoding(1, 4, (), 5), ClassCoding(2, 11, (4,), 6) if width > 2 else ClassCoding(2))
+        table = Table(
+            width,
+            "brain" if code == "H" else "float",
+            "sub",
+            mantissa,
+            3,
+            bytes(level > 22 for level in range(256)),
+            classes,
+            zeros=zeros,
+            offset=offset,
+            base=kind,  # type: ignore[arg-type]
+        )
+        recipe.table(number, table)
+        recipe.elements(number, table, blanked(packed(code, new), width, zeros), source)
     return recipe.made()
 
 
@@ -288,7 +344,10 @@ def scales() -> Made:
             np.array([randomly.randrange(40) for _ in range(side)], np.uint8) for side in (rows, columns)
         )
         recipe.table(number, table)
-        recipe.elements(number, table, new, 0, MatrixData(Matrix(rows, columns, 7), of_rows, of_columns))
+        recipe.elements(number, table, new, 0, MatrixData(Matrix(rows, columns, 3, 7), of_rows, of_columns))
+        # One level for all of them.
+        plain = MatrixData(Matrix(rows, columns, 20), of_rows[:0], of_columns[:0])
+        recipe.elements(number, table, new, 0, plain)
     return recipe.made()
 
 
@@ -313,11 +372,11 @@ def ranks() -> Made:
     for number, ((code, brain), (old, new)) in enumerate(zip(kinds, contents, strict=True), 1):
         low_bits = max(0, 8 * struct.calcsize(code) - 20)
         coding = ClassCoding(1, low_bits, (6,) * (low_bits // 8), 7 if low_bits % 8 else None)
-        table = Table(struct.calcsize(code), "float", "sub", 0, 2, bytes(256), (coding,))
+        table = Table(struct.calcsize(code), "brain" if brain else "float", "sub", 0, 2, bytes(256), (coding,))
         data = MatrixData(
-            Matrix(rows, columns, 8 if brain else None, rank, 0, -24, brain),
-            np.full(rows, 2 * brain, np.uint8),
-            np.full(columns, 2 * brain, np.uint8),
+            Matrix(rows, columns, 0, 8 if brain else None, rank, 0, -24),
+            np.full(rows * brain, 2, np.uint8),
+            np.full(columns * brain, 2, np.uint8),
             np.array(left, np.float64),
             np.array(right, np.float64),
         )
@@ -352,6 +411,7 @@ GOOD: dict[str, tuple[str, Callable[[], Made]]] = {
     "float16-plain": ("TENSOR of float16 as if they were integers.", floats("e", "plain", "sub", 16)),
     "quantized": (quantized.__doc__ or "", quantized),
     "planes": (planes.__doc__ or "", planes),
+    "conversions": (conversions.__doc__ or "", conversions),
     "escapes": (escapes.__doc__ or "", escapes),
     "scales": (scales.__doc__ or "", scales),
     "ranks": (ranks.__doc__ or "", ranks),

@@ -19,7 +19,7 @@ from tests.vectors import make_patches
 FOLDER = make_patches.FOLDER
 NAMES = sorted(path.name for path in FOLDER.glob("*.json"))
 GOOD = [name for name in NAMES if name != "refused.json"]
-DESCRIPTION = Path(__file__).parents[2] / "docs" / "patch-format.md"
+DESCRIPTION = Path(__file__).parents[3] / "docs" / "patch-format.md"
 
 
 def vector(name: str) -> dict[str, Any]:
