@@ -150,9 +150,13 @@ class _Application:
             if checkpoint is not None:
                 with self._patch.open("rb") as again:
                     decoder.restore(checkpoint, again)
-            self._make(decoder, target, journal)
-            target.flush()
-            self._prove(target)
+            try:
+                self._make(decoder, target, journal)
+            except PatchInvalid:
+                # Someone may have written to the base between the comparison and the reading.
+                self._base.require_unchanged()
+                self._base.require(self._header.base)
+                raise
 
     def _make(self, decoder: Decoder, target: Target, journal: Journal | None) -> None:
         reported, saved = 0, target.position
@@ -166,12 +170,7 @@ class _Application:
                 target.sync()
                 if (checkpoint := decoder.checkpoint()) is not None:
                     journal.save(checkpoint)
+        target.flush()
+        if target.sha256() != self._header.target.sha256:
+            raise PatchInvalid("the patch makes another file than it should")
         self._progress(target.position, target.length)
-
-    def _prove(self, target: Target) -> None:
-        if target.sha256() == self._header.target.sha256:
-            return
-        # Someone wrote to the base between the comparison and the reading, or the patch is wrong.
-        self._base.require_unchanged()
-        self._base.require(self._header.base)
-        raise PatchInvalid("the patch makes another file than it should")

@@ -14,18 +14,12 @@ from typing import BinaryIO
 import numpy as np
 
 from artifacts.errors import PatchInvalid
-from artifacts.patch.elements import Matrix, MatrixData, Table, decode_block, decode_matrix
+from artifacts.patch.elements import MatrixData, Table, decode_block, decode_matrix
 from artifacts.patch.format import (
-    ALLOWED_UNITS,
-    BYTES_PER_UNIT,
-    ELEMENTS_UNITS,
-    FACTORS_PER_UNIT,
     FEATURE_DEFLATE,
     FEATURE_FACTORS,
     MAX_DEFLATE_RATIO,
     MAX_TABLES,
-    OPERATION_UNITS,
-    PRODUCTS_PER_UNIT,
     DeflateParameters,
     Header,
     Op,
@@ -40,7 +34,8 @@ from artifacts.patch.format import (
 )
 from artifacts.patch.journal import Checkpoint, MatrixState, Pending, State
 from artifacts.patch.sources import Space, Target
-from artifacts.patch.streams import PatchReader, Streams, Work
+from artifacts.patch.streams import PatchReader, Streams
+from artifacts.patch.work import Work
 
 __all__ = ["Decoder"]
 
@@ -61,7 +56,7 @@ class Decoder:
         read_header(self._patch)
         self._space = space
         self._target = target
-        self._work = Work(ALLOWED_UNITS + header.target.length // BYTES_PER_UNIT)
+        self._work = Work(header.target.length)
         self._streams = Streams(self._patch, header, space, self._work)
         self._tables: dict[int, Table] = {}
         self._source_end = 0
@@ -79,6 +74,7 @@ class Decoder:
             OSError: the disk refuses.
         """
         while self._pending is not None or self._room() > 0:
+            self._work.require_enough()
             if self._pending is None:
                 self._begin()
             else:
@@ -109,10 +105,10 @@ class Decoder:
             self._read_matrix()
         elif code in (Op.TENSOR, Op.PLANES):
             table = self._table(Op(code), parameter)
-            self._work.spend(ELEMENTS_UNITS)
+            self._work.elements()
             self._begin_making(Pending(code, parameter, table.width, table.base_width))
         elif code in (Op.DATA, Op.ADD) or (code == Op.COPY and parameter == 0):
-            self._work.spend(OPERATION_UNITS)
+            self._work.operation()
             self._begin_making(Pending(code, parameter))
         else:
             raise PatchInvalid("an operation is unknown")
@@ -131,7 +127,7 @@ class Decoder:
         self._pending = pending
 
     def _define(self, number: int) -> None:
-        self._work.spend(ELEMENTS_UNITS)
+        self._work.elements()
         if number >= MAX_TABLES:
             raise PatchInvalid(f"there are tables 0 to {MAX_TABLES - 1}")
         self._tables[number] = self._read_table(lambda: self._streams.number(0))
@@ -144,7 +140,8 @@ class Decoder:
         matrix = read_matrix(lambda: self._streams.number(0), self._header.streams)
         if matrix.rank and not self._header.features & FEATURE_FACTORS:
             raise PatchInvalid("a matrix has factors where there should be none")
-        self._work.spend(ELEMENTS_UNITS + (matrix.rows + matrix.columns) * (matrix.rank + 1) // FACTORS_PER_UNIT)
+        self._work.matrix(matrix)
+        self._work.require_enough()
         factors = self._table(Op.PLANES, matrix.factors) if matrix.rank else None
         try:
             self._matrix = decode_matrix(matrix, factors, self._streams.take, self._header.layout.block_bytes)
@@ -180,22 +177,16 @@ class Decoder:
 
     def _elements(self, pending: Pending, count: int, base: bytes | None) -> bytes:
         if self._matrix is not None:
-            self._pay_for_prediction(self._matrix.matrix, pending.done, count)
+            self._work.prediction(self._matrix.matrix, pending.done, count)
         table = self._tables[pending.parameter]
         try:
             return decode_block(table, count, base, self._streams.take, self._matrix, pending.done)
         except ValueError as problem:
             raise PatchInvalid(f"a block of elements is wrong: {problem}") from problem
 
-    def _pay_for_prediction(self, matrix: Matrix, start: int, count: int) -> None:
-        """Spend for whole rows, because these are what is computed."""
-        rows = -(-(start + count) // matrix.columns) - start // matrix.columns
-        self._work.spend(rows * matrix.columns * matrix.rank // PRODUCTS_PER_UNIT)
-
     # ---- deflated members
 
     def _begin_deflate(self) -> None:
-        self._work.spend(ELEMENTS_UNITS)
         lengths = self._header.layout.lengths
         raw, deflated = self._streams.number(lengths), self._streams.number(lengths)
         parameters = DeflateParameters.unpacked(self._streams.number(0))
@@ -206,7 +197,7 @@ class Decoder:
         self._raw += raw
         if self._raw > most_made(self._target.length):
             raise PatchInvalid("the deflated members are much longer than the target")
-        self._work.allowed += raw // BYTES_PER_UNIT
+        self._work.deflate(raw)
         self._deflater = _Deflater(parameters, raw, deflated)
 
     def _emit(self, content: bytes) -> None:
@@ -261,7 +252,7 @@ class Decoder:
         if state.matrix is not None:
             self._matrix = _matrix_data(state.matrix, self._header.streams)
         self._source_end, self._raw, self._pending = state.source_end, state.raw, state.pending
-        self._work.allowed += self._raw // BYTES_PER_UNIT
+        self._work.deflate(self._raw)
         self._work.spent = state.spent
 
 

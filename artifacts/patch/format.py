@@ -90,16 +90,6 @@ MAX_FLUSH_BYTES: Final = 1024
 # What decoding may take beside the base: little enough for an extension of an app, and for a watch.
 MAX_MEMORY_BYTES: Final = 8 << 20
 
-# What running operations may cost, in units of about the time of a copy: an allowance, and one unit for every so many
-# bytes that are made. Time is then bounded by what is made, whatever the operations are.
-OPERATION_UNITS: Final = 1
-FRAME_UNITS: Final = 4
-ELEMENTS_UNITS: Final = 16
-FACTORS_PER_UNIT: Final = 64
-PRODUCTS_PER_UNIT: Final = 4096
-ALLOWED_UNITS: Final = 1 << 18
-BYTES_PER_UNIT: Final = 8
-
 # Memory beside the base, in bytes: of the decoder itself and its tables, of a zstd decoder beside its window, of a
 # deflater beside its input (zlib's zconf.h: 256 KiB, and 44 KiB for inflating), of the factors of a matrix while they
 # are read, and of the arrays of a block of elements as a multiple of it.

@@ -15,7 +15,6 @@ from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdDict, Z
 
 from artifacts.errors import PatchInvalid
 from artifacts.patch.format import (
-    FRAME_UNITS,
     MIN_PREFIX_BYTES,
     PREFIXED_WINDOW_LOG,
     Codec,
@@ -23,8 +22,9 @@ from artifacts.patch.format import (
     read_frame_head,
     read_varint,
 )
+from artifacts.patch.work import Work
 
-__all__ = ["PatchReader", "Position", "Sources", "Streams", "Work"]
+__all__ = ["PatchReader", "Position", "Sources", "Streams"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -101,29 +101,6 @@ class PatchReader:
     def sha256(self) -> str:
         """Return the SHA-256 (hex) of what was read."""
         return self._digest.hexdigest()
-
-
-@dataclass(slots=True)
-class Work:
-    """What decoding has cost, in units (`format.OPERATION_UNITS` and so on).
-
-    Attributes:
-        allowed: more than this is refused.
-        spent: so far.
-    """
-
-    allowed: int
-    spent: int = 0
-
-    def spend(self, units: int) -> None:
-        """Count a step.
-
-        Raises:
-            PatchInvalid: the patch takes more steps than any honest one of its size.
-        """
-        self.spent += units
-        if self.spent > self.allowed:
-            raise PatchInvalid("the patch takes too many steps for what it makes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +230,8 @@ class Streams:
 
     def _refill(self, queue: _Queue, patch: PatchReader) -> None:
         """Take the next frame of the patch: it belongs to the stream that needs it."""
-        self._work.spend(FRAME_UNITS)
+        self._work.frame()
+        self._work.require_enough()
         start = patch.position
         length, codec, detail = read_frame_head(patch.number, self._header, continuous=queue.continuous is not None)
         # The old frame is let go of first, so that there are never two.
@@ -280,6 +258,8 @@ class Streams:
     def _prefix(self, address: int, length: int) -> ZstdDict:
         if not MIN_PREFIX_BYTES <= length <= self._header.layout.window_bytes:
             raise PatchInvalid(f"a prefix has {length} bytes")
+        self._work.frame(length)
+        self._work.require_enough()
         return ZstdDict(self._sources.read(address, length), is_raw=True)
 
     def _continued(self, queue: _Queue, decompressor: ZstdDecompressor, payload: bytes, length: int) -> bytes:

@@ -36,6 +36,7 @@ from artifacts.patch.format import (
     write_matrix,
     write_table,
 )
+from artifacts.patch.work import Work
 
 __all__ = ["DEFAULT_LEVELS", "PatchWriter", "frame_of"]
 
@@ -150,6 +151,8 @@ class PatchWriter:
         self._frames: list[_Frame] = []
         self._source_end = 0
         self._features = 0
+        self._work = Work(target.length)
+        self._matrix: Matrix | None = None
 
     # ---- operations
 
@@ -173,6 +176,7 @@ class PatchWriter:
         """Say how elements are coded from now on that name this table; 0 to 63."""
         if not 0 <= number < MAX_TABLES:
             raise ValueError(f"there are tables 0 to {MAX_TABLES - 1}")
+        self._work.elements()
         self._put(0, varint(Op.TABLE | number << 3) + write_table(table))
         for coding in table.classes:
             self._name(coding.symbols, coding.mask, *coding.low_planes, coding.bits, table.escapes)
@@ -189,6 +193,8 @@ class PatchWriter:
         self._put_all(parts)
         if matrix.rank:
             self._features |= FEATURE_FACTORS
+        self._work.matrix(matrix)
+        self._matrix = matrix
 
     def tensor(self, number: int, table: Table, source: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
         """Make elements that have a base.
@@ -203,11 +209,13 @@ class PatchWriter:
         self._operation(Op.TENSOR, number, count)
         self._source(source, count * table.base_width)
         self._put_all(parts)
+        self._predict(count, table.width)
 
     def planes(self, number: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
         """Make elements that have no base. The arguments are those of `tensor`."""
         self._operation(Op.PLANES, number, count)
         self._put_all(parts)
+        self._matrix = None
 
     def deflate(self, parameters: DeflateParameters, raw_length: int, deflated_length: int) -> None:
         """Make deflated bytes: the operations that follow make ``raw_length`` bytes, which zlib deflates."""
@@ -215,6 +223,7 @@ class PatchWriter:
         self._put(self._layout.lengths, varint(deflated_length))
         self._put(0, varint(parameters.packed()))
         self._features |= FEATURE_DEFLATE
+        self._work.deflate(raw_length)
 
     # ---- frames
 
@@ -241,12 +250,17 @@ class PatchWriter:
         return {number: (state.raw, state.written) for number, state in sorted(self._streams.items())}
 
     def finish(self, sink: BinaryIO) -> Header:
-        """Write the patch. No operation can follow."""
+        """Write the patch. No operation can follow.
+
+        Raises:
+            PatchInvalid: no decoder would take it, because it takes too many steps for what it makes.
+        """
         for number, state in self._streams.items():
             if state.waiting:
                 self._close(number, state)
         highest = max((0, self._layout.lengths, self._layout.sources, *self._layout.continuous, *self._streams))
         header = Header(self._base, self._target, self._layout, highest + 1, self._members, self._features)
+        self._work.require_enough()
         sink.write(write_header(header))
         for frame in self._frames:
             sink.write(frame.written)
@@ -257,8 +271,20 @@ class PatchWriter:
     def _operation(self, op: Op, parameter: int, length: int) -> None:
         if length < 1:
             raise ValueError("an operation makes at least one byte")
+        if op in (Op.TENSOR, Op.PLANES):
+            self._work.elements()
+        elif op != Op.DEFLATE:
+            self._work.operation()
         self._put(0, varint(op | parameter << 3))
         self._put(self._layout.lengths, varint(length))
+
+    def _predict(self, count: int, width: int) -> None:
+        """Count what predicting elements costs, block by block as the decoder does."""
+        matrix, self._matrix = self._matrix, None
+        step = self._layout.block_bytes // width
+        if matrix is not None:
+            for start in range(0, count, step):
+                self._work.prediction(matrix, start, min(step, count - start))
 
     def _source(self, address: int, length: int) -> None:
         self._put(self._layout.sources, varint(unsigned(address - self._source_end)))
@@ -282,6 +308,7 @@ class PatchWriter:
             if state.frame is None:
                 state.frame = _Frame()
                 self._frames.append(state.frame)
+                self._work.frame(len(state.prefix.content) if state.prefix else 0)
             room = self._layout.frame_bytes - len(state.waiting)
             state.waiting += left[:room]
             left = left[room:]
