@@ -52,6 +52,8 @@ class Decoder:
 
     def __init__(self, header: Header, patch: BinaryIO, space: Space, target: Target) -> None:
         self._header = header
+        self._layout = header.layout
+        self._block_bytes = header.layout.block_bytes
         self._patch = PatchReader(patch)
         read_header(self._patch)
         self._space = space
@@ -114,14 +116,14 @@ class Decoder:
             raise PatchInvalid("an operation is unknown")
 
     def _begin_making(self, pending: Pending) -> None:
-        count = self._streams.number(self._header.layout.lengths)
+        count = self._streams.number(self._layout.lengths)
         if not 1 <= count <= self._room() // pending.width:
             raise PatchInvalid("an operation makes nothing, or more than there is to make")
         if self._matrix is not None and count != self._matrix.matrix.rows * self._matrix.matrix.columns:
             raise PatchInvalid("a matrix has another number of elements than the operation")
         pending.count = count
         if pending.op in (Op.COPY, Op.ADD, Op.TENSOR):
-            pending.source = self._source_end + signed(self._streams.number(self._header.layout.sources))
+            pending.source = self._source_end + signed(self._streams.number(self._layout.sources))
             self._space.require(pending.source, count * pending.source_width)
             self._source_end = pending.source + count * pending.source_width
         self._pending = pending
@@ -144,7 +146,7 @@ class Decoder:
         self._work.require_enough()
         factors = self._table(Op.PLANES, matrix.factors) if matrix.rank else None
         try:
-            self._matrix = decode_matrix(matrix, factors, self._streams.take, self._header.layout.block_bytes)
+            self._matrix = decode_matrix(matrix, factors, self._streams.take, self._block_bytes)
         except ValueError as problem:
             raise PatchInvalid(f"a matrix is wrong: {problem}") from problem
 
@@ -156,7 +158,7 @@ class Decoder:
 
     def _go_on(self, pending: Pending) -> None:
         """Make the next block of an operation."""
-        count = min(pending.count - pending.done, self._header.layout.block_bytes // pending.width)
+        count = min(pending.count - pending.done, self._block_bytes // pending.width)
         self._emit(self._made(pending, count))
         pending.done += count
         if pending.done == pending.count:
@@ -187,7 +189,7 @@ class Decoder:
     # ---- deflated members
 
     def _begin_deflate(self) -> None:
-        lengths = self._header.layout.lengths
+        lengths = self._layout.lengths
         raw, deflated = self._streams.number(lengths), self._streams.number(lengths)
         parameters = DeflateParameters.unpacked(self._streams.number(0))
         if self._deflater is not None or not self._header.features & FEATURE_DEFLATE:

@@ -118,7 +118,6 @@ class Target:
         if len(content) > self.length - self.position:
             raise PatchInvalid("the patch makes more than it says")
         self.position += len(content)
-        self._digest.update(content)
         self._waiting += content
         if len(self._waiting) >= _PIECE_BYTES:
             self.flush()
@@ -131,8 +130,10 @@ class Target:
 
     def flush(self) -> None:
         """Hand over to the system what waits for more."""
-        _write(self._descriptor, self.position - len(self._waiting), self._waiting)
-        self._waiting = bytearray()
+        if self._waiting:
+            _write(self._descriptor, self.position - len(self._waiting), self._waiting)
+            self._digest.update(self._waiting)
+            self._waiting = bytearray()
 
     def sync(self) -> None:
         """Flush to the disk."""
@@ -141,6 +142,7 @@ class Target:
 
     def sha256(self) -> str:
         """Return the SHA-256 (hex) of what was written."""
+        self.flush()
         return self._digest.hexdigest()
 
 

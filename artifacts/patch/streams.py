@@ -171,6 +171,11 @@ class Streams:
 
     def number(self, stream: int) -> int:
         """Return the next bytes of a stream as a varint. Raises as `take` does."""
+        queue = self._queues[stream]
+        # Nearly all numbers have one byte, and operations consist of them.
+        if queue.used < len(queue.content) and (value := queue.content[queue.used]) < 0x80:
+            queue.used += 1
+            return value
         return read_varint(self._bytes[stream])
 
     def all_used(self) -> bool:

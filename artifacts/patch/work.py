@@ -36,16 +36,11 @@ class Work:
 
     def __init__(self, target_length: int) -> None:
         self.spent = 0
-        self._bytes = target_length
-
-    @property
-    def allowed(self) -> int:
-        """The units that may be spent."""
-        return ALLOWED_UNITS + self._bytes // BYTES_PER_UNIT
+        self._allowed = ALLOWED_UNITS + target_length // BYTES_PER_UNIT
 
     def require_enough(self) -> None:
         """Raise `PatchInvalid` if more was spent than is allowed."""
-        if self.spent > self.allowed:
+        if self.spent > self._allowed:
             raise PatchInvalid("the patch takes too many steps for what it makes")
 
     def operation(self) -> None:
@@ -59,7 +54,7 @@ class Work:
     def deflate(self, raw_length: int) -> None:
         """Count a deflated member, whose bytes are made too."""
         self.spent += ELEMENTS_UNITS
-        self._bytes += raw_length
+        self._allowed += raw_length // BYTES_PER_UNIT
 
     def frame(self, prefix_length: int = 0) -> None:
         """Count a frame."""
