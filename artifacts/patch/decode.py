@@ -21,7 +21,7 @@ from artifacts.patch.format import (
     ELEMENTS_UNITS,
     FACTORS_PER_UNIT,
     FEATURE_DEFLATE,
-    FEATURE_MATRIX,
+    FEATURE_FACTORS,
     MAX_DEFLATE_RATIO,
     MAX_TABLES,
     OPERATION_UNITS,
@@ -35,9 +35,10 @@ from artifacts.patch.format import (
     read_table,
     read_varint,
     signed,
+    write_matrix,
     write_table,
 )
-from artifacts.patch.journal import Checkpoint, Pending, State
+from artifacts.patch.journal import Checkpoint, MatrixState, Pending, State
 from artifacts.patch.sources import Space, Target
 from artifacts.patch.streams import PatchReader, Streams, Work
 
@@ -67,7 +68,6 @@ class Decoder:
         self._raw = 0
         self._pending: Pending | None = None
         self._matrix: MatrixData | None = None
-        self._elements = 0
         self._deflater: _Deflater | None = None
 
     def pieces(self) -> Iterator[None]:
@@ -108,26 +108,27 @@ class Decoder:
         elif code == Op.MATRIX and parameter == 0:
             self._read_matrix()
         elif code in (Op.TENSOR, Op.PLANES):
+            table = self._table(Op(code), parameter)
             self._work.spend(ELEMENTS_UNITS)
-            self._begin_making(Op(code), parameter, self._table(Op(code), parameter).width)
+            self._begin_making(Pending(code, parameter, table.width, table.base_width))
         elif code in (Op.DATA, Op.ADD) or (code == Op.COPY and parameter == 0):
             self._work.spend(OPERATION_UNITS)
-            self._begin_making(Op(code), parameter, 1)
+            self._begin_making(Pending(code, parameter))
         else:
             raise PatchInvalid("an operation is unknown")
 
-    def _begin_making(self, op: Op, parameter: int, width: int) -> None:
-        length = self._streams.number(self._header.layout.lengths) * width
-        if not 1 <= length <= self._room():
+    def _begin_making(self, pending: Pending) -> None:
+        count = self._streams.number(self._header.layout.lengths)
+        if not 1 <= count <= self._room() // pending.width:
             raise PatchInvalid("an operation makes nothing, or more than there is to make")
-        if self._matrix is not None and length != self._matrix.matrix.rows * self._matrix.matrix.columns * width:
+        if self._matrix is not None and count != self._matrix.matrix.rows * self._matrix.matrix.columns:
             raise PatchInvalid("a matrix has another number of elements than the operation")
-        source = 0
-        if op in (Op.COPY, Op.ADD, Op.TENSOR):
-            source = self._source_end + signed(self._streams.number(self._header.layout.sources))
-            self._space.require(source, length)
-            self._source_end = source + length
-        self._pending = Pending(op, parameter, source, length)
+        pending.count = count
+        if pending.op in (Op.COPY, Op.ADD, Op.TENSOR):
+            pending.source = self._source_end + signed(self._streams.number(self._header.layout.sources))
+            self._space.require(pending.source, count * pending.source_width)
+            self._source_end = pending.source + count * pending.source_width
+        self._pending = pending
 
     def _define(self, number: int) -> None:
         self._work.spend(ELEMENTS_UNITS)
@@ -141,8 +142,8 @@ class Decoder:
     def _read_matrix(self) -> None:
         """Read what the rows and columns of the next operation's elements have."""
         matrix = read_matrix(lambda: self._streams.number(0), self._header.streams)
-        if not self._header.features & FEATURE_MATRIX:
-            raise PatchInvalid("a matrix stands where there should be none")
+        if matrix.rank and not self._header.features & FEATURE_FACTORS:
+            raise PatchInvalid("a matrix has factors where there should be none")
         self._work.spend(ELEMENTS_UNITS + (matrix.rows + matrix.columns) * (matrix.rank + 1) // FACTORS_PER_UNIT)
         factors = self._table(Op.PLANES, matrix.factors) if matrix.rank else None
         try:
@@ -158,34 +159,31 @@ class Decoder:
 
     def _go_on(self, pending: Pending) -> None:
         """Make the next block of an operation."""
-        length = min(pending.left, self._header.layout.block_bytes)
-        self._emit(self._made(pending, length))
-        pending.source += length
-        pending.left -= length
-        if pending.left == 0:
+        count = min(pending.count - pending.done, self._header.layout.block_bytes // pending.width)
+        self._emit(self._made(pending, count))
+        pending.done += count
+        if pending.done == pending.count:
             self._pending = self._matrix = None
-            self._elements = 0
 
-    def _made(self, pending: Pending, length: int) -> bytes:
-        if pending.op == Op.COPY:
-            return self._space.read(pending.source, length)
+    def _made(self, pending: Pending, count: int) -> bytes:
         if pending.op == Op.DATA:
-            return bytes(self._streams.take(pending.parameter, length))
-        if pending.op == Op.ADD:
-            source = np.frombuffer(self._space.read(pending.source, length), np.uint8)
-            difference = np.frombuffer(self._streams.take(pending.parameter, length), np.uint8)
-            return (source + difference).tobytes()
-        return self._made_elements(pending, length)
+            return bytes(self._streams.take(pending.parameter, count))
+        if pending.op == Op.PLANES:
+            return self._elements(pending, count, None)
+        source = self._space.read(pending.source + pending.done * pending.source_width, count * pending.source_width)
+        if pending.op == Op.COPY:
+            return source
+        if pending.op == Op.TENSOR:
+            return self._elements(pending, count, source)
+        difference = np.frombuffer(self._streams.take(pending.parameter, count), np.uint8)
+        return (np.frombuffer(source, np.uint8) + difference).tobytes()
 
-    def _made_elements(self, pending: Pending, length: int) -> bytes:
-        table = self._tables[pending.parameter]
-        start, count = self._elements, length // table.width
-        self._elements += count
+    def _elements(self, pending: Pending, count: int, base: bytes | None) -> bytes:
         if self._matrix is not None:
-            self._pay_for_prediction(self._matrix.matrix, start, count)
-        base = self._space.read(pending.source, length) if pending.op == Op.TENSOR else None
+            self._pay_for_prediction(self._matrix.matrix, pending.done, count)
+        table = self._tables[pending.parameter]
         try:
-            return decode_block(table, count, base, self._streams.take, self._matrix, start)
+            return decode_block(table, count, base, self._streams.take, self._matrix, pending.done)
         except ValueError as problem:
             raise PatchInvalid(f"a block of elements is wrong: {problem}") from problem
 
@@ -223,12 +221,12 @@ class Decoder:
     # ---- checkpoints
 
     def checkpoint(self) -> Checkpoint | None:
-        """Return what another decoder needs to go on from here; None in a deflated member, and within a matrix.
+        """Return what another decoder needs to go on from here; None in the midst of a deflated member.
 
         The target must be flushed to the disk before the checkpoint is.
         """
         positions = self._streams.positions()
-        if self._deflater is not None or self._matrix is not None or positions is None:
+        if self._deflater is not None or positions is None:
             return None
         pending = None if self._pending is None else replace(self._pending)
         tables = {number: write_table(table).hex() for number, table in self._tables.items()}
@@ -238,7 +236,7 @@ class Decoder:
             target=self._target.position,
             target_sha256=self._target.sha256(),
             streams=positions,
-            state=State(tables, self._source_end, self._raw, self._work.spent, pending),
+            state=State(tables, self._source_end, self._raw, self._work.spent, pending, _written(self._matrix)),
         )
 
     def restore(self, checkpoint: Checkpoint, patch: BinaryIO) -> None:
@@ -260,6 +258,8 @@ class Decoder:
         state = checkpoint.state
         for number, definition in state.tables.items():
             self._tables[number] = self._read_table(_numbers_of(bytes.fromhex(definition)))
+        if state.matrix is not None:
+            self._matrix = _matrix_data(state.matrix, self._header.streams)
         self._source_end, self._raw, self._pending = state.source_end, state.raw, state.pending
         self._work.allowed += self._raw // BYTES_PER_UNIT
         self._work.spent = state.spent
@@ -268,6 +268,26 @@ class Decoder:
 def _numbers_of(definition: bytes) -> Callable[[], int]:
     octets = iter(definition)
     return lambda: read_varint(octets.__next__)
+
+
+def _written(data: MatrixData | None) -> MatrixState | None:
+    if data is None:
+        return None
+    sides = (data.row_factors, data.column_factors)
+    levels = data.row_levels.tobytes() + data.column_levels.tobytes()
+    factors = [side.astype("<i4").tobytes() for side in sides if side is not None]
+    return MatrixState(write_matrix(data.matrix).hex(), levels, b"".join(factors))
+
+
+def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
+    matrix = read_matrix(_numbers_of(bytes.fromhex(state.definition)), streams)
+    levels = np.frombuffer(state.levels, np.uint8)
+    with_levels = matrix.rows if matrix.scales is not None else 0
+    of_rows, of_columns = levels[:with_levels], levels[with_levels:]
+    if matrix.rank == 0:
+        return MatrixData(matrix, of_rows, of_columns)
+    factors = np.frombuffer(state.factors, "<i4").astype(np.float64).reshape(-1, matrix.rank)
+    return MatrixData(matrix, of_rows, of_columns, factors[: matrix.rows], factors[matrix.rows :])
 
 
 class _Deflater:

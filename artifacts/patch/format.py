@@ -19,7 +19,7 @@ from itertools import groupby
 from typing import Final, Literal, Protocol
 
 from artifacts.errors import PatchInvalid
-from artifacts.patch.elements import LEVELS, MAX_CLASSES, ClassCoding, Matrix, Table
+from artifacts.patch.elements import LEVELS, MAX_CLASSES, BaseKind, ClassCoding, Matrix, Number, Table
 
 __all__ = [
     "SKAFOS_DELTA",
@@ -54,9 +54,9 @@ VERSION: Final = 1
 FEATURE_DEFLATE: Final = 1
 # Another: frames refer to sources, so the decoder holds one more window.
 FEATURE_PREFIX: Final = 2
-# A third: elements have rows and columns, so the decoder holds what these have.
-FEATURE_MATRIX: Final = 4
-KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | FEATURE_MATRIX
+# A third: rows and columns of matrices have factors, which the decoder holds.
+FEATURE_FACTORS: Final = 4
+KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | FEATURE_FACTORS
 
 # A number has 63 bits, so that it fits into the signed integers of every language; that is 9 bytes of 7 bits.
 MAX_VARINT_BYTES: Final = 9
@@ -70,7 +70,7 @@ MAX_EXPANSION: Final = 16
 MIN_MADE_BYTES: Final = 16 << 20
 # Deflate cannot do better than 1032 : 1 (zlib's technical details).
 MAX_DEFLATE_RATIO: Final = 1032
-# Frames and blocks of 4 KiB to 256 KiB.
+# Blocks and frames of 4 KiB to 256 KiB.
 MIN_BLOCK_LOG: Final = 12
 MAX_BLOCK_LOG: Final = 18
 # Windows of 1 KiB, which is zstd's smallest, to 1 MiB.
@@ -106,7 +106,7 @@ BYTES_PER_UNIT: Final = 8
 _DECODER_BYTES = 512 * 1024
 _ZSTD_BYTES = 640 * 1024
 _DEFLATE_BYTES = 384 * 1024
-_MATRIX_BYTES = 3 * 1024 * 1024
+_FACTORS_BYTES = 3 * 1024 * 1024
 _BLOCK_FACTOR = 16
 
 
@@ -194,7 +194,8 @@ class Layout:
     """How the streams of a patch are laid out: what decides the memory that decoding takes.
 
     Attributes:
-        block_log: no frame has more than ``1 << block_log`` bytes, and elements are coded in blocks of that many.
+        block_log: elements are coded in blocks of ``1 << block_log`` bytes.
+        frame_log: no frame has more than ``1 << frame_log`` bytes.
         window_log: the window of continuous streams, and the longest prefix of a frame; 0 if there is neither.
         continuous: streams whose frames share one window; each frame of the others stands alone.
         lengths: the stream that has the operations' lengths.
@@ -204,15 +205,16 @@ class Layout:
         ValueError: a number is outside of what the format allows.
     """
 
-    block_log: int = MAX_BLOCK_LOG
+    block_log: int = 17
+    frame_log: int = 16
     window_log: int = 0
     continuous: frozenset[int] = field(default_factory=frozenset)
     lengths: int = 0
     sources: int = 0
 
     def __post_init__(self) -> None:
-        if not MIN_BLOCK_LOG <= self.block_log <= MAX_BLOCK_LOG:
-            raise ValueError(f"frames of 2^{self.block_log} bytes are not allowed")
+        if not all(MIN_BLOCK_LOG <= log <= MAX_BLOCK_LOG for log in (self.block_log, self.frame_log)):
+            raise ValueError("blocks or frames are too short or too long")
         if self.window_log and not MIN_WINDOW_LOG <= self.window_log <= MAX_WINDOW_LOG:
             raise ValueError(f"a window of 2^{self.window_log} bytes is not allowed")
         if len(self.continuous) > MAX_CONTINUOUS or (self.continuous and not self.window_log):
@@ -222,8 +224,13 @@ class Layout:
 
     @property
     def block_bytes(self) -> int:
-        """The most bytes of a frame, and the bytes of a block of elements."""
+        """The bytes of a block of elements."""
         return 1 << self.block_log
+
+    @property
+    def frame_bytes(self) -> int:
+        """The most bytes of a frame."""
+        return 1 << self.frame_log
 
     @property
     def window_bytes(self) -> int:
@@ -294,13 +301,13 @@ class Header:
     def memory_bytes(self) -> int:
         """The memory that decoding takes at most, beside the base."""
         layout = self.layout
-        frames = (self.streams + 2 + _BLOCK_FACTOR) * layout.block_bytes
+        frames = (self.streams + 2) * layout.frame_bytes + _BLOCK_FACTOR * layout.block_bytes
         windows = len(layout.continuous) * (layout.window_bytes + _ZSTD_BYTES)
         deflate = _DEFLATE_BYTES if self.members or self.features & FEATURE_DEFLATE else 0
         # A prefix is held as it is read, and by zstd. One more zstd decoder is for frames that stand alone.
         prefix = 2 * layout.window_bytes if self.features & FEATURE_PREFIX else 0
-        matrix = _MATRIX_BYTES if self.features & FEATURE_MATRIX else 0
-        return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + prefix + deflate + matrix
+        factors = _FACTORS_BYTES if self.features & FEATURE_FACTORS else 0
+        return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + prefix + deflate + factors
 
 
 def most_made(length: int) -> int:
@@ -365,7 +372,7 @@ def write_header(header: Header) -> bytes:
     numbers = [
         header.base.length,
         header.target.length,
-        layout.block_log,
+        layout.block_log - MIN_BLOCK_LOG | (layout.frame_log - MIN_BLOCK_LOG) << 3,
         layout.window_log,
         header.streams,
         sum(1 << stream for stream in layout.continuous),
@@ -408,9 +415,10 @@ def read_header(patch: Readable) -> Header:
         return read_varint(lambda: _read(patch, 1)[0])
 
     lengths = number(), number()
-    block_log, window_log, streams, continuous = number(), number(), number(), number()
+    sizes, window_log, streams, continuous = number(), number(), number(), number()
+    block_log, frame_log = MIN_BLOCK_LOG + (sizes & 7), MIN_BLOCK_LOG + (sizes >> 3)
     try:
-        layout = Layout(block_log, window_log, _bits(continuous), number(), number())
+        layout = Layout(block_log, frame_log, window_log, _bits(continuous), number(), number())
         members = _read_members(number)
         hashes = _read(patch, 32), _read(patch, 32)
         base, target = (Side(length, digest.hex()) for length, digest in zip(lengths, hashes, strict=True))
@@ -474,7 +482,7 @@ def read_frame_head(number: Callable[[], int], header: Header, *, continuous: bo
     """
     length, second = number(), number()
     codec, detail = Codec(second & 3), second >> 2
-    if not 1 <= length <= header.layout.block_bytes:
+    if not 1 <= length <= header.layout.frame_bytes:
         raise PatchInvalid(f"a frame has {length} bytes")
     if continuous:
         right = codec == Codec.ZSTD and 1 <= detail <= length + MAX_FLUSH_BYTES
@@ -491,19 +499,18 @@ def read_frame_head(number: Callable[[], int], header: Header, *, continuous: bo
 
 # ---- tables and matrices
 
-_NUMBERS: Final[tuple[Literal["plain", "float"], ...]] = ("plain", "float")
+_NUMBERS: Final[tuple[Number, ...]] = ("plain", "float", "brain")
 _DIFFERENCES: Final[tuple[Literal["none", "sub", "xor"], ...]] = ("none", "sub", "xor")
 _SLOPES: Final[tuple[Literal[1, 0, -1, -2], ...]] = (1, 0, -1, -2)
+_BASES: Final[tuple[BaseKind, ...]] = ("same", "half", "brain", "single", "double")
 _SPARSE = 0x80
-_HAS_SCALES = 1
-_IS_BRAIN = 2
 
 
 def write_table(table: Table) -> bytes:
     """Return the definition of a table as it stands behind its operation."""
-    kind = table.width.bit_length() - 1 | _NUMBERS.index(table.number) << 2
-    kind |= _DIFFERENCES.index(table.difference) << 3 | _SLOPES.index(table.slope) << 5
-    numbers = [kind, table.shift, table.escapes, len(table.classes)]
+    kind = table.width.bit_length() - 1 | _NUMBERS.index(table.number) << 2 | _DIFFERENCES.index(table.difference) << 4
+    kind |= _SLOPES.index(table.slope) << 6 | _BASES.index(table.base) << 8
+    numbers = [kind, table.shift, table.offset, table.zeros, table.origin, table.escapes, len(table.classes)]
     for coding in table.classes:
         numbers += [coding.low_bits | (_SPARSE if coding.mask is not None else 0), coding.symbols]
         numbers += [stream for stream in (coding.mask, *coding.low_planes, coding.bits) if stream is not None]
@@ -526,17 +533,28 @@ def read_table(number: Callable[[], int], streams: int) -> Table:
     def stream() -> int:
         return _stream(number(), streams)
 
-    kind, shift = number(), number()
-    if kind >> 7 or kind >> 3 & 3 >= len(_DIFFERENCES):
+    kind = number()
+    if kind >> 11 or kind >> 2 & 3 >= len(_NUMBERS) or kind >> 4 & 3 >= len(_DIFFERENCES) or kind >> 8 >= len(_BASES):
         raise PatchInvalid("a table has a kind of number that is unknown")
-    escapes, class_count = stream(), number()
+    shift, offset, zeros, origin, escapes, class_count = number(), number(), number(), number(), stream(), number()
     if class_count > MAX_CLASSES:
         raise PatchInvalid("a table has too many classes")
     classes = tuple(_read_class(number, stream) for _ in range(class_count))
-    lut = b"".join(_read_runs(number))
-    number_kind, difference, slope = _NUMBERS[kind >> 2 & 1], _DIFFERENCES[kind >> 3 & 3], _SLOPES[kind >> 5]
     try:
-        return Table(1 << (kind & 3), number_kind, difference, shift, escapes, lut, classes, slope)
+        return Table(
+            width=1 << (kind & 3),
+            number=_NUMBERS[kind >> 2 & 3],
+            difference=_DIFFERENCES[kind >> 4 & 3],
+            shift=shift,
+            escapes=escapes,
+            lut=b"".join(_read_runs(number)),
+            classes=classes,
+            slope=_SLOPES[kind >> 6 & 3],
+            offset=offset,
+            zeros=zeros,
+            origin=origin,
+            base=_BASES[kind >> 8],
+        )
     except ValueError as problem:
         raise PatchInvalid(f"a table is wrong: {problem}") from problem
 
@@ -571,8 +589,7 @@ def _read_runs(number: Callable[[], int]) -> Iterator[bytes]:
 
 def write_matrix(matrix: Matrix) -> bytes:
     """Return the definition of a matrix as it stands behind its operation."""
-    flags = (_HAS_SCALES if matrix.scales is not None else 0) | (_IS_BRAIN if matrix.brain else 0)
-    numbers = [matrix.rows, matrix.columns, flags, matrix.rank]
+    numbers = [matrix.rows, matrix.columns, matrix.level, int(matrix.scales is not None), matrix.rank]
     if matrix.scales is not None:
         numbers.append(matrix.scales)
     if matrix.rank:
@@ -582,12 +599,12 @@ def write_matrix(matrix: Matrix) -> bytes:
 
 def read_matrix(number: Callable[[], int], streams: int) -> Matrix:
     """Read the definition of a matrix, and check it. The arguments and the error are those of `read_table`."""
-    rows, columns, flags, rank = number(), number(), number(), number()
-    if flags & ~(_HAS_SCALES | _IS_BRAIN):
+    rows, columns, level, has_scales, rank = number(), number(), number(), number(), number()
+    if has_scales > 1:
         raise PatchInvalid("a matrix is of a kind that is unknown")
-    scales = _stream(number(), streams) if flags & _HAS_SCALES else None
+    scales = _stream(number(), streams) if has_scales else None
     factors, exponent = (number(), signed(number())) if rank else (0, 0)
     try:
-        return Matrix(rows, columns, scales, rank, factors, exponent, bool(flags & _IS_BRAIN))
+        return Matrix(rows, columns, level, scales, rank, factors, exponent)
     except ValueError as problem:
         raise PatchInvalid(f"a matrix is wrong: {problem}") from problem

@@ -20,31 +20,52 @@ from artifacts.files import sync_directory, whole_file
 from artifacts.patch.format import Header, write_header
 from artifacts.patch.streams import Position
 
-__all__ = ["Checkpoint", "Journal", "Pending", "State"]
+__all__ = ["Checkpoint", "Journal", "MatrixState", "Pending", "State", "journal_files"]
 
 _VERSION = 1
 
 
 @dataclass(slots=True)
 class Pending:
-    """An operation of which something is left to do.
+    """An operation of which something is left to do. It makes units: bytes, or elements.
 
     Attributes:
         op: its code.
         parameter: the table or the stream.
-        source: the address of what is left of its source.
-        left: bytes that it has still to make.
+        width: bytes of a unit.
+        source_width: bytes of a unit of the source.
+        source: the address of the source.
+        count: units that it makes.
+        done: units that it has made.
     """
 
     op: int
     parameter: int
-    source: int
-    left: int
+    width: int = 1
+    source_width: int = 1
+    source: int = 0
+    count: int = 0
+    done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixState:
+    """What the rows and columns have of the operation that goes on.
+
+    Attributes:
+        definition: of the matrix, in hex.
+        levels: of rows and then columns, one byte each.
+        factors: of rows and then columns, 4 bytes each.
+    """
+
+    definition: str
+    levels: bytes
+    factors: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a decoder knows between two pieces of the target.
+    """What a decoder knows between two blocks of the target.
 
     Attributes:
         tables: their definitions in hex, by number.
@@ -52,6 +73,7 @@ class State:
         raw: bytes that were made to be deflated, so far.
         spent: units of work, so far.
         pending: the operation that goes on.
+        matrix: of that operation.
     """
 
     tables: dict[int, str]
@@ -59,6 +81,7 @@ class State:
     raw: int
     spent: int
     pending: Pending | None
+    matrix: MatrixState | None
 
 
 @dataclass(frozen=True, slots=True)

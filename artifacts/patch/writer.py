@@ -16,7 +16,7 @@ from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
 from artifacts.patch.elements import Matrix, Table
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
-    FEATURE_MATRIX,
+    FEATURE_FACTORS,
     FEATURE_PREFIX,
     MAX_STREAMS,
     MAX_TABLES,
@@ -174,6 +174,8 @@ class PatchWriter:
         if not 0 <= number < MAX_TABLES:
             raise ValueError(f"there are tables 0 to {MAX_TABLES - 1}")
         self._put(0, varint(Op.TABLE | number << 3) + write_table(table))
+        for coding in table.classes:
+            self._name(coding.symbols, coding.mask, *coding.low_planes, coding.bits, table.escapes)
 
     def matrix(self, matrix: Matrix, parts: Iterable[tuple[int, Buffer]]) -> None:
         """Say what rows and columns have in common of the elements that the next operation makes.
@@ -183,8 +185,10 @@ class PatchWriter:
             parts: what `elements.encode_matrix` returned.
         """
         self._put(0, varint(Op.MATRIX) + write_matrix(matrix))
+        self._name(matrix.scales)
         self._put_all(parts)
-        self._features |= FEATURE_MATRIX
+        if matrix.rank:
+            self._features |= FEATURE_FACTORS
 
     def tensor(self, number: int, table: Table, source: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
         """Make elements that have a base.
@@ -192,12 +196,12 @@ class PatchWriter:
         Args:
             number: of the table, defined before.
             table: that table.
-            source: the address of as many elements.
+            source: the address of as many elements, of the width of the table's base.
             count: how many.
             parts: what `elements.encode_block` returned for each block of ``block_bytes``, all in their order.
         """
         self._operation(Op.TENSOR, number, count)
-        self._source(source, count * table.width)
+        self._source(source, count * table.base_width)
         self._put_all(parts)
 
     def planes(self, number: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
@@ -260,6 +264,12 @@ class PatchWriter:
         self._put(self._layout.sources, varint(unsigned(address - self._source_end)))
         self._source_end = address + length
 
+    def _name(self, *streams: int | None) -> None:
+        """Let streams be there that a definition names, even if nothing comes of them."""
+        for stream in streams:
+            if stream is not None:
+                self._stream(stream)
+
     def _put_all(self, parts: Iterable[tuple[int, Buffer]]) -> None:
         for stream, content in parts:
             self._put(stream, content)
@@ -272,10 +282,10 @@ class PatchWriter:
             if state.frame is None:
                 state.frame = _Frame()
                 self._frames.append(state.frame)
-            room = self._layout.block_bytes - len(state.waiting)
+            room = self._layout.frame_bytes - len(state.waiting)
             state.waiting += left[:room]
             left = left[room:]
-            if len(state.waiting) == self._layout.block_bytes:
+            if len(state.waiting) == self._layout.frame_bytes:
                 self._close(number, state)
 
     def _stream(self, number: int) -> _Stream:
