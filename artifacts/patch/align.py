@@ -158,7 +158,7 @@ class _Aligner:
                 self._anchors[tensor.dtype] = Anchors(self._of_type[tensor.dtype], self._base_view)
             pieces = tuple(
                 _Piece(part.start, self._of_type[tensor.dtype][part.base], part.base_start, part.count)
-                for part in self._anchors[tensor.dtype].parts(tensor, self._target_view)
+                for part in self._anchors[tensor.dtype].parts(tensor, self._target_view, unrelated)
                 if part.count * tensor.width >= _MIN_PART_BYTES
             )
         return self._measured(tensor, pieces, unrelated)

@@ -15,7 +15,7 @@ from itertools import groupby, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.patch.similarity import View, bits, is_float
+from artifacts.patch.similarity import View, bits, is_float, ordered
 from artifacts.patch.weights.tensor import Tensor
 
 # Elements that are hashed together: signs and exponents of weights have some three bits of information.
@@ -30,6 +30,8 @@ _MAX_INDEXED = 4_000_000
 # Hits that must agree on how far a part has moved.
 _MIN_HITS = 4
 MAX_PARTS = 256
+# Elements around the hits that a part may reach: where it goes on, the next hit is a few dozen away.
+_REACH = 1 << 16
 
 _SIGNIFICANT = {"f16": 10, "bf16": 7, "f32": 23, "f64": 52, "i8": 4, "u8": 4}
 # An odd number without a pattern, and its powers.
@@ -56,6 +58,7 @@ class Anchors:
 
     def __init__(self, tensors: Sequence[Tensor], view: View) -> None:
         self._tensors = tensors
+        self._view = view
         hashes: list[NDArray[np.uint64]] = []
         places: list[NDArray[np.int64]] = []
         owners: list[NDArray[np.int32]] = []
@@ -74,12 +77,13 @@ class Anchors:
         self._places = (np.concatenate(places) if places else np.empty(0, np.int64))[order]
         self._owners = (np.concatenate(owners) if owners else np.empty(0, np.int32))[order]
 
-    def parts(self, tensor: Tensor, view: View) -> list[Part]:
+    def parts(self, tensor: Tensor, view: View, unrelated: float) -> list[Part]:
         """Return the parts of a new tensor that are in old ones, in order and without overlap.
 
         Args:
             tensor: the new tensor, of the old ones' type.
             view: returns the bytes of the new file.
+            unrelated: bits that an element needs against elements that have nothing in common with it.
         """
         hits = self._hits(tensor, view)
         votes = Counter((owner, shift) for _, owner, shift in hits)
@@ -89,7 +93,8 @@ class Anchors:
                 rows[-1].take(place)
             else:
                 rows.append(_Row(owner, shift, place, place))
-        return list(self._parts(tensor, [row for row in rows if row.hits >= _MIN_HITS]))
+        rows = [row for row in rows if row.hits >= _MIN_HITS][:MAX_PARTS]
+        return list(self._parts(rows, _Extent(tensor, view, self._tensors, self._view, unrelated)))
 
     def _hits(self, tensor: Tensor, view: View) -> list[_Hit]:
         """Return places of the new tensor that are found, with the old tensor and how far it has moved there."""
@@ -106,17 +111,15 @@ class Anchors:
                 break
         return hits
 
-    def _parts(self, tensor: Tensor, rows: list[_Row]) -> Iterator[Part]:
-        """Yield a part for each row of hits: back to the part before it, and half-way to the next row."""
-        end = 0
-        for row, following in pairwise([*rows[:MAX_PARTS], None]):
-            assert row is not None
-            limit = tensor.count if following is None else (row.last + following.first) // 2
-            start = max(end, -row.shift)
-            stop = min(limit, self._tensors[row.owner].count - row.shift)
-            if stop > start:
-                yield Part(start, row.owner, start + row.shift, stop - start)
-                end = stop
+    def _parts(self, rows: list[_Row], extent: _Extent) -> Iterator[Part]:
+        if not rows:
+            return
+        start = extent.before(rows[0], 0)
+        for row, following in pairwise(rows):
+            stop, next_start = extent.between(row, following)
+            yield row.part(start, stop)
+            start = next_start
+        yield rows[-1].part(start, extent.behind(rows[-1], extent.count))
 
 
 @dataclass(slots=True)
@@ -133,6 +136,67 @@ class _Row:
         """Take in one more hit."""
         self.last = place
         self.hits += 1
+
+    def part(self, start: int, stop: int) -> Part:
+        """Return the part that reaches from ``start`` to ``stop``."""
+        return Part(start, self.owner, start + self.shift, stop - start)
+
+
+class _Extent:
+    """How far the parts of one tensor reach beyond the hits that found them: as long as there is a gain.
+
+    Args:
+        tensor: the new tensor.
+        view: of the new file.
+        old: the old tensors.
+        old_view: of the old file.
+        unrelated: bits that an element needs against unrelated ones.
+    """
+
+    def __init__(self, tensor: Tensor, view: View, old: Sequence[Tensor], old_view: View, unrelated: float) -> None:
+        self.count = tensor.count
+        self._tensor, self._view = tensor, view
+        self._old, self._old_view = old, old_view
+        # A bit less: elements that have nothing in common must lose, or the end would be where chance puts it.
+        self._least = unrelated - 1
+
+    def before(self, row: _Row, limit: int) -> int:
+        """Return where a part begins, not before ``limit``."""
+        first = max(limit, row.first - _REACH)
+        gains = self._gains(row, first, row.first)[::-1]
+        return row.first - _best_length(gains)
+
+    def behind(self, row: _Row, limit: int) -> int:
+        """Return where a part ends, not behind ``limit``."""
+        return row.last + _best_length(self._gains(row, row.last, min(limit, row.last + _REACH)))
+
+    def between(self, row: _Row, following: _Row) -> tuple[int, int]:
+        """Return where a part ends and where the next one begins."""
+        stop, start = self.behind(row, following.first), self.before(following, row.last)
+        if stop <= start and start - stop >= WINDOW:
+            return stop, start
+        # They meet, or nearly: at the place where both together gain most.
+        low, high = min(stop, start), max(stop, start)
+        one, other = self._gains(row, low, high), self._gains(following, low, high)
+        sums = np.concatenate(([0.0], np.cumsum(one))) + np.concatenate((np.cumsum(other[::-1])[::-1], [0.0]))
+        meet = low + int(np.argmax(sums))
+        return min(meet, self._old[row.owner].count - row.shift), max(meet, -following.shift)
+
+    def _gains(self, row: _Row, first: int, last: int) -> NDArray[np.float64]:
+        """Return for each element from ``first`` to ``last`` the bits that it saves, where the old tensor has one."""
+        gains = np.full(last - first, -64.0)
+        low, high = max(first, -row.shift), min(last, self._old[row.owner].count - row.shift)
+        if high > low:
+            dtype = self._tensor.dtype
+            new = ordered(bits(self._view, self._tensor, low, high - low), dtype)
+            old = ordered(bits(self._old_view, self._old[row.owner], low + row.shift, high - low), dtype)
+            gains[low - first : high - first] = self._least - np.log2(1.0 + np.abs(new - old))
+        return gains
+
+
+def _best_length(gains: NDArray[np.float64]) -> int:
+    """Return how many of the first elements gain most together."""
+    return int(np.argmax(np.concatenate(([0.0], np.cumsum(gains)))))
 
 
 _Hit = tuple[int, int, int]
