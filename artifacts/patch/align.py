@@ -13,16 +13,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from artifacts.patch.anchors import Anchors
+from artifacts.patch.anchors import WINDOW, Anchors
 from artifacts.patch.containers import Buffer, Unpacked
-from artifacts.patch.similarity import Ordered, View, cost, sample, unrelated_cost
+from artifacts.patch.similarity import Ordered, View, cost, is_float, sample, unrelated_cost
 from artifacts.patch.tensors import Tensor
 
 __all__ = ["align"]
 
-# Bits that an element must gain from its base before two tensors are taken to be related: several times what the sample
-# errs by.
+# Bits that an element must gain from its base before two tensors are taken to be related; with few elements, this many
+# by the root of their number: three times what the sample errs by, since it is asked of many pairs.
 _GAIN = 0.5
+_NOISE = 6.0
 # Fewer elements say nothing by their sample; their name decides.
 _FEW = 32
 # Old tensors of the same size that are tried when no name is of help.
@@ -52,8 +53,9 @@ def align(
         target_data: the new file likewise.
 
     Returns:
-        Pairs of a target tensor, or a part of one, and its base, of the same length and type of elements; in the order
-        of ``target``, of which they cover every element once. None where there is no base.
+        Pairs of a target tensor, or a part of one, and its base, None where there is none; in the order of ``target``,
+        of which they cover every element once. Both have the same number of elements, and of the same type, but that
+        floats may have a base of other floats. A part of whole rows keeps the dimensions of a row.
     """
     aligner = _Aligner(base, target, _view_of(base_data), _view_of(target_data))
     return [pair for tensor in target for pair in aligner.pairs(tensor)]
@@ -87,7 +89,7 @@ class _Fit:
     @property
     def is_good(self) -> bool:
         """Whether the tensors are related, as far as a sample tells."""
-        return self.gain > _GAIN * self.count
+        return self.gain > max(_GAIN, _NOISE / math.sqrt(self.count)) * self.count
 
 
 class _Aligner:
@@ -119,15 +121,17 @@ class _Aligner:
             fit = self._fit(tensor, base, unrelated)
             if fit.is_good and base.count == tensor.count:
                 return fit
-            if proposed is None or fit.gain > max(proposed.gain, _GAIN * tensor.count):
+            # What nothing confirms is a base only if it needs no conversion.
+            better = proposed is None or fit.gain > proposed.gain
+            if better and (fit.is_good or (proposed is None and base.dtype == tensor.dtype)):
                 proposed = fit
-        if tensor.count >= _FEW:
-            same = (self._fit(tensor, base, unrelated) for base in self._of_size(tensor))
-            moved = (self._moved(tensor, unrelated),)
-            best = max([*same, *moved], key=lambda fit: fit.gain)
-            if best.is_good and (proposed is None or best.gain > proposed.gain):
-                return best
-        return proposed
+        if tensor.count < _FEW:
+            return proposed
+        same = (self._fit(tensor, base, unrelated) for base in self._of_size(tensor))
+        best = max(same, key=lambda fit: fit.gain, default=None)
+        if best is None or not best.is_good:
+            best = self._moved(tensor, unrelated)
+        return best if best.is_good and (proposed is None or best.gain > proposed.gain) else proposed
 
     def _proposals(self, tensor: Tensor) -> Iterator[Tensor]:
         """Yield old tensors that the name, or else the place among others of the same shape, proposes."""
@@ -140,11 +144,11 @@ class _Aligner:
                 yield group[rank]
 
     def _of_size(self, tensor: Tensor) -> Iterable[Tensor]:
-        """Return old tensors of the same type and size, those that are nearest in the order of their group."""
-        key = ("size", tensor.dtype, tensor.count)
-        group = self._old.get(key, [])
-        first = max(0, min(self._ranks[key, tensor.start] - _MAX_TRIED // 2, len(group) - _MAX_TRIED))
-        return group[first : first + _MAX_TRIED]
+        """Yield old tensors of the same number of elements, those that are nearest in the order of their group."""
+        for key in _size_keys(tensor):
+            group = self._old.get(key, [])
+            first = max(0, min(self._ranks[key, tensor.start] - _MAX_TRIED // 2, len(group) - _MAX_TRIED))
+            yield from group[first : first + _MAX_TRIED]
 
     def _fit(self, tensor: Tensor, base: Tensor, unrelated: float) -> _Fit:
         fits = [self._measured(tensor, pieces, unrelated) for pieces in _layouts(tensor, base)]
@@ -156,11 +160,10 @@ class _Aligner:
         if tensor.length >= _MIN_MOVED_BYTES:
             if tensor.dtype not in self._anchors:
                 self._anchors[tensor.dtype] = Anchors(self._of_type[tensor.dtype], self._base_view)
-            pieces = tuple(
-                _Piece(part.start, self._of_type[tensor.dtype][part.base], part.base_start, part.count)
-                for part in self._anchors[tensor.dtype].parts(tensor, self._target_view, unrelated)
-                if part.count * tensor.width >= _MIN_PART_BYTES
-            )
+            olds = self._of_type[tensor.dtype]
+            parts = self._anchors[tensor.dtype].parts(tensor, self._target_view, unrelated)
+            found = (_Piece(part.start, olds[part.base], part.base_start, part.count) for part in parts)
+            pieces = tuple(_of_rows(tensor, found))
         return self._measured(tensor, pieces, unrelated)
 
     def _measured(self, tensor: Tensor, pieces: tuple[_Piece, ...], unrelated: float) -> _Fit:
@@ -169,7 +172,7 @@ class _Aligner:
         looked_at = pieces[:: max(1, len(pieces) // _MEASURED_PIECES)]
         for piece in looked_at:
             new = sample(self._target_view, tensor, piece.start, piece.count)
-            old = self._samples.get(piece.base, piece.base_start, piece.count)
+            old = self._samples.get(piece.base, piece.base_start, piece.count, tensor.dtype)
             gain += (unrelated - cost(new, old)) * piece.count
         return _Fit(pieces, gain * len(pieces) / max(1, len(looked_at)), tensor.count)
 
@@ -179,15 +182,15 @@ class _Samples:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._kept: dict[tuple[int, int], Ordered] = {}
+        self._kept: dict[tuple[int, int, str], Ordered] = {}
 
-    def get(self, tensor: Tensor, first: int, count: int) -> Ordered:
-        """Return the sample of a run of elements."""
-        key = (tensor.start + first * tensor.width, count)
+    def get(self, tensor: Tensor, first: int, count: int, dtype: str) -> Ordered:
+        """Return the sample of a run of elements, as elements of this type."""
+        key = (tensor.start + first * tensor.width, count, dtype)
         if key not in self._kept:
             if len(self._kept) >= _MAX_KEPT_SAMPLES:
                 self._kept.clear()
-            self._kept[key] = sample(self._view, tensor, first, count)
+            self._kept[key] = sample(self._view, tensor, first, count, dtype)
         return self._kept[key]
 
 
@@ -206,11 +209,20 @@ def _keys(tensor: Tensor) -> Iterator[_Key]:
         # Exporters number what has no name; and a prefix is added where a network becomes a part of another.
         yield ("numbered", _DIGITS.sub("#", name), dtype, tensor.shape)
         yield ("tail", ".".join(_SEPARATORS.split(name)[-2:]), dtype, tensor.shape)
+        if is_float(dtype):
+            # The same network with other floats: a re-export with half the bits.
+            yield ("name of floats", name, tensor.count)
     yield ("shape", dtype, tensor.shape)
-    yield ("size", dtype, tensor.count)
+    yield from _size_keys(tensor)
     if not name:
         # What was found by a search begins and ends where it may.
         yield ("type", dtype)
+
+
+def _size_keys(tensor: Tensor) -> Iterator[_Key]:
+    yield ("size", tensor.dtype, tensor.count)
+    if is_float(tensor.dtype):
+        yield ("floats", tensor.count)
 
 
 def _groups(tensors: Sequence[Tensor]) -> dict[_Key, list[Tensor]]:
@@ -233,6 +245,28 @@ def _layouts(tensor: Tensor, base: Tensor) -> Iterator[tuple[_Piece, ...]]:
         yield tuple(_Piece(row * new, base, row * old, min(new, old)) for row in range(rows))
 
 
+def _of_rows(tensor: Tensor, pieces: Iterable[_Piece]) -> Iterator[_Piece]:
+    """Yield the pieces that are long enough, with ends at those of rows where these are near.
+
+    What has rows and columns is coded better, and where two parts meet is known to a few elements only.
+    """
+    row = math.prod(tensor.shape[1:])
+    end = 0
+    for piece in pieces:
+        shift = piece.base_start - piece.start
+        start = max(_near(piece.start, row), end, -shift)
+        stop = min(_near(piece.start + piece.count, row), tensor.count, piece.base.count - shift)
+        if (stop - start) * tensor.width >= _MIN_PART_BYTES:
+            yield _Piece(start, piece.base, start + shift, stop - start)
+            end = stop
+
+
+def _near(place: int, row: int) -> int:
+    """Return the nearest end of a row if it is not further than parts are exact, else ``place`` itself."""
+    nearest = (place + row // 2) // row * row
+    return nearest if abs(nearest - place) < WINDOW else place
+
+
 def _cover(tensor: Tensor, pieces: Iterable[_Piece]) -> Iterator[Pair]:
     """Yield the parts of a tensor with the bases that the pieces give them, and what is between without."""
     end = 0
@@ -248,5 +282,7 @@ def _cover(tensor: Tensor, pieces: Iterable[_Piece]) -> Iterator[Pair]:
 def _part(tensor: Tensor, first: int, count: int) -> Tensor:
     if count == tensor.count:
         return tensor
-    start = tensor.start + first * tensor.width
-    return replace(tensor, start=start, length=count * tensor.width, shape=(count,))
+    row = math.prod(tensor.shape[1:])
+    whole_rows = len(tensor.shape) > 1 and first % row == 0 and count % row == 0
+    shape = (count // row, *tensor.shape[1:]) if whole_rows else (count,)
+    return replace(tensor, start=tensor.start + first * tensor.width, length=count * tensor.width, shape=shape)

@@ -114,12 +114,13 @@ class Anchors:
     def _parts(self, rows: list[_Row], extent: _Extent) -> Iterator[Part]:
         if not rows:
             return
-        start = extent.before(rows[0], 0)
+        start = extent.before(rows[0], max(0, -rows[0].shift))
         for row, following in pairwise(rows):
             stop, next_start = extent.between(row, following)
             yield row.part(start, stop)
             start = next_start
-        yield rows[-1].part(start, extent.behind(rows[-1], extent.count))
+        last = rows[-1]
+        yield last.part(start, extent.behind(last, min(extent.count, self._tensors[last.owner].count - last.shift)))
 
 
 @dataclass(slots=True)
@@ -161,18 +162,20 @@ class _Extent:
         self._least = unrelated - 1
 
     def before(self, row: _Row, limit: int) -> int:
-        """Return where a part begins, not before ``limit``."""
+        """Return where a part begins, not before ``limit``; there, if only a few elements would be left out."""
         first = max(limit, row.first - _REACH)
-        gains = self._gains(row, first, row.first)[::-1]
-        return row.first - _best_length(gains)
+        start = row.first - _best_length(self._gains(row, first, row.first)[::-1])
+        return limit if start - limit < WINDOW else start
 
     def behind(self, row: _Row, limit: int) -> int:
-        """Return where a part ends, not behind ``limit``."""
-        return row.last + _best_length(self._gains(row, row.last, min(limit, row.last + _REACH)))
+        """Return where a part ends, not behind ``limit``; there, if only a few elements would be left out."""
+        stop = row.last + _best_length(self._gains(row, row.last, min(limit, row.last + _REACH)))
+        return limit if limit - stop < WINDOW else stop
 
     def between(self, row: _Row, following: _Row) -> tuple[int, int]:
         """Return where a part ends and where the next one begins."""
-        stop, start = self.behind(row, following.first), self.before(following, row.last)
+        stop = self.behind(row, min(following.first, self._old[row.owner].count - row.shift))
+        start = self.before(following, max(row.last, -following.shift))
         if stop <= start and start - stop >= WINDOW:
             return stop, start
         # They meet, or nearly: at the place where both together gain most.

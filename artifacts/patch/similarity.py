@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.patch.weights.tensor import Tensor
+from artifacts.patch.matrix import converted
+from artifacts.patch.weights.tensor import WIDTHS, Tensor
 
 # Elements of a tensor that are looked at, in runs: the mean of their logarithms is then right to a tenth of a bit.
 SAMPLES = 1024
@@ -57,14 +58,25 @@ def ordered(raw: NDArray[np.unsignedinteger], dtype: str) -> Ordered:
     return (wide >> np.uint64(_DROPPED_BITS if width == 8 else 0)).astype(np.int64)
 
 
-def sample(view: View, tensor: Tensor, first: int = 0, count: int | None = None) -> Ordered:
-    """Return a sample of a tensor's elements, in order: the same places for the same ``count``."""
+def sample(view: View, tensor: Tensor, first: int = 0, count: int | None = None, dtype: str = "") -> Ordered:
+    """Return a sample of a tensor's elements, in order: the same places for the same ``count``.
+
+    Args:
+        view: returns the bytes at a start and of a length.
+        tensor: whose elements are wanted.
+        first: the first of those to choose from.
+        count: how many there are to choose from; all that follow if None.
+        dtype: a type of floats to convert other floats to first; none if it is empty or the tensor's own.
+    """
     count = tensor.count - first if count is None else count
     if count <= SAMPLES:
-        return ordered(bits(view, tensor, first, count), tensor.dtype)
-    starts = np.linspace(0, count - _RUN, SAMPLES // _RUN).astype(int)
-    runs = [bits(view, tensor, first + int(start), _RUN) for start in starts]
-    return ordered(np.concatenate(runs), tensor.dtype)
+        raw = bits(view, tensor, first, count)
+    else:
+        starts = np.linspace(0, count - _RUN, SAMPLES // _RUN).astype(int)
+        raw = np.concatenate([bits(view, tensor, first + int(start), _RUN) for start in starts])
+    if dtype and dtype != tensor.dtype:
+        raw = converted(raw, tensor.dtype == "bf16", WIDTHS[dtype], dtype == "bf16")
+    return ordered(raw, dtype or tensor.dtype)
 
 
 def cost(one: Ordered, other: Ordered) -> float:
