@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from artifacts.patch.anchors import WINDOW, Anchors
-from artifacts.patch.containers import Buffer, Unpacked
+from artifacts.patch.containers import SEPARATOR, Buffer, Unpacked
 from artifacts.patch.similarity import Ordered, View, cost, is_float, sample, unrelated_cost
 from artifacts.patch.tensors import Tensor
 
@@ -204,6 +204,8 @@ def _keys(tensor: Tensor) -> Iterator[_Key]:
     """Yield what a tensor and its base have in common, from what says most to what says least."""
     name, dtype = tensor.name, tensor.dtype
     if name:
+        # Of several models in one archive each has its own file; the outermost name is that of the archive.
+        yield ("file", tensor.member.partition(SEPARATOR)[2], name, dtype, tensor.shape)
         yield ("name and shape", name, dtype, tensor.shape)
         yield ("name", name, dtype)
         # Exporters number what has no name; and a prefix is added where a network becomes a part of another.
