@@ -35,6 +35,7 @@ __all__ = [
     "encode_block",
     "encode_matrix",
     "fold",
+    "numbers_and_levels",
     "unfold",
 ]
 
@@ -263,6 +264,18 @@ def decode_block(
     return _undo_difference(table, folded, known).tobytes()
 
 
+def numbers_and_levels(
+    table: Table, target: Buffer, base: Buffer | None = None, data: MatrixData | None = None, start: int = 0
+) -> tuple[Unsigned, Octets]:
+    """Return the number that would be written for each element, and its level; the table's classes do not matter.
+
+    The arguments and errors are those of `encode_block`.
+    """
+    elements = _elements(target, table.width)
+    known = _known(table, base, len(elements), data, start)
+    return _difference(table, elements, known), _levels(table, known, len(elements), data, start)
+
+
 # ---- the difference
 
 
@@ -293,13 +306,14 @@ def _downwards(table: Table, elements: Unsigned) -> Unsigned:
 
 def _rotated(table: Table, elements: Unsigned) -> Unsigned:
     """Return floats with the sign below the mantissa, so that the exponent is on top."""
-    sign = _sign(table.width)
-    rotated: Unsigned = (elements & ~sign) >> table.zeros << 1 | elements >> (8 * table.width - 1)
+    rotated: Unsigned = (elements & ~_sign(table.width)) >> table.zeros << 1 | elements >> (8 * table.width - 1)
     return rotated
 
 
 def _unrotated(table: Table, elements: Unsigned) -> Unsigned:
-    return elements >> 1 << table.zeros & ~_sign(table.width) | elements << (8 * table.width - 1)
+    magnitudes: Unsigned = elements >> 1 << table.zeros & ~_sign(table.width)
+    magnitudes |= elements << (8 * table.width - 1)
+    return magnitudes
 
 
 def _monotonic(table: Table, elements: Unsigned) -> Unsigned:

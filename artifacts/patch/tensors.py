@@ -116,7 +116,7 @@ def _weights(view: memoryview, member: Member) -> Iterator[_Weight]:
     if start[4:8] == TFLITE_IDENTIFIER:
         return tflite.find_weights(file)
     if start.startswith(npy.MAGIC):
-        return npy.find_weights(file, length)
+        return npy.find_weights(file, length, name)
     if name in torch.STORAGES:
         return torch.find_weights(view, torch.STORAGES[name])
     if name.endswith(".mil"):

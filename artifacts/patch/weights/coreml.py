@@ -74,6 +74,8 @@ _LAYERS: _Fields = {
     1350: {3: "gamma", 4: "beta"},
     1471: {60: "weights", 61: "bias"},
 }
+# Of layers whose weights are matrices: the field with the number of outputs, each of which is a row.
+_ROWS = {100: 1, 140: 2, 150: 2, 400: 2, 410: 2, 420: 2, 430: 2, 1040: 2, 1471: 1}
 # The networks in a branch and in a loop.
 _INNER_NETWORKS = {605: (1, 2), 615: (3, 4)}
 
@@ -123,7 +125,7 @@ def _network(network: Message, depth: int) -> Iterator[Weight]:
             if part.number == _LAYER_NAME:
                 name = layer.text_of(part)
             elif part.number in _LAYERS:
-                yield from _weights(layer.inside(part), _LAYERS[part.number], name)
+                yield from _layer(layer.inside(part), part.number, name)
             elif part.number in _INNER_NETWORKS:
                 parameters = layer.inside(part)
                 for inner in parameters.fields():
@@ -131,25 +133,30 @@ def _network(network: Message, depth: int) -> Iterator[Weight]:
                         yield from _network(parameters.inside(inner), depth + 1)
 
 
-def _weights(message: Message, known: str | _Fields, name: str) -> Iterator[Weight]:
+def _layer(layer: Message, number: int, name: str) -> Iterator[Weight]:
+    rows = layer.integer(_ROWS[number]) if number in _ROWS else 0
+    yield from _weights(layer, _LAYERS[number], name, (rows,) if rows > 0 else ())
+
+
+def _weights(message: Message, known: str | _Fields, name: str, shape: tuple[int, ...]) -> Iterator[Weight]:
     """Yield the arrays of the WeightParams that lie in the known fields of a message, or that it is itself."""
     if isinstance(known, str):
-        yield from _parameters(message, f"{name}.{known}")
+        yield from _parameters(message, f"{name}.{known}", shape)
         return
     for part in message.fields():
         if part.kind == BYTES and part.number in known:
-            yield from _weights(message.inside(part), known[part.number], name)
+            yield from _weights(message.inside(part), known[part.number], name, shape)
 
 
 _ARRAY_TYPES = {_WEIGHT_FLOATS: "f32", _WEIGHT_HALVES: "f16", _WEIGHT_RAW: "u8", _WEIGHT_INT8: "i8"}
 
 
-def _parameters(weight: Message, name: str) -> Iterator[Weight]:
+def _parameters(weight: Message, name: str, shape: tuple[int, ...]) -> Iterator[Weight]:
     for part in weight.fields():
         if part.kind != BYTES:
             continue
         if part.number in _ARRAY_TYPES:
-            yield from array_in(part, name, _ARRAY_TYPES[part.number])
+            yield from array_in(part, name, _ARRAY_TYPES[part.number], shape)
         elif part.number == _WEIGHT_QUANTIZATION:
             quantization = weight.inside(part)
             for kind in quantization.fields():

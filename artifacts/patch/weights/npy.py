@@ -22,8 +22,13 @@ _SHAPE = re.compile(rb"'shape':\s*\(([\d\s,]*)\)")
 _LETTERS = {"f": "f", "i": "i", "u": "u", "b": "u", "c": "f"}
 
 
-def find_weights(file: Source, length: int) -> Iterator[Tensor]:
-    """Yield the array in a file of ``length`` bytes, if it has a type that is known and is little-endian.
+def find_weights(file: Source, length: int, name: str) -> Iterator[Tensor]:
+    """Yield the array in a file, if it has a type that is known and is little-endian.
+
+    Args:
+        file: the file.
+        length: of it, in bytes.
+        name: of it, which is the array's with ``.npy`` behind.
 
     Raises:
         MalformedModel: it has another type, or is no such file.
@@ -46,6 +51,6 @@ def find_weights(file: Source, length: int) -> Iterator[Tensor]:
     if dtype not in WIDTHS:
         raise MalformedModel("the type of the elements is not known")
     dimensions = [int(number) for number in shape[1].split(b",") if number.strip() and len(number) < 20]
-    tensor = make_tensor("", data, length - data, dtype, dimensions)
+    tensor = make_tensor(name.removesuffix(".npy"), data, length - data, dtype, dimensions)
     if tensor is not None:
         yield tensor

@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+# What is kept of the name of a tensor or of its file.
+MAX_NAME_LENGTH = 1024
+
 # Bytes of an element, by the short names that the patch codec uses. What is narrower than a byte, or of eight bits
 # that are no integer, counts as bytes ("u8").
 WIDTHS = {
@@ -78,7 +81,7 @@ class Tensor:
 
     def moved(self, offset: int, member: str) -> Tensor:
         """Return it as it is in a file that starts at ``offset`` and is called ``member``."""
-        return replace(self, start=self.start + offset, member=member)
+        return replace(self, start=self.start + offset, member=_printable(member))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,13 @@ def make_tensor(name: str, start: int, length: int, dtype: str, shape: Iterable[
     count = length // width
     if count <= 0 or start < 0:
         return None
-    return Tensor(name, start, count * width, dtype, _fitting(tuple(shape), count))
+    return Tensor(_printable(name), start, count * width, dtype, _fitting(tuple(shape), count))
+
+
+def _printable(name: str) -> str:
+    """Return a name that can be shown: strangers chose it, and a terminal obeys control characters."""
+    name = name[:MAX_NAME_LENGTH]
+    return name if name.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in name)
 
 
 def _fitting(shape: Sequence[int], count: int) -> tuple[int, ...]:

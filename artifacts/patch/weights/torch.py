@@ -18,7 +18,7 @@ from typing import Any
 
 from artifacts.inspect.errors import MalformedModel
 from artifacts.inspect.tensor import MAX_DIMENSIONS
-from artifacts.patch.weights.tensor import WIDTHS, Elsewhere
+from artifacts.patch.weights.tensor import MAX_NAME_LENGTH, WIDTHS, Elsewhere
 
 # The pickles of a zip that can name tensors, and the folder beside each that holds their storages.
 STORAGES = {"data.pkl": "data", "constants.pkl": "constants", "bytecode.pkl": "constants"}
@@ -28,8 +28,6 @@ MAX_PICKLE_BYTES = 16 * 1024 * 1024
 MAX_INSTRUCTIONS = 1_000_000
 # Objects within objects; Python's own limit to what a pickle can nest is about the same.
 MAX_DEPTH = 1000
-# What is kept of one name.
-MAX_NAME_LENGTH = 1024
 
 # The values on the stack of one that is not complete: an object and its state, a function and its arguments.
 _UNFINISHED = 8
