@@ -31,13 +31,13 @@ class Budget:
     def __init__(self, fields: int = MAX_FIELDS) -> None:
         self._left = fields
 
-    def spend(self) -> None:
-        """Count one field.
+    def spend(self, fields: int = 1) -> None:
+        """Count one field, or what costs as much as several.
 
         Raises:
             MalformedModel: there are more than any model has.
         """
-        self._left -= 1
+        self._left -= fields
         if self._left < 0:
             raise MalformedModel("more fields than any model has")
 

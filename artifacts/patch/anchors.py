@@ -7,10 +7,9 @@ Places are chosen by their hash, on both sides the same ones, so one in thirty-t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +37,9 @@ _SIGNIFICANT = {"f16": 10, "bf16": 7, "f32": 23, "f64": 52, "i8": 4, "u8": 4}
 _POWERS = {power: np.uint64(pow(0x9E3779B97F4A7C15, power, 1 << 64)) for power in (1, 2, 4)}
 
 
+_Numbers = NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A run of elements that is found in an old tensor: where it starts on both sides, and how long it is."""
@@ -60,14 +62,14 @@ class Anchors:
         self._tensors = tensors
         self._view = view
         hashes: list[NDArray[np.uint64]] = []
-        places: list[NDArray[np.int64]] = []
-        owners: list[NDArray[np.int32]] = []
+        places: list[_Numbers] = []
+        owners: list[_Numbers] = []
         left = _MAX_INDEXED
         for number, tensor in enumerate(tensors):
             for found, at in _chosen(tensor, view):
                 hashes.append(found)
                 places.append(at)
-                owners.append(np.full(len(at), number, np.int32))
+                owners.append(np.full(len(at), number))
                 left -= len(at)
             if left < 0:
                 break
@@ -75,7 +77,7 @@ class Anchors:
         order = np.argsort(self._hashes, kind="stable")
         self._hashes = self._hashes[order]
         self._places = (np.concatenate(places) if places else np.empty(0, np.int64))[order]
-        self._owners = (np.concatenate(owners) if owners else np.empty(0, np.int32))[order]
+        self._owners = (np.concatenate(owners) if owners else np.empty(0, np.int64))[order]
 
     def parts(self, tensor: Tensor, view: View, unrelated: float) -> list[Part]:
         """Return the parts of a new tensor that are in old ones, in order and without overlap.
@@ -85,31 +87,29 @@ class Anchors:
             view: returns the bytes of the new file.
             unrelated: bits that an element needs against elements that have nothing in common with it.
         """
-        hits = self._hits(tensor, view)
-        votes = Counter((owner, shift) for _, owner, shift in hits)
-        rows: list[_Row] = []
-        for place, owner, shift in _best(hits, votes):
-            if rows and (rows[-1].owner, rows[-1].shift) == (owner, shift):
-                rows[-1].take(place)
-            else:
-                rows.append(_Row(owner, shift, place, place))
-        rows = [row for row in rows if row.hits >= _MIN_HITS][:MAX_PARTS]
-        return list(self._parts(rows, _Extent(tensor, view, self._tensors, self._view, unrelated)))
+        rows = _rows(*self._hits(tensor, view))
+        return list(self._parts(rows[:MAX_PARTS], _Extent(tensor, view, self._tensors, self._view, unrelated)))
 
-    def _hits(self, tensor: Tensor, view: View) -> list[_Hit]:
-        """Return places of the new tensor that are found, with the old tensor and how far it has moved there."""
-        hits: list[_Hit] = []
+    def _hits(self, tensor: Tensor, view: View) -> tuple[_Numbers, _Numbers, _Numbers]:
+        """Return places of the new tensor that are found, the old tensor of each, and how far it has moved there."""
+        found: list[tuple[_Numbers, _Numbers, _Numbers]] = []
+        left = _MAX_INDEXED
         for hashes, places in _chosen(tensor, view):
             low = np.searchsorted(self._hashes, hashes, "left")
-            high = np.searchsorted(self._hashes, hashes, "right")
-            telling = (high > low) & (high - low <= _MAX_PLACES)
-            for place, first, last in zip(places[telling], low[telling], high[telling], strict=True):
-                hits.extend(
-                    (int(place), int(self._owners[at]), int(self._places[at]) - int(place)) for at in range(first, last)
-                )
-            if len(hits) > _MAX_INDEXED:
+            counts = np.searchsorted(self._hashes, hashes, "right") - low
+            counts[counts > _MAX_PLACES] = 0
+            # For each place the entries of the index, one after the other.
+            firsts = np.repeat(low - np.cumsum(counts) + counts, counts)
+            entries = firsts + np.arange(counts.sum())
+            new = np.repeat(places, counts)
+            found.append((new, self._owners[entries], self._places[entries] - new))
+            left -= len(new)
+            if left < 0:
                 break
-        return hits
+        if not found:
+            return (np.empty(0, np.int64),) * 3
+        places, owners, shifts = (np.concatenate(column) for column in zip(*found, strict=True))
+        return places, owners, shifts
 
     def _parts(self, rows: list[_Row], extent: _Extent) -> Iterator[Part]:
         if not rows:
@@ -123,7 +123,7 @@ class Anchors:
         yield last.part(start, extent.behind(last, min(extent.count, self._tensors[last.owner].count - last.shift)))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Row:
     """Hits in a row that agree on the old tensor and on how far the elements have moved there."""
 
@@ -131,12 +131,6 @@ class _Row:
     shift: int
     first: int
     last: int
-    hits: int = 1
-
-    def take(self, place: int) -> None:
-        """Take in one more hit."""
-        self.last = place
-        self.hits += 1
 
     def part(self, start: int, stop: int) -> Part:
         """Return the part that reaches from ``start`` to ``stop``."""
@@ -202,18 +196,34 @@ def _best_length(gains: NDArray[np.float64]) -> int:
     return int(np.argmax(np.concatenate(([0.0], np.cumsum(gains)))))
 
 
-_Hit = tuple[int, int, int]
+def _rows(places: _Numbers, owners: _Numbers, shifts: _Numbers) -> list[_Row]:
+    """Return the rows of hits in which enough agree, in the order of the new tensor.
+
+    Args:
+        places: of the hits in the new tensor, in order.
+        owners: the old tensor of each.
+        shifts: how far it has moved there.
+    """
+    # Old tensors are far shorter than 2**40 elements.
+    keys, votes = _counted((owners << 40) + shifts)
+    # Of several hits in one place, the one that most others agree with.
+    order = np.lexsort((keys, -votes, places))
+    firsts = np.concatenate(([True], np.diff(places[order]) > 0)) if len(order) else np.empty(0, np.bool_)
+    best = order[firsts & (votes[order] >= _MIN_HITS)]
+    for _ in range(2):
+        # Hits of few that interrupt a row are chance; without them it may be one row.
+        edges = np.flatnonzero(np.diff(keys[best])) + 1
+        lengths = np.diff(np.concatenate(([0], edges, [len(best)])))
+        best = best[np.repeat(lengths >= _MIN_HITS, lengths)]
+    edges = np.flatnonzero(np.diff(keys[best])) + 1
+    runs = [run for run in np.split(best, edges) if len(run)]
+    return [_Row(int(owners[run[0]]), int(shifts[run[0]]), int(places[run[0]]), int(places[run[-1]])) for run in runs]
 
 
-def _best(hits: list[_Hit], votes: Counter[tuple[int, int]]) -> Iterator[_Hit]:
-    """Yield for each place the hit that most others agree with, in order; none where fewer than enough agree."""
-    before: tuple[int, int] | None = None
-    for _, candidates in groupby(hits, key=lambda hit: hit[0]):
-        # Of equal tensors the one that was found before.
-        best = max(candidates, key=lambda hit: (votes[hit[1:]], hit[1:] == before))
-        if votes[best[1:]] >= _MIN_HITS:
-            before = best[1:]
-            yield best
+def _counted(keys: _Numbers) -> tuple[_Numbers, _Numbers]:
+    """Return small numbers that stand for the keys, and for each how often its key occurs."""
+    _, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    return numbers, counts[numbers]
 
 
 def _chosen(tensor: Tensor, view: View) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:

@@ -24,7 +24,7 @@ from typing import IO, Self, cast
 
 from artifacts import tar_format, zip_layout
 from artifacts.hashing import CHUNK_BYTES
-from artifacts.patch.deflation import Deflation, find_deflation
+from artifacts.patch.deflation import FREE_BYTES, MAX_ROUNDS, Deflation, find_deflation
 from artifacts.patch.view import ViewFile
 from artifacts.zip_upload import MAX_RATIO, RATIO_FREE_BYTES
 
@@ -43,8 +43,11 @@ _TAR_LONG_NAME = b"L"
 _TAR_PAX = b"x"
 # A header of a name and a length; longer ones are passed over.
 _MAX_TAR_TEXT = 64 * 1024
-# One directory entry is 46 bytes, a name, extra fields and a comment.
-_MAX_ENTRY_BYTES = 2048
+# Entries of containers that are looked at for each file that may be found: of folders, empty files and other things;
+# those of a zip are counted by the length of its directory.
+_ENTRIES_PER_MEMBER = 16
+# The shortest entry of a zip's directory (APPNOTE 4.3.12), without a name.
+_MIN_ENTRY_BYTES = 46
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,26 +158,34 @@ def unpack(data: Buffer, name: str = "", folder: Path | None = None, limits: Unp
     """
     limits = limits or UnpackLimits()
     view = memoryview(data).cast("B")
-    files = list(islice(_files(_File(name, 0, view, 0), limits), limits.max_members))
+    entries = _Entries(_ENTRIES_PER_MEMBER * limits.max_members)
+    files = list(islice(_files(_File(name, 0, view, 0), limits, entries), limits.max_members))
     streams, inflated = _inflate(files, len(view), folder, limits)
     unpacked = Unpacked(view, (), tuple(stream for _, stream in streams), inflated)
+    whole = [file for file in files if not file.deflated]
     for file, stream in streams:
         # Streams within streams stay as they are: every device would have to inflate them one after the other.
         inner = _File(file.name, stream.start, unpacked.view(stream.start, stream.length), file.depth)
-        files.extend(islice(_files(inner, limits), max(0, limits.max_members - len(files))))
-    members = (Member(file.name, file.start, len(file.view)) for file in files if not file.deflated)
+        whole.extend(islice(_files(inner, limits, entries), max(0, limits.max_members - len(whole))))
+    members = (Member(file.name, file.start, len(file.view)) for file in whole if not file.deflated)
     unpacked.members = tuple(sorted(members, key=lambda member: member.start))
     return unpacked
 
 
 def find_deflations(unpacked: Unpacked) -> tuple[Deflation | None, ...]:
-    """Find, for each of the deflated streams, the settings of zlib that make it again; None where none do."""
+    """Find, for each of the deflated streams, the settings of zlib that make it again; None where none do.
+
+    What may be tried is bounded by the length of all streams together, so many short ones do not take longer.
+    """
+    left = FREE_BYTES + MAX_ROUNDS * sum(stream.length for stream in unpacked.deflated)
     found: list[Deflation | None] = []
     for stream in unpacked.deflated:
         # A container's members are mostly written by one writer with one setting.
         known = [settings for settings in dict.fromkeys(reversed(found)) if settings is not None]
         deflated = unpacked.view(stream.offset, stream.deflated_length)
-        found.append(find_deflation(deflated, unpacked.view(stream.start, stream.length), known))
+        settings, used = find_deflation(deflated, unpacked.view(stream.start, stream.length), known, left)
+        found.append(settings)
+        left -= used
     return tuple(found)
 
 
@@ -194,32 +205,44 @@ class _File:
         return _File(full, self.start + start, self.view[start : start + length], self.depth + 1, deflated)
 
 
-def _files(file: _File, limits: UnpackLimits) -> Iterator[_File]:
+@dataclass(slots=True)
+class _Entries:
+    """How many entries of containers may still be looked at."""
+
+    left: int
+
+    def take(self, count: int) -> bool:
+        """Count entries; return whether they may be looked at."""
+        self.left -= count
+        return self.left >= 0
+
+
+def _files(file: _File, limits: UnpackLimits, entries: _Entries) -> Iterator[_File]:
     """Yield the files in a file that hold no further ones, and the deflated ones, of which that is not known yet."""
     if not len(file.view):
         return
-    parts = None if file.deflated or file.depth >= limits.max_depth else _parts(file, limits)
+    parts = None if file.deflated or file.depth >= limits.max_depth else _parts(file, entries)
     if parts is None:
         yield file
         return
     for part in parts:
-        yield from _files(part, limits)
+        yield from _files(part, limits, entries)
 
 
-def _parts(file: _File, limits: UnpackLimits) -> Iterable[_File] | None:
+def _parts(file: _File, entries: _Entries) -> Iterable[_File] | None:
     """Return the files that a container holds, None if the file is none."""
     if file.view[257:262] == _TAR_MAGIC:
-        return _tar_files(file)
+        return _tar_files(file, entries)
     if file.view[:4] == _ZIP_START:
         # One that is cut off has no directory: then what it holds is found by a look at the bytes.
-        return _zip_files(file, limits) or None
+        return _zip_files(file, entries) or None
     return None
 
 
-def _tar_files(tar: _File) -> Iterator[_File]:
+def _tar_files(tar: _File, entries: _Entries) -> Iterator[_File]:
     """Yield the regular files of a tar, ours or another's (POSIX.1-2017, pax; GNU's long names)."""
     position, name, length = 0, "", None
-    while position + tar_format.BLOCK_BYTES <= len(tar.view):
+    while position + tar_format.BLOCK_BYTES <= len(tar.view) and entries.take(1):
         block = bytes(tar.view[position : position + tar_format.BLOCK_BYTES])
         stated = _tar_number(block[124:136])
         if stated is None or _tar_number(block[148:156]) != _tar_checksum(block):
@@ -277,12 +300,12 @@ def _text(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode(errors="replace")
 
 
-def _zip_files(file: _File, limits: UnpackLimits) -> list[_File]:
+def _zip_files(file: _File, entries: _Entries) -> list[_File]:
     """Return the files of a zip whose bytes are where its directory says, in the order of their bytes; none overlap."""
     source = ViewFile(file.view)
     try:
         size = zip_layout.directory_bytes(source)
-        if size is None or size > limits.max_members * _MAX_ENTRY_BYTES:
+        if size is None or not entries.take(size // _MIN_ENTRY_BYTES):
             return []
         with zipfile.ZipFile(cast("IO[bytes]", source)) as opened:
             infos = sorted(opened.infolist(), key=lambda info: info.header_offset)

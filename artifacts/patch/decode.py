@@ -33,6 +33,7 @@ from artifacts.patch.format import (
     write_table,
 )
 from artifacts.patch.journal import Checkpoint, MatrixState, Pending, State
+from artifacts.patch.matrix import Factors
 from artifacts.patch.sources import Space, Target
 from artifacts.patch.streams import PatchReader, Streams
 from artifacts.patch.work import Work
@@ -266,9 +267,9 @@ def _numbers_of(definition: bytes) -> Callable[[], int]:
 def _written(data: MatrixData | None) -> MatrixState | None:
     if data is None:
         return None
-    sides = (data.row_factors, data.column_factors)
     levels = data.row_levels.tobytes() + data.column_levels.tobytes()
-    factors = [side.astype("<i4").tobytes() for side in sides if side is not None]
+    sides = () if data.factors is None else (data.factors.rows, data.factors.columns)
+    factors = [side.astype("<i4").tobytes() for side in sides]
     return MatrixState(write_matrix(data.matrix).hex(), levels, b"".join(factors))
 
 
@@ -279,8 +280,12 @@ def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
     of_rows, of_columns = levels[:with_levels], levels[with_levels:]
     if matrix.rank == 0:
         return MatrixData(matrix, of_rows, of_columns)
-    factors = np.frombuffer(state.factors, "<i4").astype(np.float64).reshape(-1, matrix.rank)
-    return MatrixData(matrix, of_rows, of_columns, factors[: matrix.rows], factors[matrix.rows :])
+    factors = np.frombuffer(state.factors, "<i4").astype(np.float64)
+    rows, columns = np.split(factors, [matrix.rank * matrix.rows])
+    # What was said of the components is needed no more.
+    none = np.zeros(matrix.rank, np.uint8)
+    sides = rows.reshape(matrix.rank, -1), columns.reshape(matrix.rank, -1)
+    return MatrixData(matrix, of_rows, of_columns, Factors(none, none, none, *sides))
 
 
 class _Deflater:

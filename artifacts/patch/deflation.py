@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, product
 
-# What is deflated in one go: a comparison that fails stops after this many bytes.
+# What is deflated in one go: a comparison that fails stops soon after. Nothing comes out before the first block ends.
+_FIRST_STEP_BYTES = 64 * 1024
 _STEP_BYTES = 256 * 1024
-# All attempts at one stream may deflate this many times its bytes, and as many as this in any case. The settings that
-# fit are usually the first or the second that are tried, and others part within a block or two.
+# All attempts at a file's streams may deflate this many times their bytes, and as many as this in any case. The
+# settings that fit are usually the first or the second that are tried, and others part within a block or two.
 MAX_ROUNDS = 6
-FREE_BYTES = 4 * 1024 * 1024
+FREE_BYTES = 64 * 1024 * 1024
 
 # Zips hold raw streams. Writers never choose a smaller window than deflate's 32 KiB.
 _WINDOW_BITS = -15
@@ -37,8 +38,10 @@ class Deflation:
     def pieces(self, raw: memoryview) -> Iterator[bytes]:
         """Yield the deflated stream of ``raw``, in pieces."""
         deflater = zlib.compressobj(self.level, zlib.DEFLATED, self.window_bits, self.memory_level, self.strategy)
-        for start in range(0, len(raw), _STEP_BYTES):
-            yield deflater.compress(raw[start : start + _STEP_BYTES])
+        start, step = 0, _FIRST_STEP_BYTES
+        while start < len(raw):
+            yield deflater.compress(raw[start : start + step])
+            start, step = start + step, _STEP_BYTES
         yield deflater.flush()
 
 
@@ -56,30 +59,36 @@ def _likely() -> tuple[Deflation, ...]:
 _LIKELY = _likely()
 
 
-def find_deflation(deflated: memoryview, raw: memoryview, first: Iterable[Deflation] = ()) -> Deflation | None:
-    """Return the settings with which zlib makes ``deflated`` of ``raw``, None if none of those that are tried do.
+def find_deflation(
+    deflated: memoryview, raw: memoryview, first: Iterable[Deflation] = (), budget: int = FREE_BYTES
+) -> tuple[Deflation | None, int]:
+    """Return the settings with which zlib makes ``deflated`` of ``raw``, and how many bytes were deflated to find them.
 
     Args:
         deflated: a raw deflate stream (RFC 1951), all of it.
         raw: what it inflates to.
         first: settings to try before all others: those of the stream's neighbours.
+        budget: no further settings are tried when this many bytes were deflated.
+
+    Returns:
+        None for the settings if none of those that are tried make the stream.
     """
-    left = FREE_BYTES + MAX_ROUNDS * len(raw)
+    used = 0
     for candidate in dict.fromkeys(chain(first, _LIKELY)):
-        same, used = _makes(candidate, deflated, raw)
+        if used >= budget:
+            break
+        same, tried = _makes(candidate, deflated, raw)
+        used += tried
         if same:
-            return candidate
-        left -= used
-        if left < 0:
-            return None
-    return None
+            return candidate, used
+    return None, used
 
 
 def _makes(candidate: Deflation, deflated: memoryview, raw: memoryview) -> tuple[bool, int]:
-    """Tell whether the settings make the stream, and how many bytes had to be deflated to know."""
+    """Tell whether the settings make the stream, and about how many bytes were deflated to know."""
     position = used = 0
     for piece in candidate.pieces(raw):
-        used += _STEP_BYTES
+        used += _STEP_BYTES if used else _FIRST_STEP_BYTES
         end = position + len(piece)
         if end > len(deflated) or deflated[position:end] != piece:
             return False, min(used, len(raw))

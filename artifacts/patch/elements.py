@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.matrix import MAX_FACTOR, Matrix, MatrixData, converted, levels, predicted
+from artifacts.patch.matrix import MAX_FACTOR, MAX_SHIFT, Factors, Matrix, MatrixData, converted, levels, predicted
 
 __all__ = [
     "MAX_BLOCK_BYTES",
@@ -41,8 +41,8 @@ __all__ = [
 
 # A block's arrays then take a few megabytes, which is what a phone gives a decoder.
 MAX_BLOCK_BYTES = 256 * 1024
-# More classes than this gained nothing on real fine-tunes, and each costs streams of its own.
-MAX_CLASSES = 16
+# Levels are half octaves at the finest; more classes than this gained nothing on real fine-tunes.
+MAX_CLASSES = 32
 
 Number = Literal["plain", "float", "brain"]
 BaseKind = Literal["same", "half", "brain", "single", "double"]
@@ -111,7 +111,7 @@ class Table:
         slope: what the context is multiplied by to make the level, to which row and column add theirs.
         escapes: the stream of what does not fit into a symbol.
         lut: the class of each of 256 levels.
-        classes: the codings, 16 at most.
+        classes: the codings, 32 at most.
 
     Raises:
         ValueError: the parts contradict each other.
@@ -172,13 +172,16 @@ def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int
     parts: Parts = []
     if data.matrix.scales is not None:
         parts.append((data.matrix.scales, data.row_levels.tobytes() + data.column_levels.tobytes()))
-    if table is None or data.row_factors is None or data.column_factors is None:
+    factors = data.factors
+    if table is None or factors is None:
         return parts
-    factors = np.concatenate([data.row_factors.ravel(), data.column_factors.ravel()]).astype(np.int64)
-    folded = fold(factors, 8).astype(_DTYPES[table.width])
-    step = block_bytes // table.width
-    for start in range(0, len(folded), step):
-        parts += encode_block(table, folded[start : start + step].tobytes())
+    of_components = factors.shifts.tobytes() + factors.row_levels.tobytes() + factors.column_levels.tobytes()
+    parts.append((data.matrix.components, of_components))
+    whole = factors.rows / 2.0 ** factors.shifts[:, None]
+    for values, of_each in ((whole, factors.row_levels), (factors.columns, factors.column_levels)):
+        numbers = fold(values.ravel().astype(np.int64), 8).astype(_DTYPES[table.width])
+        for start, stop in _blocks(len(numbers), table, block_bytes):
+            parts += encode_block(table, numbers[start:stop].tobytes(), None, _of_components(values, of_each), start)
     return parts
 
 
@@ -194,23 +197,47 @@ def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: 
     Raises:
         ValueError: the table does not suit factors, or a factor is out of bounds.
     """
-    rows, columns, rank = matrix.rows, matrix.columns, matrix.rank
     scales = np.empty(0, np.uint8)
     if matrix.scales is not None:
-        scales = np.frombuffer(bytes(take(matrix.scales, rows + columns)), np.uint8)
-    if rank == 0:
-        return MatrixData(matrix, scales[:rows], scales[rows:])
-    if table is None or (table.number, table.difference) != ("plain", "none") or table.width > 4:
-        raise ValueError("the factors of a matrix are plain numbers of at most 4 bytes")
-    factors: npt.NDArray[np.float64] = np.empty((rows + columns) * rank, np.float64)
-    step = block_bytes // table.width
-    for start in range(0, len(factors), step):
-        block = decode_block(table, min(step, len(factors) - start), None, take)
-        factors[start : start + step] = unfold(np.frombuffer(block, _DTYPES[table.width])).view(_SIGNED[table.width])
-    if np.abs(factors).max() >= MAX_FACTOR:
+        scales = np.frombuffer(bytes(take(matrix.scales, matrix.rows + matrix.columns)), np.uint8)
+    factors = None
+    if matrix.rank:
+        if table is None or (table.number, table.difference) != ("plain", "none") or table.width > 4:
+            raise ValueError("the factors of a matrix are plain numbers of at most 4 bytes")
+        factors = _decode_factors(matrix, table, take, block_bytes)
+    return MatrixData(matrix, scales[: matrix.rows], scales[matrix.rows :], factors)
+
+
+def _decode_factors(matrix: Matrix, table: Table, take: Take, block_bytes: int) -> Factors:
+    of_components = np.frombuffer(bytes(take(matrix.components, 3 * matrix.rank)), np.uint8)
+    shifts, row_levels, column_levels = np.split(of_components, 3)
+    if shifts.max() > MAX_SHIFT:
+        raise ValueError("a factor of a matrix is shifted too far")
+    sides = []
+    for count, of_each in ((matrix.rows, row_levels), (matrix.columns, column_levels)):
+        values = np.empty((matrix.rank, count), np.float64)
+        for start, stop in _blocks(values.size, table, block_bytes):
+            block = decode_block(table, stop - start, None, take, _of_components(values, of_each), start)
+            numbers = unfold(np.frombuffer(block, _DTYPES[table.width])).view(_SIGNED[table.width])
+            values.ravel()[start:stop] = numbers
+        sides.append(values)
+    rows, columns = sides
+    rows *= 2.0 ** shifts[:, None]
+    if max(np.abs(rows).max(), np.abs(columns).max()) >= MAX_FACTOR:
         raise ValueError("a factor of a matrix is too large")
-    of_rows, of_columns = np.split(factors.reshape(rows + columns, rank), [rows])
-    return MatrixData(matrix, scales[:rows], scales[rows:], of_rows, of_columns)
+    return Factors(shifts, row_levels, column_levels, rows, columns)
+
+
+def _of_components(values: npt.NDArray[np.float64], levels: Octets) -> MatrixData:
+    """Return factors as elements of a matrix, whose rows are the components."""
+    rank, count = values.shape
+    return MatrixData(Matrix(rank, count, scales=0), levels, np.zeros(count, np.uint8))
+
+
+def _blocks(count: int, table: Table, block_bytes: int) -> Iterator[tuple[int, int]]:
+    step = block_bytes // table.width
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
 
 
 def encode_block(

@@ -1,7 +1,8 @@
 """Few factors for each row and column whose products come near an update: a truncated singular value decomposition.
 
 The decomposition is found with random projections (Halko, Martinsson, Tropp 2011, "Finding structure with randomness",
-algorithms 4.4 and 5.1), and its factors are rounded to whole numbers of about as many bits as they are worth.
+algorithms 4.4 and 5.1). Its factors are rounded to whole numbers so coarsely that what the rounding adds is a fraction
+of what the update has beside them: many coarse factors are worth more than few fine ones.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.matrix import MAX_EXPONENT, MAX_FACTOR, MAX_FACTORS, MAX_RANK, MIN_EXPONENT
+from artifacts.patch.matrix import MAX_EXPONENT, MAX_FACTOR, MAX_FACTORS, MAX_RANK, MAX_SHIFT, MIN_EXPONENT, Factors
 
-__all__ = ["Decomposition", "Factors", "decompose", "rounded_factors", "worthwhile_rank"]
+__all__ = ["Decomposition", "decompose", "rounded_factors", "worthwhile_rank"]
 
 # Random directions beyond the rank that is wanted, and multiplications by the matrix and its transpose.
 _OVERSAMPLING = 8
 _POWERS = 2
 # What a factor takes in a patch when it is rounded as below, in bits.
-FACTOR_BITS = 4.5
-# Bits of a typical factor beside those by which the update is greater than what is left of it.
-_EXTRA_BITS = 1.5
-_MIN_BITS, _MAX_BITS = 3, 21
+_FACTOR_BITS = 3.5
+# What rounding adds, as a share of what the factors leave (of squares).
+_ROUNDING_SHARE = 0.3
+# A component that is greater than another by an octave gets so many octaves more in its factors than equal rounding
+# errors of both would need.
+_SHIFT_SHARE = 0.75
 # Below this many rows or columns, factors cost more than they tell.
 _MIN_SIDE = 8
+# Levels of factors: half octaves of their mean, from this one on.
+_LEVEL_OF_ONE, _LEVEL_STEPS = 8, 2
 
 Singles = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -42,15 +47,6 @@ class Decomposition:
     values: Doubles
     right: Singles
     energy: float
-
-
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """Whole numbers for each row and each column; the products' sums count in units of ``2 ** exponent``."""
-
-    rows: Doubles
-    columns: Doubles
-    exponent: int
 
 
 def decompose(update: Singles, max_rank: int = MAX_RANK) -> Decomposition | None:
@@ -74,6 +70,7 @@ def decompose(update: Singles, max_rank: int = MAX_RANK) -> Decomposition | None
     for _ in range(_POWERS):
         basis = _orthonormal(scaled @ _orthonormal(scaled.T @ basis))
     left, values, right = np.linalg.svd((basis.T @ scaled).astype(np.float64), full_matrices=False)
+    rank = min(rank, int(np.count_nonzero(values[:rank] > values[0] * 1e-7)))
     energy = float(np.vdot(scaled, scaled)) * size**2
     return Decomposition((basis @ left)[:, :rank].astype(np.float32), values[:rank] * size, right[:rank], energy)
 
@@ -94,33 +91,44 @@ def worthwhile_rank(parts: Decomposition, floor: float) -> int:
     before = np.concatenate([[parts.energy + floor], left[:-1]])
     rows, columns = parts.left.shape[0], parts.right.shape[1]
     saved = 0.5 * np.log2(before / np.maximum(left, 1e-300)) * rows * columns
-    worth = np.cumsum(saved - FACTOR_BITS * (rows + columns))
+    worth = np.cumsum(saved - _FACTOR_BITS * (rows + columns))
     best = int(worth.argmax())
     return best + 1 if worth[best] > 0 else 0
 
 
-def rounded_factors(parts: Decomposition, rank: int, floor: float) -> Factors | None:
-    """Return the first ``rank`` parts as whole numbers; None if they do not fit into what a factor may be.
+def rounded_factors(parts: Decomposition, rank: int, floor: float) -> tuple[Factors, int] | None:
+    """Return the first ``rank`` parts as whole numbers, and the exponent of the unit of their products' sums.
 
     Args:
         parts: of the update.
         rank: at least 1.
         floor: as of `worthwhile_rank`.
+
+    Returns:
+        None if they do not fit into what factors may be.
     """
-    root = np.sqrt(parts.values[:rank])
-    rows, columns = parts.left[:, :rank] * root, parts.right[:rank].T * root
-    of_rows, of_columns = float(np.abs(rows).mean()), float(np.abs(columns).mean())
-    if not (of_rows > 0 and of_columns > 0):
-        return None
-    left = max(parts.energy - float((parts.values[:rank] ** 2).sum()), 0.0) + floor
-    bits = 0.5 * np.log2(parts.energy / max(left, parts.energy * 1e-13)) + _EXTRA_BITS
-    # A typical factor is then half of 2^bits, and the unit of the products a power of two.
-    exponent = round(float(np.log2(of_rows) + np.log2(of_columns) - 2 * (min(max(bits, _MIN_BITS), _MAX_BITS) - 1)))
-    unit = 2.0 ** (exponent / 2)
-    balance = (of_columns / of_rows) ** 0.5
-    whole = Factors(np.round(rows * (balance / unit)), np.round(columns / (balance * unit)), exponent)
+    values = parts.values[:rank]
+    rows, columns = parts.left.shape[0], parts.right.shape[1]
+    left = max(parts.energy - float((values**2).sum()), parts.energy * 1e-14) + floor
+    shifts = np.minimum(np.round(_SHIFT_SHARE * np.log2(values[0] / values)), MAX_SHIFT)
+    # Rounding both factors of a component, of which rows and columns have equally large ones, adds a sixth of its value
+    # times the unit of its products, times the root of the number of elements.
+    unit = 6 * _ROUNDING_SHARE * left / float((rows * columns) ** 0.5 * (values * 2.0**shifts).sum())
+    exponent = round(float(np.log2(unit)))
     if not MIN_EXPONENT <= exponent <= MAX_EXPONENT:
         return None
-    if max(np.abs(whole.rows).max(), np.abs(whole.columns).max()) >= MAX_FACTOR:
+    sizes = np.sqrt(values * 2.0 ** -(shifts + exponent))
+    balance = (rows / columns) ** 0.25
+    of_rows = np.round(parts.left[:, :rank].T * (sizes * balance)[:, None])
+    of_columns = np.round(parts.right[:rank] * (sizes / balance)[:, None])
+    shifted = of_rows * 2.0 ** shifts[:, None]
+    if max(np.abs(shifted).max(), np.abs(of_columns).max()) >= MAX_FACTOR:
         return None
-    return whole
+    levels = _levels(of_rows), _levels(of_columns)
+    return Factors(shifts.astype(np.uint8), *levels, shifted, of_columns), exponent
+
+
+def _levels(factors: Doubles) -> npt.NDArray[np.uint8]:
+    means = np.maximum(np.abs(factors).mean(axis=1), 2.0**-4)
+    levels: npt.NDArray[np.uint8] = np.round(_LEVEL_OF_ONE + _LEVEL_STEPS * np.log2(means)).astype(np.uint8)
+    return levels

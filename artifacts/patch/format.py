@@ -581,7 +581,7 @@ def write_matrix(matrix: Matrix) -> bytes:
     if matrix.scales is not None:
         numbers.append(matrix.scales)
     if matrix.rank:
-        numbers += [matrix.factors, unsigned(matrix.exponent)]
+        numbers += [matrix.components, matrix.factors, unsigned(matrix.exponent)]
     return b"".join(map(varint, numbers))
 
 
@@ -591,8 +591,9 @@ def read_matrix(number: Callable[[], int], streams: int) -> Matrix:
     if has_scales > 1:
         raise PatchInvalid("a matrix is of a kind that is unknown")
     scales = _stream(number(), streams) if has_scales else None
+    components = _stream(number(), streams) if rank else 0
     factors, exponent = (number(), signed(number())) if rank else (0, 0)
     try:
-        return Matrix(rows, columns, level, scales, rank, factors, exponent)
+        return Matrix(rows, columns, level, scales, rank, components, factors, exponent)
     except ValueError as problem:
         raise PatchInvalid(f"a matrix is wrong: {problem}") from problem

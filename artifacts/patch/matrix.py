@@ -29,13 +29,14 @@ __all__ = [
 
 # Rows and columns: a block's rows then have at most a block's worth of elements beside those that are wanted.
 MAX_SIDE = 1 << 16
-MAX_RANK = 64
+MAX_RANK = 128
 # Twice the largest context: what the steepest slope can take away.
 MAX_LEVEL = 511
 # Factors of a matrix, held as 8 bytes each: 2 MiB.
 MAX_FACTORS = 1 << 18
-# Products of two factors, summed over the rank, are then at most 2^52: exact in doubles in whatever order.
+# Products of two factors, summed over the rank, are then below 2^53: exact in doubles in whatever order.
 MAX_FACTOR = 1 << 23
+MAX_SHIFT = 22
 # What the sum of products is scaled by is far inside the range of doubles, so that only the addition rounds.
 MIN_EXPONENT, MAX_EXPONENT = -256, 64
 
@@ -57,6 +58,7 @@ class Matrix:
         level: added to the level of every element, so that one table serves small updates and large ones.
         scales: the stream of the levels of rows and then columns, one byte each; None if all are 0.
         rank: how many factors each row and each column has, whose products predict the difference; 0 if none.
+        components: the stream of what is said of each component: of the factors with one place in all rows and columns.
         factors: the number of the table that codes the factors.
         exponent: the products' sum counts in units of ``2 ** exponent``.
 
@@ -69,6 +71,7 @@ class Matrix:
     level: int = 0
     scales: int | None = None
     rank: int = 0
+    components: int = 0
     factors: int = 0
     exponent: int = 0
 
@@ -89,6 +92,26 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
+class Factors:
+    """The factors of a matrix: whole numbers below `MAX_FACTOR` in magnitude.
+
+    Attributes:
+        shifts: of each component: the factors of rows are multiples of ``1 << shift`` and written without it, because
+            those that predict much are worth more bits than others.
+        row_levels: of each component: the level of the rows' factors, by which their table sorts them.
+        column_levels: the same of the columns' factors.
+        rows: of each component, the factor of each row.
+        columns: of each component, the factor of each column.
+    """
+
+    shifts: Octets
+    row_levels: Octets
+    column_levels: Octets
+    rows: Doubles
+    columns: Doubles
+
+
+@dataclass(frozen=True, slots=True)
 class MatrixData:
     """A matrix with what its rows and columns have.
 
@@ -96,15 +119,13 @@ class MatrixData:
         matrix: what it is.
         row_levels: added to the level of each element of a row; empty without scales.
         column_levels: added to the level of each element of a column; likewise.
-        row_factors: whole numbers, one row of them for each row; None if the rank is 0.
-        column_factors: the same for each column.
+        factors: None if the rank is 0.
     """
 
     matrix: Matrix
     row_levels: Octets
     column_levels: Octets
-    row_factors: Doubles | None = None
-    column_factors: Doubles | None = None
+    factors: Factors | None = None
 
 
 def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
@@ -135,10 +156,10 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
     Raises:
         ValueError: they reach beyond the matrix.
     """
-    if data.row_factors is None or data.column_factors is None:
+    if data.factors is None:
         return base
     rows, places = _span(data.matrix, start, len(base))
-    sums: Doubles = (data.row_factors[rows] @ data.column_factors.T).ravel()[places]
+    sums: Doubles = (data.factors.rows[:, rows].T @ data.factors.columns).ravel()[places]
     sums *= 2.0**data.matrix.exponent
     with np.errstate(over="ignore", invalid="ignore"):
         values = _doubles(base, brain)

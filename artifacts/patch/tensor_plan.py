@@ -9,21 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.elements import BaseKind, ClassCoding, Number, Table, numbers_and_levels
-from artifacts.patch.factors import Factors, decompose, rounded_factors, worthwhile_rank
-from artifacts.patch.matrix import MAX_LEVEL, MAX_SIDE, Matrix, MatrixData
+from artifacts.patch.elements import ClassCoding, numbers_and_levels
+from artifacts.patch.factors import decompose, rounded_factors, worthwhile_rank
+from artifacts.patch.kinds import FLOATS, Float, Kind, kind_of
+from artifacts.patch.matrix import MAX_LEVEL, MAX_SIDE, Factors, Matrix, MatrixData
 from artifacts.patch.scales import STEPS, Scales, fit_scales, half_octaves
 from artifacts.patch.tally import LEVELS, Counts, buckets, entropy, estimated_bits, tally
 
-__all__ = ["Kind", "TensorPlan", "kind_of", "plan_planes", "plan_update"]
+__all__ = ["TensorPlan", "plan_planes", "plan_update"]
 
-# An exponent that is greater by one makes a difference half as many units of the last place: `STEPS` levels less.
-_SLOPE: Literal[-2] = -2
 # Elements that are worked on at once: their arrays take some tens of megabytes.
 _CHUNK = 1 << 20
 # Where a difference is one unit of the last place on average, this is the level; below it, most are zero.
@@ -33,6 +32,8 @@ _PLANES_LEVEL = 80 * STEPS
 # What an operation takes, and one with a matrix, in bits.
 _OPERATION_BITS = 8 * 6
 _MATRIX_BITS = 8 * 6
+# What is said of a component of factors: three bytes that are alike from one to the next.
+_COMPONENT_BITS = 8
 # Fewer elements than these have no rows and columns, or no factors, that are worth it.
 _MIN_SCALED, _MIN_FACTORED = 256, 2048
 # Factors predict nothing that hardly ever changes.
@@ -44,58 +45,6 @@ _ZEROS = {2: (), 4: (16, 13), 8: (45, 42, 29)}
 _MIN_ZEROS = 1024
 
 Singles = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What tables and their elements share, except for the classes. The attributes are those of `elements.Table`."""
-
-    width: int
-    number: Number
-    difference: Literal["sub", "none"]
-    shift: int = 0
-    slope: Literal[1, 0, -1, -2] = 0
-    offset: int = 0
-    zeros: int = 0
-    origin: int = 0
-    base: BaseKind = "same"
-
-    def table(self, escapes: int, lut: bytes, classes: tuple[ClassCoding, ...]) -> Table:
-        """Return a table of this kind."""
-        return Table(
-            width=self.width,
-            number=self.number,
-            difference=self.difference,
-            shift=self.shift,
-            escapes=escapes,
-            lut=lut,
-            classes=classes,
-            slope=self.slope,
-            offset=self.offset,
-            zeros=self.zeros,
-            origin=self.origin,
-            base=self.base,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Float:
-    """A kind of float: where its exponent is, and the exponent of the last place of one whose context is 0."""
-
-    number: Number
-    width: int
-    shift: int
-    offset: int
-    unit: int
-
-
-_FLOATS = {
-    "f16": _Float("float", 2, 10, 0, -15 - 10),
-    "bf16": _Float("brain", 2, 7, 0, -127 - 7),
-    "f32": _Float("float", 4, 23, 0, -127 - 23),
-    # Exponents of doubles as far as those of floats of 4 bytes go.
-    "f64": _Float("float", 8, 52, 896, -127 - 52),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +64,9 @@ class TensorPlan:
     bits: float
 
 
-def kind_of(dtype: str, *, has_base: bool) -> Kind:
-    """Return how elements are coded whose type has this short name (`tensors.WIDTHS`)."""
-    kind = _FLOATS.get(dtype)
-    if kind is None:
-        width = int(dtype[1:]) // 8
-        return Kind(width, "plain", "sub" if has_base else "none")
-    if has_base:
-        return Kind(kind.width, kind.number, "sub", kind.shift, _SLOPE, kind.offset)
-    return Kind(kind.width, kind.number, "none", kind.shift)
-
-
 def plan_update(target: memoryview, base: memoryview, dtype: str, shape: tuple[int, ...]) -> TensorPlan:
     """Return the best way that was found to code a tensor as differences to a base of the same type and size."""
-    work = _Work(kind_of(dtype, has_base=True), _FLOATS.get(dtype), target, base)
+    work = _Work(kind_of(dtype, has_base=True), FLOATS.get(dtype), target, base)
     return _best(work, shape)
 
 
@@ -138,8 +76,8 @@ def plan_planes(target: memoryview, dtype: str, shape: tuple[int, ...], origin: 
     Args:
         origin: of the table; 0 if it is not for floats.
     """
-    kind = replace(kind_of(dtype, has_base=False), origin=origin if dtype in _FLOATS else 0)
-    return _best(_Work(kind, _FLOATS.get(dtype), target, None), shape)
+    kind = replace(kind_of(dtype, has_base=False), origin=origin if dtype in FLOATS else 0)
+    return _best(_Work(kind, FLOATS.get(dtype), target, None), shape)
 
 
 def _best(work: _Work, shape: tuple[int, ...]) -> TensorPlan:
@@ -186,7 +124,7 @@ def _side_bits(scales: Scales) -> float:
     return entropy(np.bincount(scales.rows)) + entropy(np.bincount(scales.columns)) + _MATRIX_BITS
 
 
-def _factors(work: _Work, split: tuple[int, int]) -> Iterator[Factors]:
+def _factors(work: _Work, split: tuple[int, int]) -> Iterator[_Prediction]:
     """Yield factors that may be worth it."""
     if not work.can_be_predicted():
         return
@@ -197,15 +135,35 @@ def _factors(work: _Work, split: tuple[int, int]) -> Iterator[Factors]:
         return
     floor = work.rounding_energy()
     rank = worthwhile_rank(parts, floor)
-    for candidate in sorted({rank, rank * 5 // 8}):
-        if candidate and (factors := rounded_factors(parts, candidate, floor)) is not None:
-            yield factors
+    for candidate in sorted({round(rank * share) for share in (1.0, 0.8, 0.6, 0.45, 0.3)}):
+        if candidate and (found := rounded_factors(parts, candidate, floor)) is not None:
+            yield _Prediction(*found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    factors: Factors
+    exponent: int
+
+    @property
+    def rank(self) -> int:
+        return len(self.factors.shifts)
+
+    @property
+    def bits(self) -> float:
+        """About what the factors take."""
+        components = zip(self.factors.rows, self.factors.columns, strict=True)
+        return sum(_distinct_bits(rows) + _distinct_bits(columns) + _COMPONENT_BITS for rows, columns in components)
+
+
+def _distinct_bits(values: npt.NDArray[np.float64]) -> float:
+    return entropy(np.unique(values, return_counts=True)[1])
 
 
 class _Work:
     """A tensor, its base, and what is asked of both."""
 
-    def __init__(self, kind: Kind, numbers: _Float | None, target: memoryview, base: memoryview | None) -> None:
+    def __init__(self, kind: Kind, numbers: Float | None, target: memoryview, base: memoryview | None) -> None:
         self._float = numbers
         self._target = target
         self._base = base
@@ -257,14 +215,14 @@ class _Work:
                 update[part] = self._differences(part)
         return np.nan_to_num(update, copy=False).reshape(split)
 
-    def magnitudes(self, split: tuple[int, int], factors: Factors | None) -> Singles:
+    def magnitudes(self, split: tuple[int, int], factors: _Prediction | None) -> Singles:
         """Return how large the differences are that the factors leave."""
         update = self.update(split)
         if factors is not None:
             rows = max(1, _CHUNK // split[1])
             unit = 2.0**factors.exponent
             for start in range(0, split[0], rows):
-                sums = factors.rows[start : start + rows] @ factors.columns.T
+                sums = factors.factors.rows[:, start : start + rows].T @ factors.factors.columns
                 update[start : start + rows] -= (sums * unit).astype(np.float32)
         return np.abs(update, out=update)
 
@@ -285,7 +243,7 @@ class _Work:
         return squares * 2.0 ** (-2 * self._float.shift if self._float.width < 8 else -104) / 24
 
     def plan(
-        self, scales: Scales | None, rows: int, columns: int, *, level: int, factors: Factors | None
+        self, scales: Scales | None, rows: int, columns: int, *, level: int, factors: _Prediction | None
     ) -> TensorPlan:
         """Return a way to code the tensor, with its price."""
         data = self._matrix(scales, rows, columns, level, factors)
@@ -298,11 +256,11 @@ class _Work:
         if scales is not None:
             bits += _side_bits(scales)
         if factors is not None:
-            bits += sum(entropy(np.unique(part, return_counts=True)[1]) for part in (factors.rows, factors.columns))
+            bits += factors.bits
         return TensorPlan(self._kind, data, counts, bits)
 
     def _matrix(
-        self, scales: Scales | None, rows: int, columns: int, level: int, factors: Factors | None
+        self, scales: Scales | None, rows: int, columns: int, level: int, factors: _Prediction | None
     ) -> MatrixData:
         whole = min(max(self._level_of_one() + level, 0), MAX_LEVEL)
         matrix = Matrix(
@@ -310,15 +268,13 @@ class _Work:
             columns,
             level=whole,
             scales=None if scales is None else 0,
-            rank=0 if factors is None else factors.rows.shape[1],
+            rank=0 if factors is None else factors.rank,
             exponent=0 if factors is None else factors.exponent,
         )
         empty = np.zeros(0, np.uint8)
         of_rows = empty if scales is None else np.minimum(scales.rows, 255).astype(np.uint8)
         of_columns = empty if scales is None else np.minimum(scales.columns, 255).astype(np.uint8)
-        if factors is None:
-            return MatrixData(matrix, of_rows, of_columns)
-        return MatrixData(matrix, of_rows, of_columns, factors.rows, factors.columns)
+        return MatrixData(matrix, of_rows, of_columns, None if factors is None else factors.factors)
 
     def _level_of_one(self) -> int:
         """Return the level of an element in whose place the differences are 1 on average, and the context 0."""

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import TypeVar
 
 from artifacts.inspect.errors import MalformedModel
+from artifacts.inspect.protobuf import Budget
 from artifacts.inspect.tflite import FILE_IDENTIFIER as TFLITE_IDENTIFIER
 from artifacts.patch.containers import SEPARATOR, Buffer, Member, Unpacked, unpack
 from artifacts.patch.view import ViewFile
@@ -26,6 +27,12 @@ _START_BYTES = 128
 _PROTOBUF_VERSION = b"\x08"
 # Bytes between tensors that are searched: fewer hold no array that is worth it.
 _MIN_SEARCHED_BYTES = 2 * search.BLOCK_BYTES
+
+# Fields of messages and what costs as much, in all files together. The largest graphs have some 100,000 nodes; this
+# takes a few seconds.
+MAX_FIELDS = 2_000_000
+# Tensors of one file: networks have a few thousand. Of more, the longest are kept.
+MAX_TENSORS = 50_000
 
 _Weight = Tensor | Elsewhere
 
@@ -50,23 +57,29 @@ def find_tensors(data: Buffer | Unpacked, name_hint: str = "") -> list[Tensor]:
 
 
 def _find(unpacked: Unpacked) -> list[Tensor]:
-    files = _Files(unpacked)
+    # One for all files: else many small files could take what time they like.
+    budget = Budget(MAX_FIELDS)
+    files = _Files(unpacked, budget)
     for member in unpacked.members:
-        for weight in _kept(_weights(unpacked.view(member.start, member.length), member)):
+        for weight in _kept(_weights(unpacked.view(member.start, member.length), member, budget)):
             files.claim(member, weight)
     found: list[Tensor] = []
     for member in unpacked.members:
         parsed = _disjoint(files.claims(member), member.length)
         view = unpacked.view(member.start, member.length)
         found.extend(tensor.moved(member.start, member.name) for tensor in _with_searched(view, parsed))
+    if len(found) > MAX_TENSORS:
+        longest = sorted(found, key=lambda tensor: -tensor.length)[:MAX_TENSORS]
+        found = sorted(longest, key=lambda tensor: tensor.start)
     return found
 
 
 class _Files:
     """The files of a model, each of which may name tensors in itself and in others."""
 
-    def __init__(self, unpacked: Unpacked) -> None:
+    def __init__(self, unpacked: Unpacked, budget: Budget) -> None:
         self._unpacked = unpacked
+        self._budget = budget
         self._members = {member.name: member for member in reversed(unpacked.members)}
         self._claims: dict[int, list[Tensor]] = {member.start: [] for member in unpacked.members}
         self._blobs: dict[int, dict[int, Tensor]] = {}
@@ -98,7 +111,9 @@ class _Files:
             view = self._unpacked.view(member.start, member.length)
             blobs: dict[int, Tensor] = {}
             if mil.is_blob_file(bytes(view[:_START_BYTES])):
-                blobs.update((blob.entry, blob.tensor) for blob in _kept(mil.find_blobs(ViewFile(view), len(view))))
+                blobs.update(
+                    (blob.entry, blob.tensor) for blob in _kept(mil.find_blobs(ViewFile(view), len(view), self._budget))
+                )
             self._blobs[member.start] = blobs
         return self._blobs[member.start]
 
@@ -109,25 +124,25 @@ def _beside(name: str, location: str) -> str:
     return container + separator + posixpath.normpath(posixpath.join(posixpath.dirname(path), location))
 
 
-def _weights(view: memoryview, member: Member) -> Iterator[_Weight]:
+def _weights(view: memoryview, member: Member, budget: Budget) -> Iterator[_Weight]:
     """Return what a file says of tensors, in itself or in other files."""
     file, length = ViewFile(view), len(view)
     start, name = bytes(view[:_START_BYTES]), posixpath.basename(member.name.rpartition(SEPARATOR)[2])
     if start[4:8] == TFLITE_IDENTIFIER:
-        return tflite.find_weights(file)
+        return tflite.find_weights(file, budget)
     if start.startswith(npy.MAGIC):
         return npy.find_weights(file, length, name)
     if name in torch.STORAGES:
-        return torch.find_weights(view, torch.STORAGES[name])
+        return torch.find_weights(view, torch.STORAGES[name], budget)
     if name.endswith(".mil"):
-        return mil.find_text_weights(view)
+        return mil.find_text_weights(view, budget)
     if safetensors.is_safetensors(start, length):
         return safetensors.find_weights(file)
     if tensorflow.is_index(bytes(view[-_START_BYTES:])):
-        return tensorflow.find_weights(view, name)
+        return tensorflow.find_weights(view, name, budget)
     if start[:1] == _PROTOBUF_VERSION:
         # The two cannot be confused: neither has a field of the other's weights.
-        return chain(_kept(onnx.find_weights(file, length)), coreml.find_weights(file, length))
+        return chain(_kept(onnx.find_weights(file, length, budget)), coreml.find_weights(file, length, budget))
     return iter(())
 
 

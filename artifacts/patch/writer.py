@@ -189,7 +189,7 @@ class PatchWriter:
             parts: what `elements.encode_matrix` returned.
         """
         self._put(0, varint(Op.MATRIX) + write_matrix(matrix))
-        self._name(matrix.scales)
+        self._name(matrix.scales, matrix.components if matrix.rank else None)
         self._put_all(parts)
         if matrix.rank:
             self._features |= FEATURE_FACTORS

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from artifacts.patch.elements import (
     encode_block,
     encode_matrix,
 )
-from artifacts.patch.matrix import MAX_FACTOR, Matrix, MatrixData, levels, predicted
+from artifacts.patch.matrix import MAX_FACTOR, MAX_RANK, MAX_SHIFT, Factors, Matrix, MatrixData, levels, predicted
 
 # Special floats of each width: zero, its negative, the least denormals, infinities, NaNs with payloads, all bits.
 SPECIAL_SHARES = [0.0, -0.0, 5e-324, 6e-8, 1.4e-45, float("inf"), float("-inf"), float("nan"), 1.0, -1.0]
@@ -129,23 +130,49 @@ def _predictable(table: Table) -> bool:
 def matrices(draw: st.DrawFn, rank: int) -> MatrixData:
     rows, columns = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     scales = draw(st.sampled_from([None, 300]))
-    levels = [draw(st.binary(min_size=size, max_size=size)) if scales else b"" for size in (rows, columns)]
-    matrix = Matrix(rows, columns, draw(st.integers(0, 511)), scales, rank, 5, draw(st.integers(-40, 8)))
-    factor = st.integers(1 - MAX_FACTOR, MAX_FACTOR - 1)
-    factors = draw(st.lists(factor, min_size=rank * (rows + columns), max_size=rank * (rows + columns)))
-    of_rows, of_columns = np.split(np.array(factors, np.float64).reshape(rows + columns, rank), [rows])
-    row_levels, column_levels = (np.frombuffer(octets, np.uint8) for octets in levels)
-    return MatrixData(matrix, row_levels, column_levels, of_rows, of_columns)
+    matrix = Matrix(rows, columns, draw(st.integers(0, 511)), scales, rank, 301, 5, draw(st.integers(-40, 8)))
+    sizes = (rows, columns) if scales else (0, 0)
+    of_rows, of_columns = (_octets(draw(st.binary(min_size=size, max_size=size))) for size in sizes)
+    return MatrixData(matrix, of_rows, of_columns, draw(factors(matrix)) if rank else None)
+
+
+def _octets(content: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(content, np.uint8)
+
+
+@st.composite
+def factors(draw: st.DrawFn, matrix: Matrix) -> Factors:
+    rank = matrix.rank
+    shifts = draw(st.lists(st.integers(0, MAX_SHIFT), min_size=rank, max_size=rank))
+    levels = [_octets(draw(st.binary(min_size=rank, max_size=rank))) for _ in range(2)]
+    sides = []
+    for count, of_each in ((matrix.rows, shifts), (matrix.columns, [0] * rank)):
+        most = [(MAX_FACTOR - 1) >> shift for shift in of_each]
+        rows = [draw(st.lists(st.integers(-one, one), min_size=count, max_size=count)) for one in most]
+        sides.append(np.array(rows, np.float64) * 2.0 ** np.array(of_each)[:, None])
+    return Factors(np.array(shifts, np.uint8), levels[0], levels[1], sides[0], sides[1])
+
+
+def _factors(rows: npt.ArrayLike, columns: npt.ArrayLike) -> Factors:
+    """Return factors by component that are not shifted."""
+    sides = np.array(rows, np.float64), np.array(columns, np.float64)
+    empty = np.zeros(len(sides[0]), np.uint8)
+    return Factors(empty, empty, empty, *sides)
 
 
 @given(matrices(2))
 def test_a_matrix_comes_back(data: MatrixData) -> None:
-    table = _table(4, number="plain", difference="none", low_bits=9)
+    codings = (_coding(0, 9, False), _coding(1, 3, False))
+    table = Table(4, "plain", "none", 0, ESCAPES, bytes(level & 1 for level in range(256)), codings, slope=0)
     parts = encode_matrix(data, table, 16)
     back = decode_matrix(data.matrix, table, _queue(parts), 16)
     assert back.matrix == data.matrix
-    for name in ("row_levels", "column_levels", "row_factors", "column_factors"):
-        assert np.array_equal(getattr(back, name), getattr(data, name))
+    assert np.array_equal(back.row_levels, data.row_levels)
+    assert np.array_equal(back.column_levels, data.column_levels)
+    assert back.factors is not None
+    assert data.factors is not None
+    for name in ("shifts", "row_levels", "column_levels", "rows", "columns"):
+        assert np.array_equal(getattr(back.factors, name), getattr(data.factors, name))
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
@@ -247,27 +274,25 @@ def test_the_level_of_a_matrix_counts_without_scales_too() -> None:
 def _low_rank(dtype: str) -> tuple[MatrixData, bytes]:
     """Return an update of rank 2, and the zeros that it predicts the sums of products from."""
     generator = np.random.default_rng(5)
-    of_rows, of_columns = (generator.integers(-900, 900, (size, 2)).astype(np.float64) for size in (30, 40))
-    empty = np.zeros(30, np.uint8), np.zeros(40, np.uint8)
-    return MatrixData(Matrix(30, 40, rank=2, exponent=-20), *empty, of_rows, of_columns), bytes(1200 * int(dtype[-1]))
+    sides = [generator.integers(-900, 900, (2, size)) for size in (30, 40)]
+    matrix = Matrix(30, 40, rank=2, exponent=-20)
+    return MatrixData(matrix, _octets(b""), _octets(b""), _factors(*sides)), bytes(1200 * int(dtype[-1]))
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
 def test_an_update_of_low_rank_is_predicted_exactly(dtype: str) -> None:
     data, zeros = _low_rank(dtype)
-    assert data.row_factors is not None
-    assert data.column_factors is not None
-    target = (data.row_factors @ data.column_factors.T * 2.0**-20).astype(dtype)
+    assert data.factors is not None
+    target = (data.factors.rows.T @ data.factors.columns * 2.0**-20).astype(dtype)
     parts = encode_block(_table(int(dtype[-1]), sparse=True), target.tobytes(), zeros, data)
     assert parts == [(220, bytes(150))]
 
 
 def test_a_prediction_in_bfloat16_is_the_nearest_one_with_ties_to_even() -> None:
-    one = np.ones((1, 1))
-    empty = np.zeros(1, np.uint8)
     # In units of 2^-8: half of the last place of 1, whose neighbours are 1 + 2^-7 and 1 - 2^-8.
     for factor, bits in [(1, 0x3F80), (3, 0x3F82), (-1, 0x3F7F), (2, 0x3F81)]:
-        data = MatrixData(Matrix(1, 1, rank=1, exponent=-8), empty, empty, one * factor, one)
+        factors = _factors([[factor]], [[1]])
+        data = MatrixData(Matrix(1, 1, rank=1, exponent=-8), _octets(b""), _octets(b""), factors)
         assert predicted(data, np.array([0x3F80], "<u2"), 0, brain=True).tolist() == [bits]
 
 
@@ -280,8 +305,7 @@ def test_what_is_not_finite_is_not_predicted(dtype: str, brain: bool) -> None:
 
 
 def test_a_prediction_may_overflow() -> None:
-    one = np.ones((1, 1))
-    data = MatrixData(Matrix(1, 1, rank=1, exponent=20), np.zeros(1, np.uint8), np.zeros(1, np.uint8), one, one)
+    data = MatrixData(Matrix(1, 1, rank=1, exponent=20), _octets(b""), _octets(b""), _factors([[1]], [[1]]))
     assert predicted(data, np.array([60000], "<f2").view("<u2"), 0).view("<f2").tolist() == [float("inf")]
 
 
@@ -410,7 +434,7 @@ def test_elements_outside_of_their_matrix_are_refused() -> None:
         ({"rows": 0}, "rows"),
         ({"columns": (1 << 16) + 1, "scales": 1}, "columns"),
         ({"columns": (1 << 16) + 1, "rank": 1}, "columns"),
-        ({"rank": 65}, "factors"),
+        ({"rank": MAX_RANK + 1}, "factors"),
         ({"rank": -1}, "factors"),
         ({"rank": 33, "rows": 8000}, "factors"),
         ({"level": 512}, "level"),
@@ -425,9 +449,17 @@ def test_matrices_out_of_bounds_are_refused(numbers: dict[str, int], reason: str
 
 def test_factors_that_are_too_large_are_refused() -> None:
     table = _table(4, number="plain", difference="none")
-    folded = np.array([2 * MAX_FACTOR, 0], "<u4").tobytes()
-    with pytest.raises(ValueError, match="too large"):
-        decode_matrix(Matrix(1, 1, rank=1), table, _queue(encode_block(table, folded)))
+    for shift, folded in [(0, 2 * MAX_FACTOR), (3, 2 * MAX_FACTOR >> 3)]:
+        one = encode_block(table, np.array([folded], "<u4").tobytes())
+        parts = [(0, bytes([shift, 0, 0])), *one, *encode_block(table, bytes(4))]
+        with pytest.raises(ValueError, match="too large"):
+            decode_matrix(Matrix(1, 1, rank=1), table, _queue(parts))
+
+
+def test_factors_that_are_shifted_too_far_are_refused() -> None:
+    table = _table(4, number="plain", difference="none")
+    with pytest.raises(ValueError, match="too far"):
+        decode_matrix(Matrix(1, 1, rank=1), table, _queue([(0, bytes([MAX_SHIFT + 1, 0, 0]))]))
 
 
 @pytest.mark.parametrize("table", [None, _table(8, number="plain", difference="none"), _table(4, difference="none")])
@@ -438,8 +470,7 @@ def test_tables_that_do_not_suit_factors_are_refused(table: Table | None) -> Non
 
 @pytest.mark.parametrize("table", [_table(1), _table(4, number="plain")])
 def test_only_floats_are_predicted(table: Table) -> None:
-    one = np.ones((1, 1))
-    data = MatrixData(Matrix(1, 1, rank=1), np.zeros(1, np.uint8), np.zeros(1, np.uint8), one, one)
+    data = MatrixData(Matrix(1, 1, rank=1), _octets(b""), _octets(b""), _factors([[1]], [[1]]))
     with pytest.raises(ValueError, match="only floats"):
         encode_block(table, bytes(table.width), bytes(table.width), data)
 
@@ -453,9 +484,9 @@ def test_a_block_takes_a_few_megabytes(width: int, rank: int) -> None:
     base = np.random.default_rng(0).bytes(MAX_BLOCK_BYTES)
     data = None
     if rank and width > 1:
-        factors = np.ones((count // 256, rank)), np.ones((256, rank))
+        factors = _factors(np.ones((rank, count // 256)), np.ones((rank, 256)))
         levels = np.zeros(count // 256, np.uint8), np.zeros(256, np.uint8)
-        data = MatrixData(Matrix(count // 256, 256, scales=300, rank=rank), *levels, *factors)
+        data = MatrixData(Matrix(count // 256, 256, scales=300, rank=rank), *levels, factors)
     parts = encode_block(table, base, base, data)
     tracemalloc.start()
     decode_block(table, count, base, _queue(parts), data)

@@ -80,7 +80,7 @@ _ROWS = {100: 1, 140: 2, 150: 2, 400: 2, 410: 2, 420: 2, 430: 2, 1040: 2, 1471: 
 _INNER_NETWORKS = {605: (1, 2), 615: (3, 4)}
 
 
-def find_weights(file: Source, length: int) -> Iterator[Weight]:
+def find_weights(file: Source, length: int, budget: Budget) -> Iterator[Weight]:
     """Yield the weights of the Core ML specification that ``file`` holds in its ``length`` bytes.
 
     Those of an ML Program are `Elsewhere`, where the offset is that of the blob's entry (`find_blobs`).
@@ -88,7 +88,7 @@ def find_weights(file: Source, length: int) -> Iterator[Weight]:
     Raises:
         MalformedModel: it is no Core ML specification, or damaged; what was yielded before is sound.
     """
-    yield from _model(Message(file, 0, length, Budget()), 0)
+    yield from _model(Message(file, 0, length, budget), 0)
 
 
 def _model(model: Message, depth: int) -> Iterator[Weight]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from artifacts.inspect.errors import MalformedModel
-from artifacts.inspect.protobuf import BYTES, Field, Message
+from artifacts.inspect.protobuf import BYTES, Budget, Field, Message
 from artifacts.inspect.tensor import MAX_DIMENSIONS
 from artifacts.patch.weights.tensor import Elsewhere, Tensor, make_tensor
 from artifacts.source import Source
@@ -150,9 +150,11 @@ _TEXT_BLOB = b"BLOBFILE("
 _TEXT_OFFSET = re.compile(rb"offset = (?:uint64|tensor<uint64, \[\]>)\((\d{1,18})\)")
 # What is looked at before and behind the word: names, a shape, a path.
 _TEXT_BEFORE, _TEXT_BEHIND = 4096, 1024
+# What that costs, in fields of a message.
+_TEXT_FIELDS = 4
 
 
-def find_text_weights(text: memoryview) -> Iterator[Elsewhere]:
+def find_text_weights(text: memoryview, budget: Budget) -> Iterator[Elsewhere]:
     """Yield the weights of an ML Program in its compiled form, a text.
 
     Raises:
@@ -163,6 +165,7 @@ def find_text_weights(text: memoryview) -> Iterator[Elsewhere]:
     program = bytes(text)
     at = program.find(_TEXT_BLOB)
     while at >= 0:
+        budget.spend(_TEXT_FIELDS)
         weight = _text_weight(program[max(0, at - _TEXT_BEFORE) : at], program[at : at + _TEXT_BEHIND])
         if weight is not None:
             yield weight
@@ -213,7 +216,6 @@ _BLOB_ALIGNMENT = 64
 _BLOB_SENTINEL = 0xDEADBEEF
 # BlobDataType; those of less than a byte, and of eight bits that are no integer, are bytes.
 _BLOB_TYPES = {1: "f16", 2: "f32", 3: "u8", 4: "i8", 5: "bf16", 6: "i16", 7: "u16", 14: "i32", 15: "u32"}
-MAX_BLOBS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,7 @@ def is_blob_file(start: bytes) -> bool:
     )
 
 
-def find_blobs(file: Source, length: int) -> Iterator[Blob]:
+def find_blobs(file: Source, length: int, budget: Budget) -> Iterator[Blob]:
     """Yield the blobs of a file of ``length`` bytes.
 
     An entry of 64 bytes stands before each blob, at the next multiple of 64 behind the one before.
@@ -244,7 +246,8 @@ def find_blobs(file: Source, length: int) -> Iterator[Blob]:
     file.seek(0)
     count, _ = _BLOBS_HEADER.unpack(file.read(_BLOBS_HEADER.size))
     entry = _BLOB_ALIGNMENT
-    for _ in range(min(count, MAX_BLOBS)):
+    for _ in range(count):
+        budget.spend()
         file.seek(entry)
         fields = file.read(_BLOB.size)
         if len(fields) < _BLOB.size:

@@ -35,13 +35,13 @@ MAX_DEPTH = 32
 MAX_EXTERNAL_ENTRIES = 16
 
 
-def find_weights(file: Source, length: int) -> Iterator[Tensor | Elsewhere]:
+def find_weights(file: Source, length: int, budget: Budget) -> Iterator[Tensor | Elsewhere]:
     """Yield the weights of the ONNX model that ``file`` holds in its ``length`` bytes, in the order of the file.
 
     Raises:
         MalformedModel: it is no ONNX model, or damaged; what was yielded before is sound.
     """
-    model = Message(file, 0, length, Budget())
+    model = Message(file, 0, length, budget)
     looks_right = False
     for part in model.fields():
         if part.number == _MODEL_IR_VERSION and part.kind == VARINT:

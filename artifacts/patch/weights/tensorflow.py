@@ -45,7 +45,6 @@ _TYPES = {
 
 # An index has some fifty bytes for a variable.
 MAX_INDEX_BYTES = 16 * 1024 * 1024
-MAX_VARIABLES = 100_000
 MAX_SHARDS = 100_000
 MAX_KEY_BYTES = 4096
 
@@ -55,35 +54,34 @@ def is_index(end: bytes) -> bool:
     return end[-8:] == _MAGIC
 
 
-def find_weights(table: memoryview, name: str) -> Iterator[Elsewhere]:
+def find_weights(table: memoryview, name: str, budget: Budget) -> Iterator[Elsewhere]:
     """Yield the variables that an index names.
 
     Args:
         table: the index, all of it.
         name: its file name without its folder: ``variables.index`` goes with ``variables.data-00000-of-00001``.
+        budget: of entries and fields that may be looked at.
 
     Raises:
         MalformedModel: it is no such index, or damaged; what was yielded before is sound.
     """
     if len(table) > MAX_INDEX_BYTES or len(table) < _FOOTER_BYTES:
         raise MalformedModel("no index: it is longer or shorter than any")
-    left, shards = MAX_VARIABLES, 1
+    shards = 1
     for key, value in _entries(table):
-        left -= 1
-        if left < 0:
-            raise MalformedModel("more variables than any model has")
+        budget.spend()
         if not key:
-            shards = Message(ViewFile(value), 0, len(value), Budget()).integer(_HEADER_SHARDS, 1)
+            shards = Message(ViewFile(value), 0, len(value), budget).integer(_HEADER_SHARDS, 1)
             continue
         if not 0 < shards <= MAX_SHARDS:
             raise MalformedModel("more files than any model has")
-        variable = _variable(key, value, name.removesuffix(".index"), shards)
+        variable = _variable(key, value, name.removesuffix(".index"), shards, budget)
         if variable is not None:
             yield variable
 
 
-def _variable(key: bytes, value: memoryview, stem: str, shards: int) -> Elsewhere | None:
-    entry = Message(ViewFile(value), 0, len(value), Budget())
+def _variable(key: bytes, value: memoryview, stem: str, shards: int, budget: Budget) -> Elsewhere | None:
+    entry = Message(ViewFile(value), 0, len(value), budget)
     dtype = _TYPES.get(entry.integer(_ENTRY_TYPE))
     offset, length = entry.integer(_ENTRY_OFFSET), entry.integer(_ENTRY_SIZE)
     if dtype is None or offset < 0 or length <= 0:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from artifacts.inspect.errors import MalformedModel
 from artifacts.inspect.flatbuffer import Buffer, Table
+from artifacts.inspect.protobuf import Budget
 from artifacts.inspect.tensor import MAX_DIMENSIONS
 from artifacts.inspect.tflite import (
     ELEMENTS,
@@ -27,12 +28,11 @@ from artifacts.source import Source
 
 _BUFFER_DATA, _BUFFER_OFFSET, _BUFFER_SIZE = 0, 1, 2
 
-# Tensors and subgraphs that are looked at: the largest graphs have some ten thousand.
-MAX_TENSORS = 200_000
-MAX_SUBGRAPHS = 4096
+# What a look at a tensor costs, in fields of a message.
+_TENSOR_FIELDS = 16
 
 
-def find_weights(file: Source) -> Iterator[Tensor]:
+def find_weights(file: Source, budget: Budget) -> Iterator[Tensor]:
     """Yield the weights of a TensorFlow Lite model, in the order of its subgraphs' tensors.
 
     Raises:
@@ -44,7 +44,7 @@ def find_weights(file: Source) -> Iterator[Tensor]:
     model = buffer.table(0)
     buffers = model.vector(MODEL_BUFFERS)
     seen: set[int] = set()
-    for table in _tensor_tables(model):
+    for table in _tensor_tables(model, budget):
         index = table.number(TENSOR_BUFFER, "I")
         if index in seen or index >= buffers.count:
             continue
@@ -58,14 +58,14 @@ def find_weights(file: Source) -> Iterator[Tensor]:
             yield tensor
 
 
-def _tensor_tables(model: Table) -> Iterator[Table]:
+def _tensor_tables(model: Table, budget: Budget) -> Iterator[Table]:
     subgraphs = model.vector(MODEL_SUBGRAPHS)
-    left = MAX_TENSORS
-    for number in range(min(subgraphs.count, MAX_SUBGRAPHS)):
+    for number in range(subgraphs.count):
         tensors = subgraphs.table(number).vector(SUBGRAPH_TENSORS)
-        for index in range(min(tensors.count, left)):
+        budget.spend()
+        for index in range(tensors.count):
+            budget.spend(_TENSOR_FIELDS)
             yield tensors.table(index)
-        left -= min(tensors.count, left)
 
 
 def _content(table: Table, file_length: int) -> tuple[int, int]:

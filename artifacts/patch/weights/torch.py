@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from artifacts.inspect.errors import MalformedModel
+from artifacts.inspect.protobuf import Budget
 from artifacts.inspect.tensor import MAX_DIMENSIONS
 from artifacts.patch.weights.tensor import MAX_NAME_LENGTH, WIDTHS, Elsewhere
 
@@ -25,7 +26,6 @@ STORAGES = {"data.pkl": "data", "constants.pkl": "constants", "bytecode.pkl": "c
 
 # Names of layers and their settings: the pickle of a model of a billion weights has a megabyte.
 MAX_PICKLE_BYTES = 16 * 1024 * 1024
-MAX_INSTRUCTIONS = 1_000_000
 # Objects within objects; Python's own limit to what a pickle can nest is about the same.
 MAX_DEPTH = 1000
 
@@ -71,12 +71,13 @@ class _Storage:
 _Value = Any
 
 
-def find_weights(data: memoryview, folder: str) -> Iterator[Elsewhere]:
+def find_weights(data: memoryview, folder: str, budget: Budget) -> Iterator[Elsewhere]:
     """Yield the tensors that a pickle builds, each with the file of its storage.
 
     Args:
         data: the pickle.
         folder: where its storages are, as `STORAGES` tells.
+        budget: of instructions that may be looked at.
 
     Raises:
         MalformedModel: it is no pickle, or damaged; what was yielded before is sound.
@@ -85,9 +86,8 @@ def find_weights(data: memoryview, folder: str) -> Iterator[Elsewhere]:
         raise MalformedModel("a pickle is longer than any model's")
     machine = _Machine()
     try:
-        for count, (instruction, argument, _) in enumerate(pickletools.genops(bytes(data))):
-            if count >= MAX_INSTRUCTIONS:
-                raise MalformedModel("a pickle has more instructions than any model's")
+        for instruction, argument, _ in pickletools.genops(bytes(data)):
+            budget.spend()
             tensor = machine.step(instruction.name, argument, folder)
             if tensor is not None:
                 yield tensor

@@ -112,6 +112,9 @@ def test_a_tflite_buffer_has_the_name_and_the_type_of_the_tensor_that_uses_it() 
     array = np.arange(24, dtype=np.int8).reshape(4, 6)
     data = tflite_model((4, 6), element=tflite.TensorType.INT8, weights=array.tobytes())
     assert found(data) == expected({"x": array})
+    behind = tflite_model((4, 6), element=tflite.TensorType.INT8, weights=array.tobytes(), outside=4096)
+    assert found(behind) == expected({"x": array})
+    assert find_tensors(behind[:-1]) == []
 
 
 def test_safetensors_and_torch_files_and_npz_tell_all_their_arrays() -> None:
