@@ -258,6 +258,25 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
         ("a matrix with another number of elements", (4, 4, 0, 0, 0)),
     ):
         yield why, hand.patch(*TABLE, Op.MATRIX, *definition, *tensor)
+    planes = (Op.TABLE | 1 << 3, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)
+    yield (
+        "factors before elements without a base",
+        hand.patch(*planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), Op.PLANES | 1 << 3, 20, *bytes(20)),
+    )
+    yield (
+        "factors before plain numbers",
+        hand.patch(*TABLE, *planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), *tensor),
+    )
+    yield (
+        "a factor of 2^23",
+        hand.patch(
+            *planes[:1], 2, *planes[2:], Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, 0, 0, 0, *bytes([255] * 9), *range(20)
+        ),
+    )
+    yield (
+        "a factor that is shifted by 23",
+        hand.patch(*planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, 23, 0, 0, *bytes(9), *tensor),
+    )
     yield "factors that the features do not name", Hand().patch(*TABLE, Op.MATRIX, 4, 5, 0, 0, 1, 0, 0, 0, *tensor)
     yield "a matrix before a copy", hand.patch(Op.MATRIX, 4, 5, 0, 0, 0, *ALL)
     yield "two matrices", hand.patch(*TABLE, *(Op.MATRIX, 4, 5, 0, 0, 0) * 2, *tensor)

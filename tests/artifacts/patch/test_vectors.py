@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,10 @@ def test_the_script_writes_the_same_vectors(name: str, made: dict[str, Any]) -> 
 @pytest.fixture(scope="module")
 def made() -> dict[str, Any]:
     return make_patches.vectors()
+
+
+def test_the_worked_example_of_the_description_is_the_vector() -> None:
+    section = DESCRIPTION.read_text().split("## 12.")[1].split("```")[1]
+    octets = [re.match(r"(?:[0-9a-f]{2} )*[0-9a-f]{2}(?= {3}|$)", line) for line in section.splitlines()]
+    written = "".join(found[0] for found in octets if found).replace(" ", "")
+    assert written == vector("example.json")["patch"]
