@@ -15,6 +15,7 @@ import pytest
 from artifacts.errors import ArtifactError
 from artifacts.patch.apply import apply_patch
 from artifacts.patch.format import read_header
+from tests.artifacts.patch import plain_decoder
 from tests.vectors import make_patches
 
 FOLDER = make_patches.FOLDER
@@ -42,6 +43,12 @@ def test_a_patch_makes_its_target(tmp_path: Path, name: str) -> None:
     sha256 = hashlib.sha256(target).hexdigest()
     apply_patch(base, patch, tmp_path / "out", length=len(target), sha256=sha256)
     assert (tmp_path / "out").read_bytes() == target
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_decoder_written_from_the_description_makes_the_same(name: str) -> None:
+    content = vector(name)
+    assert plain_decoder.decode(*(bytes.fromhex(content[key]) for key in ("base", "patch"))).hex() == content["target"]
 
 
 @pytest.mark.parametrize("case", vector("refused.json")["refused"], ids=lambda case: case["why"])
