@@ -8,10 +8,13 @@ from typing import Final, Literal
 from artifacts.patch.elements import BaseKind, ClassCoding, Number, Table
 from artifacts.patch.scales import STEPS
 
-__all__ = ["FLOATS", "Float", "Kind", "kind_of"]
+__all__ = ["FACTORS", "FLOATS", "Float", "Kind", "kind_of"]
 
 # An exponent that is greater by one makes a difference half as many units of the last place: `STEPS` levels less.
 _SLOPE: Final = -STEPS
+
+
+_BASES: Final[dict[str, BaseKind]] = {"f16": "half", "bf16": "brain", "f32": "single", "f64": "double"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,21 @@ FLOATS = {
 }
 
 
-def kind_of(dtype: str, *, has_base: bool) -> Kind:
-    """Return how elements are coded whose type has this short name (`tensors.WIDTHS`)."""
+def kind_of(dtype: str, base: str | None) -> Kind:
+    """Return how elements are coded.
+
+    Args:
+        dtype: the short name of their type (`tensors.WIDTHS`).
+        base: that of the base's elements: the same, or floats where the elements are floats; None without a base.
+    """
     kind = FLOATS.get(dtype)
     if kind is None:
-        width = int(dtype[1:]) // 8
-        return Kind(width, "plain", "sub" if has_base else "none")
-    if has_base:
-        return Kind(kind.width, kind.number, "sub", kind.shift, _SLOPE, kind.offset)
-    return Kind(kind.width, kind.number, "none", kind.shift)
+        return Kind(int(dtype[1:]) // 8, "plain", "none" if base is None else "sub")
+    if base is None:
+        return Kind(kind.width, kind.number, "none", kind.shift)
+    converted: BaseKind = "same" if base == dtype else _BASES[base]
+    return Kind(kind.width, kind.number, "sub", kind.shift, _SLOPE, kind.offset, base=converted)
+
+
+# Of the factors of matrices.
+FACTORS: Final = Kind(4, "plain", "none")

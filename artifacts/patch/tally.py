@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEVELS", "Buckets", "Counts", "buckets", "entropy", "estimated_bits", "tally"]
+from artifacts.patch.elements import fold
+from artifacts.patch.matrix import Factors
+
+__all__ = ["LEVELS", "Buckets", "Counts", "buckets", "entropy", "estimated_bits", "tally", "tally_factors"]
 
 LEVELS = 256
 
@@ -79,6 +82,19 @@ def tally(numbers: npt.NDArray[Any], levels: npt.NDArray[np.uint8]) -> Counts:
     np.minimum(places, count - 1, out=places)
     places += levels.astype(np.int64) * count
     return np.bincount(places, minlength=LEVELS * count).reshape(LEVELS, count)
+
+
+def tally_factors(factors: Factors) -> Counts:
+    """Count the factors of a matrix, by level and bucket, as they are written: in 4 bytes."""
+    rows = factors.rows / 2.0 ** factors.shifts[:, None]
+    sides = ((rows, factors.row_levels), (factors.columns, factors.column_levels))
+    counts = [_tally_side(side, levels) for side, levels in sides]
+    both: Counts = np.sum(counts, axis=0)
+    return both
+
+
+def _tally_side(side: npt.NDArray[np.float64], levels: npt.NDArray[np.uint8]) -> Counts:
+    return tally(fold(side.ravel().astype(np.int64), 8).astype(np.uint32), np.repeat(levels, side.shape[1]))
 
 
 def entropy(counts: npt.NDArray[Any]) -> float:

@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from artifacts.patch.elements import ClassCoding, numbers_and_levels
 from artifacts.patch.factors import decompose, rounded_factors, worthwhile_rank
-from artifacts.patch.kinds import FLOATS, Float, Kind, kind_of
+from artifacts.patch.kinds import FACTORS, FLOATS, Kind, kind_of
 from artifacts.patch.matrix import MAX_LEVEL, MAX_SIDE, Factors, Matrix, MatrixData
 from artifacts.patch.scales import STEPS, Scales, fit_scales, half_octaves
-from artifacts.patch.tally import LEVELS, Counts, buckets, entropy, estimated_bits, tally
+from artifacts.patch.tally import LEVELS, Counts, buckets, entropy, estimated_bits, tally, tally_factors
+from artifacts.patch.weights.tensor import WIDTHS
 
-__all__ = ["TensorPlan", "plan_planes", "plan_update"]
+__all__ = ["Elements", "TensorPlan", "plan_planes", "plan_update"]
 
 # Elements that are worked on at once: their arrays take some tens of megabytes.
 _CHUNK = 1 << 20
@@ -64,30 +65,54 @@ class TensorPlan:
     bits: float
 
 
-def plan_update(target: memoryview, base: memoryview, dtype: str, shape: tuple[int, ...]) -> TensorPlan:
-    """Return the best way that was found to code a tensor as differences to a base of the same type and size."""
-    work = _Work(kind_of(dtype, has_base=True), FLOATS.get(dtype), target, base)
-    return _best(work, shape)
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """The bytes of a tensor's elements, and the short name of their type."""
+
+    content: memoryview
+    dtype: str
+
+    @property
+    def width(self) -> int:
+        """The bytes of an element."""
+        return WIDTHS[self.dtype]
+
+    def part(self, elements: slice) -> memoryview:
+        """Return the bytes of some of the elements."""
+        return self.content[elements.start * self.width : elements.stop * self.width]
 
 
-def plan_planes(target: memoryview, dtype: str, shape: tuple[int, ...], origin: int = 0) -> TensorPlan:
+def plan_update(target: Elements, base: Elements, shape: tuple[int, ...], *, thorough: bool = True) -> TensorPlan:
+    """Return the best way that was found to code a tensor as differences to a base.
+
+    Args:
+        target: the tensor.
+        base: as many elements, of the same type or of another type of floats.
+        shape: of the tensor.
+        thorough: whether factors are tried, which take most of the time.
+    """
+    return _best(_Work(target, base), shape, thorough=thorough)
+
+
+def plan_planes(target: Elements, shape: tuple[int, ...], origin: int = 0) -> TensorPlan:
     """Return the best way that was found to code a tensor without a base.
 
     Args:
-        origin: of the table; 0 if it is not for floats.
+        target: the tensor.
+        shape: of it.
+        origin: of the table, if it is one for floats.
     """
-    kind = replace(kind_of(dtype, has_base=False), origin=origin if dtype in FLOATS else 0)
-    return _best(_Work(kind, FLOATS.get(dtype), target, None), shape)
+    return _best(_Work(target, None, origin), shape, thorough=False)
 
 
-def _best(work: _Work, shape: tuple[int, ...]) -> TensorPlan:
+def _best(work: _Work, shape: tuple[int, ...], *, thorough: bool) -> TensorPlan:
     split, scales = _split(work, shape)
     best = work.plan(None, *split, level=_mean_level(work), factors=None)
     if scales is None:
         return best
     scaled = work.plan(scales, *split, level=scales.level, factors=None)
     best = min(best, scaled, key=lambda plan: plan.bits)
-    for factors in _factors(work, split):
+    for factors in _factors(work, split) if thorough else ():
         residual = fit_scales(work.magnitudes(split, factors))
         if residual is not None:
             best = min(best, work.plan(residual, *split, level=residual.level, factors=factors), key=lambda p: p.bits)
@@ -152,47 +177,43 @@ class _Prediction:
     @property
     def bits(self) -> float:
         """About what the factors take."""
-        components = zip(self.factors.rows, self.factors.columns, strict=True)
-        return sum(_distinct_bits(rows) + _distinct_bits(columns) + _COMPONENT_BITS for rows, columns in components)
-
-
-def _distinct_bits(values: npt.NDArray[np.float64]) -> float:
-    return entropy(np.unique(values, return_counts=True)[1])
+        return estimated_bits(tally_factors(self.factors), FACTORS.width) + _COMPONENT_BITS * self.rank
 
 
 class _Work:
     """A tensor, its base, and what is asked of both."""
 
-    def __init__(self, kind: Kind, numbers: Float | None, target: memoryview, base: memoryview | None) -> None:
-        self._float = numbers
+    def __init__(self, target: Elements, base: Elements | None, origin: int = 0) -> None:
+        kind = kind_of(target.dtype, None if base is None else base.dtype)
+        self._float = FLOATS.get(target.dtype)
         self._target = target
         self._base = base
-        self.count = len(target) // kind.width
-        self._kind = replace(kind, zeros=self._zeros(kind)) if numbers else kind
+        self.count = len(target.content) // kind.width
+        if self._float:
+            kind = replace(kind, zeros=self._zeros(kind), origin=origin)
+        self._kind = kind
         self._table = self._kind.table(0, bytes(256), (ClassCoding(0),))
 
     def _zeros(self, kind: Kind) -> int:
         if self.count < _MIN_ZEROS:
             return 0
-        bits = np.bitwise_or.reduce(np.frombuffer(self._target, f"<u{kind.width}"))
+        bits = np.bitwise_or.reduce(np.frombuffer(self._target.content, f"<u{kind.width}"))
         return next((zeros for zeros in _ZEROS[kind.width] if not int(bits) & ((1 << zeros) - 1)), 0)
 
     def _chunks(self) -> Iterator[slice]:
         for start in range(0, self.count, _CHUNK):
             yield slice(start, min(start + _CHUNK, self.count))
 
-    def _bytes(self, content: memoryview, part: slice) -> memoryview:
-        return content[part.start * self._kind.width : part.stop * self._kind.width]
-
-    def _values(self, content: memoryview, part: slice) -> npt.NDArray[Any]:
+    def _values(self, elements: Elements, part: slice) -> npt.NDArray[Any]:
         """Return elements as numbers that can be subtracted; what is not finite as 0."""
-        octets = self._bytes(content, part)
-        if self._float is None:
-            return np.frombuffer(octets, f"<u{self._kind.width}")
-        if self._float.number == "brain":
+        octets = elements.part(part)
+        numbers = FLOATS.get(elements.dtype)
+        if numbers is None:
+            return np.frombuffer(octets, f"<u{elements.width}")
+        if numbers.number == "brain":
             values = (np.frombuffer(octets, "<u2").astype("<u4") << 16).view("<f4")
         else:
-            values = np.frombuffer(octets, f"<f{self._kind.width}").astype("<f8" if self._kind.width == 8 else "<f4")
+            values = np.frombuffer(octets, f"<f{numbers.width}").astype("<f8" if numbers.width == 8 else "<f4")
         return np.where(np.isfinite(values), values, values.dtype.type(0))
 
     def _differences(self, part: slice) -> npt.NDArray[Any]:
@@ -249,8 +270,8 @@ class _Work:
         data = self._matrix(scales, rows, columns, level, factors)
         counts = np.zeros((LEVELS, len(buckets(self._kind.width).starts)), np.int64)
         for part in self._chunks():
-            target = self._bytes(self._target, part)
-            base = None if self._base is None else self._bytes(self._base, part)
+            target = self._target.part(part)
+            base = None if self._base is None else self._base.part(part)
             counts += tally(*numbers_and_levels(self._table, target, base, data, part.start))
         bits = estimated_bits(counts, self._kind.width) + _OPERATION_BITS
         if scales is not None:
