@@ -17,7 +17,6 @@ from artifacts.errors import PatchInvalid
 from artifacts.patch.elements import MatrixData, Table, decode_block, decode_matrix
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
-    FEATURE_FACTORS,
     MAX_DEFLATE_RATIO,
     MAX_TABLES,
     DeflateParameters,
@@ -142,8 +141,8 @@ class Decoder:
     def _read_matrix(self) -> None:
         """Read what the rows and columns of the next operation's elements have."""
         matrix = read_matrix(lambda: self._streams.number(0), self._header.streams)
-        if matrix.rank and not self._header.features & FEATURE_FACTORS:
-            raise PatchInvalid("a matrix has factors where there should be none")
+        if matrix.rank * (matrix.rows + matrix.columns) > self._header.max_factors:
+            raise PatchInvalid("a matrix has more factors than the patch says")
         self._work.matrix(matrix)
         factors = self._table(Op.PLANES, matrix.factors) if matrix.rank else None
         try:
@@ -159,7 +158,7 @@ class Decoder:
 
     def _go_on(self, pending: Pending) -> None:
         """Make the next block of an operation."""
-        count = min(pending.count - pending.done, self._block_bytes // pending.width)
+        count = min(pending.count - pending.done, self._block_bytes // max(pending.width, pending.source_width))
         self._emit(self._made(pending, count))
         pending.done += count
         if pending.done == pending.count:

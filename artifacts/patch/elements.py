@@ -160,6 +160,10 @@ class Table:
         """The bytes of an element of the base."""
         return BASE_WIDTHS[self.base] or self.width
 
+    def per_block(self, block_bytes: int) -> int:
+        """Return how many elements a block has of which neither the target nor the base may have more bytes."""
+        return block_bytes // max(self.width, self.base_width)
+
 
 def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int = MAX_BLOCK_BYTES) -> Parts:
     """Return what the streams get for a matrix, in the order in which a decoder takes it.

@@ -174,7 +174,7 @@ class _Written:
             yield partial(PatchWriter.tensor, number=number, table=table, source=source, count=count, parts=elements)
 
     def _element_parts(self, step: TensorStep, table: Table, data: MatrixData) -> Iterator[tuple[int, bytes]]:
-        block = self._block_bytes // table.width
+        block = table.per_block(self._block_bytes)
         for start in range(0, step.tensor.count, block):
             count = min(block, step.tensor.count - start)
             target = self._target(step.tensor.start + start * table.width, count * table.width)
