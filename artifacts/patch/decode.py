@@ -107,10 +107,11 @@ class Decoder:
         elif code in (Op.TENSOR, Op.PLANES):
             table = self._table(Op(code), parameter)
             self._work.elements()
-            self._begin_making(Pending(code, parameter, table.width, table.base_width))
+            per_block = table.per_block(self._block_bytes)
+            self._begin_making(Pending(code, parameter, table.width, table.base_width, per_block=per_block))
         elif code in (Op.DATA, Op.ADD) or (code == Op.COPY and parameter == 0):
             self._work.operation()
-            self._begin_making(Pending(code, parameter))
+            self._begin_making(Pending(code, parameter, per_block=self._block_bytes))
         else:
             raise PatchInvalid("an operation is unknown")
 
@@ -158,7 +159,7 @@ class Decoder:
 
     def _go_on(self, pending: Pending) -> None:
         """Make the next block of an operation."""
-        count = min(pending.count - pending.done, self._block_bytes // max(pending.width, pending.source_width))
+        count = min(pending.count - pending.done, pending.per_block)
         self._emit(self._made(pending, count))
         pending.done += count
         if pending.done == pending.count:

@@ -60,7 +60,7 @@ Buffer = bytes | bytearray | memoryview
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
 Octets = npt.NDArray[np.uint8]
-Places = npt.NDArray[np.intp] | slice
+Places = npt.NDArray[np.intp]
 Take = Callable[[int, int], Buffer]
 Parts = list[tuple[int, bytes]]
 
@@ -161,8 +161,11 @@ class Table:
         return BASE_WIDTHS[self.base] or self.width
 
     def per_block(self, block_bytes: int) -> int:
-        """Return how many elements a block has of which neither the target nor the base may have more bytes."""
-        return block_bytes // max(self.width, self.base_width)
+        """Return how many elements a block has: neither they nor those of the base have more bytes than that.
+
+        Places are sorted, in 16 bytes each at worst, so elements of one byte count as two.
+        """
+        return block_bytes // max(self.width, self.base_width, 2)
 
 
 def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int = MAX_BLOCK_BYTES) -> Parts:
@@ -239,7 +242,7 @@ def _of_components(values: npt.NDArray[np.float64], levels: Octets) -> MatrixDat
 
 
 def _blocks(count: int, table: Table, block_bytes: int) -> Iterator[tuple[int, int]]:
-    step = block_bytes // table.width
+    step = table.per_block(block_bytes)
     for start in range(0, count, step):
         yield start, min(start + step, count)
 
@@ -266,8 +269,11 @@ def encode_block(
     known = _known(table, base, len(elements), data, start)
     folded = _difference(table, elements, known)
     parts: Parts = []
-    for number, places in _places(table, known, len(elements), data, start):
-        parts += _encode_class(table, table.classes[number], folded[places])
+    order, runs = _by_class(table, known, len(elements), data, start)
+    if order is not None:
+        folded = folded[order]
+    for number, run in runs:
+        parts += _encode_class(table, table.classes[number], folded[run])
     return [(stream, content) for stream, content in parts if content]
 
 
@@ -288,10 +294,14 @@ def decode_block(
         ValueError: the lengths do not match each other or the matrix.
     """
     known = _known(table, base, count, data, start)
+    order, runs = _by_class(table, known, count, data, start)
     folded = np.empty(count, _DTYPES[table.width])
-    for number, places in _places(table, known, count, data, start):
-        size = count if isinstance(places, slice) else len(places)
-        folded[places] = _decode_class(table, table.classes[number], size, take)
+    for number, run in runs:
+        folded[run] = _decode_class(table, table.classes[number], run.stop - run.start, take)
+    if order is not None:
+        sorted_numbers, folded = folded, np.empty_like(folded)
+        folded[order] = sorted_numbers
+        del order, sorted_numbers
     return _undo_difference(table, folded, known).tobytes()
 
 
@@ -386,22 +396,32 @@ def unfold(folded: Unsigned) -> Unsigned:
 # ---- classes
 
 
-def _places(
+def _by_class(
     table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int
-) -> Iterator[tuple[int, Places]]:
-    """Yield the classes that have elements in this block, and where these are."""
-    if count == 0:
-        return
+) -> tuple[Places | None, list[tuple[int, slice]]]:
+    """Return the places of the elements class by class, None if in their order; and where in these each class is."""
     if len(table.classes) == 1:
-        yield 0, slice(None)
-        return
-    classes = np.frombuffer(table.lut, np.uint8)[_levels(table, base, count, data, start)]
-    for number in range(len(table.classes)):
-        places = np.flatnonzero(classes == number)
-        if len(places) == count:
-            yield number, slice(None)
-        elif len(places):
-            yield number, places
+        return None, [(0, slice(0, count))] if count else []
+    classes = _classes(table, base, count, data, start)
+    # One sort, because a search for each of many classes takes longer. That of bytes looks at each once.
+    order = np.argsort(classes, kind="stable")
+    bounds = np.searchsorted(classes[order], np.arange(len(table.classes) + 1))
+    runs = [(number, slice(*bounds[number : number + 2].tolist())) for number in range(len(table.classes))]
+    return order, [(number, run) for number, run in runs if run.stop > run.start]
+
+
+def _classes(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
+    lut: Octets = np.frombuffer(table.lut, np.uint8)
+    classes: Octets
+    if data is None or data.matrix.scales is None:
+        # The context alone decides, so that only 256 levels are computed.
+        added = 0 if data is None else data.matrix.level
+        levels_of_contexts = np.clip(np.arange(LEVELS) * table.slope + added, 0, LEVELS - 1)
+        contexts = np.zeros(count, np.uint8) if base is None else _contexts(table, base)
+        classes = lut[levels_of_contexts][contexts]
+    else:
+        classes = lut[_levels(table, base, count, data, start)]
+    return classes
 
 
 def _levels(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
