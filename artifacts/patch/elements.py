@@ -15,7 +15,7 @@ Nothing here reads or writes files, and nothing knows of models: blocks in, byte
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -295,13 +295,8 @@ def decode_block(
     """
     known = _known(table, base, count, data, start)
     order, runs = _by_class(table, known, count, data, start)
-    folded = np.empty(count, _DTYPES[table.width])
-    for number, run in runs:
-        folded[run] = _decode_class(table, table.classes[number], run.stop - run.start, take)
-    if order is not None:
-        sorted_numbers, folded = folded, np.empty_like(folded)
-        folded[order] = sorted_numbers
-        del order, sorted_numbers
+    folded = _decode_classes(table, order, runs, count, take)
+    del order
     return _undo_difference(table, folded, known).tobytes()
 
 
@@ -375,8 +370,11 @@ def _unmonotonic(table: Table, ordered: Unsigned) -> Unsigned:
     return elements >> table.zeros << table.zeros if table.zeros else elements
 
 
+_SIGNS = {width: dtype.type(1 << (8 * width - 1)) for width, dtype in _DTYPES.items()}
+
+
 def _sign(width: int) -> Any:
-    return _DTYPES[width].type(1 << (8 * width - 1))
+    return _SIGNS[width]
 
 
 def fold(difference: Unsigned, width: int) -> Unsigned:
@@ -460,34 +458,88 @@ def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterat
         yield coding.bits, _packed((folded >> 8 * len(coding.low_planes)).astype(np.uint8), width)
 
 
-def _decode_class(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What the streams had for one class of a block.
+
+    Attributes:
+        coding: of the class.
+        run: where its symbols are among those of the block.
+        places: of its elements in the block; None for all of them.
+        planes: of the low bits.
+        bits: below or beside them, packed.
+    """
+
+    coding: ClassCoding
+    run: slice
+    places: Places | None
+    planes: list[Octets]
+    bits: Octets
+
+
+def _decode_classes(
+    table: Table, order: Places | None, runs: list[tuple[int, slice]], count: int, take: Take
+) -> Unsigned:
+    """Return the numbers of a block's elements, in the elements' order.
+
+    First everything is taken, class by class, and then as much as possible is done for all classes at once: most of
+    them have few elements, and each call of numpy costs more than those.
+    """
+    symbols = np.empty(count, np.uint8)
+    escapes: list[Octets] = []
+    taken = []
+    end = 0
+    for number, run in runs:
+        one = _take_class(table.classes[number], order, run, end, take, symbols)
+        escaped = int(np.count_nonzero(symbols[one.run] == ESCAPE))
+        escapes += [_octets(take, table.escapes, escaped * table.width)] if escaped else []
+        taken.append(_with_low_bits(one, take))
+        end = one.run.stop
+    high = symbols[:end].astype(_DTYPES[table.width])
+    if escapes:
+        high[symbols[:end] == ESCAPE] = np.concatenate(escapes).view(_DTYPES[table.width])
+    if len(taken) == 1 and taken[0].places is None:
+        return _joined(taken[0], high)
+    folded = np.zeros(count, high.dtype)
+    for one in taken:
+        folded[one.places] = _joined(one, high[one.run])
+    return folded
+
+
+def _take_class(
+    coding: ClassCoding, order: Places | None, run: slice, start: int, take: Take, symbols: Octets
+) -> _Taken:
+    """Take the mask and the symbols of a class; the symbols go where those of the class before end."""
+    places = None if order is None else order[run]
+    count = run.stop - run.start
     if coding.mask is not None:
-        mask = np.unpackbits(_octets(take, coding.mask, -(-count // 8)), count=count)
-        return _spread(mask, _decode_dense(table, coding, int(mask.sum(dtype=np.int64)), take))
-    return _decode_dense(table, coding, count, take)
+        mask = np.unpackbits(_octets(take, coding.mask, -(-count // 8)), count=count).view(np.bool_)
+        places = np.flatnonzero(mask) if places is None else places[mask]
+        count = len(places)
+    symbols[start : start + count] = _octets(take, coding.symbols, count)
+    return _Taken(coding, slice(start, start + count), places, [], np.empty(0, np.uint8))
 
 
-def _spread(mask: Octets, present: Unsigned) -> Unsigned:
-    """Return numbers with those that are ``present``, which had one subtracted, where the mask has ones."""
-    folded = np.zeros(len(mask), present.dtype)
-    folded[mask.view(np.bool_)] = present + present.dtype.type(1)
-    return folded
+def _with_low_bits(one: _Taken, take: Take) -> _Taken:
+    count = one.run.stop - one.run.start
+    planes = [_octets(take, plane, count) for plane in one.coding.low_planes]
+    if one.coding.bits is None:
+        return replace(one, planes=planes)
+    return replace(one, planes=planes, bits=_octets(take, one.coding.bits, -(-count * (one.coding.low_bits % 8) // 8)))
 
 
-def _decode_dense(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
-    dtype = _DTYPES[table.width]
-    symbols = _octets(take, coding.symbols, count)
-    high = symbols.astype(dtype)
-    if len(escaped := np.flatnonzero(symbols == ESCAPE)):
-        high[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
-    folded = high << coding.low_bits
-    for place, plane in enumerate(coding.low_planes):
-        folded |= _octets(take, plane, count).astype(dtype) << 8 * place
-    if coding.bits is not None:
-        width = coding.low_bits % 8
-        packed = _octets(take, coding.bits, -(-count * width // 8))
-        folded |= _unpacked(packed, width, count).astype(dtype) << 8 * len(coding.low_planes)
-    return folded
+def _joined(one: _Taken, high: Unsigned) -> Unsigned:
+    """Put the low bits of a class below the high parts of its numbers, in place."""
+    if one.coding.low_bits:
+        high <<= one.coding.low_bits
+    for place, plane in enumerate(one.planes):
+        high |= plane.astype(high.dtype) << 8 * place if place else plane
+    if one.coding.bits is not None and len(high):
+        low = _unpacked(one.bits, one.coding.low_bits % 8, len(high))
+        high |= low.astype(high.dtype) << 8 * len(one.planes) if one.planes else low
+    if one.coding.mask is not None:
+        high += high.dtype.type(1)
+    return high
 
 
 def _octets(take: Take, stream: int, count: int) -> Octets:
