@@ -60,7 +60,6 @@ Buffer = bytes | bytearray | memoryview
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
 Octets = npt.NDArray[np.uint8]
-Places = npt.NDArray[np.intp] | slice
 Take = Callable[[int, int], Buffer]
 Parts = list[tuple[int, bytes]]
 
@@ -239,7 +238,7 @@ def _of_components(values: npt.NDArray[np.float64], levels: Octets) -> MatrixDat
 
 
 def _blocks(count: int, table: Table, block_bytes: int) -> Iterator[tuple[int, int]]:
-    step = block_bytes // table.width
+    step = table.per_block(block_bytes)
     for start in range(0, count, step):
         yield start, min(start + step, count)
 
@@ -265,9 +264,13 @@ def encode_block(
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
     folded = _difference(table, elements, known)
+    sizes, order = _classes(table, known, len(elements), data, start)
+    by_class = folded if order is None else folded[order]
     parts: Parts = []
-    for number, places in _places(table, known, len(elements), data, start):
-        parts += _encode_class(table, table.classes[number], folded[places])
+    done = 0
+    for coding, size in zip(table.classes, sizes, strict=True):
+        parts += _encode_class(table, coding, by_class[done : done + size])
+        done += size
     return [(stream, content) for stream, content in parts if content]
 
 
@@ -289,9 +292,15 @@ def decode_block(
     """
     known = _known(table, base, count, data, start)
     folded = np.empty(count, _DTYPES[table.width])
-    for number, places in _places(table, known, count, data, start):
-        size = count if isinstance(places, slice) else len(places)
-        folded[places] = _decode_class(table, table.classes[number], size, take)
+    sizes, order = _classes(table, known, count, data, start)
+    done = 0
+    for coding, size in zip(table.classes, sizes, strict=True):
+        if size:
+            folded[done : done + size] = _decode_class(table, coding, size, take)
+            done += size
+    if order is not None:
+        by_class, folded = folded, np.empty_like(folded)
+        folded[order] = by_class
     return _undo_difference(table, folded, known).tobytes()
 
 
@@ -386,22 +395,15 @@ def unfold(folded: Unsigned) -> Unsigned:
 # ---- classes
 
 
-def _places(
+def _classes(
     table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int
-) -> Iterator[tuple[int, Places]]:
-    """Yield the classes that have elements in this block, and where these are."""
-    if count == 0:
-        return
-    if len(table.classes) == 1:
-        yield 0, slice(None)
-        return
+) -> tuple[list[int], npt.NDArray[np.intp] | None]:
+    """Return how many elements each class has, and their places class by class; None if that is their own order."""
+    if len(table.classes) == 1 or count == 0:
+        return [count] + [0] * (len(table.classes) - 1), None
     classes = np.frombuffer(table.lut, np.uint8)[_levels(table, base, count, data, start)]
-    for number in range(len(table.classes)):
-        places = np.flatnonzero(classes == number)
-        if len(places) == count:
-            yield number, slice(None)
-        elif len(places):
-            yield number, places
+    sizes = np.bincount(classes, minlength=len(table.classes)).tolist()
+    return sizes, None if count in sizes else np.argsort(classes, kind="stable")
 
 
 def _levels(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:

@@ -480,8 +480,8 @@ def test_only_floats_are_predicted(table: Table) -> None:
 def test_a_block_takes_a_few_megabytes(width: int, rank: int) -> None:
     codings = tuple(_coding(number, 0, number == 0) for number in range(16))
     table = Table(width, "float" if width > 1 else "plain", "sub", 0, ESCAPES, bytes(range(16)) * 16, codings)
-    count = MAX_BLOCK_BYTES // width
-    base = np.random.default_rng(0).bytes(MAX_BLOCK_BYTES)
+    count = table.per_block(MAX_BLOCK_BYTES)
+    base = np.random.default_rng(0).bytes(count * width)
     data = None
     if rank and width > 1:
         factors = _factors(np.ones((rank, count // 256)), np.ones((rank, 256)))
@@ -492,4 +492,4 @@ def test_a_block_takes_a_few_megabytes(width: int, rank: int) -> None:
     decode_block(table, count, base, _queue(parts), data)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 12 * MAX_BLOCK_BYTES
+    assert peak <= 17 * MAX_BLOCK_BYTES
