@@ -15,7 +15,7 @@ Nothing here reads or writes files, and nothing knows of models: blocks in, byte
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -60,7 +60,6 @@ Buffer = bytes | bytearray | memoryview
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
 Octets = npt.NDArray[np.uint8]
-Places = npt.NDArray[np.intp]
 Take = Callable[[int, int], Buffer]
 Parts = list[tuple[int, bytes]]
 
@@ -161,11 +160,8 @@ class Table:
         return BASE_WIDTHS[self.base] or self.width
 
     def per_block(self, block_bytes: int) -> int:
-        """Return how many elements a block has: neither they nor those of the base have more bytes than that.
-
-        Places are sorted, in 16 bytes each at worst, so elements of one byte count as two.
-        """
-        return block_bytes // max(self.width, self.base_width, 2)
+        """Return how many elements a block has of which neither the target nor the base may have more bytes."""
+        return block_bytes // max(self.width, self.base_width)
 
 
 def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int = MAX_BLOCK_BYTES) -> Parts:
@@ -268,12 +264,13 @@ def encode_block(
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
     folded = _difference(table, elements, known)
+    sizes, order = _classes(table, known, len(elements), data, start)
+    by_class = folded if order is None else folded[order]
     parts: Parts = []
-    order, runs = _by_class(table, known, len(elements), data, start)
-    if order is not None:
-        folded = folded[order]
-    for number, run in runs:
-        parts += _encode_class(table, table.classes[number], folded[run])
+    done = 0
+    for coding, size in zip(table.classes, sizes, strict=True):
+        parts += _encode_class(table, coding, by_class[done : done + size])
+        done += size
     return [(stream, content) for stream, content in parts if content]
 
 
@@ -294,9 +291,16 @@ def decode_block(
         ValueError: the lengths do not match each other or the matrix.
     """
     known = _known(table, base, count, data, start)
-    order, runs = _by_class(table, known, count, data, start)
-    folded = _decode_classes(table, order, runs, count, take)
-    del order
+    folded = np.empty(count, _DTYPES[table.width])
+    sizes, order = _classes(table, known, count, data, start)
+    done = 0
+    for coding, size in zip(table.classes, sizes, strict=True):
+        if size:
+            folded[done : done + size] = _decode_class(table, coding, size, take)
+            done += size
+    if order is not None:
+        by_class, folded = folded, np.empty_like(folded)
+        folded[order] = by_class
     return _undo_difference(table, folded, known).tobytes()
 
 
@@ -370,11 +374,8 @@ def _unmonotonic(table: Table, ordered: Unsigned) -> Unsigned:
     return elements >> table.zeros << table.zeros if table.zeros else elements
 
 
-_SIGNS = {width: dtype.type(1 << (8 * width - 1)) for width, dtype in _DTYPES.items()}
-
-
 def _sign(width: int) -> Any:
-    return _SIGNS[width]
+    return _DTYPES[width].type(1 << (8 * width - 1))
 
 
 def fold(difference: Unsigned, width: int) -> Unsigned:
@@ -394,32 +395,15 @@ def unfold(folded: Unsigned) -> Unsigned:
 # ---- classes
 
 
-def _by_class(
+def _classes(
     table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int
-) -> tuple[Places | None, list[tuple[int, slice]]]:
-    """Return the places of the elements class by class, None if in their order; and where in these each class is."""
-    if len(table.classes) == 1:
-        return None, [(0, slice(0, count))] if count else []
-    classes = _classes(table, base, count, data, start)
-    # One sort, because a search for each of many classes takes longer. That of bytes looks at each once.
-    order = np.argsort(classes, kind="stable")
-    bounds = np.searchsorted(classes[order], np.arange(len(table.classes) + 1))
-    runs = [(number, slice(*bounds[number : number + 2].tolist())) for number in range(len(table.classes))]
-    return order, [(number, run) for number, run in runs if run.stop > run.start]
-
-
-def _classes(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
-    lut: Octets = np.frombuffer(table.lut, np.uint8)
-    classes: Octets
-    if data is None or data.matrix.scales is None:
-        # The context alone decides, so that only 256 levels are computed.
-        added = 0 if data is None else data.matrix.level
-        levels_of_contexts = np.clip(np.arange(LEVELS) * table.slope + added, 0, LEVELS - 1)
-        contexts = np.zeros(count, np.uint8) if base is None else _contexts(table, base)
-        classes = lut[levels_of_contexts][contexts]
-    else:
-        classes = lut[_levels(table, base, count, data, start)]
-    return classes
+) -> tuple[list[int], npt.NDArray[np.intp] | None]:
+    """Return how many elements each class has, and their places class by class; None if that is their own order."""
+    if len(table.classes) == 1 or count == 0:
+        return [count] + [0] * (len(table.classes) - 1), None
+    classes = np.frombuffer(table.lut, np.uint8)[_levels(table, base, count, data, start)]
+    sizes = np.bincount(classes, minlength=len(table.classes)).tolist()
+    return sizes, None if count in sizes else np.argsort(classes, kind="stable")
 
 
 def _levels(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
@@ -458,88 +442,34 @@ def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterat
         yield coding.bits, _packed((folded >> 8 * len(coding.low_planes)).astype(np.uint8), width)
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """What the streams had for one class of a block.
-
-    Attributes:
-        coding: of the class.
-        run: where its symbols are among those of the block.
-        places: of its elements in the block; None for all of them.
-        planes: of the low bits.
-        bits: below or beside them, packed.
-    """
-
-    coding: ClassCoding
-    run: slice
-    places: Places | None
-    planes: list[Octets]
-    bits: Octets
+def _decode_class(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
+    if coding.mask is not None:
+        mask = np.unpackbits(_octets(take, coding.mask, -(-count // 8)), count=count)
+        return _spread(mask, _decode_dense(table, coding, int(mask.sum(dtype=np.int64)), take))
+    return _decode_dense(table, coding, count, take)
 
 
-def _decode_classes(
-    table: Table, order: Places | None, runs: list[tuple[int, slice]], count: int, take: Take
-) -> Unsigned:
-    """Return the numbers of a block's elements, in the elements' order.
-
-    First everything is taken, class by class, and then as much as possible is done for all classes at once: most of
-    them have few elements, and each call of numpy costs more than those.
-    """
-    symbols = np.empty(count, np.uint8)
-    escapes: list[Octets] = []
-    taken = []
-    end = 0
-    for number, run in runs:
-        one = _take_class(table.classes[number], order, run, end, take, symbols)
-        escaped = int(np.count_nonzero(symbols[one.run] == ESCAPE))
-        escapes += [_octets(take, table.escapes, escaped * table.width)] if escaped else []
-        taken.append(_with_low_bits(one, take))
-        end = one.run.stop
-    high = symbols[:end].astype(_DTYPES[table.width])
-    if escapes:
-        high[symbols[:end] == ESCAPE] = np.concatenate(escapes).view(_DTYPES[table.width])
-    if len(taken) == 1 and taken[0].places is None:
-        return _joined(taken[0], high)
-    folded = np.zeros(count, high.dtype)
-    for one in taken:
-        folded[one.places] = _joined(one, high[one.run])
+def _spread(mask: Octets, present: Unsigned) -> Unsigned:
+    """Return numbers with those that are ``present``, which had one subtracted, where the mask has ones."""
+    folded = np.zeros(len(mask), present.dtype)
+    folded[mask.view(np.bool_)] = present + present.dtype.type(1)
     return folded
 
 
-def _take_class(
-    coding: ClassCoding, order: Places | None, run: slice, start: int, take: Take, symbols: Octets
-) -> _Taken:
-    """Take the mask and the symbols of a class; the symbols go where those of the class before end."""
-    places = None if order is None else order[run]
-    count = run.stop - run.start
-    if coding.mask is not None:
-        mask = np.unpackbits(_octets(take, coding.mask, -(-count // 8)), count=count).view(np.bool_)
-        places = np.flatnonzero(mask) if places is None else places[mask]
-        count = len(places)
-    symbols[start : start + count] = _octets(take, coding.symbols, count)
-    return _Taken(coding, slice(start, start + count), places, [], np.empty(0, np.uint8))
-
-
-def _with_low_bits(one: _Taken, take: Take) -> _Taken:
-    count = one.run.stop - one.run.start
-    planes = [_octets(take, plane, count) for plane in one.coding.low_planes]
-    if one.coding.bits is None:
-        return replace(one, planes=planes)
-    return replace(one, planes=planes, bits=_octets(take, one.coding.bits, -(-count * (one.coding.low_bits % 8) // 8)))
-
-
-def _joined(one: _Taken, high: Unsigned) -> Unsigned:
-    """Put the low bits of a class below the high parts of its numbers, in place."""
-    if one.coding.low_bits:
-        high <<= one.coding.low_bits
-    for place, plane in enumerate(one.planes):
-        high |= plane.astype(high.dtype) << 8 * place if place else plane
-    if one.coding.bits is not None and len(high):
-        low = _unpacked(one.bits, one.coding.low_bits % 8, len(high))
-        high |= low.astype(high.dtype) << 8 * len(one.planes) if one.planes else low
-    if one.coding.mask is not None:
-        high += high.dtype.type(1)
-    return high
+def _decode_dense(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
+    dtype = _DTYPES[table.width]
+    symbols = _octets(take, coding.symbols, count)
+    high = symbols.astype(dtype)
+    if len(escaped := np.flatnonzero(symbols == ESCAPE)):
+        high[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
+    folded = high << coding.low_bits
+    for place, plane in enumerate(coding.low_planes):
+        folded |= _octets(take, plane, count).astype(dtype) << 8 * place
+    if coding.bits is not None:
+        width = coding.low_bits % 8
+        packed = _octets(take, coding.bits, -(-count * width // 8))
+        folded |= _unpacked(packed, width, count).astype(dtype) << 8 * len(coding.low_planes)
+    return folded
 
 
 def _octets(take: Take, stream: int, count: int) -> Octets:

@@ -37,6 +37,8 @@ MAX_FACTORS = 1 << 18
 # Products of two factors, summed over the rank, are then below 2^53: exact in doubles in whatever order.
 MAX_FACTOR = 1 << 23
 MAX_SHIFT = 22
+# Products that are made at once: with more, numpy's library starts threads, which cost more than they gain here.
+_FEW_PRODUCTS = 1 << 18
 # What the sum of products is scaled by is far inside the range of doubles, so that only the addition rounds.
 MIN_EXPONENT, MAX_EXPONENT = -256, 64
 
@@ -159,7 +161,7 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
     if data.factors is None:
         return base
     rows, places = _span(data.matrix, start, len(base))
-    sums: Doubles = (data.factors.rows[:, rows].T @ data.factors.columns).ravel()[places]
+    sums = _products(data.factors, rows).ravel()[places]
     sums *= 2.0**data.matrix.exponent
     with np.errstate(over="ignore", invalid="ignore"):
         values = _doubles(base, brain)
@@ -167,6 +169,16 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
         sums += values
         rounded = _rounded(sums, base.dtype.itemsize, brain)
     return rounded if finite.all() else np.where(finite, rounded, base)
+
+
+def _products(factors: Factors, rows: slice) -> Doubles:
+    """Return the sums of products of some rows with all columns."""
+    sums = np.empty((rows.stop - rows.start, factors.columns.shape[1]), np.float64)
+    step = max(1, _FEW_PRODUCTS // factors.columns.size)
+    of_rows = factors.rows[:, rows].T
+    for start in range(0, len(sums), step):
+        np.matmul(of_rows[start : start + step], factors.columns, out=sums[start : start + step])
+    return sums
 
 
 def converted(elements: Unsigned, brain: bool, width: int, to_brain: bool) -> Unsigned:

@@ -205,7 +205,7 @@ class PatchWriter:
             table: that table.
             source: the address of as many elements, of the width of the table's base.
             count: how many.
-            parts: what `elements.encode_block` returned for each block of ``block_bytes``, all in their order.
+            parts: what `elements.encode_block` returned for each block of `Table.per_block`, all in their order.
         """
         self._operation(Op.TENSOR, number, count)
         self._source(source, count * table.base_width)

@@ -492,4 +492,4 @@ def test_a_block_takes_a_few_megabytes(width: int, rank: int) -> None:
     decode_block(table, count, base, _queue(parts), data)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 12 * MAX_BLOCK_BYTES
+    assert peak <= 17 * MAX_BLOCK_BYTES
