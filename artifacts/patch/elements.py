@@ -160,8 +160,11 @@ class Table:
         return BASE_WIDTHS[self.base] or self.width
 
     def per_block(self, block_bytes: int) -> int:
-        """Return how many elements a block has of which neither the target nor the base may have more bytes."""
-        return block_bytes // max(self.width, self.base_width)
+        """Return how many elements a block has: neither they nor those of the base have more bytes than that.
+
+        Places are sorted, in 16 bytes each at worst, so elements of one byte count as two.
+        """
+        return block_bytes // max(self.width, self.base_width, 2)
 
 
 def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int = MAX_BLOCK_BYTES) -> Parts:
