@@ -64,8 +64,8 @@ class Matrix:
         components: the stream of what is said of each component: of the factors with one place in all rows and columns.
         factors: the number of the table that codes the factors.
         exponent: the products' sum counts in units of ``2 ** exponent``.
-        gains: the stream of what the base is multiplied by, a float of 4 bytes for each row; None if it is 1. Exports that
-            fold batch normalisation into weights scale rows so.
+        gains: the stream of what the base is multiplied by, a float of 4 bytes for each row; None if it is 1. Exports
+            that fold batch normalisation into weights scale rows so.
         by_columns: whether each column has a gain instead.
 
     Raises:
@@ -164,7 +164,7 @@ def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
 
 
 def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = False) -> Unsigned:
-    """Return floats of the base times their gains, plus the products of the factors, as the nearest floats, ties to even.
+    """Return floats of the base times their gains, plus the products of the factors: the nearest floats, ties to even.
 
     The gain multiplies first. Floats of 2 and 4 bytes are rounded to 4 bytes, and those of 2 bytes then to their own
     width. What is no finite number in the base stays as it is.
