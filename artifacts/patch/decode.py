@@ -121,7 +121,7 @@ class Decoder:
             raise PatchInvalid("an operation makes nothing, or more than there is to make")
         if self._matrix is not None and count != self._matrix.matrix.rows * self._matrix.matrix.columns:
             raise PatchInvalid("a matrix has another number of elements than the operation")
-        if self._matrix is not None and self._matrix.matrix.rank and pending.op != Op.TENSOR:
+        if self._matrix is not None and self._matrix.matrix.predicts and pending.op != Op.TENSOR:
             raise PatchInvalid("factors stand before elements that they do not predict")
         pending.count = count
         if pending.op in (Op.COPY, Op.ADD, Op.TENSOR):
@@ -267,9 +267,10 @@ def _written(data: MatrixData | None) -> MatrixState | None:
     if data is None:
         return None
     levels = data.row_levels.tobytes() + data.column_levels.tobytes()
+    gains = b"" if data.gains is None else data.gains.astype("<f4").tobytes()
     sides = () if data.factors is None else (data.factors.rows, data.factors.columns)
     factors = [side.astype("<i4").tobytes() for side in sides]
-    return MatrixState(write_matrix(data.matrix).hex(), levels, b"".join(factors))
+    return MatrixState(write_matrix(data.matrix).hex(), levels, gains, b"".join(factors))
 
 
 def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
@@ -277,14 +278,15 @@ def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
     levels = np.frombuffer(state.levels, np.uint8)
     with_levels = matrix.rows if matrix.scales is not None else 0
     of_rows, of_columns = levels[:with_levels], levels[with_levels:]
+    gains = None if matrix.gains is None else np.frombuffer(state.gains, "<f4")
     if matrix.rank == 0:
-        return MatrixData(matrix, of_rows, of_columns)
+        return MatrixData(matrix, of_rows, of_columns, None, gains)
     factors = np.frombuffer(state.factors, "<i4").astype(np.float64)
     rows, columns = np.split(factors, [matrix.rank * matrix.rows])
     # What was said of the components is needed no more.
     none = np.zeros(matrix.rank, np.uint8)
     sides = rows.reshape(matrix.rank, -1), columns.reshape(matrix.rank, -1)
-    return MatrixData(matrix, of_rows, of_columns, Factors(none, none, none, *sides))
+    return MatrixData(matrix, of_rows, of_columns, Factors(none, none, none, *sides), gains)
 
 
 class _Deflater:

@@ -55,6 +55,7 @@ MAX_OFFSET = 2047
 MAX_ORIGIN = 255
 # The symbol that says that the rest follows in the stream of escapes.
 ESCAPE = 255
+_GAIN_BYTES = 4
 
 Buffer = bytes | bytearray | memoryview
 # The four unsigned widths, which mypy cannot tell apart from any other array.
@@ -178,6 +179,9 @@ def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int
     parts: Parts = []
     if data.matrix.scales is not None:
         parts.append((data.matrix.scales, data.row_levels.tobytes() + data.column_levels.tobytes()))
+    if data.matrix.gains is not None and data.gains is not None:
+        planes = data.gains.astype("<f4").view(np.uint8).reshape(-1, _GAIN_BYTES).T
+        parts.append((data.matrix.gains, planes.tobytes()))
     factors = data.factors
     if table is None or factors is None:
         return parts
@@ -206,12 +210,18 @@ def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: 
     scales = np.empty(0, np.uint8)
     if matrix.scales is not None:
         scales = np.frombuffer(bytes(take(matrix.scales, matrix.rows + matrix.columns)), np.uint8)
+    gains = None
+    if matrix.gains is not None:
+        planes = np.frombuffer(bytes(take(matrix.gains, _GAIN_BYTES * matrix.gain_count)), np.uint8)
+        gains = planes.reshape(_GAIN_BYTES, -1).T.copy().view("<f4").ravel()
+        if not np.isfinite(gains).all():
+            raise ValueError("a gain of a matrix is not finite")
     factors = None
     if matrix.rank:
         if table is None or (table.number, table.difference) != ("plain", "none") or table.width > 4:
             raise ValueError("the factors of a matrix are plain numbers of at most 4 bytes")
         factors = _decode_factors(matrix, table, take, block_bytes)
-    return MatrixData(matrix, scales[: matrix.rows], scales[matrix.rows :], factors)
+    return MatrixData(matrix, scales[: matrix.rows], scales[matrix.rows :], factors, gains)
 
 
 def _decode_factors(matrix: Matrix, table: Table, take: Take, block_bytes: int) -> Factors:
@@ -517,7 +527,7 @@ def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | Non
         raise ValueError("the base has another number of elements")
     if table.base != "same":
         elements = converted(elements, table.base == "brain", table.width, table.number == "brain")
-    if data is None or data.matrix.rank == 0:
+    if data is None or not data.matrix.predicts:
         return elements
     if table.number == "plain":
         raise ValueError("only floats are predicted")

@@ -26,8 +26,8 @@ __all__ = ["Emitted", "emit"]
 # The numbers of the streams. Those of elements come last, because the decoder's memory grows with the highest one.
 _DATA, _DIFFERENCES, _LENGTHS, _SOURCES = 1, 2, 3, 4
 _ESCAPES, _BITS, _SCALES, _COMPONENTS, _FIRST = 5, 6, 7, 8, 9
-# Streams of masks and symbols: as many as the decoder's memory allows, but more were never worth it. With fewer, smaller
-# blocks and frames are better.
+# Streams of masks and symbols: as many as the decoder's memory allows, but more were never worth it. With fewer than
+# the second number, smaller blocks and frames are better.
 _MOST, _FEWEST = 26, 14
 _SIZES = ((17, 16), (16, 16), (16, 15))
 # Operations from which on it may pay that lengths and sources have streams of their own.
@@ -182,14 +182,18 @@ class _Written:
         if is_new:
             yield partial(PatchWriter.table, number=number, table=table)
         data = step.plan.data
-        matrix = replace(data.matrix, scales=None if data.matrix.scales is None else _SCALES)
+        matrix = replace(
+            data.matrix,
+            scales=None if data.matrix.scales is None else _SCALES,
+            gains=None if data.matrix.gains is None else _COMPONENTS,
+        )
         factor_table: Table | None = None
         if matrix.rank:
             of_factors, factor_table, is_new = self._tables.use(self._tables.factor_numbers[id(step)])
             matrix = replace(matrix, components=_COMPONENTS, factors=of_factors)
             if is_new:
                 yield partial(PatchWriter.table, number=of_factors, table=factor_table)
-        named = MatrixData(matrix, data.row_levels, data.column_levels, data.factors)
+        named = replace(data, matrix=matrix)
         if matrix.has_sides or len(table.classes) > 1:
             parts = encode_matrix(named, factor_table, self._layout.block_bytes)
             yield partial(PatchWriter.matrix, matrix=matrix, parts=parts)

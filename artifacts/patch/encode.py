@@ -209,6 +209,8 @@ def _how(step: TensorStep) -> str:
     ways = ["planes" if step.source is None else "update"]
     if step.plan.kind.base != "same":
         ways.append(f"from {step.plan.kind.base}")
+    if matrix.gains is not None:
+        ways.append("gains of columns" if matrix.by_columns else "gains of rows")
     if matrix.scales is not None:
         ways.append(f"scales of {matrix.rows} x {matrix.columns}")
     if matrix.rank:

@@ -191,7 +191,7 @@ class PatchWriter:
             parts: what `elements.encode_matrix` returned.
         """
         self._put(0, varint(Op.MATRIX) + write_matrix(matrix))
-        self._name(matrix.scales, matrix.components if matrix.rank else None)
+        self._name(matrix.scales, matrix.gains, matrix.components if matrix.rank else None)
         self._put_all(parts)
         self._factors = max(self._factors, matrix.rank * (matrix.rows + matrix.columns))
         self._work.matrix(matrix)
