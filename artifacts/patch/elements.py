@@ -414,7 +414,18 @@ def _classes(
     """Return how many elements each class has, and their places class by class; None if that is their own order."""
     if len(table.classes) == 1 or count == 0:
         return [count] + [0] * (len(table.classes) - 1), None
-    classes = np.frombuffer(table.lut, np.uint8)[_levels(table, base, count, data, start)]
+    if data is None or data.matrix.scales is None:
+        # The context alone decides, so the classes of 256 of them are all that is computed.
+        added = 0 if data is None else data.matrix.level
+        of_contexts = np.clip(np.arange(LEVELS) * table.slope + added, 0, LEVELS - 1).astype(np.uint8)
+        lut = of_contexts.tobytes().translate(table.lut)
+        if base is None or lut.count(lut[0]) == LEVELS:
+            return [count if number == lut[0] else 0 for number in range(len(table.classes))], None
+        marks = _contexts(table, base)
+    else:
+        lut, marks = table.lut, _levels(table, base, count, data, start)
+    # Four times as quick as numpy's selection by bytes.
+    classes = np.frombuffer(marks.tobytes().translate(lut), np.uint8)
     sizes = np.bincount(classes, minlength=len(table.classes)).tolist()
     return sizes, None if count in sizes else np.argsort(classes, kind="stable")
 
