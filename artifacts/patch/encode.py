@@ -19,7 +19,8 @@ from artifacts.patch.emit import Emitted, emit
 from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened, opened
 from artifacts.patch.planner import Effort, plan_matches, plan_tensors
-from artifacts.patch.steps import Deflate, Step, TensorStep
+from artifacts.patch.prefixes import with_prefixes
+from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
 
 __all__ = ["SKAFOS_DELTA", "EncodeLimits", "EncodeReport", "Region", "encode_patch"]
 
@@ -153,6 +154,7 @@ class _Candidates:
         """Return the name of the smallest candidate, its steps, and the patch."""
         total = len(self._new.unpacked.data)
         steps = plan_tensors(self._old, self._new, self._budget, lambda made: self._progress(made, 2 * total))
+        steps = with_prefixes(self._old, self._new, steps)
         best = "tensors", steps, self._emitted("tensors", steps, lambda made: self._progress(total + made, 2 * total))
         for name, others in self._others(steps, best[2]):
             if self._elapsed() > _CANDIDATE_SHARE * self._limits.max_seconds:
@@ -169,7 +171,7 @@ class _Candidates:
         saved = sum(step.matched_bits - step.plan.bits for step in tensors) / 8
         inflates = any(isinstance(step, Deflate) for step in steps)
         if (tensors and saved < _SURE_SHARE * len(first.content)) or (inflates and len(first.content) > _POOR * total):
-            yield "matches", plan_matches(self._old, self._new)
+            yield "matches", with_prefixes(self._old, self._new, plan_matches(self._old, self._new))
         if len(first.content) > _POOR * total:
             yield "whole", [Data(0, total)]
 
@@ -200,8 +202,12 @@ def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
         elif isinstance(step, Deflate):
             yield Region("", "deflate", step.length, 0)
         else:
-            how, stream = ("add", 2) if isinstance(step, Add) else ("data", 1)
+            how, stream = _BYTES[type(step)]
             yield Region("", how, step.length, round(step.length * rates.get(stream, 0.0)))
+
+
+# The stream of each kind of step that brings bytes.
+_BYTES: dict[type, tuple[str, int]] = {Data: ("data", 1), Add: ("add", 2), Prefixed: ("data with a prefix", 3)}
 
 
 def _how(step: TensorStep) -> str:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from artifacts.patch.elements import ClassCoding, numbers_and_levels
 from artifacts.patch.factors import decompose, rounded_factors, worthwhile_rank
 from artifacts.patch.gains import GAIN_BITS, GainSums
+from artifacts.patch.guess import GUESSED, guess_columns
 from artifacts.patch.kinds import FACTORS, FLOATS, Kind, kind_of
 from artifacts.patch.matrix import MAX_LEVEL, MAX_SIDE, Factors, Matrix, MatrixData
 from artifacts.patch.scales import STEPS, Scales, fit_scales, half_octaves
@@ -134,7 +135,8 @@ def _mean_level(work: _Work) -> int:
 def _split(work: _Work, shape: tuple[int, ...]) -> tuple[tuple[int, int], Scales | None]:
     """Return the rows and columns that tell most of a tensor's elements, with their scales."""
     best: tuple[float, tuple[int, int], Scales] | None = None
-    for split in sorted(_splits(work.count, shape)):
+    splits = _splits(work.count, shape) or work.guessed_splits()
+    for split in sorted(splits):
         scales = fit_scales(work.magnitudes(split, None))
         if scales is not None:
             # The logarithm of what elements are expected to be, on average: an octave costs a bit.
@@ -146,7 +148,7 @@ def _split(work: _Work, shape: tuple[int, ...]) -> tuple[tuple[int, int], Scales
 
 def _splits(count: int, shape: tuple[int, ...]) -> set[tuple[int, int]]:
     """Return the ways to see a tensor as a matrix: outermost dimension by the rest, and the rest by the innermost."""
-    if count < _MIN_SCALED or prod(shape) != count:
+    if count < _MIN_SCALED or prod(shape) != count or len(shape) < 2:
         return set()
     sides = {(prod(shape[:at]), prod(shape[at:])) for at in (1, len(shape) - 1)}
     return {(rows, columns) for rows, columns in sides if min(rows, columns) >= 2 and max(rows, columns) <= MAX_SIDE}
@@ -286,6 +288,16 @@ class _Work:
         found = [(sums.saved_bits(by_columns, self.rounding_energy()), by_columns) for by_columns in (False, True)]
         saved, by_columns = max(found)
         return _Prediction(gains=sums.gains(by_columns), by_columns=by_columns) if saved > 0 else None
+
+    def guessed_splits(self) -> set[tuple[int, int]]:
+        """Return the rows and columns that a tensor seems to have whose shape is not known."""
+        if self._base is None or not self.can_be_predicted():
+            return set()
+        some = slice(0, min(self.count, GUESSED))
+        with np.errstate(over="ignore"):
+            target, base = (self._values(one, some).astype(np.float32) for one in (self._target, self._base))
+        columns = guess_columns(target, base, self.count)
+        return set() if columns is None else {(self.count // columns, columns)}
 
     def can_be_predicted(self) -> bool:
         """Tell whether factors could be worth it."""
