@@ -186,7 +186,7 @@ class Decoder:
 
     def _elements(self, pending: Pending, count: int, base: bytes | None) -> bytes:
         if self._matrix is not None:
-            self._work.prediction(self._matrix.matrix, pending.done, count)
+            self._work.prediction(self._matrix.matrix, count)
         table = self._tables[pending.parameter]
         try:
             return decode_block(table, count, base, self._streams.take, self._matrix, pending.done)

@@ -483,16 +483,20 @@ def _spread(mask: Octets, present: Unsigned) -> Unsigned:
 def _decode_dense(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
     dtype = _DTYPES[table.width]
     symbols = _octets(take, coding.symbols, count)
-    high = symbols.astype(dtype)
-    if len(escaped := np.flatnonzero(symbols == ESCAPE)):
-        high[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
-    folded = high << coding.low_bits
-    for place, plane in enumerate(coding.low_planes):
-        folded |= _octets(take, plane, count).astype(dtype) << 8 * place
+    folded: Unsigned = symbols.astype(dtype)
+    # Most classes have few elements, so calls count: the method costs less than numpy's function around it.
+    escaped = (symbols == ESCAPE).nonzero()[0]
+    if len(escaped):
+        folded[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
+    if coding.low_bits:
+        folded <<= coding.low_bits
+    for place, stream in enumerate(coding.low_planes):
+        plane = _octets(take, stream, count)
+        folded |= plane.astype(dtype) << 8 * place if place else plane
     if coding.bits is not None:
         width = coding.low_bits % 8
-        packed = _octets(take, coding.bits, -(-count * width // 8))
-        folded |= _unpacked(packed, width, count).astype(dtype) << 8 * len(coding.low_planes)
+        low = _unpacked(_octets(take, coding.bits, -(-count * width // 8)), width, count)
+        folded |= low.astype(dtype) << 8 * len(coding.low_planes) if coding.low_planes else low
     return folded
 
 
