@@ -197,11 +197,12 @@ def large() -> Made:
     recipe.copy(len(old) + 1000, 40_000)
     recipe.table(2, FACTORS)
     rows, columns, rank = 160, 250, 2
+    ones = np.ones(rank, np.uint8)
     data = MatrixData(
         Matrix(rows, columns, 3, 6, rank, 6, 2, -30, 6),
         np.arange(rows, dtype=np.uint8),
         np.arange(columns, dtype=np.uint8),
-        Factors(*np.full((3, rank), 1, np.uint8), np.full((rank, rows), 8.0), np.arange(500.0).reshape(rank, columns)),
+        Factors(ones, ones, ones, np.full((rank, rows), 8.0), np.arange(500.0).reshape(rank, columns)),
         np.linspace(0.9, 1.1, rows, dtype=np.float32),
     )
     recipe.elements(1, TABLES[1], new, 0, data, FACTORS)
