@@ -111,20 +111,25 @@ def plan_planes(target: Elements, shape: tuple[int, ...], origin: int = 0) -> Te
 
 def _best(work: _Work, shape: tuple[int, ...], *, thorough: bool) -> TensorPlan:
     split, scales = _split(work, shape)
-    gains = None if scales is None else work.gains(split)
-    if gains is not None:
-        scales = fit_scales(work.magnitudes(split, gains))
-    best = work.plan(None, *split, level=_mean_level(work), prediction=None)
-    if scales is None:
-        return best if gains is None else work.plan(None, *split, level=-MAX_LEVEL, prediction=gains)
-    scaled = work.plan(scales, *split, level=scales.level, prediction=gains)
-    best = min(best, scaled, key=lambda plan: plan.bits)
+    plans = [work.plan(None, *split, level=_mean_level(work), prediction=None)]
+    if scales is not None:
+        # Where a fit of squares finds gains, the elements may still need fewer bits without them.
+        for gains in dict.fromkeys([None, work.gains(split)]):
+            plans += _plans(work, split, gains, thorough=thorough)
+    return min(plans, key=lambda plan: plan.bits)
+
+
+def _plans(work: _Work, split: tuple[int, int], gains: _Prediction | None, *, thorough: bool) -> Iterator[TensorPlan]:
+    """Yield ways with scales, and with factors beside the gains."""
+    yield _scaled(work, split, gains)
     for prediction in _predictions(work, split, gains) if thorough else ():
-        residual = fit_scales(work.magnitudes(split, prediction))
-        if residual is not None:
-            found = work.plan(residual, *split, level=residual.level, prediction=prediction)
-            best = min(best, found, key=lambda plan: plan.bits)
-    return best
+        yield _scaled(work, split, prediction)
+
+
+def _scaled(work: _Work, split: tuple[int, int], prediction: _Prediction | None) -> TensorPlan:
+    scales = fit_scales(work.magnitudes(split, prediction))
+    level = -MAX_LEVEL if scales is None else scales.level
+    return work.plan(scales, *split, level=level, prediction=prediction)
 
 
 def _mean_level(work: _Work) -> int:
@@ -173,7 +178,7 @@ def _predictions(work: _Work, split: tuple[int, int], gains: _Prediction | None)
             yield replace(gains or _Prediction(), factors=factors, exponent=exponent)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Prediction:
     """What predicts elements from those of the base."""
 
