@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
 
 from artifacts.errors import PatchInvalid
+from artifacts.patch.definitions import read_matrix, read_table, write_matrix, write_table
 from artifacts.patch.elements import MatrixData, Table, decode_block, decode_matrix
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
@@ -24,12 +26,8 @@ from artifacts.patch.format import (
     Op,
     most_made,
     read_header,
-    read_matrix,
-    read_table,
     read_varint,
     signed,
-    write_matrix,
-    write_table,
 )
 from artifacts.patch.journal import Checkpoint, MatrixState, Pending, State
 from artifacts.patch.matrix import Factors
@@ -43,6 +41,8 @@ __all__ = ["Decoder"]
 # M_MMAP_THRESHOLD). Without that, the arrays of each block are new pages of the system, which cost a third of the time.
 # So a piece is given back that no block needs; it is never written to, so it takes no memory.
 _KEPT_BYTES = 4 << 20
+# Fewer bytes are not worth waking a thread for.
+_DEFLATED_AT_ONCE = 64 * 1024
 
 
 class Decoder:
@@ -296,7 +296,7 @@ def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
 
 
 class _Deflater:
-    """One member of the target while it is deflated.
+    """One member of the target while it is deflated: by a thread, because zlib takes longer than all the rest.
 
     Args:
         parameters: of zlib.
@@ -308,13 +308,17 @@ class _Deflater:
         self._zlib = zlib.compressobj(
             parameters.level, zlib.DEFLATED, -parameters.window_log, parameters.memory_level, parameters.strategy
         )
+        self._thread = ThreadPoolExecutor(1)
+        self._running: Future[bytes] | None = None
+        self._waiting = bytearray()
         self._left = deflated
         self.raw_left = raw
 
     def take(self, content: bytes) -> bytes:
-        """Return what comes out when more goes in."""
+        """Take more bytes, and return what has come out of those before."""
         self.raw_left -= len(content)
-        return self._counted(self._zlib.compress(content))
+        self._waiting += content
+        return self._deflated() if len(self._waiting) >= _DEFLATED_AT_ONCE else b""
 
     def end(self) -> bytes:
         """Return what comes out at the end.
@@ -322,10 +326,18 @@ class _Deflater:
         Raises:
             PatchInvalid: all of it has another length than was said.
         """
-        last = self._counted(self._zlib.flush())
+        last = self._deflated() + self._deflated() + self._counted(self._zlib.flush())
+        self._thread.shutdown()
         if self._left:
             raise PatchInvalid("a deflated member has another length than the patch says")
         return last
+
+    def _deflated(self) -> bytes:
+        """Let the thread go on with what waits, and return what it had made."""
+        made = b"" if self._running is None else self._running.result()
+        self._running = self._thread.submit(self._zlib.compress, bytes(self._waiting))
+        self._waiting.clear()
+        return self._counted(made)
 
     def _counted(self, deflated: bytes) -> bytes:
         self._left -= len(deflated)

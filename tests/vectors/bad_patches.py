@@ -201,6 +201,7 @@ def bad_tables(hand: Hand) -> Iterator[tuple[str, bytes]]:
         ("a table of 33 classes", (1 << 4, 0, 0, 0, 0, 0, 33, *(0, 0) * 33, 0, 256)),
         ("a class with as many low bits as the element", (1 << 4, 0, 0, 0, 0, 0, 1, 8, 0, 0, 0, 256)),
         ("a class with 64 low bits", (1 << 4 | 3, 0, 0, 0, 0, 0, 1, 64, *(0,) * 9, 0, 256)),
+        ("a class with an unknown mask", (1 << 4, 0, 0, 0, 0, 0, 1, 4 << 7, 0, 0, 256)),
         ("a class with symbols in a stream that is not there", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 1, 0, 256)),
         ("a map of levels that names a class that is not there", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 1, 256)),
         ("a map of levels that is too long", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 257)),
