@@ -20,12 +20,15 @@ __all__ = [
     "MAX_FACTOR",
     "MAX_FACTORS",
     "MAX_RANK",
+    "MAX_SHIFT",
     "MAX_SIDE",
+    "Factors",
     "Matrix",
     "MatrixData",
     "converted",
     "levels",
     "predicted",
+    "predicted_updates",
 ]
 
 # Rows and columns: a block's rows then have at most a block's worth of elements beside those that are wanted.
@@ -200,6 +203,21 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
             rounded = _rounded(values, base.dtype.itemsize, brain)
             found[places] = rounded if finite else np.where(np.isfinite(_doubles(known, brain)), rounded, known)
     return found
+
+
+def predicted_updates(data: MatrixData, start: int, count: int) -> Doubles:
+    """Return the sums of the products of the factors for each of ``count`` elements from ``start`` on.
+
+    Raises:
+        ValueError: they reach beyond the matrix, or there are no factors.
+    """
+    if data.factors is None:
+        raise ValueError("a prediction needs factors")
+    updates = np.empty(count, np.float64)
+    for rows, columns, places in _rectangles(data.matrix, start, count):
+        updates[places] = _products(data.factors, rows, columns).ravel()
+    updates *= 2.0**data.matrix.exponent
+    return updates
 
 
 def _products(factors: Factors, rows: slice, columns: slice) -> Doubles:
