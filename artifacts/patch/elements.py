@@ -30,7 +30,7 @@ from artifacts.patch.matrix import (
     converted,
     levels,
     predicted,
-    predicted_updates,
+    predicted_values,
 )
 
 __all__ = [
@@ -67,6 +67,9 @@ MAX_ORIGIN = 255
 ESCAPE = 255
 # The contexts of whole numbers that are predicted: parts of one half, by which the prediction is off a whole number.
 FRACTIONS = 16
+# Whole numbers that may be predicted: quantized weights. Predictions are exact as 8 bytes.
+MAX_WHOLE_BYTES = 2
+MAX_WHOLE = 2.0**62
 # What divides a byte, so that zstd sees one alphabet.
 MASKS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
 _GAIN_BYTES = 4
@@ -582,13 +585,13 @@ def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | Non
 
 def _known_whole(table: Table, elements: Unsigned, data: MatrixData, start: int) -> _Known:
     """Return whole numbers with their prediction, whose fraction is their context."""
-    if table.difference != "sub" or data.matrix.gains is not None or data.matrix.exponent > 0:
-        raise ValueError("whole numbers are predicted by factors alone, in no larger unit than one")
-    updates = predicted_updates(data, start, len(elements))
-    rounded = np.rint(updates)
-    updates -= rounded
-    # The sum wraps as that of all elements does.
-    elements = elements + rounded.astype(np.int64).astype(elements.dtype)
-    is_below = updates > 0
-    contexts = np.minimum(np.abs(updates, out=updates) * (2 * FRACTIONS), FRACTIONS - 1).astype(np.uint8)
-    return _Known(elements, contexts, is_below)
+    if table.difference != "sub" or table.width > MAX_WHOLE_BYTES:
+        raise ValueError("only differences of whole numbers of one or two bytes are predicted")
+    values = predicted_values(data, elements.view(_SIGNED[table.width]), start)
+    if len(values) and np.abs(values).max() >= MAX_WHOLE:
+        raise ValueError("a prediction is no whole number by far")
+    rounded = np.rint(values)
+    values -= rounded
+    contexts = np.minimum(np.abs(values) * (2 * FRACTIONS), FRACTIONS - 1).astype(np.uint8)
+    # The prediction wraps as all elements do.
+    return _Known(rounded.astype(np.int64).astype(elements.dtype), contexts, values > 0)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.elements import FRACTIONS, ClassCoding, numbers_and_levels
+from artifacts.patch.elements import FRACTIONS, MAX_WHOLE_BYTES, ClassCoding, numbers_and_levels
 from artifacts.patch.factors import decompose, rounded_factors, worthwhile_rank
-from artifacts.patch.gains import GAIN_BITS, GainSums
+from artifacts.patch.gains import GAIN_BITS, SIDES, GainSums
 from artifacts.patch.guess import GUESSED, guess_columns
 from artifacts.patch.kinds import FACTORS, FLOATS, Kind, kind_of
 from artifacts.patch.matrix import MAX_LEVEL, MAX_SIDE, Factors, Matrix, MatrixData
@@ -39,6 +39,8 @@ _OPERATION_BITS = 8 * 6
 _MATRIX_BITS = 8 * 6
 # What is said of a component of factors: three bytes that are alike from one to the next.
 _COMPONENT_BITS = 8
+# What gains take that are all the same.
+_COMMON_GAIN_BITS = 8 * 8
 # Fewer elements than these have no rows and columns, or no factors, that are worth it.
 _MIN_SCALED, _MIN_FACTORED = 256, 2048
 # Shares of the rank that is worth it by an estimate: the estimate is mostly too high.
@@ -177,8 +179,6 @@ def _predictions(work: _Work, split: tuple[int, int], gains: _Prediction | None)
     for candidate in sorted({round(rank * share) for share in _RANKS}):
         if candidate and (found := rounded_factors(parts, candidate, floor)) is not None:
             factors, exponent = found
-            if exponent > 0 and not work.is_float:
-                continue
             yield replace(gains or _Prediction(), factors=factors, exponent=exponent)
 
 
@@ -196,9 +196,13 @@ class _Prediction:
         return 0 if self.factors is None else len(self.factors.shifts)
 
     @property
+    def predicts(self) -> bool:
+        return self.gains is not None or self.factors is not None
+
+    @property
     def bits(self) -> float:
         """About what it takes."""
-        bits = 0.0 if self.gains is None else GAIN_BITS * len(self.gains)
+        bits = 0.0 if self.gains is None else float(GAIN_BITS * len(np.unique(self.gains)) + _COMMON_GAIN_BITS)
         if self.factors is not None:
             bits += estimated_bits(tally_factors(self.factors), FACTORS.width) + _COMPONENT_BITS * self.rank
         return bits
@@ -282,7 +286,7 @@ class _Work:
             for part in self._chunks(split[1]):
                 update[part] = self._differences(part)
                 if prediction is not None and self._base is not None:
-                    base = self._values(self._base, part).astype(np.float32).reshape(-1, split[1])
+                    base = self._numbers(self._base, part).astype(np.float32).reshape(-1, split[1])
                     prediction.subtract(update[part].reshape(-1, split[1]), base, part.start // split[1])
         return np.nan_to_num(update, copy=False, posinf=0.0, neginf=0.0).reshape(split)
 
@@ -294,14 +298,18 @@ class _Work:
     def gains(self, split: tuple[int, int]) -> _Prediction | None:
         """Return gains of rows or columns, if they are worth it."""
         base = self._base
-        if self._float is None or base is None:
+        if base is None or (self._float is None and self._kind.width > MAX_WHOLE_BYTES):
             return None
         sums = GainSums(split)
         for part in self._chunks(split[1]):
-            sums.add(self._values(self._target, part), self._values(base, part), part.start // split[1])
-        found = [(sums.saved_bits(by_columns, self.rounding_energy()), by_columns) for by_columns in (False, True)]
-        saved, by_columns = max(found)
-        return _Prediction(gains=sums.gains(by_columns), by_columns=by_columns) if saved > 0 else None
+            sums.add(self._numbers(self._target, part), self._numbers(base, part), part.start // split[1])
+        saved, side = max((sums.saved_bits(side, self.rounding_energy()), side) for side in SIDES)
+        return _Prediction(gains=sums.gains(side), by_columns=side == "columns") if saved > 0 else None
+
+    def _numbers(self, elements: Elements, part: slice) -> npt.NDArray[Any]:
+        """Return elements as numbers with signs."""
+        values = self._values(elements, part)
+        return values if self._float else np.asarray(values.view(f"<i{self._kind.width}"))
 
     def guessed_splits(self) -> set[tuple[int, int]]:
         """Return the rows and columns that a tensor seems to have whose shape is not known."""
@@ -313,13 +321,13 @@ class _Work:
         columns = guess_columns(target, base, self.count)
         return set() if columns is None else {(self.count // columns, columns)}
 
-    @property
-    def is_float(self) -> bool:
-        return self._float is not None
-
     def can_be_predicted(self) -> bool:
         """Tell whether factors could be worth it."""
-        if self._base is None or self.count < _MIN_FACTORED or (self._float is None and self._kind.width > 2):
+        if (
+            self._base is None
+            or self.count < _MIN_FACTORED
+            or (self._float is None and self._kind.width > MAX_WHOLE_BYTES)
+        ):
             return False
         changed = sum(int(np.count_nonzero(self._differences(part))) for part in self._chunks())
         return changed > _MIN_CHANGED * self.count
@@ -341,7 +349,7 @@ class _Work:
         """Return a way to code the tensor, with its price."""
         prediction = prediction or _Prediction()
         kind = self._kind
-        if self._float is None and prediction.rank:
+        if self._float is None and prediction.predicts:
             # The fraction of the prediction is the context: the lowest part of the level.
             kind = replace(kind, slope=1)
         data = self._matrix(scales, rows, columns, level, prediction)
@@ -363,7 +371,7 @@ class _Work:
         of_rows = empty if scales is None else np.minimum(scales.rows, 255).astype(np.uint8)
         of_columns = empty if scales is None else np.minimum(scales.columns, 255).astype(np.uint8)
         whole = min(max(self._level_of_one() + level, 0), MAX_LEVEL)
-        if self._float is None and prediction.rank:
+        if self._float is None and prediction.predicts:
             whole = min(max(_UNIT_OCTAVE + round(level / STEPS), 0), FRACTIONS - 1) * FRACTIONS
             of_rows, of_columns = (_octaves(levels) for levels in (of_rows, of_columns))
         matrix = Matrix(
