@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from artifacts.patch.alignments import Alignment, Bytes, Places
 from artifacts.patch.prices import Costs, Prices, difference_symbols
@@ -190,7 +189,7 @@ class _Path:
         self._chain: dict[int, _Chain | None] = {NEW: (start, NEW, None)}
 
     def go_to(self, place: int, new: float) -> None:
-        """Make the bytes up to ``place``; ``new`` is what they would cost from the target's start on if all were new."""
+        """Make the bytes up to ``place``; ``new`` is what all from the target's start would cost as new ones."""
         cost = self._cost
         length = place - self._place
         for state, rate in self._rate.items():

@@ -1,25 +1,41 @@
 """Bytes that no parser knows: how a file is made from pieces of another one, of its own start, and of new bytes.
 
-Three kinds of operation cover the target: a copy, new bytes, and new bytes as differences to an old piece that is
-nearly the same.
+Alignments are found (`search`), the cheapest way through them is chosen (`choose`), again with prices that were learned
+from what was chosen (`passes`), from several beginnings, and what compresses best is taken (`estimate`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 
 import numpy as np
 
-from artifacts.patch.alignments import Alignment, Bytes
-from artifacts.patch.choose import NEW, Differences, NewBytes, Step, choose, differences, new_bytes
+from artifacts.patch.choose import Differences
+from artifacts.patch.estimate import estimate
 from artifacts.patch.operations import Add, Copy, Data, Operation
-from artifacts.patch.prices import Prices, difference_symbols, learned
-from artifacts.patch.search import Found, Ranges, search
+from artifacts.patch.passes import Choice, Files, passes, seen_differences
+from artifacts.patch.prices import CHEAP_OPERATIONS, Counts, Prices
+from artifacts.patch.search import Found, search
 
-__all__ = ["Add", "Copy", "Data", "MatchLimits", "Operation", "match"]
+__all__ = ["Add", "Copy", "Data", "MatchLimits", "Matched", "Operation", "match", "match_with_prefix"]
+
+Buffer = bytes | bytearray | memoryview | mmap
+
+# Operations that are made of one choice: with copies of at least so many bytes, or everything that is aligned and not
+# all equal as differences. Patterns in differences compress better in one piece, differences far apart as operations.
+_RUNS = (4, 6, 32, 1 << 40)
+# From so many operations on, a copy should not be short: operations take time to decode.
+_MANY_OPERATIONS = 1 << 16
+_MANY_RUNS = (32, 1 << 40)
+_PASSES = 4
+# Prefixes are as long as the format's longest window.
+_MAX_PREFIX_BYTES = 1 << 20
+_PREFIX_BIN = 1 << 14
+# Steps of the search for the cheapest way, of all passes together: some seconds.
+_BASIC_STEPS = 1_000_000
+_BYTES_PER_STEP = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,166 +44,115 @@ class MatchLimits:
 
     Attributes:
         max_bytes: memory beside the two files.
+        max_steps: steps of the search for the cheapest operations, each some microseconds; None for a number that
+            keeps to 4 MB of base and target in a second.
     """
 
     max_bytes: int = 256 * 1024 * 1024
-
-
-def match(
-    base: bytes | bytearray | memoryview | mmap,
-    target: bytes | bytearray | memoryview | mmap,
-    ranges: Sequence[tuple[int, int]],
-    limits: MatchLimits | None = None,
-) -> list[Operation]:
-    """Return operations that make the target's ``ranges``, in their order.
-
-    Args:
-        base: the old file.
-        target: the new one.
-        ranges: start and end of what is to be made, ascending and apart.
-        limits: what it may cost.
-    """
-    limits = limits or MatchLimits()
-    old, new = np.frombuffer(base, np.uint8), np.frombuffer(target, np.uint8)
-    found = search(old, new, ranges, limits.max_bytes)
-    *_, last = passes(old, new, ranges, found, prefixed=False)
-    return list(operations(last, len(old), 64))
+    max_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """What one pass chose."""
+class Matched:
+    """Operations, and what their new bytes should be compressed with.
 
-    steps: list[list[Step]]
-    alignments: list[list[Alignment]]
-    differences: list[list[Differences]]
+    Attributes:
+        operations: in the target's order.
+        prefix: start and end in the base; None if the new bytes stand alone.
+        estimate: the bytes that all this takes in a patch, nearly.
+    """
 
-
-def passes(
-    old: Bytes,
-    new: Bytes,
-    ranges: Ranges,
-    found: Found,
-    *,
-    prefixed: bool,
-    similar: bool = False,
-    count: int = 3,
-    prices: Prices | None = None,
-) -> Iterator[Pass]:
-    """Choose operations several times, each time with prices that were learned from the time before."""
-    prices = prices or Prices()
-    if similar:
-        counts = np.zeros_like(prices.different, dtype=np.int64)
-        for alignment in found.alignments:
-            if alignment.end - alignment.start >= 256:
-                _count(counts, new, new if alignment.own else old, alignment.start, alignment.end, alignment.shift)
-        prices = learned(prices, None, counts, None)
-    repeats = _repeats(found, prefixed)
-    for number in range(count):
-        fresh = new_bytes(new, found.gaps if repeats is not None else [], repeats, prices)
-        inside = [[a for a in found.alignments if a.start < end and a.end > start] for start, end in ranges]
-        differ = [[differences(new, new if a.own else old, a, prices) for a in some] for some in inside]
-        steps = [
-            choose(start, end, some, how, prices, fresh)
-            for (start, end), some, how in zip(ranges, inside, differ, strict=True)
-        ]
-        yield Pass(steps, inside, differ)
-        if number + 1 < count:
-            prices = _learn(old, new, prices, steps, inside)
-            repeats = _repeats(found, prefixed, steps)
+    operations: list[Operation]
+    prefix: tuple[int, int] | None
+    estimate: int
 
 
-MASK = True
+def match(
+    base: Buffer, target: Buffer, ranges: Sequence[tuple[int, int]], limits: MatchLimits | None = None
+) -> list[Operation]:
+    """Return operations that make the target's ``ranges``, in their order, if new bytes are compressed by themselves.
+
+    Args:
+        base: the old file, and whatever else has addresses before the target's.
+        target: the new one.
+        ranges: start and end of what is to be made, ascending and apart. The bytes between them are made by others,
+            in the target's order.
+        limits: what it may cost.
+    """
+    return _matched(base, target, ranges, limits, prefixed=False).operations
 
 
-def _repeats(found: Found, prefixed: bool, steps: list[list[Step]] | None = None):
-    """Return for each byte of the gaps how long it repeats what a compressor of new bytes has seen."""
-    near = found.near
-    if near is None:
+def match_with_prefix(
+    base: Buffer, target: Buffer, ranges: Sequence[tuple[int, int]], limits: MatchLimits | None = None
+) -> Matched:
+    """Return operations and a prefix from the base for their new bytes, if one helps. The arguments are `match`'s."""
+    return _matched(base, target, ranges, limits, prefixed=True)
+
+
+def _matched(
+    base: Buffer, target: Buffer, ranges: Sequence[tuple[int, int]], limits: MatchLimits | None, *, prefixed: bool
+) -> Matched:
+    limits = limits or MatchLimits()
+    ranges = [(start, end) for start, end in ranges if start < end]
+    if not ranges:
+        return Matched([], None, 0)
+    files = Files(np.frombuffer(base, np.uint8), np.frombuffer(target, np.uint8), ranges)
+    found = search(files.old, files.new, ranges, limits.max_bytes)
+    best = None
+    for choices, prefix in _choices(files, found, limits, prefixed=prefixed):
+        for run in _MANY_RUNS if _operations_at_most(choices) > _MANY_OPERATIONS else _RUNS:
+            operations = [one for choice in choices for one in choice.operations(len(files.old), run)]
+            content = bytes(files.old[slice(*prefix)]) if prefix else b""
+            size = estimate(files.old, files.new, operations, content)
+            if best is None or size < best.estimate:
+                best = Matched(operations, prefix, size)
+    assert best is not None
+    return best
+
+
+def _choices(
+    files: Files, found: Found, limits: MatchLimits, *, prefixed: bool
+) -> Iterator[tuple[list[Choice], tuple[int, int] | None]]:
+    """Yield choices from several beginnings, as many as the limits allow, and what prefix they reckon with."""
+    left = limits.max_steps
+    if left is None:
+        left = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
+    prefix = _prefix(found) if prefixed else None
+    seen = seen_differences(files, found)
+    beginnings: list[tuple[Prices, tuple[int, int] | None, Counts | None]] = [
+        (prices, None, different) for prices in (Prices(), CHEAP_OPERATIONS) for different in (None, seen)
+    ]
+    if prefix:
+        beginnings += [(Prices(), prefix, different) for different in (None, seen)]
+    for prices, reckoned, different in beginnings:
+        all_passes = passes(files, found, prices, prefixed=reckoned is not None, different=different)
+        for _ in range(_PASSES):
+            choices = next(all_passes)
+            yield choices, reckoned
+            left -= sum(_steps(one) for choice in choices for one in choice.differing)
+            if left < 0:
+                return
+
+
+def _steps(differing: Differences) -> int:
+    return 2 + 2 * len(differing.starts)
+
+
+def _operations_at_most(choices: Sequence[Choice]) -> int:
+    return sum(len(choice.steps) + 2 * sum(len(one.starts) for one in choice.differing) for choice in choices)
+
+
+def _prefix(found: Found) -> tuple[int, int] | None:
+    """Return the part of the base, no longer than a prefix, that has most in common with the gaps."""
+    if found.near is None or not found.old_bytes:
         return None
-    lengths = near.own.lengths
-    if steps is not None and MASK:
-        new = np.zeros(len(lengths), np.bool_)
-        places = np.concatenate([np.arange(start, end) for start, end in found.gaps])
-        for some in steps:
-            for step in some:
-                if step.alignment == NEW:
-                    new[slice(*np.searchsorted(places, (step.start, step.end)))] = True
-        lengths, source = lengths.copy(), np.maximum(near.own.places - found.old_bytes, -1)
-        for _ in range(8):
-            # Where the last occurrence was not written as new bytes, the one before it may have been.
-            copied = np.flatnonzero((source >= 0) & ~new[source])
-            before = source[copied]
-            lengths[copied] = np.minimum(lengths[copied], near.own.lengths[before])
-            source[copied] = np.maximum(near.own.places[before] - found.old_bytes, -1)
-        lengths[(source < 0) | ~new[source]] = 0
-    if prefixed:
-        lengths = np.maximum(lengths, near.best())
-    return lengths
-
-
-def _learn(old: Bytes, new: Bytes, prices: Prices, steps: list[list[Step]], inside: list[list[Alignment]]) -> Prices:
-    fresh = np.zeros(256, np.int64)
-    different = np.zeros_like(prices.different, dtype=np.int64)
-    distances: Counter[int] = Counter()
-    copies: Counter[int] = Counter()
-    news: Counter[int] = Counter()
-    last: tuple[int, bool] | None = None
-    for some, alignments in zip(steps, inside, strict=True):
-        for step in some:
-            if step.alignment == NEW:
-                news[step.end - step.start] += 1
-                fresh += np.bincount(new[step.start : step.end], minlength=256)
-                continue
-            alignment = alignments[step.alignment]
-            copies[step.end - step.start] += 1
-            source = new if alignment.own else old
-            start, end = step.start + alignment.shift, step.end + alignment.shift
-            _count(different, new, source, step.start, step.end, alignment.shift)
-            if last is not None and last[1] == alignment.own:
-                distances[start - last[0]] += 1
-            last = end, alignment.own
-    return learned(prices, fresh, different, distances, copies, news)
-
-
-def _count(counts, new, source, start, end, shift):
-    for at in range(start, end, 1 << 20):
-        stop = min(end, at + (1 << 20))
-        difference = new[at:stop] - source[at + shift : stop + shift]
-        differing = np.flatnonzero(difference)
-        symbols = difference_symbols(np.diff(differing, prepend=-1), difference[differing])
-        np.add.at(counts, symbols, 1)
-
-
-def operations(chosen: Pass, own: int, run: int) -> Iterator[Operation]:
-    for steps, alignments, found in zip(chosen.steps, chosen.alignments, chosen.differences, strict=True):
-        for step in steps:
-            if step.alignment == NEW:
-                yield Data(step.start, step.end - step.start)
-            else:
-                yield from _aligned(step, alignments[step.alignment], found[step.alignment], own, run)
-
-
-def _aligned(step: Step, alignment: Alignment, found: Differences, own: int, run: int) -> Iterator[Operation]:
-    """Yield copies where at least ``run`` bytes are equal, and differences between them."""
-    shift = alignment.shift + (own if alignment.own else 0)
-    inside = (found.ends > step.start) & (found.starts < step.end)
-    at = step.start
-    add = None
-    for start, end in zip(found.starts[inside].tolist(), found.ends[inside].tolist(), strict=True):
-        start, end = max(start, step.start), min(end, step.end)
-        if start - at >= run:
-            if add is not None:
-                yield Add(add + shift, add, at - add)
-            yield Copy(at + shift, start - at)
-            add = start
-        elif add is None:
-            add = at
-        at = end
-    if add is None:
-        yield Copy(at + shift, step.end - at)
-    elif step.end - at >= run:
-        yield Add(add + shift, add, at - add)
-        yield Copy(at + shift, step.end - at)
-    else:
-        yield Add(add + shift, add, step.end - add)
+    length = min(found.old_bytes, _MAX_PREFIX_BYTES)
+    bins = np.zeros(found.old_bytes // _PREFIX_BIN + 2)
+    for near in found.near.longest:
+        there = near.places >= 0
+        bins += np.bincount(near.places[there] // _PREFIX_BIN, near.lengths[there], len(bins))
+    sums = np.concatenate(([0.0], np.cumsum(bins)))
+    width = min(length // _PREFIX_BIN, len(bins))
+    start = int((sums[width:] - sums[: len(sums) - width]).argmax()) * _PREFIX_BIN
+    start = min(start, found.old_bytes - length)
+    return start, start + length

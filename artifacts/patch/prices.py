@@ -8,26 +8,29 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+__all__ = ["CHEAP_OPERATIONS", "Chosen", "Costs", "Prices", "difference_symbols", "learned", "learned_differences"]
+
 Costs = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 # A byte of a number, where nothing was learned: a compressor saves a little of it.
 _NUMBER_BYTE = 0.9
 # How many observations what was guessed counts for.
 _PRIOR = 12.0
+# Nothing costs less than a third of a bit.
 _LEAST = 0.04
-
-
-def _even(cost: float) -> Costs:
-    return np.full(256, cost)
-
-
+# What the kind of an operation costs beside its numbers.
+_KIND = 0.1
 # A byte of a difference that is not 0 is looked at together with its distance from the one before, up to this one.
 _MOST_APART = 63
+# What differs and stands alone makes two more operations, if it is not left in a run of zeros.
+_ALONE_FROM, _ALONE = 5, 0.4
 
 
 def difference_symbols(apart: npt.NDArray[np.int64], values: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Return numbers that stand for bytes of a difference and how far each is from the one before."""
-    return np.minimum(apart, _MOST_APART) << 8 | values
+    symbols: npt.NDArray[np.int64] = np.minimum(apart, _MOST_APART) << 8 | values
+    return symbols
 
 
 def _guessed_differences() -> Costs:
@@ -43,11 +46,12 @@ class Prices:
         new: of each new byte.
         repeated: of new bytes that repeat others, however many.
         different: of each of the `difference_symbols`.
-        copy, data: of an operation, beside its source.
+        copy: of an operation that has a source, beside the source.
+        data: of an operation that has none.
         sources: of distances from where the last source ended.
     """
 
-    new: Costs = field(default_factory=lambda: _even(0.75))
+    new: Costs = field(default_factory=lambda: np.full(256, 0.75))
     repeated: float = 2.5
     different: Costs = field(default_factory=_guessed_differences)
     copy: float = 1.5
@@ -62,56 +66,51 @@ class Prices:
         return 0.4 + _NUMBER_BYTE * max(1, ((abs(distance) << 1).bit_length() + 6) // 7)
 
 
-def learned(
-    before: Prices,
-    new: npt.NDArray[np.int64] | None,
-    different: npt.NDArray[np.int64] | None,
-    distances: Counter[int] | None,
-    copies: Counter[int] | None = None,
-    news: Counter[int] | None = None,
-) -> Prices:
-    """Return prices from what was chosen by ``before``; what is None stays as it was.
+# Where edits follow a pattern, operations cost little. What is chosen by the usual guess may not show the pattern.
+CHEAP_OPERATIONS = Prices(repeated=2.0, copy=0.5, data=0.3)
 
-    Args:
-        before: the prices that were used.
-        new: how often each new byte was written.
-        different: how often each of the `difference_symbols`.
-        distances: how often each distance between sources.
-        copies: how often each length of what is aligned.
-        news: how often each length of new bytes.
-    """
+
+@dataclass(slots=True)
+class Chosen:
+    """How often things were chosen: values of new bytes, `difference_symbols`, distances of sources, lengths."""
+
+    new: Counts = field(default_factory=lambda: np.zeros(256, np.int64))
+    different: Counts = field(default_factory=lambda: np.zeros(256 * (_MOST_APART + 1), np.int64))
+    distances: Counter[int] = field(default_factory=Counter)
+    copies: Counter[int] = field(default_factory=Counter)
+    news: Counter[int] = field(default_factory=Counter)
+
+
+def learned(before: Prices, chosen: Chosen) -> Prices:
+    """Return prices from what was chosen by those ``before``."""
     guess = Prices()
-    changed = before
-    if new is not None:
-        changed = replace(changed, new=_entropy(new, guess.new))
-    if different is not None:
-        changed = replace(changed, different=np.minimum(_entropy(different, guess.different) * SCALE + APART, guess.different + 0.5))
-    if distances is not None:
-        total = sum(distances.values())
-        # What was seen once is no cheaper than what was not.
-        sources = {
+    total = sum(chosen.distances.values())
+    return replace(
+        learned_differences(before, chosen.different),
+        new=_entropy(chosen.new, guess.new),
+        copy=_number_cost(chosen.copies, guess.copy),
+        data=_number_cost(chosen.news, guess.data),
+        sources={
+            # What was seen once is no cheaper than what was not.
             distance: max(_LEAST, min(guess.source(distance), _bits(count, total + _PRIOR) / 8))
-            for distance, count in distances.items()
+            for distance, count in chosen.distances.items()
             if count > 1
-        }
-        changed = replace(changed, sources=sources)
-    if copies:
-        changed = replace(changed, copy=_number_cost(copies, guess.copy))
-    if news:
-        changed = replace(changed, data=_number_cost(news, guess.data))
-    return changed
+        },
+    )
 
 
-def _entropy(counts: npt.NDArray[np.int64], guess: Costs) -> Costs:
+def learned_differences(before: Prices, different: Counts) -> Prices:
+    """Return prices with those of differences learned from how often each of the `difference_symbols` was seen."""
+    guess = _guessed_differences()
+    alone = np.repeat(np.where(np.arange(_MOST_APART + 1) >= _ALONE_FROM, _ALONE, 0.0), 256)
+    return replace(before, different=np.minimum(_entropy(different, guess) + alone, guess + 0.5))
+
+
+def _entropy(counts: Counts, guess: Costs) -> Costs:
     """Return the bytes that each value costs, from how often it was seen and what was guessed."""
     weights = counts + _PRIOR * 2.0 ** (-8 * guess)
     costs: Costs = np.maximum(-np.log2(weights / weights.sum()) / 8, _LEAST)
     return costs
-
-
-_KIND = 0.1
-SCALE=1.0
-APART=np.repeat(np.where(np.arange(64)>4,0.0,0.0),256)
 
 
 def _number_cost(seen: Counter[int], guess: float) -> float:

@@ -1,7 +1,7 @@
 """Which alignments there are between a target, its base and its own start.
 
-First what is long, by hashes of blocks, in files of any length. Then, in what lies outside of long equal stretches, what
-is short, by sorting suffixes, if memory allows.
+First what is long, by hashes of blocks, in files of any length. Then, in what lies outside of long equal stretches,
+what is short, by sorting suffixes, if memory allows.
 """
 
 from __future__ import annotations
@@ -37,14 +37,21 @@ class Found:
     Attributes:
         alignments: in the order in which they were found.
         gaps: parts of the target that lie outside of long equal stretches.
-        near: what agrees longest with each byte of the gaps; None if there was no memory to find out.
-        old_bytes: the length of the text's first part in ``near``.
+        places: of the bytes of the gaps.
+        near: what agrees with each of them; None if there was no memory to find out.
+        old_bytes: the length of the base, where the gaps begin in ``near``.
     """
 
     alignments: list[Alignment]
     gaps: list[tuple[int, int]]
+    places: Places
     near: Nearest | None
     old_bytes: int
+
+    @property
+    def known_gaps(self) -> list[tuple[int, int]]:
+        """The gaps, if it is known what agrees with their bytes."""
+        return [] if self.near is None else self.gaps
 
 
 def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
@@ -59,11 +66,11 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     gaps = _unsettled(old, new, ranges, found)
     size = len(old) + sum(end - start for start, end in gaps)
     if not gaps or size * BYTES_PER_BYTE > max_bytes:
-        return Found(found, gaps, None, 0)
+        return Found(found, gaps, np.zeros(0, np.int64), None, len(old))
     places = np.concatenate([np.arange(start, end) for start, end in gaps])
     near = nearest(np.concatenate([old, *(new[start:end] for start, end in gaps)]), len(old), places)
     _extend_near(old, new, ranges, gaps, places, near, found)
-    return Found(found, gaps, near, len(old))
+    return Found(found, gaps, places, near, len(old))
 
 
 def _unsettled(old: Bytes, new: Bytes, ranges: Ranges, found: list[Alignment]) -> list[tuple[int, int]]:
@@ -86,7 +93,7 @@ def _unsettled(old: Bytes, new: Bytes, ranges: Ranges, found: list[Alignment]) -
 
 
 def _equal_stretches(old: Bytes, new: Bytes, alignment: Alignment) -> list[tuple[int, int]]:
-    stretches = []
+    stretches: list[tuple[int, int]] = []
     last = alignment.start
     for start in range(alignment.start, alignment.end, _CHUNK):
         end = min(start + _CHUNK, alignment.end)

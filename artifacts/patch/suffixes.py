@@ -141,7 +141,7 @@ class _Order:
         return found[0], found[1]
 
     def _groups(self) -> tuple[Places, Places, Places]:
-        """Return for each place of the second part where its equals of the first part are in the order, and their end."""
+        """Return for each place of the second part where its equals of the first are in the order, to which end."""
         first = np.maximum.accumulate(np.where(self._fresh, np.arange(self._count), 0))
         in_first = np.concatenate(([0], np.cumsum(self._order < self._border)))
         starts = np.flatnonzero(self._fresh)
