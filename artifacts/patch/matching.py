@@ -103,7 +103,7 @@ def _matched(
     most = _FEW_OPERATIONS + sum(end - start for start, end in ranges) // _BYTES_PER_OPERATION
     for choices, prefix in _choices(files, found, limits, prefixed=prefixed):
         for run in _RUNS:
-            operations = [one for choice in choices for one in choice.operations(len(files.old), run)]
+            operations = [one for choice in choices for one in choice.operations(run)]
             if len(operations) > most and run != _RUNS[-1]:
                 continue
             size = estimator.estimate(operations, prefix)
