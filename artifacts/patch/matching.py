@@ -14,6 +14,7 @@ from mmap import mmap
 import numpy as np
 
 from artifacts.patch.estimate import Estimator
+from artifacts.patch.format import MIN_PREFIX_BYTES
 from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.passes import Choice, Choices, Files, seen_differences
 from artifacts.patch.prices import CHEAP_OPERATIONS, Counts, Prices
@@ -174,7 +175,7 @@ class _Trials:
 
 def _prefix(found: Found, old_bytes: int) -> tuple[int, int] | None:
     """Return the part of the base, no longer than a prefix, that has most in common with the gaps."""
-    if found.near is None:
+    if found.near is None or old_bytes < MIN_PREFIX_BYTES:
         return None
     length = min(old_bytes, _MAX_PREFIX_BYTES)
     bins = np.zeros(old_bytes // _PREFIX_BIN + 2)
