@@ -131,33 +131,35 @@ class NewBytes:
         return [float(cost) for cost in sums]
 
 
-def new_bytes(target: Bytes, gaps: Sequence[tuple[int, int]], repeats: Places, prices: Prices) -> NewBytes:
-    """Return what new bytes cost in the ``gaps``, where each place repeats others for as long as ``repeats`` says."""
-    places: list[int] = []
-    sums: list[float] = []
-    total, last, at = 0.0, None, 0
+def new_bytes(target: Bytes, places: Places, repeats: Places, prices: Prices) -> NewBytes:
+    """Return what new bytes cost, if at some ``places`` it is known how long each repeats others.
+
+    Args:
+        target: the new file.
+        places: in it, ascending; bytes with no others between them are one stretch.
+        repeats: of each place, how many bytes from there repeat others.
+        prices: what new bytes cost that repeat nothing, and what repeating costs.
+    """
     slope = float(prices.new.mean())
-    for start, end in gaps:
-        if last is not None:
-            total += (start - last) * slope
-        single = np.concatenate(([0.0], np.cumsum(prices.new[target[start:end]]))).tolist()
-        longest = repeats[at : at + end - start].tolist()
-        place, length = 0, end - start
-        places.append(start)
-        sums.append(total)
-        while place < length:
-            reach = min(place + longest[place], length)
-            if single[reach] - single[place] > prices.repeated:
-                total += prices.repeated
-            else:
-                reach = place + 1
-                total += single[reach] - single[place]
-            place = reach
-            places.append(start + place)
-            sums.append(total)
-        at += length
-        last = end
-    return NewBytes(np.array(places, np.int64), np.array(sums), slope)
+    if not len(places):
+        return NewBytes(places, np.zeros(0), slope)
+    costs = prices.new[target[places]]
+    begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    number = np.arange(len(places))
+    stretch_end = np.append(begins[1:], len(places))[np.searchsorted(begins, number, side="right") - 1]
+    reach = np.minimum(number + repeats, stretch_end)
+    before = np.concatenate(([0.0], np.cumsum(costs)))
+    worth = np.flatnonzero(before[reach] - before[number] > prices.repeated)
+    covered = 0
+    for start, end in zip(worth.tolist(), reach[worth].tolist(), strict=True):
+        if start >= covered:
+            costs[start:end] = prices.repeated / (end - start)
+            covered = end
+    # Between the stretches every byte costs the same.
+    skipped = (places - number) * slope
+    sums = np.cumsum(costs)
+    knots = np.insert(places + 1, begins, places[begins])
+    return NewBytes(knots, np.insert(sums + skipped, begins, (sums - costs + skipped)[begins]), slope)
 
 
 @dataclass(frozen=True, slots=True)
