@@ -33,6 +33,7 @@ __all__ = [
 MIN_CLUSTER_LOG = 6
 _GAP_LOG = 4
 _CHUNK = 1 << 20
+_CLUSTERS_AT_A_TIME = 1 << 12
 
 # Of alignments that lie at one place, no more are kept: among zeros there are any number.
 _MAX_STATES = 24
@@ -73,10 +74,15 @@ class Differences:
 
     def rates(self, prices: Prices) -> list[float]:
         """Return what each cluster costs for each of its bytes."""
-        if not len(self.symbols):
-            return []
-        costs = np.add.reduceat(prices.different[self.symbols], self.firsts) / (self.ends - self.starts)
-        return [float(cost) for cost in costs]
+        rates: list[float] = []
+        firsts = np.append(self.firsts, len(self.symbols))
+        # Some at a time: the costs of single bytes take four times what the symbols take.
+        for at in range(0, len(self.starts), _CLUSTERS_AT_A_TIME):
+            some = slice(at, at + _CLUSTERS_AT_A_TIME)
+            begin, end = firsts[at], firsts[min(at + _CLUSTERS_AT_A_TIME, len(self.starts))]
+            costs = np.add.reduceat(prices.different[self.symbols[begin:end]], self.firsts[some] - begin)
+            rates += (costs / (self.ends[some] - self.starts[some])).tolist()
+        return rates
 
 
 def differences(target: Bytes, source: Bytes, alignment: Alignment, cluster_log: int = MIN_CLUSTER_LOG) -> Differences:
@@ -131,33 +137,35 @@ class NewBytes:
         return [float(cost) for cost in sums]
 
 
-def new_bytes(target: Bytes, gaps: Sequence[tuple[int, int]], repeats: Places, prices: Prices) -> NewBytes:
-    """Return what new bytes cost in the ``gaps``, where each place repeats others for as long as ``repeats`` says."""
-    places: list[int] = []
-    sums: list[float] = []
-    total, last, at = 0.0, None, 0
+def new_bytes(target: Bytes, places: Places, repeats: Places, prices: Prices) -> NewBytes:
+    """Return what new bytes cost, if at some ``places`` it is known how long each repeats others.
+
+    Args:
+        target: the new file.
+        places: in it, ascending; bytes with no others between them are one stretch.
+        repeats: of each place, how many bytes from there repeat others.
+        prices: what new bytes cost that repeat nothing, and what repeating costs.
+    """
     slope = float(prices.new.mean())
-    for start, end in gaps:
-        if last is not None:
-            total += (start - last) * slope
-        single = np.concatenate(([0.0], np.cumsum(prices.new[target[start:end]]))).tolist()
-        longest = repeats[at : at + end - start].tolist()
-        place, length = 0, end - start
-        places.append(start)
-        sums.append(total)
-        while place < length:
-            reach = min(place + longest[place], length)
-            if single[reach] - single[place] > prices.repeated:
-                total += prices.repeated
-            else:
-                reach = place + 1
-                total += single[reach] - single[place]
-            place = reach
-            places.append(start + place)
-            sums.append(total)
-        at += length
-        last = end
-    return NewBytes(np.array(places, np.int64), np.array(sums), slope)
+    if not len(places):
+        return NewBytes(places, np.zeros(0), slope)
+    costs = prices.new[target[places]]
+    begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    number = np.arange(len(places))
+    stretch_end = np.append(begins[1:], len(places))[np.searchsorted(begins, number, side="right") - 1]
+    reach = np.minimum(number + repeats, stretch_end)
+    before = np.concatenate(([0.0], np.cumsum(costs)))
+    worth = np.flatnonzero(before[reach] - before[number] > prices.repeated)
+    covered = 0
+    for start, end in zip(worth.tolist(), reach[worth].tolist(), strict=True):
+        if start >= covered:
+            costs[start:end] = prices.repeated / (end - start)
+            covered = end
+    # Between the stretches every byte costs the same.
+    skipped = (places - number) * slope
+    sums = np.cumsum(costs)
+    knots = np.insert(places + 1, begins, places[begins])
+    return NewBytes(knots, np.insert(sums + skipped, begins, (sums - costs + skipped)[begins]), slope)
 
 
 @dataclass(frozen=True, slots=True)

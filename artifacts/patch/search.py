@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from artifacts.patch.alignments import Alignment, Bytes, Places, equal_length, worthwhile_length
 from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex
@@ -30,13 +31,21 @@ _LEAST_EXTENDED = 16
 _RECENT = 8
 # An alignment that differs in so few bytes is as good as another one that does not: to go there and back costs more.
 _FEW = 2
+# What repeats itself at a shorter distance is left to the compressor, and so is what repeats itself more often.
+_LEAST_PERIOD = 64
+_MAX_PERIODS = 64
+# Alignments take time each, and for their length. Where any piece fits anywhere, only so many are made.
+_FEW_ALIGNMENTS = 1 << 14
+_BYTES_PER_ALIGNMENT = 1 << 11
+_BASIC_LENGTH = 1 << 20
+_MAX_OVERLAP = 8
 # Gaps from this length on may be bridged, if one byte in eight is equal: one in 256 is by chance, in text one in 15.
 _MIN_BRIDGE = 64
 _MIN_EQUAL_SHARE = 8
 # A base of up to so many bytes is searched whole for short pieces; of a longer one, so much around where a gap's
 # neighbours come from.
 _ALL_BYTES = 1 << 20
-_NEIGHBOURHOOD = 1 << 16
+_MIN_AROUND, _MAX_AROUND = 1 << 10, 1 << 16
 # Places in files have 31 bits where there are many of them.
 _MAX_PLACE = (1 << 31) - 1
 
@@ -57,30 +66,27 @@ class Found:
     places: Places
     near: Nearest | None
 
-    @property
-    def known_gaps(self) -> list[tuple[int, int]]:
-        """The gaps, if it is known what agrees with their bytes."""
-        return [] if self.near is None else self.gaps
-
 
 def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     """Find alignments for the target's ``ranges``, with at most ``max_bytes`` of memory beside the files."""
     found: list[Alignment] = []
+    allowance = _Allowance(sum(end - start for start, end in ranges))
     index = BlockIndex(old)
     for start, end in ranges:
-        extender = _Extender(old, new, start, end, found)
-        for targets, sources in index.anchors(new, start, end):
+        extender = _Extender(old, new, start, end, found, allowance)
+        for targets, sources in index.anchors(new, start, end, extender.wanted):
             extender.extend(targets, sources - targets, np.full(len(targets), BLOCK_BYTES), own=False)
     del index
     gaps = _unsettled(old, new, ranges, found)
     found += _bridges(old, new, gaps, found)
-    places = _places(gaps)
-    parts = _relevant(len(old), found, gaps, (max_bytes - RESULT_BYTES * len(places)) // SORT_BYTES - len(places))
+    open_bytes = sum(end - start for start, end in gaps)
+    parts = _relevant(len(old), found, gaps, (max_bytes - RESULT_BYTES * open_bytes) // SORT_BYTES - open_bytes)
     if not gaps or not parts or len(old) > _MAX_PLACE:
         return Found(found, gaps, np.zeros(0, np.int64), None)
+    places = _places(gaps)
     text = np.concatenate([*(old[start:end] for start, end in parts), *(new[start:end] for start, end in gaps)])
     near = nearest(text, _places(parts), places)
-    _extend_near(old, new, ranges, gaps, places, near, found)
+    _extend_near(old, new, ranges, gaps, places, near, found, allowance)
     return Found(found, gaps, places, near)
 
 
@@ -121,30 +127,43 @@ def _relevant(
 
     All of it, if that is short enough; or else what lies where the gaps' neighbours come from, and what was not taken.
     """
+    if most <= 0:
+        return []
     if old_bytes <= min(most, _ALL_BYTES):
         return [(0, old_bytes)] if old_bytes else []
     taken = sorted((one.start + one.shift, one.end + one.shift) for one in found if not one.own)
     ordered = sorted((one.start, one.shift) for one in found if not one.own)
     wanted: list[tuple[int, int]] = []
+    around = min(_MAX_AROUND, max(_MIN_AROUND, most // (8 * max(1, len(gaps)))))
     for start, end in gaps:
         after = bisect_left(ordered, (start, 0))
         for _, shift in ordered[max(0, after - 2) : after + 2]:
-            wanted.append((start + shift - _NEIGHBOURHOOD, end + shift + _NEIGHBOURHOOD))
-    wanted.append((0, _NEIGHBOURHOOD))
-    wanted.append((old_bytes - _NEIGHBOURHOOD, old_bytes))
+            wanted.append((start + shift - around, end + shift + around))
+    wanted += [(0, around), (old_bytes - around, old_bytes)]
     free, at = [], 0
     for start, end in [*taken, (old_bytes, old_bytes)]:
         if start > at:
             free.append((at - _MARGIN, start + _MARGIN))
         at = max(at, end)
     free.sort(key=lambda part: (part[1] - part[0], part))
-    parts: list[tuple[int, int]] = []
-    for candidates in (wanted, free):
-        for start, end in candidates:
-            more = _united([*parts, (max(0, start), min(old_bytes, end))])
-            if sum(end - start for start, end in more) <= most:
-                parts = more
-    return parts
+    parts = _united([(max(0, start), min(old_bytes, end)) for start, end in wanted])
+    left = most - sum(end - start for start, end in parts)
+    for start, end in free if left >= 0 else ():
+        left -= end - start
+        if left < 0:
+            break
+        parts.append((max(0, start), min(old_bytes, end)))
+    return _first_bytes(_united(parts), most)
+
+
+def _first_bytes(parts: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    first = []
+    for start, end in parts:
+        end = min(end, start + most)
+        if start < end:
+            first.append((start, end))
+        most -= end - start
+    return first
 
 
 def _united(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -201,6 +220,7 @@ def _extend_near(
     places: Places,
     near: Nearest,
     found: list[Alignment],
+    allowance: _Allowance,
 ) -> None:
     part = np.concatenate([np.full(end - start, number) for number, (start, end) in enumerate(gaps)])
     longest = near.best()
@@ -222,14 +242,27 @@ def _extend_near(
                 places, start
             )
             if len(inside):
-                _Extender(old, new, start, end, found).extend(places[inside], shifts[inside], lengths[inside], own=own)
+                _Extender(old, new, start, end, found, allowance).extend(
+                    places[inside], shifts[inside], lengths[inside], own=own
+                )
+
+
+class _Allowance:
+    """How many alignments may be made, and how long they may be together."""
+
+    def __init__(self, made: int) -> None:
+        self.number = _FEW_ALIGNMENTS + made // _BYTES_PER_ALIGNMENT
+        self.length = _BASIC_LENGTH + _MAX_OVERLAP * made
 
 
 class _Extender:
     """Makes alignments from places where two files are equal, each only once."""
 
-    def __init__(self, old: Bytes, new: Bytes, start: int, end: int, found: list[Alignment]) -> None:
+    def __init__(
+        self, old: Bytes, new: Bytes, start: int, end: int, found: list[Alignment], allowance: _Allowance
+    ) -> None:
         self._old, self._new, self._start, self._end = old, new, start, end
+        self._allowance = allowance
         self._found = found
         self._known: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         for alignment in found:
@@ -242,7 +275,7 @@ class _Extender:
         fresh[1:] = (shifts[1:] != shifts[:-1]) | (np.diff(targets) > STRIDE_BYTES)
         places, wanted, equal = targets[fresh].tolist(), shifts[fresh].tolist(), lengths[fresh].tolist()
         at = 0
-        while at < len(places):
+        while at < len(places) and self._allowance.number > 0 and self._allowance.length > 0:
             place, shift = places[at], wanted[at]
             covered = self._covered(place, shift, equal[at], own)
             if covered:
@@ -250,6 +283,18 @@ class _Extender:
                 continue
             self._add(place, shift, equal[at], own)
             at += 1
+
+    def wanted(self, start: int, end: int) -> npt.NDArray[np.bool_]:
+        """Return which places begin a block that is not, or not all equal, in a recent alignment."""
+        wanted = np.ones(end - start, np.bool_)
+        for one in self._recent[-2:]:
+            first, last = max(start, one.start), min(end + BLOCK_BYTES, one.end)
+            if last - first > BLOCK_BYTES:
+                source = self._new if one.own else self._old
+                differs = self._new[first:last] != source[first + one.shift : last + one.shift]
+                sums = np.concatenate(([0], np.cumsum(differs, dtype=np.int32)))
+                wanted[first - start : last - start - BLOCK_BYTES] &= sums[BLOCK_BYTES:-1] > sums[: -BLOCK_BYTES - 1]
+        return wanted
 
     def _covered(self, place: int, shift: int, equal: int, own: bool) -> int:
         """Return for how many bytes no more is to be looked for."""
@@ -275,16 +320,18 @@ class _Extender:
         how_far = worthwhile_length if equal >= _LEAST_EXTENDED else equal_length
         forward = how_far(self._new[place : self._end], source[place + shift :])
         back = how_far(self._new[self._start : place][::-1], source[: place + shift][::-1])
-        if forward + back < _LEAST:
+        if forward + back < _LEAST or (own and -shift < _LEAST_PERIOD):
             return
         alignment = Alignment(place - back, place + forward, shift, own)
         self._remember(alignment)
         self._recent.append(alignment)
+        self._allowance.number -= 1
+        self._allowance.length -= forward + back
         if not own:
             self._found.append(alignment)
             return
         # Only what is written before an operation begins can be read by it.
-        for start in range(alignment.start, alignment.end, -shift):
+        for start in range(alignment.start, min(alignment.end, alignment.start - _MAX_PERIODS * shift), -shift):
             self._found.append(Alignment(start, min(start - shift, alignment.end), shift, True))
 
     def _remember(self, alignment: Alignment) -> None:
