@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,7 +39,7 @@ _MOST, _FEWEST = 26, 14
 _SIZES = ((17, 16), (16, 16), (16, 15))
 # Operations from which on it may pay that lengths and sources have streams of their own, and up to which it may pay
 # that there is one stream for everything.
-_MANY_OPERATIONS, _FEW_OPERATIONS = 24, 64
+_MANY_OPERATIONS, _FEW_OPERATIONS = 24, 512
 # New bytes from which on one window for all of them may be worth its memory, and up to which they may share a stream
 # with the operations.
 _MUCH_DATA, _LITTLE_DATA = 1 << 15, 1 << 12
@@ -345,7 +345,8 @@ class _Addresses:
     def __init__(self, old: Opened, sources: Sequence[tuple[int, int]]) -> None:
         self._length = len(old.unpacked.data)
         self._end = len(old.content)
-        streams = [one for one in old.unpacked.deflated if _touches(one.start, one.length, sources)]
+        reads = _merged(sources)
+        streams = [one for one in old.unpacked.deflated if _touches(one.start, one.length, reads)]
         self.members = tuple(Member(one.offset, one.deflated_length, one.length) for one in streams)
         self._starts = [one.start for one in streams]
         self._moved: list[int] = []
@@ -364,5 +365,17 @@ class _Addresses:
         return source + self._moved[bisect_right(self._starts, source) - 1]
 
 
-def _touches(start: int, length: int, sources: Sequence[tuple[int, int]]) -> bool:
-    return any(source < start + length and start < source + count for source, count in sources)
+def _merged(sources: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return starts and ends of what is read, in their order and apart."""
+    found: list[tuple[int, int]] = []
+    for start, length in sorted(sources):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], start + length)
+        elif length:
+            found.append((start, start + length))
+    return found
+
+
+def _touches(start: int, length: int, reads: Sequence[tuple[int, int]]) -> bool:
+    place = bisect_left(reads, start + length, key=lambda read: read[0])
+    return place > 0 and reads[place - 1][1] > start

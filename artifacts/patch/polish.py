@@ -14,7 +14,7 @@ from artifacts.patch.steps import Step
 __all__ = ["polished"]
 
 # Patches of so many steps are polished, by at most so many attempts of less than a millisecond each.
-_MAX_STEPS, _MAX_ATTEMPTS = 48, 300
+_MAX_STEPS, _MAX_ATTEMPTS = 192, 300
 # What may become new bytes: differences, and copies that are short.
 _MAX_ADD, _MAX_COPY = 64, 12
 
