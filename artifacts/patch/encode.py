@@ -21,7 +21,7 @@ from artifacts.patch.opened import Opened, opened
 from artifacts.patch.planner import Effort, Plan, plan_matches, plan_tensors
 from artifacts.patch.polish import polished
 from artifacts.patch.prefixes import with_prefixes
-from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
+from artifacts.patch.steps import Deflate, DeflateEnd, Prefixed, Step, TensorStep
 
 __all__ = ["SKAFOS_DELTA", "EncodeLimits", "EncodeReport", "Region", "encode_patch"]
 
@@ -203,6 +203,8 @@ def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
     for step in steps:
         if isinstance(step, TensorStep):
             yield Region(step.tensor.name, _how(step), step.length, round(step.plan.bits * of_elements))
+        elif isinstance(step, DeflateEnd):
+            continue
         elif isinstance(step, (Copy, Deflate)):
             yield Region("", _NAMES[type(step)], step.length, 0)
         else:

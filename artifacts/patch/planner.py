@@ -17,7 +17,7 @@ from artifacts.patch.excerpt import Excerpt
 from artifacts.patch.kinds import FLOATS
 from artifacts.patch.matching import Add, Data, MatchLimits, Operation, match_with_prefix
 from artifacts.patch.opened import Opened
-from artifacts.patch.steps import Segment, Step, TensorStep, joined, part_of, segments
+from artifacts.patch.steps import DeflateEnd, Segment, Step, TensorStep, joined, part_of, segments
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
 from artifacts.patch.tensors import Tensor
 
@@ -129,6 +129,8 @@ def _woven(part: Segment, steps: Sequence[TensorStep], matches: _Matches) -> Ite
         yield step
         at = step.tensor.start + step.length
     yield from matches.between(at, part.end)
+    if part.deflate is not None:
+        yield DeflateEnd()
 
 
 def _inflated(old: Opened, new: Opened, deflations: Sequence[Deflation | None]) -> Iterator[tuple[int, int]]:

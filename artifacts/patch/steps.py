@@ -11,7 +11,7 @@ from artifacts.patch.matching import Add, Copy, Data, Operation
 from artifacts.patch.tensor_plan import TensorPlan
 from artifacts.patch.tensors import Tensor
 
-__all__ = ["Deflate", "Prefixed", "Segment", "Step", "TensorStep", "joined", "part_of", "segments"]
+__all__ = ["Deflate", "DeflateEnd", "Prefixed", "Segment", "Step", "TensorStep", "joined", "part_of", "segments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,13 @@ class Deflate:
 
 
 @dataclass(frozen=True, slots=True)
+class DeflateEnd:
+    """The raw bytes of a deflated member end here: no step goes across."""
+
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Prefixed:
     """New bytes that are written with a part of the base as a prefix.
 
@@ -73,7 +80,7 @@ class Prefixed:
         return len(self.content)
 
 
-Step = Operation | TensorStep | Deflate | Prefixed
+Step = Operation | TensorStep | Deflate | DeflateEnd | Prefixed
 
 
 @dataclass(frozen=True, slots=True)

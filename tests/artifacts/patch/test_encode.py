@@ -214,3 +214,16 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     encode_patch(tmp_path / "old", tmp_path / "old", tmp_path / "out" / "patch")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["patch"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_small_edits_at_the_ends_of_members_stay_in_them(tmp_path: Path, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+
+    def file(edited: bool) -> bytes:
+        texts = [bytes(np.random.default_rng(number).integers(97, 103, 400, np.uint8)) for number in range(4)]
+        if edited:
+            texts = [b"%d" % generator.integers(99) + text[3:-3] + b"%d" % generator.integers(99) for text in texts]
+        return zipped({f"{number}.txt": text for number, text in enumerate(texts)}, deflated=True)
+
+    _patch(tmp_path, file(False), file(True))
