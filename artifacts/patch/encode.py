@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from artifacts.encoded import Encoded
-from artifacts.errors import PatchTooCostly
+from artifacts.errors import PatchInvalid, PatchTooCostly
 from artifacts.files import whole_file
 from artifacts.hashing import HashingWriter
 from artifacts.patch.emit import Emitted, bytes_without_elements, emit
@@ -140,6 +140,10 @@ def _require_affordable(old: Opened, new: Opened, limits: EncodeLimits) -> None:
         raise PatchTooCostly(needed, limits.max_bytes)
 
 
+# The name of a candidate, its steps, and the patch.
+_Candidate = tuple[str, list[Step], Emitted]
+
+
 class _Candidates:
     """Ways to make the target, of which the smallest is kept."""
 
@@ -152,38 +156,47 @@ class _Candidates:
         self._elapsed = elapsed
         self.sizes: dict[str, int] = {}
 
-    def best(self) -> tuple[str, list[Step], Emitted]:
+    def best(self) -> _Candidate:
         """Return the name of the smallest candidate, its steps, and the patch."""
         total = len(self._new.unpacked.data)
         plan = plan_tensors(self._old, self._new, self._budget, lambda made: self._progress(made, 2 * total))
-        first = self._emitted("tensors", plan, lambda made: self._progress(total + made, 2 * total))
-        best = first
-        for name, another in self._others(plan, first[2]):
-            if self._elapsed() > _CANDIDATE_SHARE * self._limits.max_seconds:
+        best = self._emitted("tensors", plan, lambda made: self._progress(total + made, 2 * total))
+        for name, another in self._others(plan, best):
+            if best is not None and self._elapsed() > _CANDIDATE_SHARE * self._limits.max_seconds:
                 break
-            best = min(best, self._emitted(name, another), key=lambda one: len(one[2].content))
+            found = self._emitted(name, another)
+            best = min(filter(None, (best, found)), key=lambda one: len(one[2].content), default=None)
+        if best is None:
+            raise AssertionError("a patch of new bytes alone is always possible")
         self._progress(2 * total, 2 * total)
         return best
 
-    def _others(self, plan: Plan, first: Emitted) -> Iterator[tuple[str, Plan]]:
-        """Yield further candidates that may be smaller than the first."""
+    def _others(self, plan: Plan, first: _Candidate | None) -> Iterator[tuple[str, Plan]]:
+        """Yield further candidates that may be smaller than the first, or possible where it is not."""
         total = len(self._new.unpacked.data)
+        if first is None:
+            yield "matches", plan_matches(self._old, self._new)
+            yield "whole", Plan([Data(0, total)] if total else [])
+            return
+        size = len(first[2].content)
         tensors = [step for step in plan.steps if isinstance(step, TensorStep)]
         saved = sum(step.matched_bits - step.plan.bits for step in tensors) / 8
         inflates = any(isinstance(step, Deflate) for step in plan.steps)
-        if (tensors and saved < _SURE_SHARE * len(first.content)) or (inflates and len(first.content) > _POOR * total):
+        if (tensors and saved < _SURE_SHARE * size) or (inflates and size > _POOR * total):
             yield "matches", plan_matches(self._old, self._new)
-        if total and len(first.content) > (_POOREST if tensors else _POOR) * total:
+        if total and size > (_POOREST if tensors else _POOR) * total:
             yield "whole", Plan([Data(0, total)])
 
-    def _emitted(
-        self, name: str, plan: Plan, progress: Callable[[int], None] | None = None
-    ) -> tuple[str, list[Step], Emitted]:
-        another = replace(plan, steps=with_prefixes(self._old, self._new, plan.steps))
-        if len(another.steps) < len(plan.steps):
-            plan = min((plan, another), key=lambda one: bytes_without_elements(self._old, self._new, one))
-        plan = polished(self._old, self._new, plan)
-        emitted = emit(self._old, self._new, plan, progress)
+    def _emitted(self, name: str, plan: Plan, progress: Callable[[int], None] | None = None) -> _Candidate | None:
+        """Return a patch, None if it would take a decoder more steps than it allows."""
+        try:
+            another = replace(plan, steps=with_prefixes(self._old, self._new, plan.steps))
+            if len(another.steps) < len(plan.steps):
+                plan = min((plan, another), key=lambda one: bytes_without_elements(self._old, self._new, one))
+            plan = polished(self._old, self._new, plan)
+            emitted = emit(self._old, self._new, plan, progress)
+        except PatchInvalid:
+            return None
         self.sizes[name] = len(emitted.content)
         return name, plan.steps, emitted
 

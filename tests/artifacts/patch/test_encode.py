@@ -208,6 +208,12 @@ def test_after_the_time_that_is_allowed_the_rest_is_done_quickly(tmp_path: Path)
     assert decode((tmp_path / "old").read_bytes(), (tmp_path / "patch").read_bytes()) == (tmp_path / "new").read_bytes()
 
 
+def test_a_plan_of_too_many_steps_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, target = safetensors(model()), safetensors(trained(model()))
+    monkeypatch.setattr("artifacts.patch.work.ALLOWED_UNITS", -len(target) // 16 + 60)
+    assert "tensors" not in _patch(tmp_path, base, target).sizes
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     content = zipped({"w": safetensors(model())}, deflated=True)
     (tmp_path / "old").write_bytes(content)
