@@ -194,10 +194,10 @@ class Lane(asyncio.Protocol):
             if end < len(END):
                 self._hand_over(data[start:], _FRAGMENT)
                 return
-            head = data[start:end]
-            answer = desk.answers.get(head) or desk.answer_to(head)
+            posted = data.startswith(b"POST ", start)
+            answer = None if posted else self._answer_to(data[start:end])
             if answer is None:
-                taken = None if desk.leaving else self._take(data, start, end)
+                taken = None if desk.leaving else self._take(data, start, end, posted=posted)
                 if taken is None:
                     self._hand_over(data[start:], _OTHER)
                     return
@@ -212,12 +212,14 @@ class Lane(asyncio.Protocol):
             self.seen = desk.clock.now
             start = end
 
-    def _take(self, data: bytes, start: int, head_end: int) -> Taken | Sending | None:
+    def _answer_to(self, head: bytes) -> Answer | None:
+        return self._desk.answers.get(head) or self._desk.answer_to(head)
+
+    def _take(self, data: bytes, start: int, head_end: int, *, posted: bool) -> Taken | Sending | None:
         """Begin to answer what takes its time: a blob that we send, or a batch that we have stored."""
         desk = self._desk
-        sending = desk.blobs.take(desk.reader, data, start, head_end, self._transport, desk.clock, self._sent)
-        if sending is not None:
-            return sending
+        if not posted:
+            return desk.blobs.take(desk.reader, data, start, head_end, self._transport, desk.clock, self._sent)
         taken = desk.batches.take(desk.reader, data, start, head_end, self._settle)
         if taken is not None:
             self._batch = data[start : taken.end]
