@@ -34,8 +34,7 @@ def running_chromium(folder: Path, url: str) -> Iterator[Path]:
         folder: for its profile, which is empty unless it ran there before, and for its log.
         url: of the page.
     """
-    # The same browser; the second package has it with windows as well, and half as much more to install.
-    program = require("chromium-headless-shell", find_program("chromium-headless-shell") or find_program("chromium"))
+    program = require("chromium", find_program("chromium") or find_program("chromium-headless-shell"))
     log = folder / "chromium.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
