@@ -14,27 +14,27 @@ import structlog
 
 from edge.errors import Missing
 from edge.manifest_cache import ManifestCache
-from manifests.model import InvalidManifest, Release, release_from_target
+from manifests.model import InvalidManifest, Release, release_from_target, target_path
 
 log = structlog.get_logger(__name__)
 
-_Releases = Mapping[tuple[str, int], Release]
+Targets = Mapping[str, Any]
 
 
 class Offers:
     """The releases of every environment.
 
     Args:
-        manifests: followed from now on. A manifest has at most 2 MiB, and its releases, once read, a few times that.
+        manifests: followed from now on. A manifest has at most 2 MiB; read, it takes a few times that.
     """
 
     def __init__(self, manifests: ManifestCache) -> None:
         self._manifests = manifests
-        self._releases: dict[str, _Releases] = {}
+        self._targets: dict[str, Targets] = {}
         manifests.on_change(self._forget)
 
     def _forget(self, key: str) -> None:
-        self._releases.pop(key, None)
+        self._targets.pop(key, None)
 
     def find(self, key: str, model: str, version: int) -> Release:
         """Return a version that the environment of ``key`` offers now.
@@ -44,32 +44,35 @@ class Offers:
             Unavailable: this worker has just started and does not know yet.
         """
         environment = self._manifests.require(key)
-        releases = self._releases.get(key)
-        if releases is None:
-            releases = self._releases[key] = read_releases(environment.manifest.body)
-        release = releases.get((model, version))
+        targets = self._targets.get(key)
+        if targets is None:
+            targets = self._targets[key] = read_targets(environment.manifest.body)
+        release = release_of(targets, model, version)
         if release is None:
             raise Missing("The environment does not offer this version of this model.")
         return release
 
 
-def read_releases(body: bytes) -> _Releases:
-    """Return the releases of a manifest body; what is no release, or no manifest, offers nothing."""
-    releases = {}
-    for path, target in _targets(body).items():
-        try:
-            release = release_from_target(path, target["length"], target["hashes"], target["custom"])
-        except (InvalidManifest, KeyError, TypeError, AttributeError) as error:
-            log.warning("release_unreadable", path=path[:100], reason=str(error)[:200])
-        else:
-            releases[release.model, release.version] = release
-    return releases
-
-
-def _targets(body: bytes) -> dict[str, Any]:
+def read_targets(body: bytes) -> Targets:
+    """Return the targets of a manifest body by their paths; what is no manifest has none."""
     try:
         targets = orjson.loads(body)["targets"]["signed"]["targets"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         log.warning("manifest_unreadable", reason=repr(error)[:200])
         return {}
     return targets if isinstance(targets, dict) else {}
+
+
+def release_of(targets: Targets, model: str, version: int) -> Release | None:
+    """Return a release, read out of its target alone: of a thousand, one is asked for."""
+    try:
+        path = target_path(model, version)
+        target = targets.get(path)
+        if target is None:
+            return None
+        return release_from_target(path, target["length"], target["hashes"], target["custom"])
+    except (InvalidManifest, KeyError, TypeError, AttributeError) as error:
+        log.warning("release_unreadable", model=model, version=version, reason=repr(error)[:200])
+        return None
+    except UnicodeEncodeError:  # a name that is no UTF-8
+        return None

@@ -133,7 +133,7 @@ def test_debian_s_zstd_alone_makes_the_target_from_base_and_patch(
     old, new = file_of(tmp_path, "old", base), file_of(tmp_path, "new", target)
     encoded = make_patch(old, new, tmp_path / "patch")
     # No option, no setting and no suffix helps, and there is nothing to warn of.
-    command = [program, "-d", f"--patch-from={old}", encoded.path, "-o", tmp_path / "out"]
+    command: list[str | Path] = [program, "-d", f"--patch-from={old}", encoded.path, "-o", tmp_path / "out"]
     done = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr.lower()
@@ -152,8 +152,12 @@ def test_debian_s_zstd_refuses_a_patch_for_another_base(tmp_path: Path) -> None:
     old, new = file_of(tmp_path, "old", base), file_of(tmp_path, "new", edited(base, 3))
     other = file_of(tmp_path, "other", random.Random(2).randbytes(300_000))
     make_patch(old, new, tmp_path / "patch")
-    command = [require("zstd"), "-q", "-d", f"--patch-from={other}", tmp_path / "patch", "-o", tmp_path / "out"]
-    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    done = subprocess.run(
+        [require("zstd"), "-q", "-d", f"--patch-from={other}", tmp_path / "patch", "-o", tmp_path / "out"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode != 0
 
 
 def test_a_patch_that_debian_s_zstd_made_is_applied(tmp_path: Path) -> None:

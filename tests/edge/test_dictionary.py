@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -21,7 +22,7 @@ from aiohttp import ClientSession
 
 from bench.edge.certificate import make_certificate
 from edge.dictionary import accepts_dcz, available_dictionary, is_decodable
-from edge.offers import read_releases
+from edge.offers import read_targets, release_of
 from manifests.model import Encoding
 from tests.components import require
 from tests.edge.rfc9842 import Client
@@ -399,12 +400,15 @@ async def test_blobs_by_their_hash_are_as_they_were(edge: Edge, versions: Versio
 
 
 def test_a_manifest_that_cannot_be_read_offers_nothing() -> None:
-    environment = Environment([version_release(1, FIRST, {})])
-    body = environment.publication().body
-    assert list(read_releases(body)) == [("digits", 1)]
+    body = Environment([version_release(1, FIRST, {})]).publication().body
+    assert release_of(read_targets(body), "digits", 1) == version_release(1, FIRST, {})
     for broken in (b"", b"[]", b"{}", b'{"targets": {"signed": {"targets": []}}}', body[:-1], b"\xff"):
-        assert read_releases(broken) == {}
-    assert read_releases(body.replace(b'"salt":"salt"', b'"salt":7')) == {}
+        assert read_targets(broken) == {}
+    unsound: list[Any] = [None, [], "", 7, {}, {"length": 1}, {"length": 1, "hashes": 1, "custom": {}}]
+    for target in unsound:
+        assert release_of({"digits/1": target}, "digits", 1) is None
+    for asked in (("digits", 2), ("digit", 1), ("\udcff", 1), ("..", 1), ("digits/1", 1)):
+        assert release_of(read_targets(body), *asked) is None
 
 
 def test_the_hash_of_a_dictionary_is_read_strictly() -> None:
