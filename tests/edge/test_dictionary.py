@@ -25,6 +25,7 @@ from edge.dictionary import accepts_dcz, available_dictionary, is_decodable
 from edge.offers import read_targets, release_of
 from manifests.model import Encoding
 from tests.components import require
+from tests.edge.raw import connect, read_answer, request
 from tests.edge.rfc9842 import Client
 from tests.edge.site import Answer, Edge, Environment, Site, eventually, metric, sha256
 from tests.edge.versions import Versions, patch_between, successor, version_release
@@ -222,6 +223,22 @@ async def test_several_ranges_of_a_patch_are_one_multipart_answer(edge: Edge, ve
     message = email.message_from_bytes(head + answer.body, policy=email.policy.HTTP)
     (first, second) = [part.get_payload(decode=True) for part in message.iter_parts()]
     assert (first, second) == (whole.body[5:50], whole.body[60_000:60_010]), "what is near to each other is one part"
+
+
+async def test_patches_among_other_answers_keep_their_order_on_one_connection(edge: Edge, versions: Versions) -> None:
+    for number in (2, 3):  # so that all of them lie on the disk
+        await edge.get(versions.path(number), headers=holding(versions.artifacts[number - 2]))
+    reader, writer = await connect(edge)
+    fields = [f"{name}: {value}" for name, value in holding(FIRST).items()]
+    patched = request("GET", versions.path(2), *fields)
+    blob = request("GET", f"/v2/artifacts/{sha256(versions.patches[0])}")
+    manifest = request("GET", f"/v2/environments/{versions.environment.key}/manifest")
+    writer.write(patched + manifest + blob + patched + patched + request("GET", versions.path(9)) + patched)
+    answers = [await read_answer(reader) for _ in range(7)]
+    assert [answer.status for answer in answers] == [200, 200, 200, 200, 200, 404, 200]
+    assert {answers[place].body for place in (0, 3, 4, 6)} == {dcz(FIRST, versions.patches[0])}
+    assert answers[2].body == versions.patches[0]
+    writer.close()
 
 
 async def test_the_same_over_tls_where_bytes_are_copied(site: Site, versions: Versions) -> None:
