@@ -13,6 +13,12 @@ from typing import BinaryIO
 PARTIAL_PATTERN = ".*.partial"
 
 
+def resumable_files(path: Path) -> tuple[Path, Path]:
+    """Return the names beside ``path`` of what is half-made of it and can be gone on with, and of its record."""
+    start = f".{path.name[:100]}.resumable"
+    return path.with_name(f"{start}.partial"), path.with_name(f"{start}-state.partial")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path``, for writing and reading back.

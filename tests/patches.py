@@ -54,6 +54,23 @@ class Made:
         return content
 
 
+def simple_patch(base: bytes, target: bytes, layout: Layout | None = None) -> bytes:
+    """Return a patch of what two files have in common at their starts and ends."""
+    shorter = min(len(base), len(target))
+    start = next((place for place in range(shorter) if base[place] != target[place]), shorter)
+    left = shorter - start
+    end = next((place for place in range(left) if base[-1 - place] != target[-1 - place]), left)
+    recipe = Recipe(base, layout)
+    if start:
+        recipe.copy(0, start)
+    if middle := target[start : len(target) - end]:
+        recipe.data(middle)
+    if end:
+        recipe.copy(len(base) - end, end)
+    assert recipe.target == target
+    return recipe.made().patch
+
+
 class Recipe:
     """Operations, and the target that they make.
 

@@ -77,7 +77,6 @@ class Decoder:
             OSError: the disk refuses.
         """
         while self._pending is not None or self._room() > 0:
-            self._work.require_enough()
             if self._pending is None:
                 self._begin()
             else:
@@ -122,6 +121,8 @@ class Decoder:
             raise PatchInvalid("an operation makes nothing, or more than there is to make")
         if self._matrix is not None and count != self._matrix.matrix.rows * self._matrix.matrix.columns:
             raise PatchInvalid("a matrix has another number of elements than the operation")
+        if self._matrix is not None and self._matrix.matrix.rank and pending.op != Op.TENSOR:
+            raise PatchInvalid("factors stand before elements that they do not predict")
         pending.count = count
         if pending.op in (Op.COPY, Op.ADD, Op.TENSOR):
             pending.source = self._source_end + signed(self._streams.number(self._layout.sources))
@@ -144,7 +145,6 @@ class Decoder:
         if matrix.rank and not self._header.features & FEATURE_FACTORS:
             raise PatchInvalid("a matrix has factors where there should be none")
         self._work.matrix(matrix)
-        self._work.require_enough()
         factors = self._table(Op.PLANES, matrix.factors) if matrix.rank else None
         try:
             self._matrix = decode_matrix(matrix, factors, self._streams.take, self._block_bytes)
@@ -255,8 +255,7 @@ class Decoder:
         if state.matrix is not None:
             self._matrix = _matrix_data(state.matrix, self._header.streams)
         self._source_end, self._raw, self._pending = state.source_end, state.raw, state.pending
-        self._work.deflate(self._raw)
-        self._work.spent = state.spent
+        self._work.go_on_from(state.spent, self._raw)
 
 
 def _numbers_of(definition: bytes) -> Callable[[], int]:

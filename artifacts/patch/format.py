@@ -18,6 +18,7 @@ from enum import IntEnum
 from itertools import groupby
 from typing import Final, Literal, Protocol
 
+from artifacts.encoded import SKAFOS_DELTA
 from artifacts.errors import PatchInvalid
 from artifacts.patch.elements import LEVELS, MAX_CLASSES, BaseKind, ClassCoding, Matrix, Number, Table
 
@@ -43,9 +44,6 @@ __all__ = [
     "write_matrix",
     "write_table",
 ]
-
-# The name of the encoding on the wire.
-SKAFOS_DELTA: Final = "skafos-delta"
 
 MAGIC: Final = b"\x93SKP"
 VERSION: Final = 1
@@ -97,7 +95,7 @@ _DECODER_BYTES = 512 * 1024
 _ZSTD_BYTES = 640 * 1024
 _DEFLATE_BYTES = 384 * 1024
 _FACTORS_BYTES = 3 * 1024 * 1024
-_BLOCK_FACTOR = 16
+_BLOCK_FACTOR = 20
 
 
 class Op(IntEnum):

@@ -16,11 +16,11 @@ from typing import BinaryIO
 
 import msgspec
 
-from artifacts.files import sync_directory, whole_file
+from artifacts.files import resumable_files, sync_directory, whole_file
 from artifacts.patch.format import Header, write_header
 from artifacts.patch.streams import Position
 
-__all__ = ["Checkpoint", "Journal", "MatrixState", "Pending", "State", "journal_files"]
+__all__ = ["Checkpoint", "Journal", "MatrixState", "Pending", "State"]
 
 _VERSION = 1
 
@@ -122,7 +122,7 @@ class Journal:
 
     def __init__(self, out: Path, header: Header) -> None:
         self._out = out
-        self._partial, self._file = journal_files(out)
+        self._partial, self._file = resumable_files(out)
         self._key = hashlib.sha256(write_header(header)).hexdigest()
 
     @contextmanager
@@ -166,9 +166,3 @@ class Journal:
         """Remove both files."""
         self._file.unlink(missing_ok=True)
         self._partial.unlink(missing_ok=True)
-
-
-def journal_files(out: Path) -> tuple[Path, Path]:
-    """Return the names of the half-made target and of the checkpoint that belong to ``out``."""
-    start = f".{out.name[:100]}.resumable"
-    return out.with_name(f"{start}.partial"), out.with_name(f"{start}-state.partial")

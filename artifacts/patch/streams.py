@@ -236,7 +236,6 @@ class Streams:
     def _refill(self, queue: _Queue, patch: PatchReader) -> None:
         """Take the next frame of the patch: it belongs to the stream that needs it."""
         self._work.frame()
-        self._work.require_enough()
         start = patch.position
         length, codec, detail = read_frame_head(patch.number, self._header, continuous=queue.continuous is not None)
         # The old frame is let go of first, so that there are never two.
@@ -263,8 +262,7 @@ class Streams:
     def _prefix(self, address: int, length: int) -> ZstdDict:
         if not MIN_PREFIX_BYTES <= length <= self._header.layout.window_bytes:
             raise PatchInvalid(f"a prefix has {length} bytes")
-        self._work.frame(length)
-        self._work.require_enough()
+        self._work.prefix(length)
         return ZstdDict(self._sources.read(address, length), is_raw=True)
 
     def _continued(self, queue: _Queue, decompressor: ZstdDecompressor, payload: bytes, length: int) -> bytes:

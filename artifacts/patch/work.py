@@ -32,41 +32,53 @@ class Work:
 
     Args:
         target_length: of the file that it makes, in bytes.
+
+    Raises:
+        PatchInvalid: from every method, when more would be spent than is allowed.
     """
 
     def __init__(self, target_length: int) -> None:
         self.spent = 0
         self._allowed = ALLOWED_UNITS + target_length // BYTES_PER_UNIT
 
-    def require_enough(self) -> None:
-        """Raise `PatchInvalid` if more was spent than is allowed."""
-        if self.spent > self._allowed:
-            raise PatchInvalid("the patch takes too many steps for what it makes")
-
     def operation(self) -> None:
         """Count an operation on bytes."""
-        self.spent += OPERATION_UNITS
+        self._spend(OPERATION_UNITS)
 
     def elements(self) -> None:
         """Count an operation on elements, or a table."""
-        self.spent += ELEMENTS_UNITS
+        self._spend(ELEMENTS_UNITS)
 
     def deflate(self, raw_length: int) -> None:
         """Count a deflated member, whose bytes are made too."""
-        self.spent += ELEMENTS_UNITS
         self._allowed += raw_length // BYTES_PER_UNIT
+        self._spend(ELEMENTS_UNITS)
 
-    def frame(self, prefix_length: int = 0) -> None:
+    def frame(self) -> None:
         """Count a frame."""
-        self.spent += FRAME_UNITS + prefix_length // PREFIX_BYTES_PER_UNIT
+        self._spend(FRAME_UNITS)
+
+    def prefix(self, length: int) -> None:
+        """Count what a frame's prefix of so many bytes costs beside the frame."""
+        self._spend(FRAME_UNITS + length // PREFIX_BYTES_PER_UNIT)
 
     def matrix(self, matrix: Matrix) -> None:
         """Count what the rows and columns of a matrix have."""
-        self.spent += ELEMENTS_UNITS
-        if matrix.has_sides:
-            self.spent += (matrix.rows + matrix.columns) * (matrix.rank + 1) // FACTORS_PER_UNIT
+        sides = (matrix.rows + matrix.columns) * (matrix.rank + 1) if matrix.has_sides else 0
+        self._spend(ELEMENTS_UNITS + sides // FACTORS_PER_UNIT)
 
     def prediction(self, matrix: Matrix, start: int, count: int) -> None:
         """Count the products for a block of elements: those of whole rows, because these are what is computed."""
         rows = -(-(start + count) // matrix.columns) - start // matrix.columns
-        self.spent += rows * matrix.columns * matrix.rank // PRODUCTS_PER_UNIT
+        self._spend(rows * matrix.columns * matrix.rank // PRODUCTS_PER_UNIT)
+
+    def go_on_from(self, spent: int, raw_length: int) -> None:
+        """Take over what another counter had counted, whose deflated members had so many bytes."""
+        self._allowed += raw_length // BYTES_PER_UNIT
+        # What was read again on the way here was counted before.
+        self.spent = spent
+
+    def _spend(self, units: int) -> None:
+        self.spent += units
+        if self.spent > self._allowed:
+            raise PatchInvalid("the patch takes too many steps for what it makes")

@@ -132,6 +132,7 @@ class PatchWriter:
 
     Raises:
         ValueError: from every method, for what the format cannot say.
+        PatchInvalid: likewise, when no decoder would take the patch, because it takes too many steps for what it makes.
     """
 
     def __init__(
@@ -250,17 +251,12 @@ class PatchWriter:
         return {number: (state.raw, state.written) for number, state in sorted(self._streams.items())}
 
     def finish(self, sink: BinaryIO) -> Header:
-        """Write the patch. No operation can follow.
-
-        Raises:
-            PatchInvalid: no decoder would take it, because it takes too many steps for what it makes.
-        """
+        """Write the patch. No operation can follow."""
         for number, state in self._streams.items():
             if state.waiting:
                 self._close(number, state)
         highest = max((0, self._layout.lengths, self._layout.sources, *self._layout.continuous, *self._streams))
         header = Header(self._base, self._target, self._layout, highest + 1, self._members, self._features)
-        self._work.require_enough()
         sink.write(write_header(header))
         for frame in self._frames:
             sink.write(frame.written)
@@ -308,7 +304,9 @@ class PatchWriter:
             if state.frame is None:
                 state.frame = _Frame()
                 self._frames.append(state.frame)
-                self._work.frame(len(state.prefix.content) if state.prefix else 0)
+                self._work.frame()
+                if state.prefix is not None:
+                    self._work.prefix(len(state.prefix.content))
             room = self._layout.frame_bytes - len(state.waiting)
             state.waiting += left[:room]
             left = left[room:]

@@ -197,7 +197,7 @@ def bad_tables(hand: Hand) -> Iterator[tuple[str, bytes]]:
         ("a table of differences with an origin", (1 << 4 | 1 << 2 | 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 256)),
         ("a table with escapes in a stream that is not there", (1 << 4, 0, 0, 0, 0, 1, 1, 0, 0, 0, 256)),
         ("a table without classes", (1 << 4, 0, 0, 0, 0, 0, 0, 0, 256)),
-        ("a table of 17 classes", (1 << 4, 0, 0, 0, 0, 0, 17, *(0, 0) * 17, 0, 256)),
+        ("a table of 33 classes", (1 << 4, 0, 0, 0, 0, 0, 33, *(0, 0) * 33, 0, 256)),
         ("a class with as many low bits as the element", (1 << 4, 0, 0, 0, 0, 0, 1, 8, 0, 0, 0, 256)),
         ("a class with 64 low bits", (1 << 4 | 3, 0, 0, 0, 0, 0, 1, 64, *(0,) * 9, 0, 256)),
         ("a class with symbols in a stream that is not there", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 1, 0, 256)),
@@ -249,14 +249,34 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
         ("a matrix of an unknown kind", (4, 5, 0, 2, 0)),
         ("a matrix with too high a level", (4, 5, 512, 0, 0)),
         ("a matrix with levels in a stream that is not there", (4, 5, 0, 1, 0, 1)),
-        ("a matrix of rank 65", (4, 5, 0, 0, 65, 0, 0)),
-        ("a matrix of more than 2^18 factors", (65536, 1, 0, 0, 4, 0, 0)),
-        ("a matrix with an exponent of 65", (4, 5, 0, 0, 1, 0, unsigned(65))),
-        ("a matrix with factors of a table that is not there", (4, 5, 0, 0, 1, 3, 0)),
-        ("a matrix with factors of a table for differences", (4, 5, 0, 0, 1, 0, 0)),
+        ("a matrix of rank 129", (4, 5, 0, 0, 129, 0, 0, 0)),
+        ("a matrix of more than 2^18 factors", (65536, 1, 0, 0, 4, 0, 0, 0)),
+        ("a matrix with an exponent of 65", (4, 5, 0, 0, 1, 0, 0, unsigned(65))),
+        ("a matrix with components in a stream that is not there", (4, 5, 0, 0, 1, 1, 0, 0)),
+        ("a matrix with factors of a table that is not there", (4, 5, 0, 0, 1, 0, 3, 0)),
+        ("a matrix with factors of a table for differences", (4, 5, 0, 0, 1, 0, 0, 0)),
         ("a matrix with another number of elements", (4, 4, 0, 0, 0)),
     ):
         yield why, hand.patch(*TABLE, Op.MATRIX, *definition, *tensor)
-    yield "factors that the features do not name", Hand().patch(*TABLE, Op.MATRIX, 4, 5, 0, 0, 1, 0, 0, *tensor)
+    planes = (Op.TABLE | 1 << 3, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)
+    yield (
+        "factors before elements without a base",
+        hand.patch(*planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), Op.PLANES | 1 << 3, 20, *bytes(20)),
+    )
+    yield (
+        "factors before plain numbers",
+        hand.patch(*TABLE, *planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), *tensor),
+    )
+    yield (
+        "a factor of 2^23",
+        hand.patch(
+            *planes[:1], 2, *planes[2:], Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, 0, 0, 0, *bytes([255] * 9), *range(20)
+        ),
+    )
+    yield (
+        "a factor that is shifted by 23",
+        hand.patch(*planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, 23, 0, 0, *bytes(9), *tensor),
+    )
+    yield "factors that the features do not name", Hand().patch(*TABLE, Op.MATRIX, 4, 5, 0, 0, 1, 0, 0, 0, *tensor)
     yield "a matrix before a copy", hand.patch(Op.MATRIX, 4, 5, 0, 0, 0, *ALL)
     yield "two matrices", hand.patch(*TABLE, *(Op.MATRIX, 4, 5, 0, 0, 0) * 2, *tensor)

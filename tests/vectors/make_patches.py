@@ -20,6 +20,7 @@ import numpy as np
 
 from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Table
 from artifacts.patch.format import DeflateParameters, Layout
+from artifacts.patch.matrix import Factors
 from tests.patches import Made, Recipe, deflated
 from tests.vectors.bad_patches import BASE, refused
 
@@ -358,7 +359,11 @@ def ranks() -> Made:
     left, right = (
         [[randomly.randrange(-900, 900) for _ in range(rank)] for _ in range(side)] for side in (rows, columns)
     )
-    factors = Table(2, "plain", "none", 0, 3, bytes(256), (ClassCoding(4, 5, (), 5),))
+    # The rows' factors of the second component are multiples of 4, and its level chooses another class.
+    left = [[first, second * 4] for first, second in left]
+    shifts, of_components = np.array([0, 2], np.uint8), np.array([1, 9], np.uint8)
+    lut = bytes(level > 4 for level in range(256))
+    factors = Table(2, "plain", "none", 0, 3, lut, (ClassCoding(4, 5, (), 5), ClassCoding(10, 3, (), 5)))
     kinds, contents = (("e", False), ("f", False), ("d", False), ("H", True)), []
     for code, _ in kinds:
         values = [randomly.gauss(0, 1) for _ in range(rows * columns)]
@@ -374,11 +379,12 @@ def ranks() -> Made:
         coding = ClassCoding(1, low_bits, (6,) * (low_bits // 8), 7 if low_bits % 8 else None)
         table = Table(struct.calcsize(code), "brain" if brain else "float", "sub", 0, 2, bytes(256), (coding,))
         data = MatrixData(
-            Matrix(rows, columns, 0, 8 if brain else None, rank, 0, -24),
+            Matrix(rows, columns, 0, 8 if brain else None, rank, 9, 0, -24),
             np.full(rows * brain, 2, np.uint8),
             np.full(columns * brain, 2, np.uint8),
-            np.array(left, np.float64),
-            np.array(right, np.float64),
+            Factors(
+                shifts, of_components, of_components[::-1], np.array(left, np.float64).T, np.array(right, np.float64).T
+            ),
         )
         recipe.table(number, table)
         recipe.elements(number, table, new, source, data, factors)

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from artifacts.errors import ArtifactError, BaseMismatch, PatchInvalid, PatchTooCostly
+from artifacts.files import resumable_files
 from artifacts.patch import apply, sources
 from artifacts.patch.apply import apply_patch
 from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Table
 from artifacts.patch.format import DeflateParameters, Layout
-from artifacts.patch.journal import journal_files
 from artifacts.patch.limits import PatchLimits
 from tests.patches import Made, Recipe, deflated
 
@@ -365,7 +365,7 @@ def test_what_was_left_behind_and_is_damaged_is_not_used(tmp_path: Path, large: 
     base, patch = large.write(tmp_path)
     with pytest.raises(Interruption):
         apply_made(large, base, patch, tmp_path / "out", resumable=True, progress=interrupt_after(50_000, []))
-    partial, journal = journal_files(tmp_path / "out")
+    partial, journal = resumable_files(tmp_path / "out")
     what = partial if damage.startswith("target") else journal
     content = bytearray(what.read_bytes())
     if damage.endswith("gone"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from artifacts.errors import ArtifactError
 from artifacts.patch.apply import apply_patch
 from artifacts.patch.format import read_header
+from tests.artifacts.patch import plain_decoder
 from tests.vectors import make_patches
 
 FOLDER = make_patches.FOLDER
@@ -41,6 +43,12 @@ def test_a_patch_makes_its_target(tmp_path: Path, name: str) -> None:
     sha256 = hashlib.sha256(target).hexdigest()
     apply_patch(base, patch, tmp_path / "out", length=len(target), sha256=sha256)
     assert (tmp_path / "out").read_bytes() == target
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_decoder_written_from_the_description_makes_the_same(name: str) -> None:
+    content = vector(name)
+    assert plain_decoder.decode(*(bytes.fromhex(content[key]) for key in ("base", "patch"))).hex() == content["target"]
 
 
 @pytest.mark.parametrize("case", vector("refused.json")["refused"], ids=lambda case: case["why"])
@@ -72,3 +80,10 @@ def test_the_script_writes_the_same_vectors(name: str, made: dict[str, Any]) -> 
 @pytest.fixture(scope="module")
 def made() -> dict[str, Any]:
     return make_patches.vectors()
+
+
+def test_the_worked_example_of_the_description_is_the_vector() -> None:
+    section = DESCRIPTION.read_text().split("## 12.")[1].split("```")[1]
+    octets = [re.match(r"(?:[0-9a-f]{2} )*[0-9a-f]{2}(?= {3}|$)", line) for line in section.splitlines()]
+    written = "".join(found[0] for found in octets if found).replace(" ", "")
+    assert written == vector("example.json")["patch"]
