@@ -164,7 +164,7 @@ class _Candidates:
         total = len(self._new.unpacked.data)
         if any(isinstance(step, (TensorStep, Deflate)) for step in steps):
             yield "matches", plan_matches(self._old, self._new)
-        if len(first.content) > _POOR_SHARE * total:
+        if total and len(first.content) > _POOR_SHARE * total:
             yield "whole", [Data(0, total)]
 
     def _emitted(self, name: str, steps: list[Step], progress: Callable[[int], None] | None = None) -> Emitted:

@@ -304,8 +304,23 @@ def test_patches_between_files_are_made_applied_and_shown(tmp_path: Path) -> Non
     Path(new).write_bytes(bytes(100_000) + b"!")
     assert "of" in run("delta", "make", old, new, patch).stdout
     shown = json.loads(run("delta", "info", patch, "--json").stdout)
-    assert (shown["encoding"], shown["new_length"]) == ("zstd-prefix", 100_001)
+    assert (shown["encoding"], shown["new_length"]) == ("skafos-delta", 100_001)
     assert run("delta", "apply", old, patch, again).returncode == 0
     assert Path(again).read_bytes() == Path(new).read_bytes()
     wrong = run("delta", "apply", new, patch, again)
     assert wrong.stderr == "error: The old file is not the one that the patch was made from.\n"
+
+
+def test_a_patch_is_explained_region_by_region(tmp_path: Path) -> None:
+    old, new, patch = (str(tmp_path / name) for name in ("old", "new", "patch"))
+    Path(old).write_bytes(bytes(100_000))
+    Path(new).write_bytes(bytes(50_000) + b"!" + bytes(50_000))
+    explained = run("delta", "make", old, new, patch, "--explain").stdout
+    assert "tried " in explained
+    assert "IN THE PATCH" in explained
+    told = json.loads(run("delta", "make", old, new, patch, "--explain", "--json").stdout)
+    assert sum(region["length"] for region in told["regions"]) == 100_001
+    assert {region["how"] for region in told["regions"]} >= {"copy"}
+    other = run("delta", "make", old, new, patch, "--explain", "--encoding", "zstd-prefix").stdout
+    assert "no regions" in other
+    assert run("delta", "make", old, new, patch, "--encoding", "nonsense").returncode != 0
