@@ -181,7 +181,7 @@ def _make_zstd(old: Path, new: Path, patch: Path, limits: Limits | None) -> None
 def _apply(
     old: Path, patch: Path, new: Path, known: PatchInfo, limits: Limits | None, progress: Progress | None
 ) -> None:
-    apply_it = partial(tensor_patch.apply_patch, progress=progress)
+    apply_it: Callable[..., None] = partial(tensor_patch.apply_patch, progress=progress)
     if known.encoding == ZSTD_PREFIX:
         frame = new.with_name("frame")
         zstd_patch.copy_frame(patch, frame)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from artifacts.encodings import ZSTD_PREFIX
 from artifacts.files import whole_file
@@ -44,7 +42,7 @@ class Record:
 
 def write_patch(frame: Path, patch: Path, record: Record) -> None:
     """Write a patch file of a frame and its record; it appears whole."""
-    text = json.dumps({"skafos": FORMAT, "encoding": ZSTD_PREFIX} | _fields(record)).encode()
+    text = json.dumps({"skafos": FORMAT, "encoding": ZSTD_PREFIX, **asdict(record)}).encode()
     with whole_file(patch) as out, frame.open("rb") as source:
         shutil.copyfileobj(source, out)
         out.write(_HEADER.pack(SKIPPABLE_MAGIC, len(text) + _FOOTER.size) + text + _FOOTER.pack(len(text)))
@@ -70,10 +68,6 @@ def copy_frame(patch: Path, frame: Path) -> None:
         while left and (chunk := source.read(min(left, 1 << 20))):
             sink.write(chunk)
             left -= len(chunk)
-
-
-def _fields(record: Record) -> Mapping[str, Any]:
-    return {name: getattr(record, name) for name in Record.__slots__}
 
 
 def _read_trailer(patch: Path) -> tuple[Record, int]:
