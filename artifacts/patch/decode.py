@@ -17,7 +17,6 @@ from artifacts.errors import PatchInvalid
 from artifacts.patch.elements import MatrixData, Table, decode_block, decode_matrix
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
-    FEATURE_FACTORS,
     MAX_DEFLATE_RATIO,
     MAX_TABLES,
     DeflateParameters,
@@ -121,7 +120,7 @@ class Decoder:
             raise PatchInvalid("an operation makes nothing, or more than there is to make")
         if self._matrix is not None and count != self._matrix.matrix.rows * self._matrix.matrix.columns:
             raise PatchInvalid("a matrix has another number of elements than the operation")
-        if self._matrix is not None and self._matrix.matrix.rank and pending.op != Op.TENSOR:
+        if self._matrix is not None and self._matrix.matrix.predicts and pending.op != Op.TENSOR:
             raise PatchInvalid("factors stand before elements that they do not predict")
         pending.count = count
         if pending.op in (Op.COPY, Op.ADD, Op.TENSOR):
@@ -142,8 +141,8 @@ class Decoder:
     def _read_matrix(self) -> None:
         """Read what the rows and columns of the next operation's elements have."""
         matrix = read_matrix(lambda: self._streams.number(0), self._header.streams)
-        if matrix.rank and not self._header.features & FEATURE_FACTORS:
-            raise PatchInvalid("a matrix has factors where there should be none")
+        if matrix.rank * (matrix.rows + matrix.columns) > self._header.max_factors:
+            raise PatchInvalid("a matrix has more factors than the patch says")
         self._work.matrix(matrix)
         factors = self._table(Op.PLANES, matrix.factors) if matrix.rank else None
         try:
@@ -159,7 +158,7 @@ class Decoder:
 
     def _go_on(self, pending: Pending) -> None:
         """Make the next block of an operation."""
-        count = min(pending.count - pending.done, self._block_bytes // pending.width)
+        count = min(pending.count - pending.done, self._block_bytes // max(pending.width, pending.source_width))
         self._emit(self._made(pending, count))
         pending.done += count
         if pending.done == pending.count:
@@ -267,9 +266,10 @@ def _written(data: MatrixData | None) -> MatrixState | None:
     if data is None:
         return None
     levels = data.row_levels.tobytes() + data.column_levels.tobytes()
+    gains = b"" if data.gains is None else data.gains.astype("<f4").tobytes()
     sides = () if data.factors is None else (data.factors.rows, data.factors.columns)
     factors = [side.astype("<i4").tobytes() for side in sides]
-    return MatrixState(write_matrix(data.matrix).hex(), levels, b"".join(factors))
+    return MatrixState(write_matrix(data.matrix).hex(), levels, gains, b"".join(factors))
 
 
 def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
@@ -277,14 +277,15 @@ def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
     levels = np.frombuffer(state.levels, np.uint8)
     with_levels = matrix.rows if matrix.scales is not None else 0
     of_rows, of_columns = levels[:with_levels], levels[with_levels:]
+    gains = None if matrix.gains is None else np.frombuffer(state.gains, "<f4")
     if matrix.rank == 0:
-        return MatrixData(matrix, of_rows, of_columns)
+        return MatrixData(matrix, of_rows, of_columns, None, gains)
     factors = np.frombuffer(state.factors, "<i4").astype(np.float64)
     rows, columns = np.split(factors, [matrix.rank * matrix.rows])
     # What was said of the components is needed no more.
     none = np.zeros(matrix.rank, np.uint8)
     sides = rows.reshape(matrix.rank, -1), columns.reshape(matrix.rank, -1)
-    return MatrixData(matrix, of_rows, of_columns, Factors(none, none, none, *sides))
+    return MatrixData(matrix, of_rows, of_columns, Factors(none, none, none, *sides), gains)
 
 
 class _Deflater:

@@ -125,8 +125,10 @@ _FIXED_BYTES = 128 * 1024 * 1024
 _BYTES_PER_BYTE = 3
 # Of the time that is allowed, the shares after which factors, tensors and further candidates are no more tried.
 _FACTOR_SHARE, _TENSOR_SHARE, _CANDIDATE_SHARE = 0.5, 0.7, 0.5
-# Without its base, a target that takes less than this share of its bytes with it is not tried.
-_POOR_SHARE = 0.6
+# A target that takes less than this share of its bytes is not tried without its base, or without inflating its members.
+_POOR = 0.75
+# Tensors that save more than this share of the patch by being coded as such, by estimates, surely save something.
+_SURE_SHARE = 0.15
 
 
 def _require_affordable(old: Opened, new: Opened, limits: EncodeLimits) -> None:
@@ -161,10 +163,14 @@ class _Candidates:
         return best
 
     def _others(self, steps: list[Step], first: Emitted) -> Iterator[tuple[str, list[Step]]]:
+        """Yield further candidates that may be smaller than the first."""
         total = len(self._new.unpacked.data)
-        if any(isinstance(step, (TensorStep, Deflate)) for step in steps):
+        tensors = [step for step in steps if isinstance(step, TensorStep)]
+        saved = sum(step.matched_bits - step.plan.bits for step in tensors) / 8
+        inflates = any(isinstance(step, Deflate) for step in steps)
+        if (tensors and saved < _SURE_SHARE * len(first.content)) or (inflates and len(first.content) > _POOR * total):
             yield "matches", plan_matches(self._old, self._new)
-        if total and len(first.content) > _POOR_SHARE * total:
+        if len(first.content) > _POOR * total:
             yield "whole", [Data(0, total)]
 
     def _emitted(self, name: str, steps: list[Step], progress: Callable[[int], None] | None = None) -> Emitted:

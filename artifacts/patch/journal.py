@@ -55,11 +55,13 @@ class MatrixState:
     Attributes:
         definition: of the matrix, in hex.
         levels: of rows and then columns, one byte each.
+        gains: 4 bytes each.
         factors: of rows and then columns, 4 bytes each.
     """
 
     definition: str
     levels: bytes
+    gains: bytes
     factors: bytes
 
 

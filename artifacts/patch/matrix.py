@@ -37,12 +37,15 @@ MAX_FACTORS = 1 << 18
 # Products of two factors, summed over the rank, are then below 2^53: exact in doubles in whatever order.
 MAX_FACTOR = 1 << 23
 MAX_SHIFT = 22
+# Products that are made at once: with more, numpy's library starts threads, which cost more than they gain here.
+_FEW_PRODUCTS = 1 << 18
 # What the sum of products is scaled by is far inside the range of doubles, so that only the addition rounds.
 MIN_EXPONENT, MAX_EXPONENT = -256, 64
 
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
 Octets = npt.NDArray[np.uint8]
 
 _FLOATS: dict[int, np.dtype[Any]] = {2: np.dtype("<f2"), 4: np.dtype("<f4"), 8: np.dtype("<f8")}
@@ -61,6 +64,9 @@ class Matrix:
         components: the stream of what is said of each component: of the factors with one place in all rows and columns.
         factors: the number of the table that codes the factors.
         exponent: the products' sum counts in units of ``2 ** exponent``.
+        gains: the stream of what the base is multiplied by, a float of 4 bytes for each row; None if it is 1. Exports that
+            fold batch normalisation into weights scale rows so.
+        by_columns: whether each column has a gain instead.
 
     Raises:
         ValueError: a number is out of bounds.
@@ -74,6 +80,8 @@ class Matrix:
     components: int = 0
     factors: int = 0
     exponent: int = 0
+    gains: int | None = None
+    by_columns: bool = False
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1 or (self.has_sides and max(self.rows, self.columns) > MAX_SIDE):
@@ -88,7 +96,19 @@ class Matrix:
     @property
     def has_sides(self) -> bool:
         """Whether rows and columns have anything, or are only counted."""
-        return self.scales is not None or self.rank > 0
+        return self.scales is not None or self.predicts
+
+    @property
+    def predicts(self) -> bool:
+        """Whether elements of the base are replaced by predictions."""
+        return self.gains is not None or self.rank > 0
+
+    @property
+    def gain_count(self) -> int:
+        """How many gains there are."""
+        if self.gains is None:
+            return 0
+        return self.columns if self.by_columns else self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +140,14 @@ class MatrixData:
         row_levels: added to the level of each element of a row; empty without scales.
         column_levels: added to the level of each element of a column; likewise.
         factors: None if the rank is 0.
+        gains: finite; None if there are none.
     """
 
     matrix: Matrix
     row_levels: Octets
     column_levels: Octets
     factors: Factors | None = None
+    gains: Singles | None = None
 
 
 def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
@@ -142,10 +164,10 @@ def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
 
 
 def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = False) -> Unsigned:
-    """Return floats of the base with the products of the factors added, rounded to the nearest float, ties to even.
+    """Return floats of the base times their gains, plus the products of the factors, as the nearest floats, ties to even.
 
-    Floats of 2 and 4 bytes are rounded to 4 bytes first, and those of 2 bytes then to their own width. What is no
-    finite number stays as it is.
+    The gain multiplies first. Floats of 2 and 4 bytes are rounded to 4 bytes, and those of 2 bytes then to their own
+    width. What is no finite number in the base stays as it is.
 
     Args:
         data: the matrix.
@@ -156,17 +178,38 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
     Raises:
         ValueError: they reach beyond the matrix.
     """
-    if data.factors is None:
+    if not data.matrix.predicts:
         return base
     rows, places = _span(data.matrix, start, len(base))
-    sums: Doubles = (data.factors.rows[:, rows].T @ data.factors.columns).ravel()[places]
-    sums *= 2.0**data.matrix.exponent
     with np.errstate(over="ignore", invalid="ignore"):
         values = _doubles(base, brain)
         finite = np.isfinite(values)
-        sums += values
-        rounded = _rounded(sums, base.dtype.itemsize, brain)
+        if data.gains is not None:
+            values *= _gains(data, rows)[places]
+        if data.factors is not None:
+            sums = _products(data.factors, rows).ravel()[places]
+            sums *= 2.0**data.matrix.exponent
+            values += sums
+        rounded = _rounded(values, base.dtype.itemsize, brain)
     return rounded if finite.all() else np.where(finite, rounded, base)
+
+
+def _gains(data: MatrixData, rows: slice) -> Singles:
+    """Return the gain of each element of some rows."""
+    assert data.gains is not None
+    if data.matrix.by_columns:
+        return np.tile(data.gains, rows.stop - rows.start)
+    return np.repeat(data.gains[rows], data.matrix.columns)
+
+
+def _products(factors: Factors, rows: slice) -> Doubles:
+    """Return the sums of products of some rows with all columns."""
+    sums = np.empty((rows.stop - rows.start, factors.columns.shape[1]), np.float64)
+    step = max(1, _FEW_PRODUCTS // factors.columns.size)
+    of_rows = factors.rows[:, rows].T
+    for start in range(0, len(sums), step):
+        np.matmul(of_rows[start : start + step], factors.columns, out=sums[start : start + step])
+    return sums
 
 
 def converted(elements: Unsigned, brain: bool, width: int, to_brain: bool) -> Unsigned:

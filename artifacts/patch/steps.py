@@ -23,12 +23,14 @@ class TensorStep:
         source: the address of its base; None without one.
         base_width: the bytes of an element of the base.
         plan: how it is coded.
+        matched_bits: about what it would take as bytes that are matched.
     """
 
     tensor: Tensor
     source: int | None
     base_width: int
     plan: TensorPlan
+    matched_bits: float
 
     @property
     def length(self) -> int:

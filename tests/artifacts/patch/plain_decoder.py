@@ -240,7 +240,7 @@ class Decoder:
     def elements(self, table: Table, count: int, source: bytes | None) -> bytes:
         matrix, self.matrix = self.matrix, None
         made = b""
-        step = self.block // table.width
+        step = self.block // max(table.width, WIDTH_OF_BASE.get(table.base, table.width))
         for start in range(0, count, step):
             made += self.elements_of_block(table, start, min(step, count - start), source, matrix)
         return made
