@@ -170,7 +170,7 @@ class _Candidates:
         inflates = any(isinstance(step, Deflate) for step in steps)
         if (tensors and saved < _SURE_SHARE * len(first.content)) or (inflates and len(first.content) > _POOR * total):
             yield "matches", plan_matches(self._old, self._new)
-        if len(first.content) > _POOR * total:
+        if total and len(first.content) > _POOR * total:
             yield "whole", [Data(0, total)]
 
     def _emitted(self, name: str, steps: list[Step], progress: Callable[[int], None] | None = None) -> Emitted:
