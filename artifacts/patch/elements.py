@@ -161,8 +161,11 @@ class Table:
         return BASE_WIDTHS[self.base] or self.width
 
     def per_block(self, block_bytes: int) -> int:
-        """Return how many elements a block has of which neither the target nor the base may have more bytes."""
-        return block_bytes // max(self.width, self.base_width)
+        """Return how many elements a block has: neither they nor those of the base have more bytes than that.
+
+        Places are sorted, in 16 bytes each at worst, so elements of one byte count as two.
+        """
+        return block_bytes // max(self.width, self.base_width, 2)
 
 
 def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int = MAX_BLOCK_BYTES) -> Parts:
@@ -411,7 +414,18 @@ def _classes(
     """Return how many elements each class has, and their places class by class; None if that is their own order."""
     if len(table.classes) == 1 or count == 0:
         return [count] + [0] * (len(table.classes) - 1), None
-    classes = np.frombuffer(table.lut, np.uint8)[_levels(table, base, count, data, start)]
+    if data is None or data.matrix.scales is None:
+        # The context alone decides, so the classes of 256 of them are all that is computed.
+        added = 0 if data is None else data.matrix.level
+        of_contexts = np.clip(np.arange(LEVELS) * table.slope + added, 0, LEVELS - 1).astype(np.uint8)
+        lut = of_contexts.tobytes().translate(table.lut)
+        if base is None or lut.count(lut[0]) == LEVELS:
+            return [count if number == lut[0] else 0 for number in range(len(table.classes))], None
+        marks = _contexts(table, base)
+    else:
+        lut, marks = table.lut, _levels(table, base, count, data, start)
+    # Four times as quick as numpy's selection by bytes.
+    classes = np.frombuffer(marks.tobytes().translate(lut), np.uint8)
     sizes = np.bincount(classes, minlength=len(table.classes)).tolist()
     return sizes, None if count in sizes else np.argsort(classes, kind="stable")
 
@@ -469,16 +483,20 @@ def _spread(mask: Octets, present: Unsigned) -> Unsigned:
 def _decode_dense(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
     dtype = _DTYPES[table.width]
     symbols = _octets(take, coding.symbols, count)
-    high = symbols.astype(dtype)
-    if len(escaped := np.flatnonzero(symbols == ESCAPE)):
-        high[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
-    folded = high << coding.low_bits
-    for place, plane in enumerate(coding.low_planes):
-        folded |= _octets(take, plane, count).astype(dtype) << 8 * place
+    folded: Unsigned = symbols.astype(dtype)
+    # Most classes have few elements, so calls count: the method costs less than numpy's function around it.
+    escaped = (symbols == ESCAPE).nonzero()[0]
+    if len(escaped):
+        folded[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
+    if coding.low_bits:
+        folded <<= coding.low_bits
+    for place, stream in enumerate(coding.low_planes):
+        plane = _octets(take, stream, count)
+        folded |= plane.astype(dtype) << 8 * place if place else plane
     if coding.bits is not None:
         width = coding.low_bits % 8
-        packed = _octets(take, coding.bits, -(-count * width // 8))
-        folded |= _unpacked(packed, width, count).astype(dtype) << 8 * len(coding.low_planes)
+        low = _unpacked(_octets(take, coding.bits, -(-count * width // 8)), width, count)
+        folded |= low.astype(dtype) << 8 * len(coding.low_planes) if coding.low_planes else low
     return folded
 
 

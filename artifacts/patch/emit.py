@@ -12,22 +12,30 @@ from backports.zstd import CompressionParameter, ZstdCompressor
 
 from artifacts.patch.codebook import Codebook, StreamPlan, make_codebook
 from artifacts.patch.elements import Buffer, MatrixData, Table, encode_block, encode_matrix
-from artifacts.patch.format import FEATURE_DEFLATE, DeflateParameters, Header, Layout, Member, features_for_factors
+from artifacts.patch.format import (
+    FEATURE_DEFLATE,
+    FEATURE_PREFIX,
+    DeflateParameters,
+    Header,
+    Layout,
+    Member,
+    features_for_factors,
+)
 from artifacts.patch.kinds import FACTORS
 from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened
 from artifacts.patch.planner import difference
-from artifacts.patch.steps import Deflate, Step, TensorStep
+from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
 from artifacts.patch.tally import tally_factors
 from artifacts.patch.writer import PatchWriter, frame_of
 
 __all__ = ["Emitted", "emit"]
 
 # The numbers of the streams. Those of elements come last, because the decoder's memory grows with the highest one.
-_DATA, _DIFFERENCES, _LENGTHS, _SOURCES = 1, 2, 3, 4
-_ESCAPES, _BITS, _SCALES, _COMPONENTS, _FIRST = 5, 6, 7, 8, 9
-# Streams of masks and symbols: as many as the decoder's memory allows, but more were never worth it. With fewer, smaller
-# blocks and frames are better.
+_DATA, _DIFFERENCES, _PREFIXED, _LENGTHS, _SOURCES = 1, 2, 3, 4, 5
+_ESCAPES, _BITS, _SCALES, _COMPONENTS, _FIRST = 6, 7, 8, 9, 10
+# Streams of masks and symbols: as many as the decoder's memory allows, but more were never worth it. With fewer than
+# the second number, smaller blocks and frames are better.
 _MOST, _FEWEST = 26, 14
 _SIZES = ((17, 16), (16, 16), (16, 15))
 # Operations from which on it may pay that lengths and sources have streams of their own.
@@ -35,6 +43,8 @@ _MANY_OPERATIONS = 24
 # New bytes from which on one window for all of them may be worth its memory.
 _MUCH_DATA = 1 << 15
 _WINDOW_LOG = 20
+# The longest prefix.
+_PREFIX_LOG = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,8 @@ class _Written:
     def _sizes(self) -> tuple[Layout, int]:
         """Return the sizes of blocks and frames, and how many streams of masks and symbols there may be."""
         for block_log, frame_log in _SIZES:
-            layout = Layout(block_log=block_log, frame_log=frame_log)
+            window = _PREFIX_LOG if self._features & FEATURE_PREFIX else 0
+            layout = Layout(block_log=block_log, frame_log=frame_log, window_log=window)
             most = next((count for count in range(_MOST, 1, -1) if self._fits(layout, _FIRST + count)), 1)
             if most >= _FEWEST:
                 break
@@ -163,6 +174,11 @@ class _Written:
             yield partial(PatchWriter.add, source=source, stream=_DIFFERENCES, difference=added)
         elif isinstance(step, Data):
             yield partial(PatchWriter.data, stream=_DATA, content=self._target(step.start, step.length))
+        elif isinstance(step, Prefixed):
+            known = self._old.content[step.source : step.source + step.source_length]
+            address = self._addresses.of(step.source)
+            yield partial(PatchWriter.prefix, stream=_PREFIXED, address=address, content=known)
+            yield partial(PatchWriter.data, stream=_PREFIXED, content=step.content)
         elif isinstance(step, Deflate):
             settings = step.settings
             parameters = DeflateParameters(
@@ -182,14 +198,18 @@ class _Written:
         if is_new:
             yield partial(PatchWriter.table, number=number, table=table)
         data = step.plan.data
-        matrix = replace(data.matrix, scales=None if data.matrix.scales is None else _SCALES)
+        matrix = replace(
+            data.matrix,
+            scales=None if data.matrix.scales is None else _SCALES,
+            gains=None if data.matrix.gains is None else _COMPONENTS,
+        )
         factor_table: Table | None = None
         if matrix.rank:
             of_factors, factor_table, is_new = self._tables.use(self._tables.factor_numbers[id(step)])
             matrix = replace(matrix, components=_COMPONENTS, factors=of_factors)
             if is_new:
                 yield partial(PatchWriter.table, number=of_factors, table=factor_table)
-        named = MatrixData(matrix, data.row_levels, data.column_levels, data.factors)
+        named = replace(data, matrix=matrix)
         if matrix.has_sides or len(table.classes) > 1:
             parts = encode_matrix(named, factor_table, self._layout.block_bytes)
             yield partial(PatchWriter.matrix, matrix=matrix, parts=parts)
@@ -226,13 +246,16 @@ def _features(steps: Sequence[Step]) -> int:
     plans = [step.plan.data.matrix for step in steps if isinstance(step, TensorStep)]
     factors = max((matrix.rank * (matrix.rows + matrix.columns) for matrix in plans), default=0)
     deflates = any(isinstance(step, Deflate) for step in steps)
-    return features_for_factors(factors) | (FEATURE_DEFLATE if deflates else 0)
+    prefixes = any(isinstance(step, Prefixed) for step in steps)
+    return features_for_factors(factors) | FEATURE_DEFLATE * deflates | FEATURE_PREFIX * prefixes
 
 
 def _source(step: Step) -> tuple[int, int]:
     """Return where the base's bytes are that a step reads, and how many; none if it reads none."""
     if isinstance(step, (Copy, Add)):
         return step.source, step.length
+    if isinstance(step, Prefixed):
+        return step.source, step.source_length
     if isinstance(step, TensorStep) and step.source is not None:
         return step.source, step.tensor.count * step.base_width
     return 0, 0

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from artifacts.encoded import Encoded
 from artifacts.errors import PatchTooCostly
 from artifacts.files import whole_file
@@ -19,7 +21,8 @@ from artifacts.patch.emit import Emitted, emit
 from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened, opened
 from artifacts.patch.planner import Effort, plan_matches, plan_tensors
-from artifacts.patch.steps import Deflate, Step, TensorStep
+from artifacts.patch.prefixes import with_prefixes
+from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
 
 __all__ = ["SKAFOS_DELTA", "EncodeLimits", "EncodeReport", "Region", "encode_patch"]
 
@@ -103,7 +106,8 @@ def encode_patch(
     """
     limits = limits or EncodeLimits()
     started = clock()
-    with opened(base, out.parent) as old, opened(target, out.parent) as new:
+    # Matrices are small here: more threads of the linear algebra would wait for each other most of the time.
+    with threadpool_limits(1, "blas"), opened(base, out.parent) as old, opened(target, out.parent) as new:
         _require_affordable(old, new, limits)
         candidates = _Candidates(old, new, limits, progress or _unheard, lambda: clock() - started)
         name, steps, best = candidates.best()
@@ -153,6 +157,7 @@ class _Candidates:
         """Return the name of the smallest candidate, its steps, and the patch."""
         total = len(self._new.unpacked.data)
         steps = plan_tensors(self._old, self._new, self._budget, lambda made: self._progress(made, 2 * total))
+        steps = with_prefixes(self._old, self._new, steps)
         best = "tensors", steps, self._emitted("tensors", steps, lambda made: self._progress(total + made, 2 * total))
         for name, others in self._others(steps, best[2]):
             if self._elapsed() > _CANDIDATE_SHARE * self._limits.max_seconds:
@@ -169,7 +174,7 @@ class _Candidates:
         saved = sum(step.matched_bits - step.plan.bits for step in tensors) / 8
         inflates = any(isinstance(step, Deflate) for step in steps)
         if (tensors and saved < _SURE_SHARE * len(first.content)) or (inflates and len(first.content) > _POOR * total):
-            yield "matches", plan_matches(self._old, self._new)
+            yield "matches", with_prefixes(self._old, self._new, plan_matches(self._old, self._new))
         if total and len(first.content) > _POOR * total:
             yield "whole", [Data(0, total)]
 
@@ -200,8 +205,12 @@ def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
         elif isinstance(step, Deflate):
             yield Region("", "deflate", step.length, 0)
         else:
-            how, stream = ("add", 2) if isinstance(step, Add) else ("data", 1)
+            how, stream = _BYTES[type(step)]
             yield Region("", how, step.length, round(step.length * rates.get(stream, 0.0)))
+
+
+# The stream of each kind of step that brings bytes.
+_BYTES: dict[type, tuple[str, int]] = {Data: ("data", 1), Add: ("add", 2), Prefixed: ("data with a prefix", 3)}
 
 
 def _how(step: TensorStep) -> str:
@@ -209,6 +218,8 @@ def _how(step: TensorStep) -> str:
     ways = ["planes" if step.source is None else "update"]
     if step.plan.kind.base != "same":
         ways.append(f"from {step.plan.kind.base}")
+    if matrix.gains is not None:
+        ways.append("gains of columns" if matrix.by_columns else "gains of rows")
     if matrix.scales is not None:
         ways.append(f"scales of {matrix.rows} x {matrix.columns}")
     if matrix.rank:

@@ -11,7 +11,7 @@ from artifacts.patch.matching import Add, Copy, Data, Operation
 from artifacts.patch.tensor_plan import TensorPlan
 from artifacts.patch.tensors import Tensor
 
-__all__ = ["Deflate", "Segment", "Step", "TensorStep", "joined", "part_of", "segments"]
+__all__ = ["Deflate", "Prefixed", "Segment", "Step", "TensorStep", "joined", "part_of", "segments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,27 @@ class Deflate:
     length: int
 
 
-Step = Operation | TensorStep | Deflate
+@dataclass(frozen=True, slots=True)
+class Prefixed:
+    """New bytes that are written with a part of the base as a prefix.
+
+    Attributes:
+        content: the bytes.
+        source: the address of the prefix.
+        source_length: its bytes.
+    """
+
+    content: bytes
+    source: int
+    source_length: int
+
+    @property
+    def length(self) -> int:
+        """Bytes of the target."""
+        return len(self.content)
+
+
+Step = Operation | TensorStep | Deflate | Prefixed
 
 
 @dataclass(frozen=True, slots=True)

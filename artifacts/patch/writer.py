@@ -280,7 +280,7 @@ class PatchWriter:
         matrix, self._matrix = self._matrix, None
         if matrix is not None:
             for start in range(0, count, step):
-                self._work.prediction(matrix, start, min(step, count - start))
+                self._work.prediction(matrix, min(step, count - start))
 
     def _source(self, address: int, length: int) -> None:
         self._put(self._layout.sources, varint(unsigned(address - self._source_end)))

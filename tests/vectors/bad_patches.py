@@ -247,7 +247,8 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
     for why, definition in (
         ("a matrix without rows", (0, 5, 0, 0, 0)),
         ("a matrix of 65537 columns with levels", (1, 65537, 0, 1, 0, 0)),
-        ("a matrix of an unknown kind", (4, 5, 0, 2, 0)),
+        ("a matrix of an unknown kind", (4, 5, 0, 8, 0)),
+        ("a matrix with gains in a stream that is not there", (4, 5, 0, 2, 0, 1)),
         ("a matrix with too high a level", (4, 5, 512, 0, 0)),
         ("a matrix with levels in a stream that is not there", (4, 5, 0, 1, 0, 1)),
         ("a matrix of rank 129", (4, 5, 0, 0, 129, 0, 0, 0)),
@@ -263,6 +264,14 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
     yield (
         "factors before elements without a base",
         hand.patch(*planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), Op.PLANES | 1 << 3, 20, *bytes(20)),
+    )
+    yield "gains before plain numbers", hand.patch(*TABLE, Op.MATRIX, 4, 5, 0, 2, 0, 0, *bytes(16), *tensor)
+    floats = (Op.TABLE, 1 << 4 | 1 << 2 | 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)
+    # The last number is the bytes 80 7f.
+    infinite = (0, 0, 0x7F << 7)
+    yield (
+        "a gain that is infinite",
+        hand.patch(*floats, Op.MATRIX, 1, 5, 0, 2, 0, 0, *infinite, Op.TENSOR, 5, 0, *bytes(5), Op.COPY, 10, 0),
     )
     yield (
         "factors before plain numbers",
@@ -280,7 +289,7 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
     )
     yield (
         "more factors than the features name",
-        Hand(features=1 << 4).patch(*planes, Op.MATRIX, 4096, 1, 0, 0, 1, 0, 1, 0, *bytes(3 + 4097), *tensor),
+        Hand(features=1 << 4).patch(*planes, Op.MATRIX, 4096, 1, 0, 0, 1, 0, 1, 0),
     )
     yield "factors that the features do not name", Hand().patch(*TABLE, Op.MATRIX, 4, 5, 0, 0, 1, 0, 0, 0, *tensor)
     yield "a matrix before a copy", hand.patch(Op.MATRIX, 4, 5, 0, 0, 0, *ALL)
