@@ -55,6 +55,8 @@ MAX_OFFSET = 2047
 MAX_ORIGIN = 255
 # The symbol that says that the rest follows in the stream of escapes.
 ESCAPE = 255
+# What divides a byte, so that zstd sees one alphabet.
+MASKS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
 _GAIN_BYTES = 4
 
 Buffer = bytes | bytearray | memoryview
@@ -78,7 +80,9 @@ class ClassCoding:
         low_bits: how many low bits are written apart from the symbol.
         low_planes: the streams of the whole bytes among the low bits, lowest first.
         bits: the stream of the other low bits, packed; None if there are none.
-        mask: the stream of one bit an element that tells zero from the rest, of a class most of which is zero.
+        mask: the stream of a few bits of each element, of a class most of which is small: what they tell is not all of
+            the number only where all of them are set. None if there are none.
+        mask_bits: how many, 1, 2 or 4. One tells zero from the rest.
     """
 
     symbols: int
@@ -86,12 +90,15 @@ class ClassCoding:
     low_planes: tuple[int, ...] = ()
     bits: int | None = None
     mask: int | None = None
+    mask_bits: Literal[1, 2, 4] = 1
 
     def __post_init__(self) -> None:
         if self.low_bits < 0 or len(self.low_planes) != self.low_bits // 8:
             raise ValueError("there is one stream for each whole byte of the low bits")
         if (self.bits is None) != (self.low_bits % 8 == 0):
             raise ValueError("there is a stream of bits exactly if bits are left beside whole bytes")
+        if self.mask_bits not in MASKS:
+            raise ValueError(f"no mask has {self.mask_bits} bits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,8 +461,9 @@ def _contexts(table: Table, base: Unsigned) -> Octets:
 
 def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterator[tuple[int, bytes]]:
     if coding.mask is not None:
-        yield coding.mask, np.packbits(folded != 0).tobytes()
-        folded = folded[folded != 0] - folded.dtype.type(1)
+        most = (1 << coding.mask_bits) - 1
+        yield coding.mask, _packed(np.minimum(folded, most).astype(np.uint8), coding.mask_bits)
+        folded = folded[folded >= most] - folded.dtype.type(most)
     high = folded >> coding.low_bits
     yield coding.symbols, np.minimum(high, ESCAPE).astype(np.uint8).tobytes()
     yield table.escapes, high[high >= ESCAPE].tobytes()
@@ -467,16 +475,14 @@ def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterat
 
 
 def _decode_class(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
-    if coding.mask is not None:
-        mask = np.unpackbits(_octets(take, coding.mask, -(-count // 8)), count=count)
-        return _spread(mask, _decode_dense(table, coding, int(mask.sum(dtype=np.int64)), take))
-    return _decode_dense(table, coding, count, take)
-
-
-def _spread(mask: Octets, present: Unsigned) -> Unsigned:
-    """Return numbers with those that are ``present``, which had one subtracted, where the mask has ones."""
-    folded = np.zeros(len(mask), present.dtype)
-    folded[mask.view(np.bool_)] = present + present.dtype.type(1)
+    if coding.mask is None:
+        return _decode_dense(table, coding, count, take)
+    most = (1 << coding.mask_bits) - 1
+    small = _unpacked(_octets(take, coding.mask, -(-count * coding.mask_bits // 8)), coding.mask_bits, count)
+    rest = (small == most).nonzero()[0]
+    folded: Unsigned = small.astype(_DTYPES[table.width])
+    if len(rest):
+        folded[rest] += _decode_dense(table, coding, len(rest), take)
     return folded
 
 

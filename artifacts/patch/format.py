@@ -20,7 +20,7 @@ from typing import Final, Literal, Protocol
 
 from artifacts.encoded import SKAFOS_DELTA
 from artifacts.errors import PatchInvalid
-from artifacts.patch.elements import LEVELS, MAX_CLASSES, BaseKind, ClassCoding, Matrix, Number, Table
+from artifacts.patch.elements import LEVELS, MASKS, MAX_CLASSES, BaseKind, ClassCoding, Matrix, Number, Table
 from artifacts.patch.matrix import MAX_FACTORS
 
 __all__ = [
@@ -507,7 +507,8 @@ _NUMBERS: Final[tuple[Number, ...]] = ("plain", "float", "brain")
 _DIFFERENCES: Final[tuple[Literal["none", "sub", "xor"], ...]] = ("none", "sub", "xor")
 _SLOPES: Final[tuple[Literal[1, 0, -1, -2], ...]] = (1, 0, -1, -2)
 _BASES: Final[tuple[BaseKind, ...]] = ("same", "half", "brain", "single", "double")
-_SPARSE = 0x80
+# The bits of a class's mask are two bits above its low bits: none, and each of `MASKS`.
+_MASK_SHIFT = 7
 
 
 def write_table(table: Table) -> bytes:
@@ -516,7 +517,8 @@ def write_table(table: Table) -> bytes:
     kind |= _SLOPES.index(table.slope) << 6 | _BASES.index(table.base) << 8
     numbers = [kind, table.shift, table.offset, table.zeros, table.origin, table.escapes, len(table.classes)]
     for coding in table.classes:
-        numbers += [coding.low_bits | (_SPARSE if coding.mask is not None else 0), coding.symbols]
+        mask = 0 if coding.mask is None else 1 + MASKS.index(coding.mask_bits)
+        numbers += [coding.low_bits | mask << _MASK_SHIFT, coding.symbols]
         numbers += [stream for stream in (coding.mask, *coding.low_planes, coding.bits) if stream is not None]
     for number, run in groupby(table.lut):
         numbers += [number, sum(1 for _ in run)]
@@ -571,14 +573,15 @@ def _stream(found: int, streams: int) -> int:
 
 def _read_class(number: Callable[[], int], stream: Callable[[], int]) -> ClassCoding:
     low_bits = number()
-    sparse, low_bits = bool(low_bits & _SPARSE), low_bits & ~_SPARSE
+    mask_kind, low_bits = low_bits >> _MASK_SHIFT, low_bits & (1 << _MASK_SHIFT) - 1
     # An element has at most 64 bits: checked here, because the planes are read before the table is made.
-    if low_bits > 63:
-        raise PatchInvalid("a class has more low bits than an element has")
+    if low_bits > 63 or mask_kind > len(MASKS):
+        raise PatchInvalid("a class has more low bits than an element has, or no mask that is known")
     symbols = stream()
-    mask = stream() if sparse else None
+    mask = stream() if mask_kind else None
     planes = tuple(stream() for _ in range(low_bits // 8))
-    return ClassCoding(symbols, low_bits, planes, stream() if low_bits % 8 else None, mask)
+    bits = stream() if low_bits % 8 else None
+    return ClassCoding(symbols, low_bits, planes, bits, mask, MASKS[max(0, mask_kind - 1)])
 
 
 def _read_runs(number: Callable[[], int]) -> Iterator[bytes]:

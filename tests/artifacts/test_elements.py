@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifacts.patch.elements import (
+    MASKS,
     MAX_BLOCK_BYTES,
     BaseKind,
     ClassCoding,
@@ -34,13 +35,14 @@ DIFFERENCES: list[Literal["sub", "xor", "none"]] = ["sub", "xor", "none"]
 SLOPES: list[Literal[1, 0, -1, -2]] = [1, 0, -1, -2]
 
 
-def _coding(number: int, low_bits: int, sparse: bool) -> ClassCoding:
+def _coding(number: int, low_bits: int, sparse: bool, mask_bits: Literal[1, 2, 4] = 1) -> ClassCoding:
     return ClassCoding(
         symbols=100 + number,
         low_bits=low_bits,
         low_planes=tuple(200 + place for place in range(low_bits // 8)),
         bits=210 if low_bits % 8 else None,
         mask=220 + number if sparse else None,
+        mask_bits=mask_bits,
     )
 
 
@@ -61,7 +63,8 @@ def tables(draw: st.DrawFn) -> Table:
     width = draw(st.sampled_from([1, 2, 4, 8]))
     count = draw(st.integers(1, 16))
     bits = st.integers(0, 8 * width - 1)
-    codings = tuple(_coding(number, draw(bits), draw(st.booleans())) for number in range(count))
+    masks = st.sampled_from(MASKS)
+    codings = tuple(_coding(number, draw(bits), draw(st.booleans()), draw(masks)) for number in range(count))
     lut = draw(st.binary(min_size=256, max_size=256))
     numbers: dict[int, list[Number]] = {1: ["plain"], 2: ["plain", "float", "brain"]}
     number = draw(st.sampled_from(numbers.get(width, ["plain", "float"])))
@@ -228,6 +231,13 @@ def test_what_is_too_large_for_a_symbol_escapes() -> None:
     target = np.array([127, 128, 40000], "<u2")
     parts = _round_trip(_table(2, number="plain"), target.tobytes(), base.tobytes())
     assert parts == [(100, bytes([254, 255, 255])), (ESCAPES, np.array([256, 51071], "<u2").tobytes())]
+
+
+def test_a_mask_of_several_bits_tells_small_numbers_and_that_there_is_more() -> None:
+    target = np.array([0, 1, 2, 3, 7, 2], "u1")
+    table = Table(1, "plain", "none", 0, ESCAPES, bytes(256), (_coding(0, 0, True, 2),))
+    parts = _round_trip(table, target.tobytes(), b"")
+    assert parts == [(220, bytes([0b00_01_10_11, 0b11_10_00_00])), (100, bytes([0, 4]))]
 
 
 def test_low_bits_are_packed_with_the_highest_first() -> None:
@@ -426,6 +436,11 @@ def test_tables_that_contradict_themselves_are_refused(change: dict[str, object]
 def test_codings_that_lack_a_stream_are_refused(low_bits: int, planes: tuple[int, ...], bits: int | None) -> None:
     with pytest.raises(ValueError, match="stream"):
         ClassCoding(0, low_bits, planes, bits)
+
+
+def test_masks_of_other_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match="no mask"):
+        ClassCoding(0, mask=1, mask_bits=3)  # type: ignore[arg-type]
 
 
 def test_lengths_that_do_not_match_are_refused() -> None:

@@ -19,7 +19,7 @@ WIDTH_OF_BASE = {1: 2, 2: 2, 3: 4, 4: 8}
 @dataclass
 class Class:
     low: int
-    sparse: bool
+    mask_bits: int
     symbols: int
     mask: int | None
     planes: list[int]
@@ -214,11 +214,11 @@ class Decoder:
         each = []
         for _ in range(classes):
             first = self.numbers(0)
-            low, sparse = first % 128, first >= 128
+            low, mask_bits = first % 128, (0, 1, 2, 4)[first // 128]
             symbols = self.numbers(0)
-            mask = self.numbers(0) if sparse else None
+            mask = self.numbers(0) if mask_bits else None
             planes = [self.numbers(0) for _ in range(low // 8)]
-            each.append(Class(low, sparse, symbols, mask, planes, self.numbers(0) if low % 8 else None))
+            each.append(Class(low, mask_bits, symbols, mask, planes, self.numbers(0) if low % 8 else None))
         lut: list[int] = []
         while len(lut) < 256:
             number = self.numbers(0)
@@ -279,9 +279,10 @@ class Decoder:
 
     def of_class(self, table: Table, each: Class, count: int) -> list[int]:
         if each.mask is not None:
-            mask = bits(self.take(each.mask, -(-count // 8)), 1, count)
-            present = iter(self.dense(table, each, sum(mask)))
-            return [(next(present) + 1) % (1 << 8 * table.width) if bit else 0 for bit in mask]
+            most = (1 << each.mask_bits) - 1
+            mask = bits(self.take(each.mask, -(-count * each.mask_bits // 8)), each.mask_bits, count)
+            rest = iter(self.dense(table, each, mask.count(most)))
+            return [(next(rest) + most) % (1 << 8 * table.width) if small == most else small for small in mask]
         return self.dense(table, each, count)
 
     def dense(self, table: Table, each: Class, count: int) -> list[int]:
