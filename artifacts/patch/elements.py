@@ -21,7 +21,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.matrix import MAX_FACTOR, MAX_SHIFT, Factors, Matrix, MatrixData, converted, levels, predicted
+from artifacts.patch.matrix import (
+    MAX_FACTOR,
+    MAX_SHIFT,
+    Factors,
+    Matrix,
+    MatrixData,
+    converted,
+    levels,
+    predicted,
+    predicted_values,
+)
 
 __all__ = [
     "MAX_BLOCK_BYTES",
@@ -55,6 +65,11 @@ MAX_OFFSET = 2047
 MAX_ORIGIN = 255
 # The symbol that says that the rest follows in the stream of escapes.
 ESCAPE = 255
+# The contexts of whole numbers that are predicted: parts of one half, by which the prediction is off a whole number.
+FRACTIONS = 16
+# Whole numbers that may be predicted: quantized weights. Predictions are exact as 8 bytes.
+MAX_WHOLE_BYTES = 2
+MAX_WHOLE = 2.0**62
 # What divides a byte, so that zstd sees one alphabet.
 MASKS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
 _GAIN_BYTES = 4
@@ -284,7 +299,7 @@ def encode_block(
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
     folded = _difference(table, elements, known)
-    sizes, order = _classes(table, known, len(elements), data, start)
+    sizes, order = _classes(table, known, data, start)
     by_class = folded if order is None else folded[order]
     parts: Parts = []
     done = 0
@@ -312,7 +327,7 @@ def decode_block(
     """
     known = _known(table, base, count, data, start)
     folded = np.empty(count, _DTYPES[table.width])
-    sizes, order = _classes(table, known, count, data, start)
+    sizes, order = _classes(table, known, data, start)
     done = 0
     for coding, size in zip(table.classes, sizes, strict=True):
         if size:
@@ -333,28 +348,37 @@ def numbers_and_levels(
     """
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
-    return _difference(table, elements, known), _levels(table, known, len(elements), data, start)
+    return _difference(table, elements, known), _levels(table, known, data, start)
 
 
 # ---- the difference
 
 
-def _difference(table: Table, target: Unsigned, base: Unsigned | None) -> Unsigned:
+def _difference(table: Table, target: Unsigned, known: _Known) -> Unsigned:
     """Return the number that is written for each element."""
+    base = known.elements
     if base is None:
         return target >> table.zeros if table.number == "plain" else _downwards(table, _rotated(table, target))
     if table.difference == "xor":
         return target ^ base
-    difference = _monotonic(table, target) - _monotonic(table, base)
+    difference = _turned(_monotonic(table, target) - _monotonic(table, base), known)
     return fold(difference.view(_SIGNED[table.width]) >> table.zeros, table.width)
 
 
-def _undo_difference(table: Table, folded: Unsigned, base: Unsigned | None) -> Unsigned:
+def _undo_difference(table: Table, folded: Unsigned, known: _Known) -> Unsigned:
+    base = known.elements
     if base is None:
         return folded << table.zeros if table.number == "plain" else _unrotated(table, _downwards(table, folded))
     if table.difference == "xor":
         return folded ^ base
-    return _unmonotonic(table, _monotonic(table, base) + (unfold(folded) << table.zeros))
+    return _unmonotonic(table, _monotonic(table, base) + _turned(unfold(folded) << table.zeros, known))
+
+
+def _turned(difference: Unsigned, known: _Known) -> Unsigned:
+    """Return differences with those negated whose prediction was rounded down: most have one sign then."""
+    if known.is_below is None:
+        return difference
+    return np.where(known.is_below, np.negative(difference), difference)
 
 
 def _downwards(table: Table, elements: Unsigned) -> Unsigned:
@@ -416,34 +440,23 @@ def unfold(folded: Unsigned) -> Unsigned:
 
 
 def _classes(
-    table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int
+    table: Table, known: _Known, data: MatrixData | None, start: int
 ) -> tuple[list[int], npt.NDArray[np.intp] | None]:
     """Return how many elements each class has, and their places class by class; None if that is their own order."""
+    count = len(known.contexts)
     if len(table.classes) == 1 or count == 0:
         return [count] + [0] * (len(table.classes) - 1), None
-    if data is None or data.matrix.scales is None:
-        # The context alone decides, so the classes of 256 of them are all that is computed.
-        added = 0 if data is None else data.matrix.level
-        of_contexts = np.clip(np.arange(LEVELS) * table.slope + added, 0, LEVELS - 1).astype(np.uint8)
-        lut = of_contexts.tobytes().translate(table.lut)
-        if base is None or lut.count(lut[0]) == LEVELS:
-            return [count if number == lut[0] else 0 for number in range(len(table.classes))], None
-        marks = _contexts(table, base)
-    else:
-        lut, marks = table.lut, _levels(table, base, count, data, start)
-    # Four times as quick as numpy's selection by bytes.
-    classes = np.frombuffer(marks.tobytes().translate(lut), np.uint8)
+    classes = np.frombuffer(table.lut, np.uint8)[_levels(table, known, data, start)]
     sizes = np.bincount(classes, minlength=len(table.classes)).tolist()
     return sizes, None if count in sizes else np.argsort(classes, kind="stable")
 
 
-def _levels(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
-    contexts = np.zeros(count, np.uint8) if base is None else _contexts(table, base)
+def _levels(table: Table, known: _Known, data: MatrixData | None, start: int) -> Octets:
     if table.slope == 1 and data is None:
-        return contexts
-    sums = contexts.astype(np.int16) * table.slope
+        return known.contexts
+    sums = known.contexts.astype(np.int16) * table.slope
     if data is not None:
-        sums += levels(data, start, count)
+        sums += levels(data, start, len(sums))
     return np.clip(sums, 0, LEVELS - 1).astype(np.uint8)
 
 
@@ -537,19 +550,48 @@ def _elements(content: Buffer, width: int) -> Unsigned:
     return octets.view(_DTYPES[width])
 
 
-def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | None, start: int) -> Unsigned | None:
-    """Return what is known of the elements before they are decoded: those of the base, or their prediction from it."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of the elements of a block before they are decoded.
+
+    Attributes:
+        elements: of the base, or predicted from them; None without a base.
+        contexts: of each element.
+        is_below: of whole numbers that are predicted: whether the prediction was rounded down.
+    """
+
+    elements: Unsigned | None
+    contexts: Octets
+    is_below: npt.NDArray[np.bool_] | None = None
+
+
+def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | None, start: int) -> _Known:
     if (base is None) == table.has_base:
         raise ValueError("a difference needs a base, and nothing else has one")
     if base is None:
-        return None
+        return _Known(None, np.zeros(count, np.uint8))
     elements = _elements(base, table.base_width)
     if len(elements) != count:
         raise ValueError("the base has another number of elements")
     if table.base != "same":
         elements = converted(elements, table.base == "brain", table.width, table.number == "brain")
     if data is None or not data.matrix.predicts:
-        return elements
+        return _Known(elements, _contexts(table, elements))
     if table.number == "plain":
-        raise ValueError("only floats are predicted")
-    return predicted(data, elements, start, brain=table.number == "brain")
+        return _known_whole(table, elements, data, start)
+    elements = predicted(data, elements, start, brain=table.number == "brain")
+    return _Known(elements, _contexts(table, elements))
+
+
+def _known_whole(table: Table, elements: Unsigned, data: MatrixData, start: int) -> _Known:
+    """Return whole numbers with their prediction, whose fraction is their context."""
+    if table.difference != "sub" or table.width > MAX_WHOLE_BYTES:
+        raise ValueError("only differences of whole numbers of one or two bytes are predicted")
+    values = predicted_values(data, elements.view(_SIGNED[table.width]), start)
+    if len(values) and np.abs(values).max() >= MAX_WHOLE:
+        raise ValueError("a prediction is no whole number by far")
+    rounded = np.rint(values)
+    values -= rounded
+    contexts = np.minimum(np.abs(values) * (2 * FRACTIONS), FRACTIONS - 1).astype(np.uint8)
+    # The prediction wraps as all elements do.
+    return _Known(rounded.astype(np.int64).astype(elements.dtype), contexts, values > 0)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artifacts.patch.factors import decompose
-from artifacts.patch.gains import GainSums
+from artifacts.patch.gains import SIDES, GainSums
 from artifacts.patch.scales import STEPS, fit_scales
 from artifacts.patch.tally import entropy
 
@@ -66,14 +66,12 @@ def _cost(target: Singles, base: Singles, rows: int, columns: int) -> float:
         sums = GainSums((rows, columns))
         sums.add(target[:count], base[:count], 0)
         rounding = float(np.square(target[:count], dtype=np.float64).sum()) * 2.0**-48
-        saved, by_columns = max((sums.saved_bits(by_columns, rounding), by_columns) for by_columns in (False, True))
+        saved, side = max((sums.saved_bits(side, rounding), side) for side in SIDES)
         if saved > 0:
-            gains = sums.gains(by_columns)
-            update = (
-                target[:count]
-                - (base[:count].reshape(rows, columns) * (gains if by_columns else gains[:, None])).ravel()
-            )
-            bits += 32.0 * len(gains)
+            gains = sums.gains(side)
+            known = base[:count].reshape(rows, columns) * (gains if side == "columns" else gains[:, None])
+            update = target[:count] - known.ravel()
+            bits += 32.0 * len(np.unique(gains))
     matrix = update.reshape(rows, columns)
     parts = decompose(matrix, _RANK) if rows > 1 else None
     if parts is not None:

@@ -20,12 +20,15 @@ __all__ = [
     "MAX_FACTOR",
     "MAX_FACTORS",
     "MAX_RANK",
+    "MAX_SHIFT",
     "MAX_SIDE",
+    "Factors",
     "Matrix",
     "MatrixData",
     "converted",
     "levels",
     "predicted",
+    "predicted_values",
 ]
 
 # Rows and columns: a block's rows then have at most a block's worth of elements beside those that are wanted.
@@ -192,14 +195,35 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
             known = base[places]
             values = _doubles(known, brain)
             finite = np.isfinite(values).all()
-            shaped = values.reshape(rows.stop - rows.start, -1)
-            if data.gains is not None:
-                shaped *= data.gains[columns] if data.matrix.by_columns else data.gains[rows, None]
-            if data.factors is not None:
-                shaped += _products(data.factors, rows, columns) * 2.0**data.matrix.exponent
+            _predict(data, values.reshape(rows.stop - rows.start, -1), rows, columns)
             rounded = _rounded(values, base.dtype.itemsize, brain)
             found[places] = rounded if finite else np.where(np.isfinite(_doubles(known, brain)), rounded, known)
     return found
+
+
+def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Doubles:
+    """Return whole numbers of the base times their gains, plus the products of the factors, not rounded.
+
+    Args:
+        data: the matrix.
+        base: signed numbers from ``start`` on.
+        start: the place of the first one in the matrix.
+
+    Raises:
+        ValueError: they reach beyond the matrix.
+    """
+    values = base.astype(np.float64)
+    for rows, columns, places in _rectangles(data.matrix, start, len(base)):
+        _predict(data, values[places].reshape(rows.stop - rows.start, -1), rows, columns)
+    return values
+
+
+def _predict(data: MatrixData, values: Doubles, rows: slice, columns: slice) -> None:
+    """Multiply values of some rows and columns by their gains, and add the products of their factors."""
+    if data.gains is not None:
+        values *= data.gains[columns] if data.matrix.by_columns else data.gains[rows, None]
+    if data.factors is not None:
+        values += _products(data.factors, rows, columns) * 2.0**data.matrix.exponent
 
 
 def _products(factors: Factors, rows: slice, columns: slice) -> Doubles:

@@ -116,7 +116,8 @@ def test_every_table_brings_every_element_back(table: Table, data: st.DataObject
 
 @given(tables(), st.data())
 def test_every_matrix_brings_every_element_back(table: Table, data: st.DataObject) -> None:
-    matrix = data.draw(matrices(data.draw(st.sampled_from([0, 0, 1, 3])) if _predictable(table) else 0))
+    rank = data.draw(st.sampled_from([0, 0, 1, 3])) if _predictable(table) else 0
+    matrix = data.draw(matrices(rank, whole=table.number == "plain"))
     elements = matrix.matrix.rows * matrix.matrix.columns
     start = data.draw(st.integers(0, elements))
     count = data.draw(st.integers(0, elements - start))
@@ -126,11 +127,13 @@ def test_every_matrix_brings_every_element_back(table: Table, data: st.DataObjec
 
 
 def _predictable(table: Table) -> bool:
-    return table.number != "plain" and table.has_base
+    if table.number == "plain":
+        return table.difference == "sub" and table.width <= 2
+    return table.has_base
 
 
 @st.composite
-def matrices(draw: st.DrawFn, rank: int) -> MatrixData:
+def matrices(draw: st.DrawFn, rank: int, *, whole: bool = False) -> MatrixData:
     rows, columns = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     scales = draw(st.sampled_from([None, 300]))
     gains = draw(st.sampled_from([None, 302])) if rank else None
@@ -138,7 +141,8 @@ def matrices(draw: st.DrawFn, rank: int) -> MatrixData:
     matrix = Matrix(rows, columns, draw(st.integers(0, 511)), scales, rank, 301, 5, exponent, gains, by_columns)
     sizes = (rows, columns) if scales else (0, 0)
     of_rows, of_columns = (_octets(draw(st.binary(min_size=size, max_size=size))) for size in sizes)
-    gain = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    most = float(2**30) if whole else None
+    gain = st.floats(min_value=most and -most, max_value=most, width=32, allow_nan=False, allow_infinity=False)
     values = draw(st.lists(gain, min_size=matrix.gain_count, max_size=matrix.gain_count))
     found = None if gains is None else np.array(values, "<f4")
     return MatrixData(matrix, of_rows, of_columns, draw(factors(matrix)) if rank else None, found)
@@ -510,11 +514,42 @@ def test_tables_that_do_not_suit_factors_are_refused(table: Table | None) -> Non
         decode_matrix(Matrix(1, 1, rank=1), table, _queue([]))
 
 
-@pytest.mark.parametrize("table", [_table(1), _table(4, number="plain")])
-def test_only_floats_are_predicted(table: Table) -> None:
+@pytest.mark.parametrize("width", [1, 2])
+def test_whole_numbers_are_predicted_and_their_context_is_the_fraction(width: int) -> None:
+    base = np.array([10, 10, 10, 10, 0, 255], f"<u{width}")
+    # In units of 2^-6: 1.25, -0.25, 0.5 (to even: 0), 1.5 (to even: 2), -1 (wraps), 0.
+    data = MatrixData(
+        Matrix(1, 6, rank=1, exponent=-6), _octets(b""), _octets(b""), _factors([[1]], [[80, -16, 32, 96, -64, 0]])
+    )
+    lut = bytes(min(level, 31) for level in range(256))
+    table = Table(width, "plain", "sub", 0, ESCAPES, lut, tuple(_coding(number, 0, False) for number in range(32)))
+    target = (base + np.array([2, -1, 1, 1, -1, 0], f"<i{width}").view(base.dtype)).astype(base.dtype)
+    parts = _round_trip(table, target.tobytes(), base.tobytes(), data)
+    # By contexts: 0 of -1 and 0; 8 of 1/4 and -1/4, one off in the direction of the fraction; 15 of halves.
+    assert parts == [(100, bytes([0, 0])), (108, bytes([1, 1])), (115, bytes([1, 1]))]
+
+
+def test_whole_numbers_have_signs_when_they_are_multiplied() -> None:
+    base = np.array([100, -100, 3, -128], "i1")
+    gains = np.array([0.5], "<f4")
+    data = MatrixData(Matrix(1, 4, gains=7), _octets(b""), _octets(b""), None, gains)
+    target = np.array([50, -50, 2, -64], "i1")
+    assert _round_trip(_table(1, sparse=True), target.tobytes(), base.tobytes(), data) == [(220, b"\0")]
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_whole_numbers_of_many_bytes_are_not_predicted(width: int) -> None:
     data = MatrixData(Matrix(1, 1, rank=1), _octets(b""), _octets(b""), _factors([[1]], [[1]]))
-    with pytest.raises(ValueError, match="only floats"):
+    table = _table(width, number="plain")
+    with pytest.raises(ValueError, match="one or two bytes"):
         encode_block(table, bytes(table.width), bytes(table.width), data)
+
+
+def test_predictions_beyond_all_whole_numbers_are_refused() -> None:
+    factors = _factors([[MAX_FACTOR - 1]], [[MAX_FACTOR - 1]])
+    data = MatrixData(Matrix(1, 1, rank=1, exponent=20), _octets(b""), _octets(b""), factors)
+    with pytest.raises(ValueError, match="by far"):
+        encode_block(_table(1), bytes(1), bytes(1), data)
 
 
 @pytest.mark.parametrize("rank", [0, 8])

@@ -15,7 +15,8 @@ import pytest
 
 from artifacts.errors import ArtifactError, PatchInvalid
 from artifacts.patch.apply import apply_patch
-from artifacts.patch.format import Codec, Layout, Op, frame_head, read_header, read_varint, varint, write_table
+from artifacts.patch.definitions import write_table
+from artifacts.patch.format import Codec, Layout, Op, frame_head, read_header, read_varint, varint
 from artifacts.patch.work import ALLOWED_UNITS
 from tests.artifacts.patch.test_apply import SMALL, TABLES
 from tests.patches import Made, Recipe, side
