@@ -24,7 +24,7 @@ from artifacts.store import ObjectStore, StoredObject, StoreUnavailable
 from control_plane.database import Database
 from control_plane.errors import Conflict, Unavailable
 from control_plane.metrics import GARBAGE_BYTES, GARBAGE_OBJECTS
-from control_plane.patch_jobs import PENDING, RUNNING, lock_jobs, take_out
+from control_plane.patch_jobs import PENDING, RUNNING, lock_jobs, skip_unwanted
 from control_plane.patch_wishes import Unwanted
 from control_plane.tables import ArtifactEncoding, Manifest, ModelVersion, OutboxRow, PatchJob, PatchWish, utc_now
 from control_plane.uploads import UPLOADING
@@ -159,14 +159,16 @@ class GarbageCollector:
             forgotten = [tuple(row) for row in rows]
             for start in range(0, len(forgotten), _BATCH):
                 pairs = forgotten[start : start + _BATCH]
-                for job in await lock_jobs(session, tuple_(PatchJob.target_sha256, PatchJob.base_sha256).in_(pairs)):
-                    if job.state not in (PENDING, RUNNING):
-                        take_out(job, Unwanted.NO_LONGER_WANTED)
-                        job.tried = []
+                jobs = await lock_jobs(session, tuple_(PatchJob.target_sha256, PatchJob.base_sha256).in_(pairs))
+                ended = [job.id for job in jobs if job.state not in (PENDING, RUNNING)]
+                await skip_unwanted(session, ended, Unwanted.NO_LONGER_WANTED, utc_now(), tried=[])
                 # Asked again: whoever wished one meanwhile held its job.
                 await session.execute(delete(ArtifactEncoding).where(tuple_(*pair).in_(pairs), _is_forgotten(before)))
+        async with self._database.write() as session:
+            # One that a plan holds at this moment goes the next time.
             old = PatchWish.unwanted == Unwanted.NO_LONGER_WANTED, PatchWish.since < before
-            await session.execute(delete(PatchWish).where(*old))
+            for wish in await session.scalars(select(PatchWish).where(*old).with_for_update(skip_locked=True)):
+                await session.delete(wish)
 
     async def _named_blobs(self, kept: ColumnElement[bool]) -> set[bytes]:
         """Return the hashes of all blobs that something names, at a hundred bytes of memory each.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, tuple_
+from sqlalchemy import ColumnElement, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -26,6 +27,14 @@ BUILT = "built"
 SKIPPED = "skipped"
 FAILED = "failed"  # given up, after too many failures or because a version was deleted, until a deployment asks again
 
+_FRESH: dict[str, Any] = {
+    "state": PENDING,
+    "code": None,
+    "reason": None,
+    "attempts": 0,
+    "failures": 0,
+    "retry_at": None,
+}
 _FINAL_CODES = frozenset(reason.value for reason in SkipReason)
 _UNWANTED_CODES = frozenset(reason.value for reason in Unwanted)
 
@@ -78,34 +87,40 @@ async def settle(
     await session.execute(insert_into(session, PatchJob).values(rows).on_conflict_do_nothing())
     jobs = await lock_jobs(session, _of_pairs(PatchJob.base_sha256, PatchJob.target_sha256, pairs))
     wished = await _wished(session, pairs)
+    begin: list[str] = []
+    take_out: dict[Unwanted, list[str]] = {}
     for job in jobs:
         # None where an environment wants it; else why not, by those with the most devices first.
-        reasons = wished.get((job.base_sha256, job.target_sha256), [])
+        reasons = wished.get((job.base_sha256, job.target_sha256), [Unwanted.NO_LONGER_WANTED])
         if None in reasons:
-            if _may_begin(job, policy, deployed):
-                job.state, job.code, job.reason = PENDING, None, None
-                job.attempts, job.failures, job.retry_at = 0, 0, None
+            begin += [job.id] if _may_begin(job, policy, deployed) else []
         elif job.state == PENDING or (job.state == SKIPPED and job.code in _UNWANTED_CODES):
-            take_out(job, next((reason for reason in reasons if reason), Unwanted.NO_LONGER_WANTED))
-    await session.flush()
+            take_out.setdefault(Unwanted(reasons[0] or ""), []).append(job.id)
+    await _change(session, begin, now, **_FRESH)
+    for why, ids in take_out.items():
+        await skip_unwanted(session, ids, why, now)
 
 
-async def take_out_unwanted(session: AsyncSession) -> None:
+async def take_out_unwanted(session: AsyncSession, now: datetime) -> None:
     """Take out of the queue what nobody wants because its environment or its model was deleted."""
     doubtful = await lock_jobs(session, (PatchJob.state == PENDING) & ~is_wanted(), skip_locked=True)
     if doubtful:
         # Somebody may have wished it, and committed, between the look and the lock.
         still = select(PatchJob.id).where(PatchJob.id.in_([job.id for job in doubtful]), ~is_wanted())
-        unwanted = set(await session.scalars(still))
-        for job in doubtful:
-            if job.id in unwanted:
-                take_out(job, Unwanted.NO_LONGER_WANTED)
+        await skip_unwanted(session, list(await session.scalars(still)), Unwanted.NO_LONGER_WANTED, now)
 
 
-def take_out(job: PatchJob, why: str) -> None:
-    """Skip a job that nobody wants."""
-    if (job.state, job.code) != (SKIPPED, why):
-        job.state, job.code, job.reason = SKIPPED, why, SENTENCES[Unwanted(why)]
+async def skip_unwanted(
+    session: AsyncSession, ids: Collection[str], why: Unwanted, now: datetime, **columns: Any
+) -> None:
+    """Skip jobs that nobody wants, which the transaction holds."""
+    await _change(session, ids, now, state=SKIPPED, code=why, reason=SENTENCES[why], **columns)
+
+
+async def _change(session: AsyncSession, ids: Collection[str], now: datetime, **columns: Any) -> None:
+    if ids:
+        statement = update(PatchJob).where(PatchJob.id.in_(ids)).values(columns | {"updated_at": now})
+        await session.execute(statement, execution_options={"synchronize_session": False})
 
 
 def _may_begin(job: PatchJob, policy: PatchPolicy, deployed: bool) -> bool:

@@ -24,6 +24,7 @@ from control_plane.patch_policy import PatchPolicy
 from control_plane.patch_room import within_budget
 from control_plane.patch_wishes import Held, Known, Pair, Unwanted, Wish, wishes
 from control_plane.tables import ModelVersion, PatchPlan, PatchWish
+from control_plane.upserts import insert_into
 
 _KNOWN = ModelVersion.version, ModelVersion.artifact_sha256, ModelVersion.interface
 
@@ -164,34 +165,27 @@ async def _write_wishes(
     session: AsyncSession, plan: PatchPlan, thought_of: Sequence[Wish], stored: dict[Pair, PatchWish], now: datetime
 ) -> None:
     """Bring the stored wishes to what was thought of; what was thought of no more is no longer wanted."""
-    for wish in thought_of:
+    forgotten = [
+        Wish(base, target, row.rank, None, None, Unwanted.NO_LONGER_WANTED)
+        for (base, target), row in stored.items()
+        if (base, target) not in {wish.pair for wish in thought_of}
+    ]
+    place = {"environment_id": plan.environment_id, "model_id": plan.model_id}
+    rows = []
+    for wish in (*thought_of, *forgotten):
         row = stored.get(wish.pair)
-        if row is None:
-            row = PatchWish(
-                environment_id=plan.environment_id,
-                model_id=plan.model_id,
-                base_sha256=wish.base,
-                target_sha256=wish.target,
-                since=now,
-            )
-            session.add(row)
-            _count(wish.unwanted)
-        elif row.unwanted != wish.unwanted:
-            row.since = now
-            _count(wish.unwanted)
-        row.rank, row.devices, row.share, row.unwanted = wish.rank, wish.devices, wish.share, wish.unwanted
-    for pair in stored.keys() - {wish.pair for wish in thought_of}:
-        row = stored[pair]
-        if row.unwanted != Unwanted.NO_LONGER_WANTED:
-            row.since, row.unwanted = now, Unwanted.NO_LONGER_WANTED
-            row.devices = row.share = None
-            _count(Unwanted.NO_LONGER_WANTED)
-    await session.flush()
-
-
-def _count(unwanted: Unwanted | None) -> None:
-    if unwanted is not None:
-        PATCHES_SKIPPED.labels(unwanted.value).inc()
+        decided = row is None or row.unwanted != wish.unwanted
+        if decided and wish.unwanted is not None:
+            PATCHES_SKIPPED.labels(wish.unwanted.value).inc()
+        said = {"rank": wish.rank, "devices": wish.devices, "share": wish.share, "unwanted": wish.unwanted}
+        if row is None or any(getattr(row, name) != value for name, value in said.items()):
+            since = now if row is None or decided else row.since
+            rows.append(place | {"base_sha256": wish.base, "target_sha256": wish.target, "since": since} | said)
+    if rows:
+        insert = insert_into(session, PatchWish).values(rows)
+        key = [PatchWish.environment_id, PatchWish.model_id, PatchWish.target_sha256, PatchWish.base_sha256]
+        told = {name: insert.excluded[name] for name in ("rank", "devices", "share", "unwanted", "since")}
+        await session.execute(insert.on_conflict_do_update(index_elements=key, set_=told))
 
 
 # --- What was heard of devices ------------------------------------------------------------------------------------

@@ -427,7 +427,7 @@ class PatchBuilder:
             died_often = PatchJob.attempts >= MAX_ATTEMPTS
             await session.execute(update(PatchJob).where(*abandoned, died_often).values(**hopeless))
             await session.execute(update(PatchJob).where(*abandoned).values(state=PENDING))
-            await take_out_unwanted(session)
+            await take_out_unwanted(session, now)
 
     @asynccontextmanager
     async def _alive(self, job: Job) -> AsyncIterator[None]:

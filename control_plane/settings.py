@@ -166,9 +166,7 @@ class Settings(BaseSettings):
         if self.max_unpacked_bytes < self.max_upload_bytes:
             raise ValueError("SKAFOS_MAX_UNPACKED_BYTES is less than SKAFOS_MAX_UPLOAD_BYTES")
         if self.patch_max_per_target * self.patch_policy.for_each_pair > MAX_ENCODINGS - FULL_ENCODINGS:
-            raise ValueError(
-                "SKAFOS_PATCH_MAX_PER_TARGET patches in so many encodings are more than a manifest lists"
-            )
+            raise ValueError("SKAFOS_PATCH_MAX_PER_TARGET patches in so many encodings are more than a manifest lists")
         return self
 
     @property
