@@ -6,23 +6,29 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import delete, event, select, update
 
+from artifacts.encoded import Encoded
+from artifacts.hashing import hash_file
 from artifacts.patch.build import Built, Skipped, SkipReason
 from control_plane import patches
 from control_plane.errors import Unavailable
 from control_plane.garbage import GRACE, UNWANTED_FOR, GarbageCollector
 from control_plane.holdings import Holdings, Question, TelemetryCensus
+from control_plane.isolated import ProcessDied, TookTooLong
 from control_plane.patch_plan import CALM_PAUSE, REMEMBERED_FOR, ROLLOUT_FOR
 from control_plane.patch_planner import LEASE, PatchPlanner
 from control_plane.patch_policy import LOOK_SECONDS, PatchPolicy
-from control_plane.patches import PatchBuilder
+from control_plane.patches import MAX_ATTEMPTS, PatchBuilder
 from control_plane.publish import Publisher
 from control_plane.repository import Signing
+from control_plane.settings import Settings
 from control_plane.tables import ArtifactEncoding, Environment, ModelVersion, PatchJob, PatchPlan, PatchWish, utc_now
 from control_plane.warehouse import WarehouseGate
 from manifests.signing import FileKeyStore
@@ -601,28 +607,157 @@ async def test_plans_of_two_environments_at_once_agree_on_the_queue(
 # --- Several encodings ------------------------------------------------------------------------------------------------
 
 
-async def test_the_smallest_of_several_encodings_is_offered(
+class Encodings:
+    """Encodings under names of their own, made here rather than in a process: what each comes to, as a test says.
+
+    All are zstd's, so that they can be applied; they differ in what is told of their length.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **outcomes: int | Exception | SkipReason) -> None:
+        self.outcomes = outcomes
+        self.tried: list[str] = []
+        monkeypatch.setattr(patches, "call_isolated", self._call)
+
+    async def _call(self, call: partial[Built | Skipped], seconds: float) -> Built | Skipped:
+        name = call.keywords["encoding"]
+        self.tried.append(name)
+        outcome = self.outcomes[name]
+        if isinstance(outcome, Exception):
+            raise outcome
+        if isinstance(outcome, SkipReason):
+            return Skipped(outcome, "for a test")
+        path = call.args[2]
+        path.write_bytes(os.urandom(outcome))
+        sha256, length = hash_file(path)
+        base, _ = hash_file(call.args[0])
+        return Built(Encoded(name, sha256, length, base, path))
+
+
+async def recorded(world: World) -> dict[str, int]:
+    """Return the patches that are stored, by encoding."""
+    async with world.database.read() as session:
+        query = select(ArtifactEncoding.name, ArtifactEncoding.length).where(ArtifactEncoding.base_sha256 != "")
+        return {name: length for name, length in (await session.execute(query)).all()}  # noqa: C416 - typed so
+
+
+async def the_job(world: World) -> PatchJob:
+    async with world.database.read() as session:
+        return (await session.scalars(select(PatchJob))).one()
+
+
+def two(every: bool = False) -> PatchPolicy:
+    return PatchPolicy(encodings=("new", "old"), every_encoding=every)
+
+
+async def deploy_two(world: World, policy: PatchPolicy) -> PatchBuilder:
+    """Deploy two versions; return what makes the patch between them."""
+    publisher = with_policy(world, policy)
+    await similar(world, 2)
+    for version in (1, 2):
+        await publisher.deploy(world.actor, world.prod.id, world.model.id, version)
+    return PatchBuilder(world.database, world.objects, publisher, world.folder / "patches", policy=policy)
+
+
+async def names_listed(world: World) -> list[str]:
+    (release,) = await world.offered()
+    return [each.name for each in release.encodings if each.base]
+
+
+async def test_of_several_encodings_the_smallest_is_offered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    encodings = Encodings(monkeypatch, new=900, old=800)
+    await (await deploy_two(world, two())).work_through()
+    assert (encodings.tried, await recorded(world)) == (["new", "old"], {"old": 800})
+    job = await the_job(world)
+    assert (job.state, job.length, job.tried) == ("built", 800, ["new", "old"])
+    assert await names_listed(world) == ["old"]
+
+
+async def test_each_encoding_that_is_worth_it_is_offered_when_that_is_asked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Encodings(monkeypatch, new=700, old=800)
+    await (await deploy_two(world, two(every=True))).work_through()
+    assert await recorded(world) == {"new": 700, "old": 800}
+    assert await names_listed(world) == ["new", "old"]
+    assert (await the_job(world)).length == 700
+
+
+async def test_an_encoding_that_is_added_later_is_tried_for_every_pair_that_is_wanted(
     world: World, devices: Devices, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await similar(world, 2)
-    policy = PatchPolicy(encodings=("new", "zstd-prefix"))
-    await deploy(world, 1)
-    await deploy(world, 2)
-    tried: list[str] = []
+    encodings = Encodings(monkeypatch, new=700, old=SkipReason.NOT_SMALLER)
+    await (await deploy_two(world, PatchPolicy(encodings=("old",)))).work_through()
+    assert await states(world) == {(1, 2): "not_smaller"}
+    publisher = with_policy(world, two())
+    clock.now = utc_now()
+    await PatchPlanner(world.database, publisher, devices, clock=clock).step()
+    assert await states(world) == {(1, 2): "pending"}
+    encodings.tried.clear()
+    builder = PatchBuilder(world.database, world.objects, publisher, world.folder / "patches", policy=two())
+    await builder.work_through()
+    assert encodings.tried == ["new"]
+    assert await names_listed(world) == ["new"]
 
-    async def isolated(call: object, seconds: float) -> Built | Skipped:
-        name = call.keywords["encoding"]  # type: ignore[attr-defined]
-        tried.append(name)
-        if name == "new":
-            return Skipped(SkipReason.TOO_COSTLY, "for a test")
-        result = call()  # type: ignore[operator]
-        assert isinstance(result, Built | Skipped)
-        return result
 
-    monkeypatch.setattr(patches, "call_isolated", isolated)
-    await make(world, policy)
-    assert tried == ["new", "zstd-prefix"]
-    assert await listed(world) == {2: [1]}
-    async with world.database.read() as session:
-        (job,) = await session.scalars(select(PatchJob))
-    assert (job.state, job.tried) == ("built", ["new", "zstd-prefix"])
+async def test_a_later_encoding_replaces_a_patch_only_by_a_smaller_one(
+    world: World, devices: Devices, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encodings = Encodings(monkeypatch, new=800, old=700)
+    await (await deploy_two(world, PatchPolicy(encodings=("old",)))).work_through()
+    publisher = with_policy(world, two())
+    clock.now = utc_now()
+    await PatchPlanner(world.database, publisher, devices, clock=clock).step()
+    builder = PatchBuilder(world.database, world.objects, publisher, world.folder / "patches", policy=two())
+    await builder.work_through()
+    assert (encodings.tried, await recorded(world)) == (["old", "new"], {"old": 700})
+    assert ((await the_job(world)).state, (await the_job(world)).length) == ("built", 700)
+
+
+async def test_an_encoder_that_dies_keeps_no_other_patch_from_being_offered_and_is_given_up_in_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encodings = Encodings(monkeypatch, new=ProcessDied("the process died"), old=800)
+    builder = await deploy_two(world, two())
+    await builder.work_through()
+    assert await names_listed(world) == ["old"]
+    job = await the_job(world)
+    assert (job.state, job.attempts, job.reason) == ("pending", 1, "the process died")
+    assert job.retry_at is not None
+    for _ in range(MAX_ATTEMPTS):
+        async with world.database.write() as session:
+            await session.execute(update(PatchJob).values(retry_at=None))
+        await builder.work_through()
+    job = await the_job(world)
+    assert (job.state, job.length) == ("built", 800)
+    assert job.reason == f"failed {MAX_ATTEMPTS} times: the process died"
+    assert encodings.tried == ["new", "old"] + ["new"] * (MAX_ATTEMPTS - 1)
+
+
+async def test_an_encoder_that_takes_too_long_is_too_costly(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    Encodings(monkeypatch, new=TookTooLong("the process took longer than 1800 seconds"), old=SkipReason.TOO_COSTLY)
+    await (await deploy_two(world, two())).work_through()
+    job = await the_job(world)
+    assert (job.state, job.code, job.reason) == (
+        *("skipped", "too_costly"),
+        "the process took longer than 1800 seconds",
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"patch_encodings": "zstd-prefix,tar"}, "is not an encoding of patches"),
+        ({"patch_max_per_target": 31}, "more than a manifest lists"),
+        ({"patch_min_device_share": 1.5}, "less than or equal to 1"),
+        ({"patch_total_share": 0}, "greater than 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        Settings(**wrong)
+
+
+def test_settings_become_the_bounds() -> None:
+    given = Settings(patch_encodings=" zstd-prefix , zstd-prefix", patch_offer="each", patch_max_per_target=3)
+    assert given.patch_policy == PatchPolicy(max_per_target=3, encodings=("zstd-prefix",), every_encoding=True)
+    assert Settings().patch_policy == PatchPolicy()
