@@ -19,7 +19,6 @@ import structlog
 from aiohttp import web
 
 from artifacts.errors import BlobMissing
-from artifacts.patch.build import PatchLimits
 from artifacts.store import ObjectStore, open_store
 from control_plane.accounts import LAST_USE_SECONDS, LastUses
 from control_plane.api.call import Services
@@ -173,7 +172,7 @@ def _start_tasks(parts: _Parts, stack: AsyncExitStack) -> None:
         services.objects,
         services.publisher,
         settings.patch_dir,
-        PatchLimits(max_build_bytes=settings.patch_memory_bytes),
+        settings.patch_limits,
         settings.patch_workers,
         policy=settings.patch_policy,
         seconds=settings.patch_seconds,

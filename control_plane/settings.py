@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from artifacts.archive import UploadLimits
-from artifacts.patch.build import ENCODERS
+from artifacts.patch.build import ENCODERS, PatchLimits
 from control_plane.patch_policy import (
     BUILD_SECONDS,
     LOOK_SECONDS,
@@ -214,6 +214,12 @@ class Settings(BaseSettings):
             encodings=tuple(self.patch_encodings.split(",")),
             every_encoding=self.patch_offer == "each",
         )
+
+    @property
+    def patch_limits(self) -> PatchLimits:
+        """What making a patch may take."""
+        # At half of the time an encoder stops trying, and finishes in the other half.
+        return PatchLimits(max_build_bytes=self.patch_memory_bytes, max_build_seconds=self.patch_seconds / 2)
 
     @property
     def upload_limits(self) -> UploadLimits:

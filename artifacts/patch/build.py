@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from artifacts.encoded import Encoded
-from artifacts.encodings import ZSTD_PREFIX, decode
+from artifacts.encodings import SKAFOS_DELTA, ZSTD_PREFIX, decode
 from artifacts.errors import EncodingInvalid, PatchTooCostly
 from artifacts.hashing import hash_file
 from artifacts.patch import zstd_prefix
@@ -31,7 +31,16 @@ MAX_SHARE_DENOMINATOR = 10
 Encoder = Callable[[Path, Path, Path, PatchLimits | None], Encoded]
 """Writes a patch from the first file to the second into the third. Raises `PatchTooCostly` and `OSError`."""
 
-ENCODERS: Final[Mapping[str, Encoder]] = {ZSTD_PREFIX: zstd_prefix.make_patch}
+
+def _make_delta(base: Path, target: Path, out: Path, limits: PatchLimits | None = None) -> Encoded:
+    # Only the process that makes such a patch loads NumPy.
+    from artifacts.patch.encode import EncodeLimits, encode_patch
+
+    allowed = limits or PatchLimits()
+    return encode_patch(base, target, out, EncodeLimits(allowed.max_build_seconds, allowed.max_build_bytes)).encoded
+
+
+ENCODERS: Final[Mapping[str, Encoder]] = {SKAFOS_DELTA: _make_delta, ZSTD_PREFIX: zstd_prefix.make_patch}
 """Every encoding in which patches can be made, by its name on the wire; the one to prefer first."""
 
 
@@ -79,7 +88,7 @@ def build_patch(
         base: the archive that devices have.
         target: the archive that they should have.
         out: where the patch goes, if there is one.
-        limits: memory for making and for applying it.
+        limits: memory and time for making and for applying it.
         full_length: length in bytes of the smallest encoding of ``target`` that needs no base.
         encoding: one of `ENCODERS`.
 
@@ -95,9 +104,10 @@ def build_patch(
         return Skipped(SkipReason.NOT_SMALLER, f"the patch has {encoded.length} bytes, the full encoding {full_length}")
     try:
         _prove(base, target, encoded, limits)
-    except EncodingInvalid as problem:
+    except (EncodingInvalid, PatchTooCostly) as problem:
         out.unlink()
-        return Skipped(SkipReason.NOT_EXACT, f"{problem}")
+        reason = SkipReason.TOO_COSTLY if isinstance(problem, PatchTooCostly) else SkipReason.NOT_EXACT
+        return Skipped(reason, f"{problem}")
     return Built(encoded)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from manifests.trust import Lifetimes
 from telemetry.columns import event_columns
 from telemetry.segment import EventLabels
 from tests.control_plane.databases import empty_database
-from tests.control_plane.world import World, open_world, stop
+from tests.control_plane.world import QUICK, World, open_world, stop
 from tests.telemetry.samples import event as device_event
 from tests.telemetry.samples import record
 
@@ -109,7 +110,7 @@ async def look_after(world: World, devices: Devices, clock: Clock, pause: timede
     return await planner_of(world, devices, clock).step()
 
 
-async def make(world: World, policy: PatchPolicy | None = None) -> None:
+async def make(world: World, policy: PatchPolicy = QUICK) -> None:
     await PatchBuilder(
         world.database, world.objects, world.publisher, world.folder / "patches", policy=policy
     ).work_through()
@@ -193,7 +194,8 @@ async def test_the_patch_that_most_devices_wait_for_is_made_first(
                 made.append(job.base)
             return job
 
-    await Noting(world.database, world.objects, world.publisher, world.folder / "patches").work_through()
+    folder = world.folder / "patches"
+    await Noting(world.database, world.objects, world.publisher, folder, policy=QUICK).work_through()
     async with world.database.read() as session:
         numbers = dict((await session.execute(select(ModelVersion.artifact_sha256, ModelVersion.version))).all())
     assert [numbers[base] for base in made] == [2, 3, 1]
@@ -515,7 +517,7 @@ async def test_patches_together_are_bounded_and_those_for_the_most_devices_stay(
     versions = [{"weights": os.urandom(10_000) + NOISE} for _ in range(4)]
     for files in versions:
         await world.version(files)
-    policy = PatchPolicy(total_share=0.5)  # room for two patches of a fifth
+    policy = replace(QUICK, total_share=0.5)  # room for two patches of a fifth
     publisher = with_policy(world, policy)
     for version in (1, 2, 3, 4):
         await publisher.deploy(world.actor, world.prod.id, world.model.id, version)
@@ -545,7 +547,7 @@ async def test_patches_together_are_bounded_and_those_for_the_most_devices_stay(
 
 async def test_the_room_is_looked_at_before_a_patch_is_made(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await similar(world, 2)
-    policy = PatchPolicy(total_share=1e-9)
+    policy = replace(QUICK, total_share=1e-9)
     for version in (1, 2):
         await deploy(world, version)
 
@@ -563,7 +565,8 @@ async def test_a_patch_that_is_wanted_no_more_when_it_is_made_is_not_kept(
     await similar(world, 3)
     await deploy(world, 1)
     await deploy(world, 2)
-    builder = PatchBuilder(world.database, world.objects, world.publisher, world.folder / "patches")
+    folder = world.folder / "patches"
+    builder = PatchBuilder(world.database, world.objects, world.publisher, folder, policy=QUICK)
     put = world.objects.put_file
 
     async def meanwhile(sha256: str, path: Path) -> None:

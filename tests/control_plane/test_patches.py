@@ -36,7 +36,7 @@ from control_plane.patches import (
 from control_plane.tables import ArtifactEncoding, ModelVersion, PatchJob, utc_now
 from manifests.model import Encoding
 from tests.control_plane.databases import empty_database
-from tests.control_plane.world import World, open_world, stop
+from tests.control_plane.world import QUICK, World, open_world, stop
 
 __all__ = ["empty_database"]
 
@@ -62,7 +62,8 @@ class Clock:
 def builder_of(
     world: World, limits: PatchLimits | None = None, clock: Callable[[], datetime] = utc_now
 ) -> PatchBuilder:
-    return PatchBuilder(world.database, world.objects, world.publisher, world.folder / "patches", limits, clock=clock)
+    folder = world.folder / "patches"
+    return PatchBuilder(world.database, world.objects, world.publisher, folder, limits, clock=clock, policy=QUICK)
 
 
 async def similar(world: World, number: int) -> ModelVersion:
