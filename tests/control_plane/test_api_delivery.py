@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from artifacts.patch.build import ENCODERS
 from tests.control_plane.running import ORGANIZATION, Api
 
 APPS = f"/v2/organizations/{ORGANIZATION}/apps"
@@ -354,7 +355,7 @@ def test_why_a_patch_was_skipped_is_told_wherever_versions_are_shown(api: Api, m
 
     patches = {patch["from_version"]: patch for patch in until(ended)}
     built, skipped = patches[1], patches[2]
-    assert (built["state"], built["code"], built["encoding"]) == ("built", None, "zstd-prefix")
+    assert (built["state"], built["code"], built["encoding"] in ENCODERS) == ("built", None, True)
     assert built["length"] < 1000 < 20_000 < built["full_length"]
     assert (skipped["state"], skipped["code"], skipped["encoding"]) == ("skipped", "not_smaller", None)
     assert skipped["reason"].startswith("the patch has")

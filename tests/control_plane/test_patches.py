@@ -35,6 +35,7 @@ from control_plane.patches import (
 )
 from control_plane.tables import ArtifactEncoding, ModelVersion, PatchJob, utc_now
 from manifests.model import Encoding
+from tests.artifacts.patch.files import safetensors, trained, weights
 from tests.control_plane.databases import empty_database
 from tests.control_plane.world import QUICK, World, open_world, stop
 
@@ -256,6 +257,24 @@ async def test_a_patch_is_made_stored_and_published_and_makes_the_exact_target(w
     )
     await world.objects.fetch_to(sha(second), folder / "target")
     assert result.read_bytes() == (folder / "target").read_bytes()
+
+
+async def test_a_fine_tuned_model_gets_a_patch_that_knows_its_tensors_by_default(tmp_path: Path) -> None:
+    before = weights(100, 200)
+    policy = PatchPolicy()
+    async with open_world(tmp_path, policy=policy) as world:
+        for array in (before, trained(before)):
+            await deploy(world, await world.version({"model.safetensors": safetensors({"layer": array})}))
+        await PatchBuilder(
+            world.database, world.objects, world.publisher, world.folder / "patches", policy=policy
+        ).work_through()
+        (job,) = await jobs(world)
+        assert (job.state, job.tried) == ("built", ["skafos-delta", "zstd-prefix"])
+        (release,) = await world.offered()
+    (patch,) = [encoding for encoding in release.encodings if encoding.base]
+    full = min(encoding.length for encoding in release.encodings if not encoding.base)
+    assert patch.name == "skafos-delta"
+    assert patch.length < 0.8 * full
 
 
 async def test_a_patch_that_saves_too_little_is_skipped_and_says_so(world: World) -> None:
