@@ -65,7 +65,12 @@ async def lock_jobs(session: AsyncSession, which: ColumnElement[bool], skip_lock
 
 
 async def settle(
-    session: AsyncSession, pairs: Collection[Pair], policy: PatchPolicy, now: datetime, deployed: bool = False
+    session: AsyncSession,
+    pairs: Collection[Pair],
+    forgotten: Collection[Pair],
+    policy: PatchPolicy,
+    now: datetime,
+    deployed: bool = False,
 ) -> None:
     """Queue what is wanted and has no end that holds, and take out of the queue what nobody wants.
 
@@ -73,20 +78,23 @@ async def settle(
 
     Args:
         pairs: which jobs; those that are not there are made.
+        forgotten: jobs of pairs that do not come into question any more, if they are there.
         policy: which encodings are to be tried.
         now: the present moment.
         deployed: try anew what was given up.
     """
-    if not pairs:
+    everything = {*pairs, *forgotten}
+    if not everything:
         return
     rows = [
         {"id": new_id(), "base_sha256": base, "target_sha256": target, "state": SKIPPED, "tried": []}
         | {"code": Unwanted.NO_LONGER_WANTED, "created_at": now, "updated_at": now}
         for base, target in sorted(pairs, key=lambda pair: (pair[1], pair[0]))
     ]
-    await session.execute(insert_into(session, PatchJob).values(rows).on_conflict_do_nothing())
-    jobs = await lock_jobs(session, _of_pairs(PatchJob.base_sha256, PatchJob.target_sha256, pairs))
-    wished = await _wished(session, pairs)
+    if rows:
+        await session.execute(insert_into(session, PatchJob).values(rows).on_conflict_do_nothing())
+    jobs = await lock_jobs(session, _of_pairs(PatchJob.base_sha256, PatchJob.target_sha256, everything))
+    wished = await _wished(session, everything)
     begin: list[str] = []
     take_out: dict[Unwanted, list[str]] = {}
     for job in jobs:

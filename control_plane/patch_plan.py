@@ -117,7 +117,7 @@ async def _plan(
     thought_of = wishes(offered, likely, held, standing, policy, lately)
     thought_of = await within_budget(session, plan.environment_id, plan.model_id, thought_of, standing, policy)
     await _write_wishes(session, plan, thought_of, stored, now)
-    await settle(session, {*stored, *(wish.pair for wish in thought_of)}, policy, now, deployed)
+    await settle(session, {wish.pair for wish in thought_of}, stored.keys(), policy, now, deployed)
     return held is not None
 
 

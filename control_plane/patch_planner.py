@@ -117,7 +117,7 @@ class PatchPlanner:
         try:
             question = await self._question(look)
             holdings = await self._ask(question) if answering and question is not None else None
-            if holdings is None:
+            if holdings is None and question is not None:
                 PATCH_LOOKS_UNANSWERED.inc()
             planned = await self._publisher.plan_again(
                 look.environment_id, look.model_id, holdings, self._pause, self._clock()

@@ -49,6 +49,7 @@ from control_plane.patch_jobs import (
     SENTENCES,
     SKIPPED,
     is_wanted,
+    lock_jobs,
     of_job,
     take_out_unwanted,
 )
@@ -421,12 +422,13 @@ class PatchBuilder:
 
     async def _take_up_abandoned(self, now: datetime) -> None:
         """Queue again what a builder that died had claimed; what died too often is given up."""
-        abandoned = PatchJob.state == RUNNING, PatchJob.updated_at < now - ABANDONED_AFTER
-        hopeless = {"state": FAILED, "reason": f"its control plane died {MAX_ATTEMPTS} times"}
+        abandoned = (PatchJob.state == RUNNING) & (PatchJob.updated_at < now - ABANDONED_AFTER)
         async with self._database.write() as session:
-            died_often = PatchJob.attempts >= MAX_ATTEMPTS
-            await session.execute(update(PatchJob).where(*abandoned, died_often).values(**hopeless))
-            await session.execute(update(PatchJob).where(*abandoned).values(state=PENDING))
+            for job in await lock_jobs(session, abandoned, skip_locked=True):
+                job.state = PENDING
+                if job.attempts >= MAX_ATTEMPTS:
+                    job.state, job.reason = FAILED, f"its control plane died {MAX_ATTEMPTS} times"
+            await session.flush()
             await take_out_unwanted(session, now)
 
     @asynccontextmanager

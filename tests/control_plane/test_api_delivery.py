@@ -384,6 +384,22 @@ def test_why_a_patch_was_skipped_is_told_wherever_versions_are_shown(api: Api, m
         assert api.call("GET", f"{model}/patches?{wrong}").status_code == status
 
 
+def test_looks_at_what_devices_hold_and_skipped_patches_are_counted(api: Api, model: str) -> None:
+    for _ in (1, 2):
+        api.upload(model, os.urandom(5000), "tagger.tflite")
+        deploy(api, model, "latest")
+
+    def counted() -> bool:
+        lines = httpx.get(f"{api.metrics_url}/metrics").text.splitlines()
+        looks = [line for line in lines if line.startswith('skafos_control_patch_looks_total{source="history"}')]
+        skipped = [
+            line for line in lines if line.startswith('skafos_control_patches_skipped_total{code="not_smaller"}')
+        ]
+        return bool(looks and skipped)
+
+    assert until(counted)
+
+
 def until(found: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + 60
     while not (result := found()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,7 +19,9 @@ from artifacts.encoded import Encoded
 from artifacts.hashing import hash_file
 from artifacts.patch.build import Built, Skipped, SkipReason
 from control_plane import patches
-from control_plane.errors import Unavailable
+from control_plane.api import models
+from control_plane.api.schemas import DeleteModelQuery
+from control_plane.errors import Conflict, Invalid, Unavailable
 from control_plane.garbage import GRACE, UNWANTED_FOR, GarbageCollector
 from control_plane.holdings import Holdings, Question, TelemetryCensus
 from control_plane.isolated import ProcessDied, TookTooLong
@@ -36,6 +38,7 @@ from manifests.signing import FileKeyStore
 from manifests.trust import Lifetimes
 from telemetry.columns import event_columns
 from telemetry.segment import EventLabels
+from tests.control_plane.calls import call_in
 from tests.control_plane.databases import empty_database
 from tests.control_plane.world import QUICK, World, open_world, stop
 from tests.telemetry.samples import event as device_event
@@ -51,6 +54,16 @@ LOOK = timedelta(seconds=LOOK_SECONDS)
 async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
     async with open_world(tmp_path, empty_database) as world:
         yield world
+
+
+@pytest.fixture(autouse=True)
+def made_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let patches be made without a process of their own, which takes longer than they do."""
+
+    async def call_here(call: Callable[[], Any], seconds: float) -> Any:
+        return await asyncio.to_thread(call)
+
+    monkeypatch.setattr(patches, "call_isolated", call_here)
 
 
 class Devices:
@@ -605,6 +618,55 @@ async def test_plans_of_two_environments_at_once_agree_on_the_queue(
             wanted = select(PatchWish.base_sha256, PatchWish.target_sha256).where(PatchWish.unwanted.is_(None))
             pending = select(PatchJob.base_sha256, PatchJob.target_sha256).where(PatchJob.state == "pending")
             assert set((await session.execute(wanted)).all()) == set((await session.execute(pending)).all())
+
+
+async def test_a_version_that_was_deleted_is_no_base_any_more(world: World, devices: Devices, clock: Clock) -> None:
+    versions = await similar(world, 3)
+    for version in (1, 2, 3):
+        await deploy(world, version)
+    devices.hold(v1=50, v2=50)
+    await look(world, devices, clock)
+    await make(world)
+    async with world.database.write() as session:
+        await session.execute(delete(ModelVersion).where(ModelVersion.id == versions[0].id))
+    await look_after(world, devices, clock)
+    (release,) = await world.offered()
+    assert [each.base for each in release.encodings if each.base] == [versions[1].artifact_sha256]
+    await GarbageCollector(world.database, world.objects).collect(utc_now() + GRACE + timedelta(hours=1))
+    await look_after(world, devices, clock)
+    await make(world)
+    assert await states(world) == {(2, 3): "built"}
+
+
+async def test_looking_making_deploying_and_deleting_at_once_contradict_nothing(
+    world: World, devices: Devices, clock: Clock
+) -> None:
+    await similar(world, 3)
+    for version in (1, 2):
+        for environment in (world.prod, world.dev):
+            await deploy(world, version, environment=environment)
+    devices.hold("prod", v1=10)
+    devices.hold("dev", v1=4, v2=6)
+    clock.now = utc_now() + CALM_PAUSE
+    call = call_in(world, app=world.application.id, model=world.model.id)
+    tries = (
+        look(world, devices, clock),
+        make(world),
+        deploy(world, 3),
+        deploy(world, 3, environment=world.dev),
+        GarbageCollector(world.database, world.objects).collect(utc_now()),
+        models.delete_model(call, DeleteModelQuery(withdraw=True)),
+        deploy(world, 1),
+    )
+    for result in await asyncio.gather(*tries, return_exceptions=True):
+        # Invalid is a deployment after the deletion; Conflict a collection before the edges were told.
+        assert not isinstance(result, BaseException) or isinstance(result, Invalid | Conflict), result
+    await make(world)
+    await look_after(world, devices, clock)
+    async with world.database.read() as session:
+        assert list(await session.scalars(select(PatchWish))) == []
+        assert list(await session.scalars(select(PatchJob.state).where(PatchJob.state == "pending"))) == []
+    assert await world.offered() == []
 
 
 # --- Several encodings ------------------------------------------------------------------------------------------------
