@@ -18,7 +18,7 @@ from sqlalchemy import delete, event, select, update
 from artifacts.encoded import Encoded
 from artifacts.hashing import hash_file
 from artifacts.patch.build import Built, Skipped, SkipReason
-from control_plane import patches
+from control_plane import holdings, offered, patch_planner, patches
 from control_plane.api import models
 from control_plane.api.schemas import DeleteModelQuery
 from control_plane.errors import Conflict, Invalid, Unavailable
@@ -36,6 +36,7 @@ from control_plane.tables import ArtifactEncoding, Environment, ModelVersion, Pa
 from control_plane.warehouse import WarehouseGate
 from manifests.signing import FileKeyStore
 from manifests.trust import Lifetimes
+from telemetry.adoption import ModelName
 from telemetry.columns import event_columns
 from telemetry.segment import EventLabels
 from tests.control_plane.calls import call_in
@@ -358,8 +359,8 @@ async def test_when_telemetry_knows_nothing_what_was_deployed_decides(
     for version in (1, 2, 3):
         await deploy(world, version)
     unanswered = counted("patch_looks_unanswered")
-    holdings: list[dict[str, int]] = [{}, {"v0": 20}, {"v77": 5}]
-    for holding in holdings:
+    useless: list[dict[str, int]] = [{}, {"v0": 20}, {"v77": 5}]
+    for holding in useless:
         devices.hold(**holding)
         await look_after(world, devices, clock)
         assert {pair for pair, state in (await states(world)).items() if state == "pending"} == {(1, 3), (2, 3)}
@@ -424,6 +425,38 @@ async def test_a_clickhouse_that_is_not_open_cannot_be_asked(tmp_path: Path, clo
     census = TelemetryCensus(WarehouseGate(None, tmp_path / "clickhouse"))
     with pytest.raises(Unavailable):
         await census.ask(Question("o", "a", "prod", [], [1]), clock())
+
+
+async def test_a_clickhouse_that_takes_too_long_counts_as_away(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(WarehouseGate):
+        def get(self) -> Any:
+            return self
+
+        async def query(self, *_: object) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(holdings, "ANSWER_SECONDS", 0.05)
+    with pytest.raises(Unavailable):
+        await TelemetryCensus(Slow(None, tmp_path)).ask(Question("o", "a", "prod", [ModelName("m")], [1]), clock())
+
+
+async def test_what_is_asked_about_and_looked_at_together_and_listed_is_bounded(
+    world: World, devices: Devices, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await similar(world, 3)
+    for version in (1, 2, 3):
+        for environment in (world.prod, world.dev):
+            await deploy(world, version, environment=environment)
+    monkeypatch.setattr(patch_planner, "BATCH", 1)
+    monkeypatch.setattr(patch_planner, "MAX_VERSIONS", 2)
+    devices.hold("prod", v1=10, v2=5)
+    assert [await look(world, devices, clock) for _ in range(3)] == [1, 1, 0]
+    assert [question.versions for question in devices.questions] == [[3, 2], [3, 2]]
+    monkeypatch.setattr(offered, "MAX_LISTED_PATCHES", 1)
+    await make(world)
+    assert await listed(world) == {3: [1]}, "the most wanted one"
 
 
 # --- When it is looked at ---------------------------------------------------------------------------------------------
