@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from artifacts.archive import archive_upload
+from artifacts.encoded import Encoded
 from artifacts.encodings import (
     IDENTITY,
     SKAFOS_DELTA,
@@ -31,7 +32,8 @@ from artifacts.encodings import (
 )
 from artifacts.frames import FrameHeader, read_header
 from artifacts.hashing import hash_file
-from artifacts.patch.build import Built, Skipped, SkipReason, build_patch
+from artifacts.patch import build
+from artifacts.patch.build import Built, Skipped, SkipReason, best, build_patch
 from artifacts.patch.zstd_prefix import (
     PatchLimits,
     PatchTooCostly,
@@ -429,3 +431,35 @@ def test_patches_are_built_in_spawned_processes(tmp_path: Path) -> None:
     assert isinstance(built, Built)
     assert isinstance(skipped, Skipped)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "patch"]
+
+
+def test_of_several_encodings_the_smallest_is_offered_and_of_equal_ones_the_preferred() -> None:
+    def built(name: str, length: int) -> Built:
+        return Built(Encoded(name, "0" * 64, length, "1" * 64, Path(name)))
+
+    skipped = Skipped(SkipReason.TOO_COSTLY, "memory")
+    assert best([skipped, built("large", 10), built("first", 9), built("second", 9)]) == built("first", 9)
+
+
+def test_when_no_encoding_does_the_one_that_came_furthest_says_why() -> None:
+    costly, long, wrong = (Skipped(reason, reason) for reason in SkipReason)
+    assert best([costly, long]) is long
+    assert best([wrong, costly, long]) is wrong
+    assert best([costly]) is costly
+
+
+def test_a_patch_that_does_not_make_the_target_is_never_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = random.Random(1).randbytes(10_000)
+    old, new = file_of(tmp_path, "old", base), file_of(tmp_path, "new", edited(base, 4))
+    other = file_of(tmp_path, "other", edited(base, 7))
+
+    def faulty(base: Path, _: Path, out: Path, limits: PatchLimits | None) -> Encoded:
+        return make_patch(base, other, out, limits)
+
+    monkeypatch.setattr(build, "ENCODERS", {ZSTD_PREFIX: faulty})
+    skipped = build_patch(old, new, tmp_path / "patch", full_length=10_000)
+    assert isinstance(skipped, Skipped)
+    assert skipped.reason is SkipReason.NOT_EXACT
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "other"]

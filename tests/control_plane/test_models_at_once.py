@@ -99,6 +99,16 @@ async def test_a_deploy_while_the_model_is_being_renamed_offers_the_new_name(
     assert await model_names(world) == await offered(world) == ["numbers"]
 
 
+async def test_a_renaming_while_the_model_is_being_deleted_waits_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile = Meanwhile(models.lock_applications, lambda: rename(world, "numbers"))
+    monkeypatch.setattr(models, "lock_applications", meanwhile)
+    await delete(world, withdraw=True)
+    assert isinstance(await meanwhile.ended(), Missing)
+    assert await model_names(world) == []
+
+
 @pytest.mark.parametrize("withdraw", [False, True])
 async def test_a_deletion_while_the_model_is_being_deployed_waits_for_it(
     world: World, monkeypatch: pytest.MonkeyPatch, withdraw: bool

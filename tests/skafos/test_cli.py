@@ -129,8 +129,33 @@ def test_a_push_without_credentials_says_what_is_missing(app: Running, folder: P
 def test_tables_are_for_people(app: Running, folder: Path) -> None:
     app.skafos("upload", str(folder), "-d", "x" * 200, app=APP, model=MODEL)
     table = app.command("versions", app=APP, model=MODEL).stdout.splitlines()
-    assert table[0].split() == ["VERSION", "FORMAT", "BYTES", "INTERFACE", "UPDATED", "DESCRIPTION"]
+    assert table[0].split() == ["VERSION", "FORMAT", "BYTES", "INTERFACE", "UPDATED", "PATCHES", "DESCRIPTION"]
     assert table[-1].endswith("x" * (MAX_CELL - 1) + "…")
+
+
+def test_patches_are_told_with_the_reasons_of_those_that_are_not_there(app: Running, tmp_path: Path) -> None:
+    app.skafos("models", "create", "patched", app=APP)
+    for _ in (1, 2):
+        (tmp_path / "m.bin").write_bytes(os.urandom(10_000))
+        app.skafos("upload", str(tmp_path / "m.bin"), "--deploy", "prod", app=APP, model="patched")
+    (patch,) = until(
+        lambda: (
+            (found := app.skafos("patches", "--to", "2", "--env", "prod", app=APP, model="patched"))
+            and found[0]["state"] == "skipped"
+            and found
+        ),
+        "the end of the patch",
+    )
+    assert (patch["from_version"], patch["to_version"], patch["code"]) == (1, 2, "not_smaller")
+    assert [place["environment"] for place in patch["environments"]] == ["prod"]
+    table = app.command("patches", app=APP, model="patched").stdout.splitlines()
+    assert table[0].split() == ["FROM", "TO", "STATE", "WHY", "ENCODING", "BYTES", "FULL", "DEVICES", "REASON"]
+    assert table[1].split()[:4] == ["1", "2", "skipped", "not_smaller"]
+    assert "1 not_smaller" in app.command("versions", app=APP, model="patched").stdout
+    assert app.skafos("versions", app=APP, model="patched")[1]["patches"]["skipped"] == {"not_smaller": 1}
+    assert app.skafos("patches", "--from", "2", app=APP, model="patched") == []
+    nothing = app.command("patches", "--from", "2", app=APP, model="patched")
+    assert nothing.stdout == "no patch came into question yet\n"
 
 
 def test_adoption_and_sql_answer_from_clickhouse(app: Running, folder: Path, tmp_path: Path) -> None:
