@@ -6,7 +6,8 @@ import sys
 
 from bench.corpus import CorpusError
 from bench.patches.finetunes import TrainingFailed, make_finetuned
-from bench.patches.pairs import CORPUS, write_index
+from bench.patches.pairs import write_index
+from bench.patches.places import CORPUS
 from bench.patches.released import make_released
 
 

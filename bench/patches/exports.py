@@ -96,6 +96,11 @@ def write_tensors(path: Path, weights: Weights) -> None:
             file.write(weights[name].tobytes())
 
 
+def renamed(weights: Weights) -> Weights:
+    """Return the weights as another exporter leaves them: sorted by name, under numbers in place of names."""
+    return {f"onnx::Conv_{200 + 3 * number}": weights[name] for number, name in enumerate(sorted(weights))}
+
+
 def write_onnx(path: Path, weights: Weights, *, exporter: str = "2.13.0", prefix: str = "") -> None:
     """Write ONNX.
 

@@ -17,18 +17,18 @@ from bench.patches.exports import (
     bfloat16,
     float16,
     folded,
+    renamed,
     write_onnx,
     write_package,
     write_quantized,
     write_tensors,
 )
-from bench.patches.pairs import CORPUS, Pair, keep
+from bench.patches.pairs import Pair, keep
+from bench.patches.places import BENCH_PYTHON, CORPUS, ROOT
 
 __all__ = ["PAIRS", "TrainingFailed", "make_finetuned"]
 
 TRAINED = CORPUS / "trained"
-ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 
 # Ten times what it takes on an idle core of the machine that the figures were made on.
 TRAINING_SECONDS = 900
@@ -105,10 +105,15 @@ def _exported_again(path: Path, name: str, newer: bool) -> None:
     write_onnx(path, _deployed(name), exporter=exporter, prefix=prefix)
 
 
+def _reordered(path: Path, name: str, newer: bool) -> None:
+    weights = _deployed(name)
+    write_onnx(path, renamed(weights) if newer else weights)
+
+
 def _tuned(name: str, kind: str, numbers: str, suffix: str, write: Writer) -> TunedPair:
     """Return a pair; its name begins with the network and the way."""
     network, way, *_ = name.split("-")
-    new = "base" if way == "exported" else way
+    new = "base" if way in ("exported", "reordered") else way
     return TunedPair(Pair.of(name, "finetuned", kind, numbers, suffix), f"{network}-base", f"{network}-{new}", write)
 
 
@@ -121,6 +126,7 @@ PAIRS = (
     _tuned("vision-sgd-f16", "SGD with momentum, ONNX, float16", "float16", ".onnx", _onnx(float16)),
     _tuned("vision-head-f16-zip", "head only, zipped .mlpackage, float16", "float16", ".zip", _package(float16)),
     _tuned("vision-exported", "ONNX, exported anew, only names differ", "float32", ".onnx", _exported_again),
+    _tuned("vision-reordered", "ONNX, tensors in another order with other names", "float32", ".onnx", _reordered),
     _tuned("text-adam-f32", "AdamW, ONNX", "float32", ".onnx", _onnx()),
     _tuned("text-adam-f16", "AdamW, safetensors, float16", "float16", ".safetensors", _safetensors(float16)),
     _tuned("text-adam-bf16", "AdamW, safetensors, bfloat16", "bfloat16", ".safetensors", _safetensors(bfloat16)),
@@ -150,9 +156,9 @@ def make_finetuned() -> list[Pair]:
 
 
 def _train() -> None:
-    if not PYTHON.is_file():
-        raise TrainingFailed(f"{PYTHON} is missing: run `make bench-patches`")
-    command = [str(PYTHON), "-m", "bench.patches.training", str(TRAINED)]
+    if not BENCH_PYTHON.is_file():
+        raise TrainingFailed(f"{BENCH_PYTHON} is missing: run `make bench-patches`")
+    command = [str(BENCH_PYTHON), "-m", "bench.patches.training", str(TRAINED)]
     try:
         subprocess.run(command, cwd=ROOT, check=True, timeout=TRAINING_SECONDS)
     except subprocess.SubprocessError as error:

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["CORPUS", "Group", "Pair", "keep", "read_index", "write_index"]
+from bench.patches.places import CORPUS
 
-# Beside the models of the demonstration, and removed with them by `make clean`.
-CORPUS = Path(__file__).resolve().parents[2] / ".cache" / "patch-corpus"
+__all__ = ["Group", "Pair", "keep", "read_index", "write_index"]
+
 INDEX = "index.json"
 
 Group = Literal["released", "finetuned"]

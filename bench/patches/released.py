@@ -15,7 +15,8 @@ from pathlib import Path
 from artifacts.archive import archive_directory
 from bench import corpus
 from bench.corpus import ModelFile, Wheel
-from bench.patches.pairs import CORPUS, Pair, keep
+from bench.patches.pairs import Pair, keep
+from bench.patches.places import CORPUS
 
 __all__ = ["PAIRS", "make_released"]
 
