@@ -11,6 +11,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ __all__ = [
     "write_tensors",
 ]
 
-Weights = Mapping[str, npt.NDArray[np.generic]]
+Weights = Mapping[str, npt.NDArray[Any]]
 
 _SAFE_NAMES = {"float32": "F32", "float16": "F16", "int64": "I64", "uint16": "BF16"}
 
@@ -54,7 +55,7 @@ def float16(weights: Weights) -> Weights:
 def bfloat16(weights: Weights) -> Weights:
     """Return the floating-point weights as the bits of bfloat16 in uint16, rounded to nearest, ties to even."""
 
-    def rounded(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint16]:
+    def rounded(array: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
         bits = np.ascontiguousarray(array).view(np.uint32).reshape(array.shape)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
@@ -73,7 +74,7 @@ def folded(weights: Weights) -> Weights:
             out.pop(f"{norm}.{part}") for part in ("running_mean", "running_var", "weight", "bias")
         )
         out.pop(f"{norm}.num_batches_tracked")
-        factor = scale / np.sqrt(variance + np.float32(_EPSILON))  # type: ignore[operator]
+        factor = scale / np.sqrt(variance + np.float32(_EPSILON))
         out[convolution] = out[convolution] * factor[:, None, None, None]
         out[convolution.replace("weight", "bias")] = shift - mean * factor
     return out
