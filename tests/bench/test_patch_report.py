@@ -91,8 +91,15 @@ def test_costs_are_judged_by_the_worst_pair() -> None:
         with_costs(a_row("bad", ours=1), encode_seconds=2.5, encode_bytes=28_000_000, decode_working_bytes=8_100_000),
     ]
     assert outcome(rows, "encoding, one core") == ("1.6 MB/s (bad)", False)
-    assert outcome(rows, "encoding, peak") == ("7.0 times (bad)", False)
+    assert outcome(rows, "from 2 MB on") == ("7.0 times (bad)", False)
     assert outcome(rows, "working memory") == ("8.1 MB (bad)", False)
+
+
+def test_memory_by_the_file_is_judged_where_files_are_not_small() -> None:
+    small = replace(with_costs(a_row("small", ours=1), encode_bytes=9_000_000), old_bytes=500_000, new_bytes=900_000)
+    rows = [a_row("large", ours=1), small]
+    assert outcome(rows, "from 2 MB on") == ("2.5 times (large)", True)
+    assert outcome(rows, "of smaller files") == ("10.0 times (small)", None)
 
 
 def test_without_our_encoding_nothing_is_judged() -> None:
