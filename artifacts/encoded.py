@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+# The name on the wire of the patches that know tensors (`artifacts.patch.format`). It stands here because what knows
+# them loads NumPy, which takes a quarter of a second.
+SKAFOS_DELTA: Final = "skafos-delta"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The encodings of an artifact: blobs from which a device makes it, each with a name that goes on the wire.
 
-``identity`` is the archive itself, ``zstd`` one Zstandard frame of it, ``zstd-prefix`` a frame that refers to the
-archive the device has (`artifacts.patch`). A device skips a name that it does not know, so better ones can be added.
+``identity`` is the archive itself, ``zstd`` one Zstandard frame of it. Two are patches of the archive that the device
+has (`artifacts.patch`): ``zstd-prefix``, a frame that refers to it, and ``skafos-delta``, which knows tensors. A device
+skips a name that it does not know, so better ones can be added.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import BinaryIO
 
 from backports.zstd import CompressionParameter, ZstdCompressor
 
-from artifacts.encoded import Encoded
+from artifacts.encoded import SKAFOS_DELTA, Encoded
 from artifacts.errors import BaseMismatch, EncodingInvalid, PatchInvalid
 from artifacts.files import whole_file
 from artifacts.frames import decoded
 from artifacts.hashing import HashingWriter, chunks
-from artifacts.patch.zstd_prefix import ZSTD_PREFIX, PatchLimits, apply_patch
+from artifacts.patch import zstd_prefix
+from artifacts.patch.limits import PatchLimits
+from artifacts.patch.zstd_prefix import ZSTD_PREFIX
 
 __all__ = [
     "BaseMismatch",
@@ -25,6 +28,7 @@ __all__ = [
     "EncodingInvalid",
     "IDENTITY",
     "PatchInvalid",
+    "SKAFOS_DELTA",
     "ZSTD",
     "ZSTD_PREFIX",
     "decode",
@@ -120,6 +124,7 @@ def decode(
     base: Path | None = None,
     base_sha256: str | None = None,
     limits: PatchLimits | None = None,
+    resumable: bool = False,
 ) -> None:
     """Make the artifact from a blob in any encoding that we know; ``out`` appears once length and hash are right.
 
@@ -131,12 +136,14 @@ def decode(
         sha256: of the artifact.
         base: the archive that a patch refers to.
         base_sha256: the hash that the patch's base should have; compared first if given.
-        limits: memory that applying a patch may take.
+        limits: what applying a patch may take.
+        resumable: go on where an earlier call for the same blob and ``out`` was interrupted, if the encoding can, and
+            leave behind what a later one needs (`artifacts.files.resumable_files`).
 
     Raises:
         EncodingInvalid: the name is unknown, or the blob does not hold that artifact; `PatchInvalid` and
             `BaseMismatch` tell more of a patch.
-        PatchTooCostly: applying the patch would take more memory than ``limits`` allow.
+        PatchTooCostly: applying the patch would take more than ``limits`` allow.
         OSError: a file cannot be read or written.
     """
     if name == IDENTITY:
@@ -144,6 +151,20 @@ def decode(
     elif name == ZSTD:
         decode_full(blob, out, length=length, sha256=sha256)
     elif name == ZSTD_PREFIX and base is not None:
-        apply_patch(base, blob, out, length=length, sha256=sha256, limits=limits, base_sha256=base_sha256)
+        zstd_prefix.apply_patch(base, blob, out, length=length, sha256=sha256, limits=limits, base_sha256=base_sha256)
+    elif name == SKAFOS_DELTA and base is not None:
+        # Only a device that gets such a patch loads NumPy.
+        from artifacts.patch.apply import apply_patch
+
+        apply_patch(
+            base,
+            blob,
+            out,
+            length=length,
+            sha256=sha256,
+            limits=limits,
+            base_sha256=base_sha256,
+            resumable=resumable,
+        )
     else:
         raise EncodingInvalid(f"the encoding {name!r} is unknown, or lacks its base")

@@ -69,18 +69,20 @@ class BaseMismatch(EncodingInvalid):
 
 
 class PatchTooCostly(ArtifactError):
-    """Making or applying the patch would take more memory than allowed.
+    """Making or applying the patch would take more than allowed.
 
     Args:
         needed: the estimate, in bytes.
         allowed: the limit that it is over, in bytes.
+        what: they are bytes of: memory, or the disk.
     """
 
-    def __init__(self, needed: int, allowed: int) -> None:
-        super().__init__(f"the patch needs about {needed} bytes of memory, {allowed} are allowed")
+    def __init__(self, needed: int, allowed: int, what: str = "memory") -> None:
+        super().__init__(f"the patch needs about {needed} bytes of {what}, {allowed} are allowed")
         self.needed = needed
         self.allowed = allowed
+        self.what = what
 
-    def __reduce__(self) -> tuple[type[PatchTooCostly], tuple[int, int]]:
+    def __reduce__(self) -> tuple[type[PatchTooCostly], tuple[int, int, str]]:
         # Raised in worker processes: unpickling calls the class with what is given here.
-        return PatchTooCostly, (self.needed, self.allowed)
+        return PatchTooCostly, (self.needed, self.allowed, self.what)

@@ -13,9 +13,17 @@ from typing import BinaryIO
 PARTIAL_PATTERN = ".*.partial"
 
 
+def resumable_files(path: Path) -> tuple[Path, Path]:
+    """Return the names beside ``path`` of what is half-made of it and can be gone on with, and of its record."""
+    start = f".{path.name[:100]}.resumable"
+    return path.with_name(f"{start}.partial"), path.with_name(f"{start}-state.partial")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path``; it takes that name when the block ends well, and is removed otherwise.
+    """Open a temporary file beside ``path``, for writing and reading back.
+
+    It takes that name when the block ends well, and is removed otherwise.
 
     The bytes are flushed before the rename: a name that points at bytes which are not on disk yet would be an empty
     file after a power cut.
@@ -25,7 +33,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.partial")
     try:
-        with temporary.open("xb") as sink:
+        with temporary.open("x+b") as sink:
             yield sink
             sink.flush()
             os.fsync(sink.fileno())

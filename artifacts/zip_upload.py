@@ -19,21 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from artifacts import zip_layout
 from artifacts.errors import InvalidUpload
 from artifacts.hashing import CHUNK_BYTES
 from artifacts.names import NameSet, UnsafeName, normal_name, shown
 from artifacts.tar_format import MAX_FILE_BYTES
-
-# The end-of-directory record and its 64-bit kin (APPNOTE 4.3.14 to 4.3.16).
-_END = struct.Struct("<4s4H2LH")
-_END_SIGNATURE = b"PK\x05\x06"
-_END_64_LOCATOR = struct.Struct("<4sLQL")
-_END_64_LOCATOR_SIGNATURE = b"PK\x06\x07"
-_END_64 = struct.Struct("<4sQ2H2L4Q")
-_END_64_SIGNATURE = b"PK\x06\x06"
-_LOCAL = struct.Struct("<4s5H3L2H")
-_LOCAL_SIGNATURE = b"PK\x03\x04"
-_MAX_COMMENT_BYTES = 65535
 
 # One directory entry is 46 bytes, a name of at most 512, extra fields and a comment; 2 KiB leaves them room.
 _MAX_ENTRY_BYTES = 2048
@@ -114,38 +104,11 @@ def _damage_is_refused() -> Iterator[None]:
 
 def _bound_directory(source: BinaryIO, limits: UploadLimits) -> None:
     """Refuse what is no zip, and one whose directory is larger than its files can need."""
-    end = _end_record(source)
-    if end is None:
+    size = zip_layout.directory_bytes(source)
+    if size is None:
         raise InvalidUpload("the file is named .zip, but it is no zip or was cut off", "not_a_zip")
-    if max(_directory_sizes(source, end)) > limits.max_files * _MAX_ENTRY_BYTES:
+    if size > limits.max_files * _MAX_ENTRY_BYTES:
         raise InvalidUpload(f"the zip holds more than {limits.max_files} files", "too_many_files")
-
-
-def _end_record(source: BinaryIO) -> int | None:
-    """Return where the end-of-directory record starts, found as `zipfile` finds it."""
-    length = source.seek(0, 2)
-    tail_start = max(0, length - _END.size - _MAX_COMMENT_BYTES)
-    source.seek(tail_start)
-    tail = source.read(_END.size + _MAX_COMMENT_BYTES)
-    if tail[-_END.size :][:4] == _END_SIGNATURE and tail[-2:] == b"\0\0" and len(tail) >= _END.size:
-        return length - _END.size
-    found = tail.rfind(_END_SIGNATURE)
-    return None if found < 0 or len(tail) - found < _END.size else tail_start + found
-
-
-def _directory_sizes(source: BinaryIO, end: int) -> tuple[int, int]:
-    """Return the directory's size by the 32-bit record and by the 64-bit one, whichever of them `zipfile` believes."""
-    source.seek(end)
-    size = _END.unpack(source.read(_END.size))[5]
-    before = end - _END_64_LOCATOR.size - _END_64.size
-    if before < 0:
-        return size, 0
-    source.seek(before)
-    record = _END_64.unpack(source.read(_END_64.size))
-    locator = _END_64_LOCATOR.unpack(source.read(_END_64_LOCATOR.size))
-    if record[0] != _END_64_SIGNATURE or locator[0] != _END_64_LOCATOR_SIGNATURE:
-        return size, 0
-    return (0 if size == 0xFFFFFFFF else size), record[8]
 
 
 def _require_disjoint(source: BinaryIO, opened: zipfile.ZipFile) -> None:
@@ -154,17 +117,9 @@ def _require_disjoint(source: BinaryIO, opened: zipfile.ZipFile) -> None:
     for info in sorted(opened.infolist(), key=lambda info: info.header_offset):
         if info.header_offset < free_from:
             raise InvalidUpload("entries of the zip overlap", "overlapping_entries")
-        free_from = info.header_offset + _local_header_bytes(source, info) + info.compress_size
+        free_from = info.header_offset + zip_layout.local_header_bytes(source, info.header_offset) + info.compress_size
     if free_from > opened.start_dir:
         raise InvalidUpload("entries of the zip overlap", "overlapping_entries")
-
-
-def _local_header_bytes(source: BinaryIO, info: zipfile.ZipInfo) -> int:
-    source.seek(info.header_offset)
-    fields = _LOCAL.unpack(source.read(_LOCAL.size))
-    if fields[0] != _LOCAL_SIGNATURE:
-        raise zipfile.BadZipFile("no local header where the directory says")
-    return _LOCAL.size + int(fields[9]) + int(fields[10])
 
 
 def _files(infos: list[zipfile.ZipInfo], upload_bytes: int, limits: UploadLimits) -> tuple[ZipEntry, ...]:

@@ -145,9 +145,17 @@ def mlmodelc(inputs: Sequence[Mapping[str, str]], outputs: Sequence[Mapping[str,
 
 
 def tflite_model(
-    shape: Sequence[int] = (1, 8), *, signature: Sequence[int] = (), element: int = 0, weights: bytes = b"\0" * 64
+    shape: Sequence[int] = (1, 8),
+    *,
+    signature: Sequence[int] = (),
+    element: int = 0,
+    weights: bytes = b"\0" * 64,
+    outside: int = 0,
 ) -> bytes:
-    """Make a TensorFlow Lite model with one input ``x`` and one output ``y`` of the same kind, and no operators."""
+    """Make a TensorFlow Lite model with one input ``x`` and one output ``y`` of the same kind, and no operators.
+
+    The weights lie in the FlatBuffer, or behind it at the offset ``outside``, as in models of more than 2 GiB.
+    """
     import flatbuffers  # type: ignore[import-untyped] # it ships none
     import tflite
 
@@ -177,9 +185,12 @@ def tflite_model(
             builder.PrependUOffsetTRelative(value)
         return int(builder.EndVector())
 
-    content = builder.CreateByteVector(weights)
+    content = builder.CreateByteVector(b"" if outside else weights)
     tflite.BufferStart(builder)
     tflite.BufferAddData(builder, content)
+    if outside:
+        tflite.BufferAddOffset(builder, outside)
+        tflite.BufferAddSize(builder, len(weights))
     buffers = offsets([tflite.BufferEnd(builder)], tflite.ModelStartBuffersVector)
     tensors = offsets([tensor("x"), tensor("y")], tflite.SubGraphStartTensorsVector)
     inputs = vector([0], tflite.SubGraphStartInputsVector)
@@ -194,7 +205,8 @@ def tflite_model(
     tflite.ModelAddSubgraphs(builder, subgraphs)
     tflite.ModelAddBuffers(builder, buffers)
     builder.Finish(tflite.ModelEnd(builder), b"TFL3")
-    return bytes(builder.Output())
+    model = bytes(builder.Output())
+    return model.ljust(outside, b"\0") + weights if outside else model
 
 
 def zipped(files: Mapping[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:

@@ -5,11 +5,10 @@ Source of the field numbers: onnx/onnx.proto (ModelProto, GraphProto, ValueInfoP
 
 from __future__ import annotations
 
-from typing import BinaryIO
-
 from artifacts.inspect.errors import MalformedModel
 from artifacts.inspect.protobuf import BYTES, VARINT, Budget, Message
 from artifacts.inspect.tensor import MAX_DIMENSIONS, MAX_TENSORS, UNKNOWN_SHAPE, Dimension, Signature, Tensor
+from artifacts.source import Source
 
 _MODEL_IR_VERSION, _MODEL_GRAPH = 1, 7
 _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 5, 11, 12
@@ -21,7 +20,7 @@ _SHAPE_DIMENSION = 1
 _DIMENSION_VALUE, _DIMENSION_NAME = 1, 2
 
 # TensorProto.DataType.
-_ELEMENTS = {
+ELEMENTS = {
     1: "float32",
     2: "uint8",
     3: "int8",
@@ -48,7 +47,7 @@ _ELEMENTS = {
 }
 
 
-def read_signature(file: BinaryIO, length: int) -> Signature:
+def read_signature(file: Source, length: int) -> Signature:
     """Return the inputs and outputs of the ONNX model that ``file`` holds in its ``length`` bytes.
 
     Up to IR version 3 every weight is also listed as an input; those have a value, so they are left out.
@@ -85,7 +84,7 @@ def _tensor(value: Message) -> Tensor:
     for number, prefix in ((_TYPE_TENSOR, ""), (_TYPE_SPARSE, "sparse:")):
         tensor = kind.message(number)
         if tensor is not None:
-            element = _ELEMENTS.get(tensor.integer(_TENSOR_TYPE_ELEMENT), "unknown")
+            element = ELEMENTS.get(tensor.integer(_TENSOR_TYPE_ELEMENT), "unknown")
             return Tensor(name, prefix + element, _shape(tensor.message(_TENSOR_TYPE_SHAPE)))
     for number, word in ((_TYPE_SEQUENCE, "sequence"), (_TYPE_MAP, "map"), (_TYPE_OPTIONAL, "optional")):
         if kind.message(number) is not None:

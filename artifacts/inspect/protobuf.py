@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from artifacts.inspect.errors import MalformedModel
+from artifacts.source import Source
 
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 
@@ -31,13 +31,13 @@ class Budget:
     def __init__(self, fields: int = MAX_FIELDS) -> None:
         self._left = fields
 
-    def spend(self) -> None:
-        """Count one field.
+    def spend(self, fields: int = 1) -> None:
+        """Count one field, or what costs as much as several.
 
         Raises:
             MalformedModel: there are more than any model has.
         """
-        self._left -= 1
+        self._left -= fields
         if self._left < 0:
             raise MalformedModel("more fields than any model has")
 
@@ -57,7 +57,7 @@ class Field:
 class Message:
     """A message that lies in ``file`` from ``start`` to ``end``."""
 
-    file: BinaryIO
+    file: Source
     start: int
     end: int
     budget: Budget
@@ -105,7 +105,7 @@ class Message:
         for field in self.fields():
             if field.number == number and field.kind == BYTES:
                 found = field
-        return default if found is None else self._text(found)
+        return default if found is None else self.text_of(found)
 
     def integer(self, number: int, default: int = 0) -> int:
         """Return the last number in a field of that number, as an int64."""
@@ -124,12 +124,17 @@ class Message:
         values: list[int] = []
         for field in self.fields():
             if field.number == number:
-                values.extend([field.value] if field.kind == VARINT else self._packed(field, limit))
+                values.extend(self.numbers_of(field, limit))
                 if len(values) > limit:
                     raise MalformedModel("a list is longer than any model has")
         return tuple(values)
 
-    def _text(self, field: Field) -> str:
+    def text_of(self, field: Field) -> str:
+        """Return the text in a field of bytes.
+
+        Raises:
+            MalformedModel: it is longer than `MAX_TEXT_BYTES`, or not UTF-8.
+        """
         if field.end - field.start > MAX_TEXT_BYTES:
             raise MalformedModel("a name is longer than any model has")
         self.file.seek(field.start)
@@ -138,26 +143,33 @@ class Message:
         except UnicodeDecodeError as problem:
             raise MalformedModel("a name is not UTF-8") from problem
 
-    def _packed(self, field: Field, limit: int) -> list[int]:
+    def numbers_of(self, field: Field, limit: int) -> list[int]:
+        """Return the numbers in a field, one or a packed list, as int64; of a list not many more than ``limit``.
+
+        Raises:
+            MalformedModel: the list is damaged.
+        """
+        if field.kind == VARINT:
+            return [field.value]
         self.file.seek(field.start)
         data = self.file.read(min(field.end - field.start, 10 * (limit + 1)))
         values, position = [], 0
         while position < len(data):
-            value, position = _varint(data, position)
+            value, position = read_varint(data, position)
             values.append(_signed(value))
         return values
 
 
 def _field(head: bytes, position: int) -> Field:
-    tag, used = _varint(head, 0)
+    tag, used = read_varint(head, 0)
     number, kind = tag >> 3, tag & 7
     if number == 0:
         raise MalformedModel("a field has the number 0")
     if kind == VARINT:
-        value, used = _varint(head, used)
+        value, used = read_varint(head, used)
         return Field(number, kind, _signed(value), position + used, position + used)
     if kind == BYTES:
-        length, used = _varint(head, used)
+        length, used = read_varint(head, used)
     elif kind in (FIXED_32, FIXED_64):
         length = 4 if kind == FIXED_32 else 8
     else:
@@ -165,7 +177,12 @@ def _field(head: bytes, position: int) -> Field:
     return Field(number, kind, 0, position + used, position + used + length)
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
+    """Return the number at ``position``, of at most 64 bits, and where it ends.
+
+    Raises:
+        MalformedModel: it is cut off, or longer.
+    """
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(data):

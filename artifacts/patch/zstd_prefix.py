@@ -11,7 +11,6 @@ before anything is loaded, and refused over a limit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +21,7 @@ from artifacts.errors import BaseMismatch, EncodingInvalid, PatchInvalid, PatchT
 from artifacts.files import whole_file
 from artifacts.frames import decoded, load_prefix
 from artifacts.hashing import HashingWriter, chunks, hash_file
+from artifacts.patch.limits import PatchLimits
 
 __all__ = [
     "ZSTD_PREFIX",
@@ -59,20 +59,6 @@ _MAX_WINDOW_LOG = 31
 # The same of the long-distance matcher's table (ZSTD_LDM_HASHLOG_MIN, ZSTD_LDM_HASHLOG_MAX).
 _MIN_LONG_DISTANCE_LOG = 6
 _MAX_LONG_DISTANCE_LOG = 30
-
-
-@dataclass(frozen=True)
-class PatchLimits:
-    """What a patch may cost, in bytes of memory.
-
-    Attributes:
-        max_build_bytes: of the process that makes it.
-        max_apply_bytes: of the device that applies it, about the old and the new file together. One that would need
-            more is not made either.
-    """
-
-    max_build_bytes: int = 1024 * 1024 * 1024
-    max_apply_bytes: int = 512 * 1024 * 1024
 
 
 def estimate_apply_bytes(base_length: int, target_length: int) -> int:

@@ -15,16 +15,17 @@ from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]
 
 from artifacts.archive import ArchiveInfo, extract_archive
-from artifacts.encodings import IDENTITY, ZSTD, ZSTD_PREFIX, decode
+from artifacts.encodings import IDENTITY, SKAFOS_DELTA, ZSTD, ZSTD_PREFIX, decode
 from artifacts.errors import ArtifactError, BaseMismatch, InvalidArchive
-from artifacts.patch.zstd_prefix import PatchLimits
+from artifacts.files import resumable_files
+from artifacts.patch.limits import PatchLimits
 from manifests.model import Encoding, Release
 from skafos.device.download import BlobDownload, Progress
 from skafos.device.edge import Edge, Retry
 from skafos.device.errors import ArtifactRejected, BlobUnusable, DeviceError, NoSpace, disk_error
-from skafos.device.slots import HeldVersion
+from skafos.device.slots import ARCHIVE_NAME, HeldVersion
 
-KNOWN_ENCODINGS = frozenset({IDENTITY, ZSTD, ZSTD_PREFIX})
+KNOWN_ENCODINGS = frozenset({IDENTITY, ZSTD, ZSTD_PREFIX, SKAFOS_DELTA})
 # Beside what is written, the file system and the app need some room of their own.
 SPARE_DISK_BYTES = 8 << 20
 
@@ -71,7 +72,7 @@ class Obtaining:
         target: the signed length and hash of its artifact.
         held: versions on the device: bases of patches, or the artifact itself under another number.
         work: the folder.
-        limits: memory that a patch may take.
+        limits: what a patch may take.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Obtaining:
             if each.artifact:
                 self._held.setdefault(each.artifact, []).append(each)
         self._work = work
-        self._archive = work / "archive"
+        self._archive = work / ARCHIVE_NAME
         self._base = work / "base"
         self._limits = limits
         self._failures: list[str] = []
@@ -151,6 +152,7 @@ class Obtaining:
             sha256=self._release.artifact,
             base=base,
             limits=self._limits,
+            resumable=True,
         )
         return self._archive
 
@@ -185,7 +187,7 @@ class Obtaining:
         return None
 
     def _discard_made(self) -> None:
-        for file in (self._archive, self._base):
+        for file in (self._archive, self._base, *resumable_files(self._archive)):
             file.unlink(missing_ok=True)
 
     def _verify(self, archive: Path) -> None:

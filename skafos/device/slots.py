@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 from artifacts.archive import ArchiveInfo, archive_directory
 from artifacts.errors import InvalidArchive
-from artifacts.files import make_directory, sync_directory, whole_file
+from artifacts.files import make_directory, resumable_files, sync_directory, whole_file
 
 # File names have at most 255 bytes; longer ones are cut and told apart by a hash.
 MAX_FOLDER_NAME = 200
@@ -39,6 +39,8 @@ MAX_RECORD_BYTES = 16 << 20
 
 # A download and its entity tag, in `work`.
 BLOB_PREFIX = "blob-"
+# What is made of it.
+ARCHIVE_NAME = "archive"
 BLOB_ETAG_SUFFIX = ".etag"
 
 # Every write to a file changes how it looks; what a failing disk does to it does not, and is found within this time.
@@ -190,11 +192,13 @@ class ModelSlots:
         """Make the folders and remove what an update that was killed left half-made.
 
         Args:
-            blobs: the blobs that are of use now. What was downloaded of them stays, to be resumed.
+            blobs: the blobs that are of use now. What was downloaded of them stays, to be resumed, and so does what was
+                made of one by applying it.
         """
         make_directory(self._versions)
         make_directory(self.work)
         useful = {f"{BLOB_PREFIX}{blob}{end}" for blob in blobs for end in ("", BLOB_ETAG_SUFFIX)}
+        useful |= {file.name for file in resumable_files(self.work / ARCHIVE_NAME)}
         for leftover in self.work.iterdir():
             if leftover.name not in useful:
                 _remove(leftover)

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 import httpx
 
-from artifacts.patch.zstd_prefix import PatchLimits
+from artifacts.patch.limits import PatchLimits
 from manifests.keys import InvalidKey, parse_key
 from manifests.model import Release, of_model
 from manifests.rollout import choose
@@ -63,7 +63,8 @@ class SyncResult:
         previous: the version in use before.
         status: "updated"; "current" (what is offered was in use already); "offline" (the edge could not be asked or
             gave no bytes: the version in use serves on); "none" (nothing is offered to this device; what it has stays).
-        encoding: how an updated version came: "identity", "zstd", "zstd-prefix"; None when nothing was downloaded.
+        encoding: how an updated version came: "identity", "zstd", "zstd-prefix", "skafos-delta"; None when nothing was
+            downloaded.
         bytes: downloaded for it.
         full_bytes: what a device would have downloaded that held nothing.
         path: the folder with the model's files; it stays as it is also during and after the next update.
@@ -128,7 +129,7 @@ class DeviceClient:
         bundle: a folder with the models that the app ships, for the time before the first update.
         http: connections to share among devices; default the client's own.
         retry: how requests are tried again.
-        patch_limits: memory that applying a patch may take; above it the full artifact is downloaded.
+        patch_limits: what applying a patch may take; above it the full artifact is downloaded.
         lock_seconds: how long to wait for another process that updates in the directory.
 
     Raises:

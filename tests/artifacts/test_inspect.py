@@ -279,11 +279,11 @@ def test_every_tensorflow_lite_type_has_the_name_that_the_schema_gives_it(inspec
 def test_every_onnx_type_has_a_name() -> None:
     import onnx
 
-    from artifacts.inspect.onnx import _ELEMENTS
+    from artifacts.inspect.onnx import ELEMENTS
 
     theirs = {value: name.lower() for name, value in onnx.TensorProto.DataType.items() if name != "UNDEFINED"}
     spelled = {"float": "float32", "double": "float64"}
-    for value, name in _ELEMENTS.items():
+    for value, name in ELEMENTS.items():
         assert spelled.get(theirs[value], theirs[value]) == name
 
 

@@ -7,10 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from artifacts.patch.elements import ClassCoding, Table, encode_block
+from artifacts.patch.format import MAX_MEMORY_BYTES, DeflateParameters, Header, Layout, Member
+from artifacts.patch.writer import PatchWriter
 from artifacts.patch.zstd_prefix import estimate_apply_bytes, estimate_build_bytes
 from tests.models import field, varint
+from tests.patches import deflated, side
 
 # Three times what any step may grow by, so one that loads the file is seen.
 MODEL_BYTES = 192 * 1024 * 1024
@@ -23,6 +28,7 @@ from artifacts.archive import ArchiveReader, archive_directory, archive_upload, 
 from artifacts.encodings import decode_full, encode_full
 from artifacts.hashing import hash_file
 from artifacts.inspect import inspect_archive
+from artifacts.patch import apply
 from artifacts.patch.zstd_prefix import apply_patch, make_patch
 from artifacts.store import open_store
 
@@ -107,3 +113,44 @@ def test_patches_keep_to_their_estimates(large: Path) -> None:
     )
     assert estimate_build_bytes(length, length) * 2 / 3 < built < estimate_build_bytes(length, length)
     assert estimate_apply_bytes(length, length) * 2 / 3 < applied < estimate_apply_bytes(length, length)
+
+
+# Tensors of this length, which is many times what decoding may take.
+TENSOR_BYTES = 64 * 1024 * 1024
+
+
+def write_patch(folder: Path) -> Header:
+    """Write a base and a patch of all that takes memory: tensors, deflated members, prefixes and continuous streams."""
+    layout = Layout(window_log=19, continuous=frozenset({20}))
+    values = np.random.default_rng(1).normal(0, 1, layout.block_bytes // 2)
+    old, new = (each.astype("<f2").tobytes() for each in (values, values * 1.001))
+    classes = tuple(ClassCoding(number, 3, (), 16, 17) for number in range(16))
+    table = Table(2, "float", "sub", 10, 18, bytes(level % 16 for level in range(256)), classes)
+    blocks = TENSOR_BYTES // len(old)
+    member, inflated = deflated(old * 16), old * 16
+    base = old * blocks + member
+    target = new * blocks + member + old * 8 + old[:30_000]
+    writer = PatchWriter(
+        side(base), side(target), layout, (Member(TENSOR_BYTES, len(member), len(inflated)),), levels=(1,)
+    )
+    writer.table(0, table)
+    parts = encode_block(table, new, old)
+    writer.tensor(0, table, 0, TENSOR_BYTES // 2, (part for _ in range(blocks) for part in parts))
+    writer.deflate(DeflateParameters(), len(inflated), len(member))
+    writer.copy(len(base), len(inflated))
+    writer.data(20, old * 8)
+    writer.prefix(0, 0, (old * 4)[: layout.window_bytes])
+    writer.data(0, old[:30_000])
+    (folder / "base").write_bytes(base)
+    with (folder / "patch").open("wb") as sink:
+        return writer.finish(sink)
+
+
+def test_a_patch_is_decoded_in_the_memory_that_its_header_says(tmp_path: Path) -> None:
+    header = write_patch(tmp_path)
+    grown = growth(
+        tmp_path,
+        f"apply.apply_patch(folder / 'base', folder / 'patch', folder / 'out', "
+        f"length={header.target.length}, sha256={header.target.sha256!r})",
+    )
+    assert grown < header.memory_bytes <= MAX_MEMORY_BYTES < TENSOR_BYTES / 4

@@ -26,12 +26,14 @@ from typing import Any, Self
 from securesystemslib.signer import CryptoSigner, Signer  # type: ignore[attr-defined]
 
 from artifacts.archive import ArchiveInfo, archive_directory
-from artifacts.encodings import IDENTITY, ZSTD, ZSTD_PREFIX, encode_full
+from artifacts.encodings import IDENTITY, SKAFOS_DELTA, ZSTD, ZSTD_PREFIX, encode_full
+from artifacts.patch.format import Layout
 from artifacts.patch.zstd_prefix import make_patch
 from manifests import trust
 from manifests.keys import RANDOM_BYTES, make_key
 from manifests.model import BUCKETS, Condition, Encoding, Release, Rule
 from manifests.trust import Lifetimes, SignedManifest
+from tests.patches import simple_patch
 
 PIECE_BYTES = 64 << 10
 _ENVIRONMENT = r"/v2/environments/(?P<key>[^/]+)"
@@ -119,11 +121,12 @@ class Repository:
         model: str = "vision",
         bases: Sequence[Version] = (),
         encodings: Sequence[str] = (IDENTITY, ZSTD),
+        patches: str = ZSTD_PREFIX,
         interface: str | None = None,
         buckets: int = BUCKETS,
         conditions: Mapping[str, Condition] | None = None,
     ) -> Version:
-        """Make a version of files, with its blobs and patches from ``bases``. It is not offered yet."""
+        """Make a version of files, with its blobs and one kind of patches from ``bases``. It is not offered yet."""
         source = self.folder / f"{model}-{number}"
         for name, content in files.items():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +134,7 @@ class Repository:
         archive = self.folder / f"{model}-{number}.tar"
         info = archive_directory(source, archive)
         offered = [self._blob(name, archive) for name in encodings]
-        offered += [self._patch(base, archive) for base in bases]
+        offered += [self._patch(base, archive, patches) for base in bases]
         rule = Rule(f"salt-{number}", buckets, conditions or {})
         release = Release(model, number, info.sha256, info.length, 0, rule, tuple(offered), interface)
         return Version(dict(files), info, archive, release)
@@ -175,10 +178,14 @@ class Repository:
         encode_full(archive, blob)
         return self._encoding(name, blob.read_bytes(), None)
 
-    def _patch(self, base: Version, archive: Path) -> Encoding:
+    def _patch(self, base: Version, archive: Path, name: str) -> Encoding:
+        if name == SKAFOS_DELTA:
+            # Small blocks, so that little content has many.
+            patch = simple_patch(base.archive.read_bytes(), archive.read_bytes(), Layout(12, 12))
+            return self._encoding(name, patch, base.info.sha256)
         blob = self.folder / f"{archive.name}.{base.release.version}.patch"
         make_patch(base.archive, archive, blob)
-        return self._encoding(ZSTD_PREFIX, blob.read_bytes(), base.info.sha256)
+        return self._encoding(name, blob.read_bytes(), base.info.sha256)
 
     def _encoding(self, name: str, content: bytes, base: str | None) -> Encoding:
         digest = sha256(content).hexdigest()

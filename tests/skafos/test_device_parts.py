@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifacts.encodings import IDENTITY, ZSTD, ZSTD_PREFIX
+from artifacts.encodings import IDENTITY, SKAFOS_DELTA, ZSTD, ZSTD_PREFIX
 from manifests.model import Encoding, Release, Rule
 from skafos.device.edge import SLOW_WINDOW_BYTES, SLOW_WINDOW_SECONDS, ManifestAnswer, Pace
 from skafos.device.errors import EdgeUnavailable
@@ -34,7 +34,7 @@ def release(encodings: tuple[Encoding, ...]) -> Release:
 
 @st.composite
 def offered(draw: st.DrawFn) -> tuple[Encoding, ...]:
-    names = st.sampled_from([IDENTITY, ZSTD, ZSTD_PREFIX, "unknown"])
+    names = st.sampled_from([IDENTITY, ZSTD, ZSTD_PREFIX, SKAFOS_DELTA, "unknown"])
     bases = st.one_of(st.none(), st.sampled_from(ARTIFACTS))
     one = st.builds(Encoding, names, st.just("0" * 64), st.integers(1, 100), bases)
     return tuple(draw(st.lists(one, max_size=8)))

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import threading
 from contextlib import nullcontext
@@ -17,8 +18,11 @@ import httpx
 import pytest
 
 from artifacts.archive import ArchiveInfo, archive_directory
-from artifacts.encodings import IDENTITY, ZSTD, ZSTD_PREFIX
-from artifacts.patch.zstd_prefix import PatchLimits
+from artifacts.encodings import IDENTITY, SKAFOS_DELTA, ZSTD, ZSTD_PREFIX
+from artifacts.patch import apply
+from artifacts.patch.decode import Decoder
+from artifacts.patch.journal import Checkpoint
+from artifacts.patch.limits import PatchLimits
 from manifests.model import Condition
 from skafos.device import (
     ArtifactRejected,
@@ -59,6 +63,20 @@ def versions(repository: Repository) -> tuple[Version, Version]:
     return first, second
 
 
+# Weights that nothing compresses, so that a patch is worth its while.
+NOISE = random.Random(1).randbytes(100_000)
+TUNED = {"m.bin": NOISE[:70_000] + b"tuned" + NOISE[70_005:]}
+
+
+@pytest.fixture
+def tuned(repository: Repository) -> tuple[Version, Version]:
+    """Two versions, the second also as a patch of the kind that knows tensors. The first is offered."""
+    first = repository.add_version(1, {"m.bin": NOISE})
+    second = repository.add_version(2, TUNED, bases=[first], patches=SKAFOS_DELTA)
+    repository.offer(first.release)
+    return first, second
+
+
 def test_a_new_device_downloads_the_smallest_full_encoding(
     versions: tuple[Version, Version], make_device: MakeDevice
 ) -> None:
@@ -92,6 +110,81 @@ def test_the_next_version_comes_as_a_patch_of_the_one_in_use(
     assert result.bytes < result.full_bytes
     assert files_in(result.path) == FILES_2
     assert files_in(device.load("vision").path) == FILES_2
+
+
+def test_the_next_version_comes_as_a_patch_that_knows_tensors(
+    repository: Repository, tuned: tuple[Version, Version], make_device: MakeDevice, tmp_path: Path
+) -> None:
+    _, second = tuned
+    device = make_device()
+    device.sync("vision")
+    repository.offer(second.release)
+    result = device.sync("vision")
+    patch = next(encoding for encoding in second.release.encodings if encoding.base)
+    assert (result.status, result.version, result.previous) == ("updated", 2, 1)
+    assert (result.encoding, result.bytes) == (SKAFOS_DELTA, patch.length)
+    assert files_in(result.path) == TUNED
+    assert repository.events_of("download")[-1]["encoding"] == SKAFOS_DELTA
+    assert not (tmp_path / "device/vision/work").exists()
+
+
+@pytest.mark.parametrize("trouble", ["damaged", "leads elsewhere", "costly", "for another base"])
+def test_a_patch_that_knows_tensors_and_fails_is_replaced_by_the_full_artifact(
+    repository: Repository, tuned: tuple[Version, Version], make_device: MakeDevice, trouble: str
+) -> None:
+    first, second = tuned
+    device = make_device(patch_limits=PatchLimits(max_apply_bytes=1000 if trouble == "costly" else 8 << 20))
+    device.sync("vision")
+    release = second.release
+    patch = next(encoding for encoding in release.encodings if encoding.base)
+    full = [encoding for encoding in release.encodings if not encoding.base]
+    if trouble == "damaged":
+        repository.blobs[patch.blob] = repository.blobs[patch.blob][:-1] + b"?"
+    elif trouble == "leads elsewhere":
+        wrong = repository.add_version(3, {"m.bin": b"else"}, bases=[first], patches=SKAFOS_DELTA)
+        other = next(encoding for encoding in wrong.release.encodings if encoding.base)
+        release = replace(release, encodings=(other, *full))
+    elif trouble == "for another base":
+        third = repository.add_version(3, {"m.bin": b"another base" + NOISE[12:]})
+        wrong = repository.add_version(2, TUNED, bases=[third], patches=SKAFOS_DELTA)
+        other = next(encoding for encoding in wrong.release.encodings if encoding.base)
+        release = replace(release, encodings=(replace(other, base=first.info.sha256), *full))
+    repository.offer(release)
+    result = device.sync("vision")
+    assert (result.version, result.encoding) == (2, IDENTITY)
+    assert files_in(result.path) == TUNED
+    assert "encoding_failed: skafos-delta" in repository.events_of("error")[-1]["error"]
+
+
+def test_applying_a_patch_goes_on_where_it_was_interrupted(
+    repository: Repository, tuned: tuple[Version, Version], make_device: MakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, second = tuned
+    device = make_device()
+    device.sync("vision")
+    repository.offer(second.release)
+    monkeypatch.setattr(apply, "CHECKPOINT_BYTES", 20_000)
+    restored: list[int] = []
+    write, restore = Decoder.checkpoint, Decoder.restore
+
+    def interrupt(decoder: Decoder) -> Checkpoint | None:
+        if (checkpoint := write(decoder)) is not None and checkpoint.target > 60_000:
+            raise KeyboardInterrupt
+        return checkpoint
+
+    def note(decoder: Decoder, checkpoint: Checkpoint, patch: Any) -> None:
+        restored.append(checkpoint.target)
+        restore(decoder, checkpoint, patch)
+
+    monkeypatch.setattr(Decoder, "checkpoint", interrupt)
+    monkeypatch.setattr(Decoder, "restore", note)
+    with pytest.raises(KeyboardInterrupt):
+        device.sync("vision")
+    assert restored == []
+    monkeypatch.setattr(Decoder, "checkpoint", write)
+    result = device.sync("vision")
+    assert (result.version, result.encoding, files_in(result.path)) == (2, SKAFOS_DELTA, TUNED)
+    assert 20_000 <= restored[0] <= 60_000
 
 
 def test_a_version_that_was_in_use_before_is_activated_without_a_download(

@@ -1,0 +1,76 @@
+"""Stretches of the target that lie over old bytes at one distance, equal or nearly so.
+
+A stretch is found from a place where both are equal, and made longer for as long as what is saved by taking the old
+bytes, as they are or with a difference added, is more than what is lost (an X-drop, as in the search for similar
+sequences: Altschul et al. 1990, "Basic local alignment search tool").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.int64]
+
+# What a byte's difference to the old one earns: an equal byte costs nearly nothing, a small difference less than a new
+# byte, since small ones are frequent among differences, and any other a little more.
+_EARNED = np.full(256, -3, np.int32)
+_EARNED[[1, 2, 3, 4, 252, 253, 254, 255]] = 1
+_EARNED[0] = 4
+# A stretch ends where the loss since its best end is greater than this: fifty bytes that fit nowhere.
+_MAX_LOSS = 150
+_MIN_WINDOW, _MAX_WINDOW = 64, 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The target's bytes from ``start`` to ``end`` lie over those that are ``shift`` further on in a source.
+
+    Attributes:
+        own: the source is the target itself.
+    """
+
+    start: int
+    end: int
+    shift: int
+    own: bool
+
+
+def equal_length(one: Bytes, other: Bytes) -> int:
+    """Return how many bytes are equal from the start of both."""
+    length = min(len(one), len(other))
+    done, step = 0, _MIN_WINDOW
+    while done < length:
+        stop = min(done + step, length)
+        differs = one[done:stop] != other[done:stop]
+        first = int(differs.argmax())
+        if differs[first]:
+            return done + first
+        done, step = stop, min(step * 4, _MAX_WINDOW * 16)
+    return length
+
+
+def worthwhile_length(one: Bytes, other: Bytes) -> int:
+    """Return how far from the start of both it pays to write the one as differences to the other."""
+    length = min(len(one), len(other))
+    done, step, total, best, best_at = 0, _MIN_WINDOW, 0, 0, 0
+    while done < length:
+        stop = min(done + step, length)
+        score = np.cumsum(_EARNED[one[done:stop] - other[done:stop]]) + total
+        high = np.maximum(np.maximum.accumulate(score), best)
+        lost = high - score > _MAX_LOSS
+        end = int(lost.argmax())
+        if not lost[end]:
+            end = stop - done
+        if end:
+            top = int(score[:end].argmax())
+            if score[top] > best:
+                best, best_at = int(score[top]), done + top + 1
+        if end < stop - done:
+            break
+        done, total, step = stop, int(score[-1]), min(step * 2, _MAX_WINDOW)
+    return best_at

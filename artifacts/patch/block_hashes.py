@@ -1,0 +1,90 @@
+"""Where blocks of one file lie in another, by hashes: every so many bytes of the one, at every byte of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from artifacts.patch.alignments import Bytes, Places
+
+Words = npt.NDArray[np.uint64]
+
+# A block is found wherever an equal stretch holds one that begins at a multiple of the stride: in all of 47 bytes.
+BLOCK_BYTES = 32
+STRIDE_BYTES = 16
+# Hashes that are computed at a time; each takes some 30 bytes.
+_CHUNK = 1 << 18
+
+# An odd number without a pattern: the golden ratio's first 64 bits.
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+# One entry of the filter in front of the index for each of so many hashes, and its bounds.
+_FILTER_SPREAD_LOG = 3
+_MIN_FILTER_LOG, _MAX_FILTER_LOG = 16, 26
+
+
+def hashes(data: Bytes, start: int, count: int, stride: int, block: int = BLOCK_BYTES) -> Words:
+    """Return the hashes of ``count`` blocks, the first at ``start``, each ``stride`` bytes after the one before."""
+    result = np.zeros(count, np.uint64)
+    for word in range(0, block, 8):
+        result *= _MULTIPLIER
+        result += np.ndarray((count,), "<u8", data, start + word, (stride,))
+        result ^= result >> np.uint64(29)
+    return result * _MULTIPLIER
+
+
+class BlockIndex:
+    """The places in a source at which blocks with a hash begin."""
+
+    def __init__(self, source: Bytes, start: int = 0, end: int | None = None) -> None:
+        end = len(source) if end is None else end
+        count = max(0, (end - start - BLOCK_BYTES) // STRIDE_BYTES + 1)
+        found = hashes(source, start, count, STRIDE_BYTES) if count else np.zeros(0, np.uint64)
+        order = np.argsort(found, kind="stable")
+        self._hashes = found[order]
+        self._places = order
+        self._places *= STRIDE_BYTES
+        self._places += start
+        log = min(max(_MIN_FILTER_LOG, count.bit_length() + _FILTER_SPREAD_LOG), _MAX_FILTER_LOG)
+        self._filter_shift = np.uint64(64 - log)
+        self._filter = np.zeros(1 << log, np.bool_)
+        self._filter[self._hashes >> self._filter_shift] = True
+
+    def anchors(self, target: Bytes, start: int, end: int) -> Iterator[tuple[Places, Places]]:
+        """Yield places in the target, ascending, with places in the source that have the same hash.
+
+        Of several, the one is taken that is nearest to the distance of the last place that had only one.
+        """
+        if not len(self._places):
+            return
+        shift = 0
+        for chunk in range(start, end - BLOCK_BYTES + 1, _CHUNK):
+            wanted = hashes(target, chunk, min(_CHUNK, end - BLOCK_BYTES + 1 - chunk), 1)
+            likely = np.flatnonzero(self._filter[wanted >> self._filter_shift])
+            wanted = wanted[likely]
+            first = np.searchsorted(self._hashes, wanted)
+            found = self._hashes[np.minimum(first, len(self._hashes) - 1)] == wanted
+            if not found.any():
+                continue
+            first = first[found]
+            last = np.searchsorted(self._hashes, wanted[found], side="right") - 1
+            targets = likely[found] + chunk
+            sources, shift = self._nearest(targets, first, last, shift)
+            yield targets, sources
+
+    def _nearest(self, targets: Places, first: Places, last: Places, shift: int) -> tuple[Places, int]:
+        single = np.flatnonzero(first == last)
+        shifts = np.concatenate(([shift], self._places[first[single]] - targets[single]))
+        nearby = np.cumsum(first == last)
+        wished = targets + shifts[nearby]
+        low, high = first.copy(), last.copy()
+        while (low < high).any():
+            middle = (low + high) >> 1
+            before = self._places[middle] < wished
+            low = np.where(before & (low < high), middle + 1, low)
+            high = np.where(before, high, middle)
+            high = np.maximum(high, low)
+        previous = np.maximum(low - 1, first)
+        nearer = wished - self._places[previous] < np.abs(self._places[low] - wished)
+        return self._places[np.where(nearer, previous, low)], int(shifts[-1])

@@ -1,0 +1,216 @@
+"""The tables of a patch: which tensors share one, and which classes share the streams of their symbols.
+
+A table of its own costs a tensor the definition of that table; a stream of its own costs a class a table of Huffman
+codes for each of its frames. So both are shared by what is alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from artifacts.patch.classes import ClassChoice, Classes, Histogram, choose_classes, symbol_bits
+from artifacts.patch.elements import ClassCoding, Table
+from artifacts.patch.kinds import Kind
+from artifacts.patch.tally import Counts, buckets, entropy
+
+__all__ = ["Codebook", "StreamPlan", "make_codebook"]
+
+# The tables of one kind of elements; more of them were never chosen for a real model.
+_MAX_SHARES = 6
+# Items that may found a share of their own: the largest ones. What is in all others together is little.
+_MAX_FOUNDERS = 48
+# What a table costs: its classes, its map of levels, and Huffman codes in streams that it does not share.
+_TABLE_BITS = 8 * 400
+# What a stream costs for each of its frames, in bits: a table of Huffman codes and the frame's head.
+_FRAME_BITS, _MASK_FRAME_BITS = 8 * 70, 8 * 50
+# A number that was never counted at a level is as likely as a twentieth of one that was counted once.
+_UNSEEN = np.float32(0.05)
+
+Singles = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """Which streams there are for elements.
+
+    Attributes:
+        escapes: of what is too large for a symbol.
+        bits: of bits that are noise.
+        first: the number of the first stream of masks and symbols.
+        most: how many of these there may be, masks and symbols together; at least 2.
+        frame_bytes: the most bytes of a frame.
+    """
+
+    escapes: int
+    bits: int
+    first: int
+    most: int
+    frame_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Codebook:
+    """The tables, and the number of the one that each item has."""
+
+    tables: tuple[Table, ...]
+    numbers: tuple[int, ...]
+
+
+def make_codebook(items: Sequence[tuple[Kind, Counts]], streams: StreamPlan) -> Codebook:
+    """Make the tables for tensors, and for the factors of matrices.
+
+    Args:
+        items: of each of them, the kind and the counts of its numbers.
+        streams: that the tables may use.
+    """
+    numbers = [0] * len(items)
+    kinds: list[Kind] = []
+    classes: list[Classes] = []
+    for kind in dict.fromkeys(kind for kind, _ in items):
+        places = [place for place, item in enumerate(items) if item[0] == kind]
+        for share in _shares([items[place][1] for place in places], kind.width):
+            for place in share:
+                numbers[places[place]] = len(kinds)
+            counts: Counts = np.sum([items[places[place]][1] for place in share], axis=0)
+            kinds.append(kind)
+            classes.append(choose_classes(counts, kind.width))
+    return Codebook(_tables(kinds, classes, streams), tuple(numbers))
+
+
+# ---- which items share a table
+
+
+def _shares(items: Sequence[Counts], width: int) -> list[list[int]]:
+    """Return the items that share a table: those whose levels mean the same.
+
+    Starting with one share, the item that loses most by it founds another, to which all move that it suits better.
+    """
+    order = sorted(range(len(items)), key=lambda place: -int(items[place].sum()))
+    groups = [group for group in [*([place] for place in order[:_MAX_FOUNDERS]), order[_MAX_FOUNDERS:]] if group]
+    levels = np.flatnonzero(np.any([counts.any(axis=1) for counts in items], axis=0))
+    counts = np.stack([_coarse(np.sum([items[place][levels] for place in group], axis=0), width) for group in groups])
+    own = np.concatenate([_model_bits(one[None], one) for one in counts])
+    costs = _model_bits(counts, counts.sum(axis=0))[None]
+    while len(costs) < min(_MAX_SHARES, len(groups)):
+        tried = _with_founder(counts, costs.argmin(axis=0), int((costs.min(axis=0) - own).argmax()))
+        if tried.min(axis=0).sum() + _TABLE_BITS >= costs.min(axis=0).sum():
+            break
+        costs = tried
+    best = costs.argmin(axis=0)
+    return [[place for at in np.flatnonzero(best == share) for place in groups[at]] for share in np.unique(best)]
+
+
+def _with_founder(counts: Singles, shares: npt.NDArray[np.intp], founder: int) -> npt.NDArray[np.float64]:
+    """Return what each item takes by the model of each share, one of which is new."""
+    shares = shares.copy()
+    shares[founder] = count = int(shares.max()) + 1
+    for _ in range(2):
+        models = [counts[shares == share].sum(axis=0) for share in range(count + 1)]
+        costs = np.stack([_model_bits(counts, model) for model in models])
+        shares = costs.argmin(axis=0)
+    return costs
+
+
+def _coarse(counts: Counts, width: int) -> Singles:
+    kinds = buckets(width)
+    merged = np.zeros((int(kinds.coarse.max()) + 1, len(counts)), np.float32)
+    np.add.at(merged, kinds.coarse, counts.T.astype(np.float32))
+    return merged.T
+
+
+def _model_bits(counts: Singles, model: Singles) -> npt.NDArray[np.float64]:
+    """Return what each item takes if it is coded by how often numbers occur in a model."""
+    likely = model + _UNSEEN
+    lengths = np.log2(likely.sum(axis=1, keepdims=True)) - np.log2(likely)
+    return np.asarray(np.einsum("ilb,lb->i", counts, lengths, dtype=np.float64))
+
+
+# ---- which classes share a stream
+
+
+def _tables(kinds: Sequence[Kind], classes: Sequence[Classes], streams: StreamPlan) -> tuple[Table, ...]:
+    choices = [choice for one in classes for choice in one.choices]
+    masks = _Sharing([choice.mask for choice in choices], lambda found: _mask_bits(found, streams.frame_bytes))
+    symbols = _Sharing([choice.symbols for choice in choices], lambda found: _stream_bits(found, streams.frame_bytes))
+    of_masks = masks.run(max(1, streams.most // 4))
+    of_symbols = symbols.run(streams.most - masks.count)
+    first = streams.first + masks.count
+    codings = iter(
+        _coding(choice, streams, streams.first + mask, first + symbol)
+        for choice, mask, symbol in zip(choices, of_masks, of_symbols, strict=True)
+    )
+    return tuple(
+        kind.table(streams.escapes, one.lut, tuple(next(codings) for _ in one.choices))
+        for kind, one in zip(kinds, classes, strict=True)
+    )
+
+
+def _coding(choice: ClassChoice, streams: StreamPlan, mask: int, symbols: int) -> ClassCoding:
+    planes, rest = divmod(choice.low_bits, 8)
+    return ClassCoding(
+        symbols=symbols,
+        low_bits=choice.low_bits,
+        low_planes=(streams.bits,) * planes,
+        bits=streams.bits if rest else None,
+        mask=mask if choice.sparse else None,
+    )
+
+
+def _mask_bits(histogram: Histogram, frame_bytes: int) -> float:
+    total = float(histogram.sum())
+    return entropy(histogram) + _MASK_FRAME_BITS * max(1.0, total / 8 / frame_bytes) if total else 0.0
+
+
+def _stream_bits(histogram: Histogram, frame_bytes: int) -> float:
+    total = float(histogram.sum())
+    return symbol_bits(histogram) + _FRAME_BITS * max(1.0, total / frame_bytes) if total else 0.0
+
+
+class _Sharing:
+    """Streams are merged, the two first that lose least by it."""
+
+    def __init__(self, histograms: Sequence[Histogram], price: Callable[[Histogram], float]) -> None:
+        self._price = price
+        self._members = [[place] for place in range(len(histograms))]
+        self._histograms = list(histograms)
+        self._costs = [price(histogram) for histogram in histograms]
+
+    @property
+    def count(self) -> int:
+        """How many streams there are now."""
+        return len(self._members)
+
+    def run(self, most: int) -> list[int]:
+        """Merge while that saves anything, or streams are more than ``most``; return the stream of each histogram."""
+        losses = np.full((self.count, self.count), np.inf)
+        for one in range(self.count):
+            self._update(losses, one)
+        while self.count > 1:
+            one, other = divmod(int(losses.argmin()), self.count)
+            if losses[one, other] > 0 and self.count <= most:
+                break
+            losses = self._merge(losses, min(one, other), max(one, other))
+        streams = [0] * sum(map(len, self._members))
+        for number, places in enumerate(self._members):
+            for place in places:
+                streams[place] = number
+        return streams
+
+    def _merge(self, losses: npt.NDArray[np.float64], one: int, other: int) -> npt.NDArray[np.float64]:
+        self._members[one] += self._members.pop(other)
+        self._histograms[one] = self._histograms[one] + self._histograms.pop(other)
+        self._costs.pop(other)
+        self._costs[one] = self._price(self._histograms[one])
+        losses = np.delete(np.delete(losses, other, 0), other, 1)
+        self._update(losses, one)
+        return losses
+
+    def _update(self, losses: npt.NDArray[np.float64], one: int) -> None:
+        for other in range(self.count):
+            if other != one:
+                both = self._price(self._histograms[one] + self._histograms[other])
+                losses[one, other] = losses[other, one] = both - self._costs[one] - self._costs[other]

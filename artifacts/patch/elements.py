@@ -1,0 +1,515 @@
+"""How the elements of tensors are coded: a table of classes, and blocks of elements in both directions.
+
+An element is an unsigned integer of 1, 2, 4 or 8 bytes, little-endian. It becomes a number that is small when a
+tensor changed little: the difference from the element of the base, with the sign folded into the lowest bit. How large
+it is depends on what the base says of it, above all on the exponent of a float, and on the row and the column that it
+is in. So each element has a level, which is made of those, levels are sorted into classes, and each class has its own
+coding: how many of the low bits are stored as they are, and which stream has the rest, one byte an element, whose
+statistics are then those of one class alone (Golomb-Rice coding, whose quotient an entropy coder takes).
+
+What rows and columns have in common stands in a `Matrix` (`artifacts.patch.matrix`), which is coded here too.
+
+Nothing here reads or writes files, and nothing knows of models: blocks in, bytes of numbered streams out, and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from artifacts.patch.matrix import MAX_FACTOR, MAX_SHIFT, Factors, Matrix, MatrixData, converted, levels, predicted
+
+__all__ = [
+    "MAX_BLOCK_BYTES",
+    "MAX_CLASSES",
+    "ClassCoding",
+    "Matrix",
+    "MatrixData",
+    "Table",
+    "decode_block",
+    "decode_matrix",
+    "encode_block",
+    "encode_matrix",
+    "fold",
+    "numbers_and_levels",
+    "unfold",
+]
+
+# A block's arrays then take a few megabytes, which is what a phone gives a decoder.
+MAX_BLOCK_BYTES = 256 * 1024
+# Levels are half octaves at the finest; more classes than this gained nothing on real fine-tunes.
+MAX_CLASSES = 32
+
+Number = Literal["plain", "float", "brain"]
+BaseKind = Literal["same", "half", "brain", "single", "double"]
+# The bytes of a float of each kind; of ``same``, those of the table's.
+BASE_WIDTHS: dict[str, int] = {"same": 0, "half": 2, "brain": 2, "single": 4, "double": 8}
+
+LEVELS = 256
+# The exponents of doubles have 11 bits.
+MAX_OFFSET = 2047
+MAX_ORIGIN = 255
+# The symbol that says that the rest follows in the stream of escapes.
+ESCAPE = 255
+
+Buffer = bytes | bytearray | memoryview
+# The four unsigned widths, which mypy cannot tell apart from any other array.
+Unsigned = npt.NDArray[Any]
+Octets = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.intp] | slice
+Take = Callable[[int, int], Buffer]
+Parts = list[tuple[int, bytes]]
+
+_DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
+_SIGNED: dict[int, np.dtype[Any]] = {1: np.dtype("i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
+_WIDTHS_OF = {"plain": (1, 2, 4, 8), "float": (2, 4, 8), "brain": (2,)}
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCoding:
+    """How the elements of one class are written.
+
+    Attributes:
+        symbols: the stream of the high parts, one byte an element.
+        low_bits: how many low bits are written apart from the symbol.
+        low_planes: the streams of the whole bytes among the low bits, lowest first.
+        bits: the stream of the other low bits, packed; None if there are none.
+        mask: the stream of one bit an element that tells zero from the rest, of a class most of which is zero.
+    """
+
+    symbols: int
+    low_bits: int = 0
+    low_planes: tuple[int, ...] = ()
+    bits: int | None = None
+    mask: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.low_bits < 0 or len(self.low_planes) != self.low_bits // 8:
+            raise ValueError("there is one stream for each whole byte of the low bits")
+        if (self.bits is None) != (self.low_bits % 8 == 0):
+            raise ValueError("there is a stream of bits exactly if bits are left beside whole bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """How the elements of a tensor are coded.
+
+    Attributes:
+        width: of an element in bytes: 1, 2, 4 or 8.
+        number: ``float`` if the bits are IEEE 754's, ``brain`` if they are bfloat16's, ``plain`` if they count.
+        difference: what is written of an element and its base: ``sub``, ``xor``, or ``none`` without a base.
+        zeros: how many low bits are zero in every element; they are not coded. 0 with ``xor``.
+        origin: the top byte, and exponent, that floats without a base are coded downwards from.
+        base: of which kind the base's elements are: ``same``, or floats that are converted first.
+        shift: how far the base's bits are shifted down to make the context: 8 bits of a plain number, the exponent of a
+            float without its sign.
+        offset: what is subtracted from that of a float; then 0 to 255 are told apart.
+        slope: what the context is multiplied by to make the level, to which row and column add theirs.
+        escapes: the stream of what does not fit into a symbol.
+        lut: the class of each of 256 levels.
+        classes: the codings, 32 at most.
+
+    Raises:
+        ValueError: the parts contradict each other.
+    """
+
+    width: int
+    number: Number
+    difference: Literal["sub", "xor", "none"]
+    shift: int
+    escapes: int
+    lut: bytes
+    classes: tuple[ClassCoding, ...]
+    slope: Literal[1, 0, -1, -2] = 1
+    offset: int = 0
+    zeros: int = 0
+    origin: int = 0
+    base: BaseKind = "same"
+
+    def __post_init__(self) -> None:
+        if self.difference not in ("sub", "xor", "none") or self.width not in _WIDTHS_OF.get(self.number, ()):
+            raise ValueError("the kind of number or of difference is unknown")
+        if self.base not in BASE_WIDTHS or (self.base != "same" and (self.number == "plain" or not self.has_base)):
+            raise ValueError("the base is of an unknown kind, or one that does not suit")
+        if not 0 <= self.zeros < 8 * self.width or (self.zeros and self.difference == "xor"):
+            raise ValueError("bits that are zero do not suit the element")
+        if not 0 <= self.origin <= (0 if self.number == "plain" or self.has_base else MAX_ORIGIN):
+            raise ValueError("the table has an origin that does not suit")
+        if not 0 <= self.shift < 8 * self.width or self.slope not in (1, 0, -1, -2):
+            raise ValueError("the context lies outside the element, or has no such slope")
+        if not 0 <= self.offset <= (0 if self.number == "plain" else MAX_OFFSET):
+            raise ValueError("the context has an offset that does not suit")
+        if not 1 <= len(self.classes) <= MAX_CLASSES:
+            raise ValueError(f"a table has 1 to {MAX_CLASSES} classes")
+        if any(coding.low_bits >= 8 * self.width for coding in self.classes):
+            raise ValueError("a class has more low bits than an element has")
+        if len(self.lut) != LEVELS or max(self.lut) >= len(self.classes):
+            raise ValueError("the map of levels is not whole, or names a class that is not there")
+
+    @property
+    def has_base(self) -> bool:
+        """Whether elements are coded as differences."""
+        return self.difference != "none"
+
+    @property
+    def base_width(self) -> int:
+        """The bytes of an element of the base."""
+        return BASE_WIDTHS[self.base] or self.width
+
+
+def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int = MAX_BLOCK_BYTES) -> Parts:
+    """Return what the streams get for a matrix, in the order in which a decoder takes it.
+
+    Args:
+        data: the matrix.
+        table: codes the factors; None if there are none.
+        block_bytes: factors are coded in blocks of that many bytes.
+    """
+    parts: Parts = []
+    if data.matrix.scales is not None:
+        parts.append((data.matrix.scales, data.row_levels.tobytes() + data.column_levels.tobytes()))
+    factors = data.factors
+    if table is None or factors is None:
+        return parts
+    of_components = factors.shifts.tobytes() + factors.row_levels.tobytes() + factors.column_levels.tobytes()
+    parts.append((data.matrix.components, of_components))
+    whole = factors.rows / 2.0 ** factors.shifts[:, None]
+    for values, of_each in ((whole, factors.row_levels), (factors.columns, factors.column_levels)):
+        numbers = fold(values.ravel().astype(np.int64), 8).astype(_DTYPES[table.width])
+        for start, stop in _blocks(len(numbers), table, block_bytes):
+            parts += encode_block(table, numbers[start:stop].tobytes(), None, _of_components(values, of_each), start)
+    return parts
+
+
+def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: int = MAX_BLOCK_BYTES) -> MatrixData:
+    """Return a matrix with what its rows and columns have.
+
+    Args:
+        matrix: what the matrix is.
+        table: codes the factors; None if there are none.
+        take: as of `decode_block`.
+        block_bytes: factors are coded in blocks of that many bytes.
+
+    Raises:
+        ValueError: the table does not suit factors, or a factor is out of bounds.
+    """
+    scales = np.empty(0, np.uint8)
+    if matrix.scales is not None:
+        scales = np.frombuffer(bytes(take(matrix.scales, matrix.rows + matrix.columns)), np.uint8)
+    factors = None
+    if matrix.rank:
+        if table is None or (table.number, table.difference) != ("plain", "none") or table.width > 4:
+            raise ValueError("the factors of a matrix are plain numbers of at most 4 bytes")
+        factors = _decode_factors(matrix, table, take, block_bytes)
+    return MatrixData(matrix, scales[: matrix.rows], scales[matrix.rows :], factors)
+
+
+def _decode_factors(matrix: Matrix, table: Table, take: Take, block_bytes: int) -> Factors:
+    of_components = np.frombuffer(bytes(take(matrix.components, 3 * matrix.rank)), np.uint8)
+    shifts, row_levels, column_levels = np.split(of_components, 3)
+    if shifts.max() > MAX_SHIFT:
+        raise ValueError("a factor of a matrix is shifted too far")
+    sides = []
+    for count, of_each in ((matrix.rows, row_levels), (matrix.columns, column_levels)):
+        values = np.empty((matrix.rank, count), np.float64)
+        for start, stop in _blocks(values.size, table, block_bytes):
+            block = decode_block(table, stop - start, None, take, _of_components(values, of_each), start)
+            numbers = unfold(np.frombuffer(block, _DTYPES[table.width])).view(_SIGNED[table.width])
+            values.ravel()[start:stop] = numbers
+        sides.append(values)
+    rows, columns = sides
+    rows *= 2.0 ** shifts[:, None]
+    if max(np.abs(rows).max(), np.abs(columns).max()) >= MAX_FACTOR:
+        raise ValueError("a factor of a matrix is too large")
+    return Factors(shifts, row_levels, column_levels, rows, columns)
+
+
+def _of_components(values: npt.NDArray[np.float64], levels: Octets) -> MatrixData:
+    """Return factors as elements of a matrix, whose rows are the components."""
+    rank, count = values.shape
+    return MatrixData(Matrix(rank, count, scales=0), levels, np.zeros(count, np.uint8))
+
+
+def _blocks(count: int, table: Table, block_bytes: int) -> Iterator[tuple[int, int]]:
+    step = block_bytes // table.width
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def encode_block(
+    table: Table, target: Buffer, base: Buffer | None = None, data: MatrixData | None = None, start: int = 0
+) -> Parts:
+    """Return what the streams get for one block, in the order in which a decoder takes it.
+
+    Args:
+        table: how the elements are coded.
+        target: whole elements, whose low ``table.zeros`` bits are zero.
+        base: as many elements; None exactly if the table's difference is ``none``.
+        data: the matrix that the elements belong to, if they do.
+        start: the place of the first element in it.
+
+    Returns:
+        pairs of a stream's number and bytes for it; parts that are empty are left out.
+
+    Raises:
+        ValueError: the lengths do not match each other or the matrix.
+    """
+    elements = _elements(target, table.width)
+    known = _known(table, base, len(elements), data, start)
+    folded = _difference(table, elements, known)
+    parts: Parts = []
+    for number, places in _places(table, known, len(elements), data, start):
+        parts += _encode_class(table, table.classes[number], folded[places])
+    return [(stream, content) for stream, content in parts if content]
+
+
+def decode_block(
+    table: Table, count: int, base: Buffer | None, take: Take, data: MatrixData | None = None, start: int = 0
+) -> bytes:
+    """Return the elements of one block.
+
+    Args:
+        table: how the elements are coded.
+        count: how many elements.
+        base: as many elements; None exactly if the table's difference is ``none``.
+        take: called with a stream's number and a number of bytes above 0; returns exactly that many. It may raise.
+        data: the matrix that the elements belong to, if they do.
+        start: the place of the first element in it.
+
+    Raises:
+        ValueError: the lengths do not match each other or the matrix.
+    """
+    known = _known(table, base, count, data, start)
+    folded = np.empty(count, _DTYPES[table.width])
+    for number, places in _places(table, known, count, data, start):
+        size = count if isinstance(places, slice) else len(places)
+        folded[places] = _decode_class(table, table.classes[number], size, take)
+    return _undo_difference(table, folded, known).tobytes()
+
+
+def numbers_and_levels(
+    table: Table, target: Buffer, base: Buffer | None = None, data: MatrixData | None = None, start: int = 0
+) -> tuple[Unsigned, Octets]:
+    """Return the number that would be written for each element, and its level; the table's classes do not matter.
+
+    The arguments and errors are those of `encode_block`.
+    """
+    elements = _elements(target, table.width)
+    known = _known(table, base, len(elements), data, start)
+    return _difference(table, elements, known), _levels(table, known, len(elements), data, start)
+
+
+# ---- the difference
+
+
+def _difference(table: Table, target: Unsigned, base: Unsigned | None) -> Unsigned:
+    """Return the number that is written for each element."""
+    if base is None:
+        return target >> table.zeros if table.number == "plain" else _downwards(table, _rotated(table, target))
+    if table.difference == "xor":
+        return target ^ base
+    difference = _monotonic(table, target) - _monotonic(table, base)
+    return fold(difference.view(_SIGNED[table.width]) >> table.zeros, table.width)
+
+
+def _undo_difference(table: Table, folded: Unsigned, base: Unsigned | None) -> Unsigned:
+    if base is None:
+        return folded << table.zeros if table.number == "plain" else _unrotated(table, _downwards(table, folded))
+    if table.difference == "xor":
+        return folded ^ base
+    return _unmonotonic(table, _monotonic(table, base) + (unfold(folded) << table.zeros))
+
+
+def _downwards(table: Table, elements: Unsigned) -> Unsigned:
+    """Return how far below the origin elements are: the largest floats become small numbers."""
+    origin = (table.origin << 8 * table.width - 8 >> table.zeros) - 1
+    below: Unsigned = elements.dtype.type(origin % (1 << 8 * table.width)) - elements
+    return below
+
+
+def _rotated(table: Table, elements: Unsigned) -> Unsigned:
+    """Return floats with the sign below the mantissa, so that the exponent is on top."""
+    rotated: Unsigned = (elements & ~_sign(table.width)) >> table.zeros << 1 | elements >> (8 * table.width - 1)
+    return rotated
+
+
+def _unrotated(table: Table, elements: Unsigned) -> Unsigned:
+    magnitudes: Unsigned = elements >> 1 << table.zeros & ~_sign(table.width)
+    magnitudes |= elements << (8 * table.width - 1)
+    return magnitudes
+
+
+def _monotonic(table: Table, elements: Unsigned) -> Unsigned:
+    """Return floats' bits as integers in the order of the floats: one step is one step to the next float."""
+    ordered = elements
+    if table.number != "plain":
+        # Minus one (all bits) for negative numbers, else the sign bit alone.
+        signed = elements.view(_SIGNED[table.width]) >> (8 * table.width - 1)
+        ordered = elements ^ (signed.view(elements.dtype) | _sign(table.width))
+    return ordered >> table.zeros << table.zeros if table.zeros else ordered
+
+
+def _unmonotonic(table: Table, ordered: Unsigned) -> Unsigned:
+    elements = ordered
+    if table.number != "plain":
+        signed = ~ordered.view(_SIGNED[table.width]) >> (8 * table.width - 1)
+        elements = ordered ^ (signed.view(ordered.dtype) | _sign(table.width))
+    return elements >> table.zeros << table.zeros if table.zeros else elements
+
+
+def _sign(width: int) -> Any:
+    return _DTYPES[width].type(1 << (8 * width - 1))
+
+
+def fold(difference: Unsigned, width: int) -> Unsigned:
+    """Return 0, -1, 1, -2, ... of ``width`` bytes as 0, 1, 2, 3, ..."""
+    difference = difference.view(_DTYPES[width])
+    signs = difference.view(_SIGNED[width]) >> (8 * width - 1)
+    return difference << 1 ^ signs.view(difference.dtype)
+
+
+def unfold(folded: Unsigned) -> Unsigned:
+    """Return what `fold` folded, as unsigned numbers."""
+    one = folded.dtype.type(1)
+    difference: Unsigned = folded >> one ^ (~(folded & one) + one)
+    return difference
+
+
+# ---- classes
+
+
+def _places(
+    table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int
+) -> Iterator[tuple[int, Places]]:
+    """Yield the classes that have elements in this block, and where these are."""
+    if count == 0:
+        return
+    if len(table.classes) == 1:
+        yield 0, slice(None)
+        return
+    classes = np.frombuffer(table.lut, np.uint8)[_levels(table, base, count, data, start)]
+    for number in range(len(table.classes)):
+        places = np.flatnonzero(classes == number)
+        if len(places) == count:
+            yield number, slice(None)
+        elif len(places):
+            yield number, places
+
+
+def _levels(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
+    contexts = np.zeros(count, np.uint8) if base is None else _contexts(table, base)
+    if table.slope == 1 and data is None:
+        return contexts
+    sums = contexts.astype(np.int16) * table.slope
+    if data is not None:
+        sums += levels(data, start, count)
+    return np.clip(sums, 0, LEVELS - 1).astype(np.uint8)
+
+
+def _contexts(table: Table, base: Unsigned) -> Octets:
+    contexts: Octets
+    if table.number == "plain":
+        contexts = (base >> table.shift).astype(np.uint8)
+        return contexts
+    exponents = (base & ~_sign(table.width)) >> table.shift
+    if table.offset:
+        exponents = np.maximum(exponents, table.offset) - table.offset
+    contexts = np.minimum(exponents, LEVELS - 1).astype(np.uint8)
+    return contexts
+
+
+def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterator[tuple[int, bytes]]:
+    if coding.mask is not None:
+        yield coding.mask, np.packbits(folded != 0).tobytes()
+        folded = folded[folded != 0] - folded.dtype.type(1)
+    high = folded >> coding.low_bits
+    yield coding.symbols, np.minimum(high, ESCAPE).astype(np.uint8).tobytes()
+    yield table.escapes, high[high >= ESCAPE].tobytes()
+    for place, plane in enumerate(coding.low_planes):
+        yield plane, (folded >> 8 * place).astype(np.uint8).tobytes()
+    if coding.bits is not None:
+        width = coding.low_bits % 8
+        yield coding.bits, _packed((folded >> 8 * len(coding.low_planes)).astype(np.uint8), width)
+
+
+def _decode_class(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
+    if coding.mask is not None:
+        mask = np.unpackbits(_octets(take, coding.mask, -(-count // 8)), count=count)
+        return _spread(mask, _decode_dense(table, coding, int(mask.sum(dtype=np.int64)), take))
+    return _decode_dense(table, coding, count, take)
+
+
+def _spread(mask: Octets, present: Unsigned) -> Unsigned:
+    """Return numbers with those that are ``present``, which had one subtracted, where the mask has ones."""
+    folded = np.zeros(len(mask), present.dtype)
+    folded[mask.view(np.bool_)] = present + present.dtype.type(1)
+    return folded
+
+
+def _decode_dense(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
+    dtype = _DTYPES[table.width]
+    symbols = _octets(take, coding.symbols, count)
+    high = symbols.astype(dtype)
+    if len(escaped := np.flatnonzero(symbols == ESCAPE)):
+        high[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
+    folded = high << coding.low_bits
+    for place, plane in enumerate(coding.low_planes):
+        folded |= _octets(take, plane, count).astype(dtype) << 8 * place
+    if coding.bits is not None:
+        width = coding.low_bits % 8
+        packed = _octets(take, coding.bits, -(-count * width // 8))
+        folded |= _unpacked(packed, width, count).astype(dtype) << 8 * len(coding.low_planes)
+    return folded
+
+
+def _octets(take: Take, stream: int, count: int) -> Octets:
+    return np.frombuffer(take(stream, count), np.uint8) if count else np.empty(0, np.uint8)
+
+
+# ---- bits
+
+
+def _packed(values: Octets, width: int) -> bytes:
+    """Return the low ``width`` bits of each value, one after the other, highest bit first."""
+    return np.packbits(np.unpackbits(values[:, None], axis=1)[:, 8 - width :]).tobytes()
+
+
+def _unpacked(packed: Octets, width: int, count: int) -> Octets:
+    bits = np.unpackbits(packed, count=count * width).reshape(count, width)
+    values = bits[:, 0].copy()
+    for column in range(1, width):
+        values <<= 1
+        values |= bits[:, column]
+    return values
+
+
+# ---- what comes in
+
+
+def _elements(content: Buffer, width: int) -> Unsigned:
+    octets = np.frombuffer(content, np.uint8)
+    if len(octets) % width:
+        raise ValueError("a block consists of whole elements")
+    return octets.view(_DTYPES[width])
+
+
+def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | None, start: int) -> Unsigned | None:
+    """Return what is known of the elements before they are decoded: those of the base, or their prediction from it."""
+    if (base is None) == table.has_base:
+        raise ValueError("a difference needs a base, and nothing else has one")
+    if base is None:
+        return None
+    elements = _elements(base, table.base_width)
+    if len(elements) != count:
+        raise ValueError("the base has another number of elements")
+    if table.base != "same":
+        elements = converted(elements, table.base == "brain", table.width, table.number == "brain")
+    if data is None or data.matrix.rank == 0:
+        return elements
+    if table.number == "plain":
+        raise ValueError("only floats are predicted")
+    return predicted(data, elements, start, brain=table.number == "brain")

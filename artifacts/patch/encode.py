@@ -1,0 +1,212 @@
+"""A patch of the encoding ``skafos-delta`` is made: what is promising is tried, and the smallest is kept.
+
+Candidates are: tensors coded by their elements with the rest matched; all matched as bytes; and the target compressed
+without its base. So a patch is never much larger than the smallest of these.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from artifacts.encoded import Encoded
+from artifacts.errors import PatchTooCostly
+from artifacts.files import whole_file
+from artifacts.hashing import HashingWriter
+from artifacts.patch.emit import Emitted, emit
+from artifacts.patch.matching import Add, Copy, Data
+from artifacts.patch.opened import Opened, opened
+from artifacts.patch.planner import Effort, plan_matches, plan_tensors
+from artifacts.patch.steps import Deflate, Step, TensorStep
+
+__all__ = ["SKAFOS_DELTA", "EncodeLimits", "EncodeReport", "Region", "encode_patch"]
+
+SKAFOS_DELTA = "skafos-delta"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeLimits:
+    """What making a patch may cost.
+
+    Attributes:
+        max_seconds: after this time no more is tried, and what is left is done in the quickest way. The patch then
+            depends on the machine's speed.
+        max_bytes: memory of the process beside the two files, which are mapped.
+    """
+
+    max_seconds: float = 600.0
+    max_bytes: int = 1024 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of the target, and how a patch makes it.
+
+    Attributes:
+        name: of the tensor, empty if it is none.
+        how: ``copy``, ``add``, ``data``, ``update``, ``planes`` or ``deflate``, with a few words in what way.
+        length: bytes of the target.
+        patched: about how many bytes of the patch.
+    """
+
+    name: str
+    how: str
+    length: int
+    patched: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeReport:
+    """What was done.
+
+    Attributes:
+        encoded: the patch.
+        candidate: which of the candidates it is.
+        sizes: of all candidates that were tried, in bytes.
+        regions: of the target, in its order.
+        seconds: that it took.
+    """
+
+    encoded: Encoded
+    candidate: str
+    sizes: dict[str, int]
+    regions: tuple[Region, ...]
+    seconds: float
+
+
+def encode_patch(
+    base: Path,
+    target: Path,
+    out: Path,
+    limits: EncodeLimits | None = None,
+    *,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> EncodeReport:
+    """Write a patch that makes ``target`` from ``base``; ``out`` appears once all of it is written.
+
+    Args:
+        base: the file that devices have.
+        target: the file that they should have.
+        out: where the patch goes.
+        limits: what it may cost; the defaults if None.
+        progress: is told how much is done, of a total.
+        clock: seconds that only rise.
+
+    Raises:
+        PatchTooCostly: it would take more memory than ``limits`` allow.
+        OSError: a file cannot be read or written.
+    """
+    limits = limits or EncodeLimits()
+    started = clock()
+    with opened(base, out.parent) as old, opened(target, out.parent) as new:
+        _require_affordable(old, new, limits)
+        candidates = _Candidates(old, new, limits, progress or _unheard, lambda: clock() - started)
+        name, steps, best = candidates.best()
+        with whole_file(out) as sink:
+            blob = HashingWriter(sink)
+            blob.write(best.content)
+        encoded = Encoded(SKAFOS_DELTA, blob.sha256, blob.length, old.side.sha256, out)
+        regions = tuple(_regions(steps, best))
+        return EncodeReport(encoded, name, candidates.sizes, regions, clock() - started)
+
+
+def _unheard(done: int, total: int) -> None:
+    del done, total
+
+
+# Memory beside the mapped files: of Python and numpy, of compressors, and of chunks that are worked on; and for each
+# byte of both files, of indexes for matching, of parts of the patch, and of the patch.
+_FIXED_BYTES = 128 * 1024 * 1024
+_BYTES_PER_BYTE = 3
+# Of the time that is allowed, the shares after which factors, tensors and further candidates are no more tried.
+_FACTOR_SHARE, _TENSOR_SHARE, _CANDIDATE_SHARE = 0.5, 0.7, 0.5
+# Without its base, a target that takes less than this share of its bytes with it is not tried.
+_POOR_SHARE = 0.6
+
+
+def _require_affordable(old: Opened, new: Opened, limits: EncodeLimits) -> None:
+    needed = _FIXED_BYTES + _BYTES_PER_BYTE * max(len(old.content), len(new.content))
+    if needed > limits.max_bytes:
+        raise PatchTooCostly(needed, limits.max_bytes)
+
+
+class _Candidates:
+    """Ways to make the target, of which the smallest is kept."""
+
+    def __init__(
+        self, old: Opened, new: Opened, limits: EncodeLimits, progress: Progress, elapsed: Callable[[], float]
+    ) -> None:
+        self._old, self._new = old, new
+        self._limits = limits
+        self._progress = progress
+        self._elapsed = elapsed
+        self.sizes: dict[str, int] = {}
+
+    def best(self) -> tuple[str, list[Step], Emitted]:
+        """Return the name of the smallest candidate, its steps, and the patch."""
+        total = len(self._new.unpacked.data)
+        steps = plan_tensors(self._old, self._new, self._budget, lambda made: self._progress(made, 2 * total))
+        best = "tensors", steps, self._emitted("tensors", steps, lambda made: self._progress(total + made, 2 * total))
+        for name, others in self._others(steps, best[2]):
+            if self._elapsed() > _CANDIDATE_SHARE * self._limits.max_seconds:
+                break
+            candidate = name, others, self._emitted(name, others)
+            best = min(best, candidate, key=lambda one: len(one[2].content))
+        self._progress(2 * total, 2 * total)
+        return best
+
+    def _others(self, steps: list[Step], first: Emitted) -> Iterator[tuple[str, list[Step]]]:
+        total = len(self._new.unpacked.data)
+        if any(isinstance(step, (TensorStep, Deflate)) for step in steps):
+            yield "matches", plan_matches(self._old, self._new)
+        if len(first.content) > _POOR_SHARE * total:
+            yield "whole", [Data(0, total)]
+
+    def _emitted(self, name: str, steps: list[Step], progress: Callable[[int], None] | None = None) -> Emitted:
+        emitted = emit(self._old, self._new, steps, progress)
+        self.sizes[name] = len(emitted.content)
+        return emitted
+
+    def _budget(self, with_factors: int, without: int) -> Effort:
+        left = self._limits.max_bytes - _BYTES_PER_BYTE * max(len(self._old.content), len(self._new.content))
+        elapsed = self._elapsed() / self._limits.max_seconds
+        return Effort(
+            factors=with_factors <= left and elapsed < _FACTOR_SHARE,
+            tensors=without <= left and elapsed < _TENSOR_SHARE,
+        )
+
+
+def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
+    """Yield what each step makes; bytes of streams are shared out by what went in, those of tensors by their plans."""
+    bits = sum(step.plan.bits for step in steps if isinstance(step, TensorStep))
+    of_elements = emitted.element_bytes / bits if bits else 0.0
+    rates = {stream: written / max(raw, 1) for stream, (raw, written) in emitted.streams.items()}
+    for step in steps:
+        if isinstance(step, TensorStep):
+            yield Region(step.tensor.name, _how(step), step.length, round(step.plan.bits * of_elements))
+        elif isinstance(step, Copy):
+            yield Region("", "copy", step.length, 0)
+        elif isinstance(step, Deflate):
+            yield Region("", "deflate", step.length, 0)
+        else:
+            how, stream = ("add", 2) if isinstance(step, Add) else ("data", 1)
+            yield Region("", how, step.length, round(step.length * rates.get(stream, 0.0)))
+
+
+def _how(step: TensorStep) -> str:
+    matrix = step.plan.data.matrix
+    ways = ["planes" if step.source is None else "update"]
+    if step.plan.kind.base != "same":
+        ways.append(f"from {step.plan.kind.base}")
+    if matrix.scales is not None:
+        ways.append(f"scales of {matrix.rows} x {matrix.columns}")
+    if matrix.rank:
+        ways.append(f"rank {matrix.rank}")
+    if step.plan.kind.zeros:
+        ways.append(f"{step.plan.kind.zeros} zero bits")
+    return ", ".join(ways)

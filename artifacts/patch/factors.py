@@ -1,0 +1,134 @@
+"""Few factors for each row and column whose products come near an update: a truncated singular value decomposition.
+
+The decomposition is found with random projections (Halko, Martinsson, Tropp 2011, "Finding structure with randomness",
+algorithms 4.4 and 5.1). Its factors are rounded to whole numbers so coarsely that what the rounding adds is a fraction
+of what the update has beside them: many coarse factors are worth more than few fine ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from artifacts.patch.matrix import MAX_EXPONENT, MAX_FACTOR, MAX_FACTORS, MAX_RANK, MAX_SHIFT, MIN_EXPONENT, Factors
+
+__all__ = ["Decomposition", "decompose", "rounded_factors", "worthwhile_rank"]
+
+# Random directions beyond the rank that is wanted, and multiplications by the matrix and its transpose.
+_OVERSAMPLING = 8
+_POWERS = 2
+# What a factor takes in a patch when it is rounded as below, in bits.
+_FACTOR_BITS = 3.5
+# What rounding adds, as a share of what the factors leave (of squares).
+_ROUNDING_SHARE = 0.3
+# A component that is greater than another by an octave gets so many octaves more in its factors than equal rounding
+# errors of both would need.
+_SHIFT_SHARE = 0.75
+# Below this many rows or columns, factors cost more than they tell.
+_MIN_SIDE = 8
+# Levels of factors: half octaves of their mean, from this one on.
+_LEVEL_OF_ONE, _LEVEL_STEPS = 8, 2
+
+Singles = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposition:
+    """The largest parts of a matrix: left vectors by columns, values in falling order, right vectors by rows.
+
+    ``energy`` is the sum of squares of the whole matrix.
+    """
+
+    left: Singles
+    values: Doubles
+    right: Singles
+    energy: float
+
+
+def decompose(update: Singles, max_rank: int = MAX_RANK) -> Decomposition | None:
+    """Return the largest parts of a matrix, None if it is too small to have any that are worth it.
+
+    Args:
+        update: finite numbers, rows by columns.
+        max_rank: how many parts at most.
+    """
+    rows, columns = update.shape
+    rank = min(max_rank, MAX_RANK, min(rows, columns) // 2, MAX_FACTORS // (rows + columns))
+    if rank < 1 or min(rows, columns) < _MIN_SIDE:
+        return None
+    size = float(np.abs(update).max())
+    if size == 0:
+        return None
+    # The seed is fixed: the same files make the same patch.
+    directions = np.random.default_rng(0).standard_normal((columns, rank + _OVERSAMPLING), np.float32)
+    scaled: Singles = update / np.float32(size)
+    basis = _orthonormal(scaled @ directions)
+    for _ in range(_POWERS):
+        basis = _orthonormal(scaled @ _orthonormal(scaled.T @ basis))
+    left, values, right = np.linalg.svd((basis.T @ scaled).astype(np.float64), full_matrices=False)
+    rank = min(rank, int(np.count_nonzero(values[:rank] > values[0] * 1e-7)))
+    energy = float(np.vdot(scaled, scaled)) * size**2
+    return Decomposition((basis @ left)[:, :rank].astype(np.float32), values[:rank] * size, right[:rank], energy)
+
+
+def _orthonormal(vectors: npt.NDArray[Any]) -> Singles:
+    basis, _ = np.linalg.qr(vectors)
+    return basis.astype(np.float32, copy=False)
+
+
+def worthwhile_rank(parts: Decomposition, floor: float) -> int:
+    """Return how many parts save more than their factors cost.
+
+    Args:
+        parts: of the update.
+        floor: sum of squares of what no prediction takes away: the rounding of the elements.
+    """
+    left = np.maximum(parts.energy - np.cumsum(parts.values**2), 0.0) + floor
+    before = np.concatenate([[parts.energy + floor], left[:-1]])
+    rows, columns = parts.left.shape[0], parts.right.shape[1]
+    saved = 0.5 * np.log2(before / np.maximum(left, 1e-300)) * rows * columns
+    worth = np.cumsum(saved - _FACTOR_BITS * (rows + columns))
+    best = int(worth.argmax())
+    return best + 1 if worth[best] > 0 else 0
+
+
+def rounded_factors(parts: Decomposition, rank: int, floor: float) -> tuple[Factors, int] | None:
+    """Return the first ``rank`` parts as whole numbers, and the exponent of the unit of their products' sums.
+
+    Args:
+        parts: of the update.
+        rank: at least 1.
+        floor: as of `worthwhile_rank`.
+
+    Returns:
+        None if they do not fit into what factors may be.
+    """
+    values = parts.values[:rank]
+    rows, columns = parts.left.shape[0], parts.right.shape[1]
+    left = max(parts.energy - float((values**2).sum()), parts.energy * 1e-14) + floor
+    shifts = np.minimum(np.round(_SHIFT_SHARE * np.log2(values[0] / values)), MAX_SHIFT)
+    # Rounding both factors of a component, of which rows and columns have equally large ones, adds a sixth of its value
+    # times the unit of its products, times the root of the number of elements.
+    unit = 6 * _ROUNDING_SHARE * left / float((rows * columns) ** 0.5 * (values * 2.0**shifts).sum())
+    exponent = round(float(np.log2(unit)))
+    if not MIN_EXPONENT <= exponent <= MAX_EXPONENT:
+        return None
+    sizes = np.sqrt(values * 2.0 ** -(shifts + exponent))
+    balance = (rows / columns) ** 0.25
+    of_rows = np.round(parts.left[:, :rank].T * (sizes * balance)[:, None])
+    of_columns = np.round(parts.right[:rank] * (sizes / balance)[:, None])
+    shifted = of_rows * 2.0 ** shifts[:, None]
+    if max(np.abs(shifted).max(), np.abs(of_columns).max()) >= MAX_FACTOR:
+        return None
+    levels = _levels(of_rows), _levels(of_columns)
+    return Factors(shifts.astype(np.uint8), *levels, shifted, of_columns), exponent
+
+
+def _levels(factors: Doubles) -> npt.NDArray[np.uint8]:
+    means = np.maximum(np.abs(factors).mean(axis=1), 2.0**-4)
+    levels: npt.NDArray[np.uint8] = np.round(_LEVEL_OF_ONE + _LEVEL_STEPS * np.log2(means)).astype(np.uint8)
+    return levels

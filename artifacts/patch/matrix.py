@@ -1,0 +1,209 @@
+"""What the elements of a tensor have in common by rows and columns: how large their updates are, and of which kind.
+
+The updates of a layer have nearly a low rank, because a gradient is a sum of outer products, of which one training step
+makes one for each example (and LoRA, arXiv:2106.09685, trains nothing else). So a few factors for each row and column
+predict a part of every element's update. What is left of it is larger in some rows and columns than in others.
+
+Factors are whole numbers, so that their sums of products are the same on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "MAX_FACTOR",
+    "MAX_FACTORS",
+    "MAX_RANK",
+    "MAX_SIDE",
+    "Matrix",
+    "MatrixData",
+    "converted",
+    "levels",
+    "predicted",
+]
+
+# Rows and columns: a block's rows then have at most a block's worth of elements beside those that are wanted.
+MAX_SIDE = 1 << 16
+MAX_RANK = 128
+# Twice the largest context: what the steepest slope can take away.
+MAX_LEVEL = 511
+# Factors of a matrix, held as 8 bytes each: 2 MiB.
+MAX_FACTORS = 1 << 18
+# Products of two factors, summed over the rank, are then below 2^53: exact in doubles in whatever order.
+MAX_FACTOR = 1 << 23
+MAX_SHIFT = 22
+# What the sum of products is scaled by is far inside the range of doubles, so that only the addition rounds.
+MIN_EXPONENT, MAX_EXPONENT = -256, 64
+
+# The four unsigned widths, which mypy cannot tell apart from any other array.
+Unsigned = npt.NDArray[Any]
+Doubles = npt.NDArray[np.float64]
+Octets = npt.NDArray[np.uint8]
+
+_FLOATS: dict[int, np.dtype[Any]] = {2: np.dtype("<f2"), 4: np.dtype("<f4"), 8: np.dtype("<f8")}
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What stands before elements that have rows and columns.
+
+    Attributes:
+        rows: how many.
+        columns: how many; row after row, the elements follow each other.
+        level: added to the level of every element, so that one table serves small updates and large ones.
+        scales: the stream of the levels of rows and then columns, one byte each; None if all are 0.
+        rank: how many factors each row and each column has, whose products predict the difference; 0 if none.
+        components: the stream of what is said of each component: of the factors with one place in all rows and columns.
+        factors: the number of the table that codes the factors.
+        exponent: the products' sum counts in units of ``2 ** exponent``.
+
+    Raises:
+        ValueError: a number is out of bounds.
+    """
+
+    rows: int
+    columns: int
+    level: int = 0
+    scales: int | None = None
+    rank: int = 0
+    components: int = 0
+    factors: int = 0
+    exponent: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.columns) < 1 or (self.has_sides and max(self.rows, self.columns) > MAX_SIDE):
+            raise ValueError("a matrix has too many rows or columns, or none")
+        if not 0 <= self.rank <= MAX_RANK or self.rank * (self.rows + self.columns) > MAX_FACTORS:
+            raise ValueError("a matrix has too many factors")
+        if not 0 <= self.level <= MAX_LEVEL:
+            raise ValueError("the level of a matrix is out of range")
+        if not MIN_EXPONENT <= self.exponent <= MAX_EXPONENT:
+            raise ValueError("the unit of a prediction is out of range")
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether rows and columns have anything, or are only counted."""
+        return self.scales is not None or self.rank > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The factors of a matrix: whole numbers below `MAX_FACTOR` in magnitude.
+
+    Attributes:
+        shifts: of each component: the factors of rows are multiples of ``1 << shift`` and written without it, because
+            those that predict much are worth more bits than others.
+        row_levels: of each component: the level of the rows' factors, by which their table sorts them.
+        column_levels: the same of the columns' factors.
+        rows: of each component, the factor of each row.
+        columns: of each component, the factor of each column.
+    """
+
+    shifts: Octets
+    row_levels: Octets
+    column_levels: Octets
+    rows: Doubles
+    columns: Doubles
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixData:
+    """A matrix with what its rows and columns have.
+
+    Attributes:
+        matrix: what it is.
+        row_levels: added to the level of each element of a row; empty without scales.
+        column_levels: added to the level of each element of a column; likewise.
+        factors: None if the rank is 0.
+    """
+
+    matrix: Matrix
+    row_levels: Octets
+    column_levels: Octets
+    factors: Factors | None = None
+
+
+def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
+    """Return the sum of the levels of matrix, row and column for each of ``count`` elements from ``start`` on.
+
+    Raises:
+        ValueError: they reach beyond the matrix.
+    """
+    if data.matrix.scales is None:
+        return np.full(count, data.matrix.level, np.int16)
+    rows, places = _span(data.matrix, start, count)
+    of_rows = data.row_levels[rows].astype(np.int16) + np.int16(data.matrix.level)
+    return np.ravel(of_rows[:, None] + data.column_levels.astype(np.int16))[places]
+
+
+def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = False) -> Unsigned:
+    """Return floats of the base with the products of the factors added, rounded to the nearest float, ties to even.
+
+    Floats of 2 and 4 bytes are rounded to 4 bytes first, and those of 2 bytes then to their own width. What is no
+    finite number stays as it is.
+
+    Args:
+        data: the matrix.
+        base: the bits of the floats from ``start`` on; at least 2 bytes each.
+        start: the place of the first one in the matrix.
+        brain: whether they are bfloat16.
+
+    Raises:
+        ValueError: they reach beyond the matrix.
+    """
+    if data.factors is None:
+        return base
+    rows, places = _span(data.matrix, start, len(base))
+    sums: Doubles = (data.factors.rows[:, rows].T @ data.factors.columns).ravel()[places]
+    sums *= 2.0**data.matrix.exponent
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = _doubles(base, brain)
+        finite = np.isfinite(values)
+        sums += values
+        rounded = _rounded(sums, base.dtype.itemsize, brain)
+    return rounded if finite.all() else np.where(finite, rounded, base)
+
+
+def converted(elements: Unsigned, brain: bool, width: int, to_brain: bool) -> Unsigned:
+    """Return floats as floats of another width, rounded as in `predicted`; what is no finite number becomes zero.
+
+    Args:
+        elements: the bits of the floats.
+        brain: whether those of 2 bytes are bfloat16.
+        width: of the result, in bytes.
+        to_brain: whether a result of 2 bytes is bfloat16.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = _doubles(elements, brain)
+        return _rounded(np.where(np.isfinite(values), values, 0.0), width, to_brain)
+
+
+def _doubles(elements: Unsigned, brain: bool) -> Doubles:
+    if brain and elements.dtype.itemsize == 2:
+        return (elements.astype("<u4") << 16).view("<f4").astype(np.float64)
+    return elements.view(_FLOATS[elements.dtype.itemsize]).astype(np.float64)
+
+
+def _rounded(values: Doubles, width: int, brain: bool) -> Unsigned:
+    if width == 8:
+        return values.view("<u8")
+    single = values.astype("<f4")
+    if brain and width == 2:
+        bits = single.view("<u4")
+        rounded: Unsigned = (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
+        return rounded
+    return single.astype(_FLOATS[width]).view(f"<u{width}")
+
+
+def _span(matrix: Matrix, start: int, count: int) -> tuple[slice, slice]:
+    """Return the rows that some elements lie in, and where in those rows' elements they stand."""
+    columns = matrix.columns
+    if start + count > matrix.rows * columns:
+        raise ValueError("the elements reach beyond their matrix")
+    first, last = start // columns, -(-(start + count) // columns)
+    return slice(first, last), slice(start - first * columns, start - first * columns + count)

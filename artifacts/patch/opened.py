@@ -1,0 +1,66 @@
+"""A file at one end of a patch that is being made: mapped, unpacked, and with the tensors that are in it."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from artifacts.hashing import hash_file
+from artifacts.patch.containers import Unpacked, unpack
+from artifacts.patch.format import Side
+from artifacts.patch.tensors import Tensor, find_tensors
+
+__all__ = ["Opened", "opened"]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file, open.
+
+    Attributes:
+        side: its length and hash.
+        unpacked: the file with what its deflated members inflate to.
+        content: all addresses of that, in one piece.
+        tensors: those that were found in it, by address.
+    """
+
+    side: Side
+    unpacked: Unpacked
+    content: memoryview
+    tensors: tuple[Tensor, ...]
+
+
+@contextmanager
+def opened(path: Path, folder: Path | None = None) -> Iterator[Opened]:
+    """Open a file.
+
+    Args:
+        path: of the file, which does not change meanwhile.
+        folder: where temporary files go; the system's own if None.
+
+    Raises:
+        OSError: it cannot be read, or temporary files cannot be written.
+    """
+    sha256, length = hash_file(path)
+    with ExitStack() as stack:
+        data = memoryview(b"")
+        if length:
+            with path.open("rb") as file:
+                data = memoryview(mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ))
+        unpacked = stack.enter_context(unpack(data, path.name, folder))
+        content = _joined(unpacked, folder) if unpacked.deflated else data
+        yield Opened(Side(length, sha256), unpacked, content, tuple(find_tensors(unpacked)))
+
+
+def _joined(unpacked: Unpacked, folder: Path | None) -> memoryview:
+    """Return the file and what was inflated as one map of a temporary file."""
+    length = unpacked.length
+    with TemporaryFile(dir=folder) as file:
+        file.write(unpacked.data)
+        file.write(unpacked.view(len(unpacked.data), length - len(unpacked.data)))
+        file.flush()
+        return memoryview(mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ))

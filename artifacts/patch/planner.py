@@ -1,0 +1,230 @@
+"""Which steps make a target from a base: what both have in common is matched, and each tensor is coded as is best."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from backports.zstd import CompressionParameter, ZstdCompressor
+
+from artifacts.patch.align import align
+from artifacts.patch.containers import find_deflations
+from artifacts.patch.deflation import Deflation
+from artifacts.patch.kinds import FLOATS
+from artifacts.patch.matching import Add, Copy, Data, Operation, match
+from artifacts.patch.opened import Opened
+from artifacts.patch.steps import Segment, Step, TensorStep, joined, part_of, segments
+from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
+from artifacts.patch.tensors import Tensor
+
+__all__ = ["Budget", "Effort", "plan_matches", "plan_tensors"]
+
+# Shorter tensors are bytes like any other.
+_MIN_TENSOR_BYTES = 64
+# What operations take, beside the bytes that they bring, in bits.
+_COPY_BITS, _ADD_BITS, _DATA_BITS = 8 * 4, 8 * 5, 8 * 2
+# What is compressed to see what bytes are worth, and how.
+_SAMPLE_BYTES = 128 * 1024
+_SAMPLE_LEVEL = 9
+# A frame's magic, header and block header, which a patch has once for many of these.
+_ZSTD_OVERHEAD: Final = 9
+# A tensor whose differences take more than this share of its bits is tried without a base too.
+_POOR_SHARE = 0.6
+# Elements of a tensor that are looked at to see how large floats are, and how many are larger than the origin.
+_ORIGIN_SAMPLE = 1024
+_ORIGIN_QUANTILE = 0.999
+# Memory that planning a tensor takes, beside the mapped files: bytes for each element, and in any case.
+_PLAN_BYTES, _FACTOR_BYTES, _FREE_BYTES = 8, 12, 96 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What planning may still take.
+
+    Attributes:
+        factors: whether factors are tried.
+        tensors: whether tensors are planned at all.
+    """
+
+    factors: bool = True
+    tensors: bool = True
+
+
+# Asked before each tensor, with the bytes of memory that it would take with factors and without.
+Budget = Callable[[int, int], Effort]
+
+
+def plan_matches(old: Opened, new: Opened) -> list[Step]:
+    """Return steps that only match bytes, of the files as they are."""
+    whole = [Segment(0, len(new.unpacked.data))] if len(new.unpacked.data) else []
+    return joined(list(_Matches(old, new, whole).all()))
+
+
+def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[int], None] | None = None) -> list[Step]:
+    """Return steps that code tensors by their elements where that takes less than matching, members inflated.
+
+    Args:
+        old: the base.
+        new: the target.
+        budget: what may be done.
+        progress: is told how many bytes of the target's addresses are planned.
+    """
+    parts = list(segments(new.unpacked, _worthwhile_deflations(old, new)))
+    matches = _Matches(old, new, parts)
+    tensors = _Tensors(old, new, matches, budget)
+    steps: list[Step] = []
+    for segment in parts:
+        if segment.deflate is not None:
+            steps.append(segment.deflate)
+        at = segment.start
+        for step in tensors.steps(segment):
+            steps += matches.between(at, step.tensor.start)
+            steps.append(step)
+            at = step.tensor.start + step.length
+            if progress is not None:
+                progress(at)
+        steps += matches.between(at, segment.end)
+    return joined(steps)
+
+
+def _worthwhile_deflations(old: Opened, new: Opened) -> list[Deflation | None]:
+    """Return the settings of the target's deflated members; None too for those that the base has as they are."""
+    known = {bytes(old.unpacked.view(one.offset, one.deflated_length)) for one in old.unpacked.deflated}
+    found = find_deflations(new.unpacked)
+    return [
+        None if bytes(new.unpacked.view(one.offset, one.deflated_length)) in known else settings
+        for one, settings in zip(new.unpacked.deflated, found, strict=True)
+    ]
+
+
+class _Matches:
+    """Operations that make the segments of a target, by address."""
+
+    def __init__(self, old: Opened, new: Opened, parts: Sequence[Segment]) -> None:
+        self._own = len(old.content)
+        self._length = len(new.unpacked.data)
+        ordered = sorted(parts, key=lambda segment: segment.start)
+        self._segments = ordered
+        self._operations: list[Operation] = []
+        self._starts: list[int] = []
+        place = iter(match(old.content, new.content, [(segment.start, segment.end) for segment in ordered]))
+        for segment in ordered:
+            at = segment.start
+            while at < segment.end:
+                operation = next(place)
+                self._starts.append(at)
+                self._operations.append(self._possible(operation, at, segment))
+                at += operation.length
+
+    def _possible(self, operation: Operation, at: int, segment: Segment) -> Operation:
+        """Return an operation, or new bytes instead of a copy of what is not there yet."""
+        if isinstance(operation, Data) or operation.source < self._own:
+            return operation
+        written = at if segment.deflate is None else segment.written
+        if operation.source - self._own + operation.length <= min(written, self._length):
+            return operation
+        return Data(at, operation.length)
+
+    def all(self) -> Iterator[Operation]:
+        """Yield the operations of all segments."""
+        return iter(self._operations)
+
+    def between(self, start: int, end: int) -> Iterator[Operation]:
+        """Yield operations that make the addresses from ``start`` to ``end``, which are in one segment."""
+        place = bisect_right(self._starts, start) - 1
+        while start < end:
+            operation, begin = self._operations[place], self._starts[place]
+            stop = min(end, begin + operation.length)
+            yield part_of(operation, start - begin, stop - start)
+            start, place = stop, place + 1
+
+
+class _Tensors:
+    """Plans tensors, and tells which of them are worth it."""
+
+    def __init__(self, old: Opened, new: Opened, matches: _Matches, budget: Budget) -> None:
+        self._old, self._new = old, new
+        self._matches = matches
+        self._budget = budget
+        self._pairs = align(old.tensors, new.tensors, old.unpacked, new.unpacked)
+        self._origins = _origins(new)
+
+    def steps(self, segment: Segment) -> Iterator[TensorStep]:
+        """Yield the tensors of a segment that are coded by their elements, in their order."""
+        for tensor, base in self._pairs:
+            inside = segment.start <= tensor.start and tensor.start + tensor.length <= segment.end
+            if inside and tensor.length >= _MIN_TENSOR_BYTES and (step := self._step(tensor, base)) is not None:
+                yield step
+
+    def _step(self, tensor: Tensor, base: Tensor | None) -> TensorStep | None:
+        matched = self._matched_bits(tensor)
+        effort = self._budget(_FREE_BYTES + _FACTOR_BYTES * tensor.count, _FREE_BYTES + _PLAN_BYTES * tensor.count)
+        if not effort.tensors or matched < 2 * _COPY_BITS:
+            return None
+        target = Elements(self._new.content[tensor.start : tensor.start + tensor.length], tensor.dtype)
+        options: list[tuple[TensorPlan, Tensor | None]] = []
+        if base is not None:
+            known = Elements(self._old.content[base.start : base.start + base.length], base.dtype)
+            options.append((plan_update(target, known, tensor.shape, thorough=effort.factors), base))
+        if base is None or options[0][0].bits > _POOR_SHARE * 8 * tensor.length:
+            options.append((plan_planes(target, tensor.shape, self._origins.get(tensor.dtype, 0)), None))
+        plan, source = min(options, key=lambda option: option[0].bits)
+        if plan.bits >= matched:
+            return None
+        return TensorStep(tensor, None if source is None else source.start, 0 if source is None else source.width, plan)
+
+    def _matched_bits(self, tensor: Tensor) -> float:
+        """Return about what a tensor takes if it is made by matching."""
+        bits = 0.0
+        new: list[memoryview] = []
+        differences: list[memoryview] = []
+        for operation in self._matches.between(tensor.start, tensor.start + tensor.length):
+            if isinstance(operation, Copy):
+                bits += _COPY_BITS
+            elif isinstance(operation, Data):
+                bits += _DATA_BITS
+                new.append(self._new.content[operation.start : operation.start + operation.length])
+            else:
+                bits += _ADD_BITS
+                differences.append(memoryview(difference(self._old, self._new, operation)))
+        return bits + _packed_bits(new) + _packed_bits(differences)
+
+
+def difference(old: Opened, new: Opened, add: Add) -> bytes:
+    """Return the bytes that are added to the source."""
+    target = np.frombuffer(new.content[add.start : add.start + add.length], np.uint8)
+    own = add.source - len(old.content)
+    content = old.content[add.source : add.source + add.length] if own < 0 else new.content[own : own + add.length]
+    return (target - np.frombuffer(content, np.uint8)).tobytes()
+
+
+def _packed_bits(pieces: Sequence[memoryview]) -> float:
+    """Return about what bytes take that are compressed: as a sample of them does."""
+    total = sum(map(len, pieces))
+    if not total:
+        return 0.0
+    sample = bytearray()
+    for piece in pieces:
+        sample += piece[: _SAMPLE_BYTES - len(sample)]
+        if len(sample) == _SAMPLE_BYTES:
+            break
+    compressor = ZstdCompressor(options={int(CompressionParameter.compression_level): _SAMPLE_LEVEL})
+    packed = len(compressor.compress(sample, ZstdCompressor.FLUSH_FRAME)) - _ZSTD_OVERHEAD
+    return 8.0 * packed * total / len(sample)
+
+
+def _origins(new: Opened) -> dict[str, int]:
+    """Return, for each type of floats, the top byte behind the largest ones: the exponent, without the sign."""
+    tops: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]] = {}
+    for tensor in new.tensors:
+        if tensor.dtype in FLOATS:
+            raw = np.frombuffer(new.content[tensor.start : tensor.start + tensor.length], f"<u{tensor.width}")
+            some = raw[:: max(1, len(raw) // _ORIGIN_SAMPLE)][:_ORIGIN_SAMPLE]
+            tops.setdefault(tensor.dtype, []).append((some << 1 >> (8 * tensor.width - 8)).astype(np.uint8))
+    return {
+        dtype: min(255, int(np.quantile(np.concatenate(found), _ORIGIN_QUANTILE, method="lower")) + 1)
+        for dtype, found in tops.items()
+    }

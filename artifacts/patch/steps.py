@@ -1,0 +1,114 @@
+"""The steps that make a target, in its order: what the encoder decides before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from artifacts.patch.containers import Unpacked
+from artifacts.patch.deflation import Deflation
+from artifacts.patch.matching import Add, Copy, Data, Operation
+from artifacts.patch.tensor_plan import TensorPlan
+from artifacts.patch.tensors import Tensor
+
+__all__ = ["Deflate", "Segment", "Step", "TensorStep", "joined", "part_of", "segments"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStep:
+    """A tensor of the target, by its elements.
+
+    Attributes:
+        tensor: of the target.
+        source: the address of its base; None without one.
+        base_width: the bytes of an element of the base.
+        plan: how it is coded.
+    """
+
+    tensor: Tensor
+    source: int | None
+    base_width: int
+    plan: TensorPlan
+
+    @property
+    def length(self) -> int:
+        """Bytes of the target."""
+        return self.tensor.length
+
+
+@dataclass(frozen=True, slots=True)
+class Deflate:
+    """A deflated member of the target: the steps that follow make its raw bytes.
+
+    Attributes:
+        settings: with which zlib makes the member.
+        raw_length: how many raw bytes follow.
+        length: the deflated bytes.
+    """
+
+    settings: Deflation
+    raw_length: int
+    length: int
+
+
+Step = Operation | TensorStep | Deflate
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A range of the target's addresses that steps make one after the other.
+
+    Attributes:
+        start: its first address.
+        end: the address behind its last one.
+        deflate: the member whose raw bytes these are, if they are.
+        written: how many bytes of the target are there when a member begins.
+    """
+
+    start: int
+    end: int
+    deflate: Deflate | None = None
+    written: int = 0
+
+
+def segments(unpacked: Unpacked, deflations: Sequence[Deflation | None]) -> Iterator[Segment]:
+    """Yield the segments of a target, in its order.
+
+    Args:
+        unpacked: the target.
+        deflations: of each of its deflated streams, the settings by which it will be made; None if it is opaque.
+    """
+    at, length = 0, len(unpacked.data)
+    for stream, settings in zip(unpacked.deflated, deflations, strict=True):
+        if settings is None:
+            continue
+        if at < stream.offset:
+            yield Segment(at, stream.offset)
+        deflate = Deflate(settings, stream.length, stream.deflated_length)
+        yield Segment(stream.start, stream.start + stream.length, deflate, stream.offset)
+        at = stream.offset + stream.deflated_length
+    if at < length:
+        yield Segment(at, length)
+
+
+def part_of(operation: Operation, skipped: int, length: int) -> Operation:
+    """Return ``length`` bytes of what an operation makes, from the byte on after those that are ``skipped``."""
+    if isinstance(operation, Copy):
+        return Copy(operation.source + skipped, length)
+    if isinstance(operation, Add):
+        return Add(operation.source + skipped, operation.start + skipped, length)
+    return Data(operation.start + skipped, length)
+
+
+def joined(steps: Sequence[Step]) -> list[Step]:
+    """Return the same steps with those made one that go on where the one before them ends."""
+    found: list[Step] = []
+    for step in steps:
+        last = found[-1] if found else None
+        if isinstance(step, Copy) and isinstance(last, Copy) and last.source + last.length == step.source:
+            found[-1] = Copy(last.source, last.length + step.length)
+        elif isinstance(step, Data) and isinstance(last, Data) and last.start + last.length == step.start:
+            found[-1] = Data(last.start, last.length + step.length)
+        else:
+            found.append(step)
+    return found

@@ -1,0 +1,304 @@
+"""How one tensor is best coded: as differences to a base with rows and columns, or without a base.
+
+Nothing is written yet. What is promising is tried, and the number of bits is estimated from counts of the numbers that
+would be written. The counts of all tensors of a kind together make the classes of its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from artifacts.patch.elements import ClassCoding, numbers_and_levels
+from artifacts.patch.factors import decompose, rounded_factors, worthwhile_rank
+from artifacts.patch.kinds import FACTORS, FLOATS, Kind, kind_of
+from artifacts.patch.matrix import MAX_LEVEL, MAX_SIDE, Factors, Matrix, MatrixData
+from artifacts.patch.scales import STEPS, Scales, fit_scales, half_octaves
+from artifacts.patch.tally import LEVELS, Counts, buckets, entropy, estimated_bits, tally, tally_factors
+from artifacts.patch.weights.tensor import WIDTHS
+
+__all__ = ["Elements", "TensorPlan", "plan_planes", "plan_update"]
+
+# Elements that are worked on at once: their arrays take some tens of megabytes.
+_CHUNK = 1 << 20
+# Where a difference is one unit of the last place on average, this is the level; below it, most are zero.
+_UNIT_LEVEL = 8 * STEPS
+# Of elements without a base: the level of those that are 1 on average.
+_PLANES_LEVEL = 80 * STEPS
+# What an operation takes, and one with a matrix, in bits.
+_OPERATION_BITS = 8 * 6
+_MATRIX_BITS = 8 * 6
+# What is said of a component of factors: three bytes that are alike from one to the next.
+_COMPONENT_BITS = 8
+# Fewer elements than these have no rows and columns, or no factors, that are worth it.
+_MIN_SCALED, _MIN_FACTORED = 256, 2048
+# Factors predict nothing that hardly ever changes.
+_MIN_CHANGED = 0.02
+# Where the low bits of all elements are zero: floats of 4 bytes that were half ones or bfloat16, and of 8 that were
+# one of the narrower ones.
+_ZEROS = {2: (), 4: (16, 13), 8: (45, 42, 29)}
+# Fewer elements may end in zeros by chance, or because they are constants; a table of their own is not worth it.
+_MIN_ZEROS = 1024
+
+Singles = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """A way to code a tensor.
+
+    Attributes:
+        kind: of the table.
+        data: the matrix; its streams and the table of its factors are not chosen yet.
+        counts: of the numbers by level, for the choice of classes.
+        bits: about what the tensor takes.
+    """
+
+    kind: Kind
+    data: MatrixData
+    counts: Counts
+    bits: float
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """The bytes of a tensor's elements, and the short name of their type."""
+
+    content: memoryview
+    dtype: str
+
+    @property
+    def width(self) -> int:
+        """The bytes of an element."""
+        return WIDTHS[self.dtype]
+
+    def part(self, elements: slice) -> memoryview:
+        """Return the bytes of some of the elements."""
+        return self.content[elements.start * self.width : elements.stop * self.width]
+
+
+def plan_update(target: Elements, base: Elements, shape: tuple[int, ...], *, thorough: bool = True) -> TensorPlan:
+    """Return the best way that was found to code a tensor as differences to a base.
+
+    Args:
+        target: the tensor.
+        base: as many elements, of the same type or of another type of floats.
+        shape: of the tensor.
+        thorough: whether factors are tried, which take most of the time.
+    """
+    return _best(_Work(target, base), shape, thorough=thorough)
+
+
+def plan_planes(target: Elements, shape: tuple[int, ...], origin: int = 0) -> TensorPlan:
+    """Return the best way that was found to code a tensor without a base.
+
+    Args:
+        target: the tensor.
+        shape: of it.
+        origin: of the table, if it is one for floats.
+    """
+    return _best(_Work(target, None, origin), shape, thorough=False)
+
+
+def _best(work: _Work, shape: tuple[int, ...], *, thorough: bool) -> TensorPlan:
+    split, scales = _split(work, shape)
+    best = work.plan(None, *split, level=_mean_level(work), factors=None)
+    if scales is None:
+        return best
+    scaled = work.plan(scales, *split, level=scales.level, factors=None)
+    best = min(best, scaled, key=lambda plan: plan.bits)
+    for factors in _factors(work, split) if thorough else ():
+        residual = fit_scales(work.magnitudes(split, factors))
+        if residual is not None:
+            best = min(best, work.plan(residual, *split, level=residual.level, factors=factors), key=lambda p: p.bits)
+    return best
+
+
+def _mean_level(work: _Work) -> int:
+    mean = work.mean()
+    return half_octaves(mean) if mean > 0 else -MAX_LEVEL
+
+
+def _split(work: _Work, shape: tuple[int, ...]) -> tuple[tuple[int, int], Scales | None]:
+    """Return the rows and columns that tell most of a tensor's elements, with their scales."""
+    best: tuple[float, tuple[int, int], Scales] | None = None
+    for split in sorted(_splits(work.count, shape)):
+        scales = fit_scales(work.magnitudes(split, None))
+        if scales is not None:
+            # The logarithm of what elements are expected to be, on average: an octave costs a bit.
+            mean = scales.level + float(scales.rows.mean()) + float(scales.columns.mean())
+            cost = mean / STEPS * work.count + _side_bits(scales)
+            best = min(best or (cost, split, scales), (cost, split, scales), key=lambda one: one[0])
+    return ((1, work.count), None) if best is None else best[1:]
+
+
+def _splits(count: int, shape: tuple[int, ...]) -> set[tuple[int, int]]:
+    """Return the ways to see a tensor as a matrix: outermost dimension by the rest, and the rest by the innermost."""
+    if count < _MIN_SCALED or prod(shape) != count:
+        return set()
+    sides = {(prod(shape[:at]), prod(shape[at:])) for at in (1, len(shape) - 1)}
+    return {(rows, columns) for rows, columns in sides if min(rows, columns) >= 2 and max(rows, columns) <= MAX_SIDE}
+
+
+def _side_bits(scales: Scales) -> float:
+    return entropy(np.bincount(scales.rows)) + entropy(np.bincount(scales.columns)) + _MATRIX_BITS
+
+
+def _factors(work: _Work, split: tuple[int, int]) -> Iterator[_Prediction]:
+    """Yield factors that may be worth it."""
+    if not work.can_be_predicted():
+        return
+    update = work.update(split)
+    parts = decompose(update)
+    del update
+    if parts is None:
+        return
+    floor = work.rounding_energy()
+    rank = worthwhile_rank(parts, floor)
+    for candidate in sorted({round(rank * share) for share in (1.0, 0.8, 0.6, 0.45, 0.3)}):
+        if candidate and (found := rounded_factors(parts, candidate, floor)) is not None:
+            yield _Prediction(*found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    factors: Factors
+    exponent: int
+
+    @property
+    def rank(self) -> int:
+        return len(self.factors.shifts)
+
+    @property
+    def bits(self) -> float:
+        """About what the factors take."""
+        return estimated_bits(tally_factors(self.factors), FACTORS.width) + _COMPONENT_BITS * self.rank
+
+
+class _Work:
+    """A tensor, its base, and what is asked of both."""
+
+    def __init__(self, target: Elements, base: Elements | None, origin: int = 0) -> None:
+        kind = kind_of(target.dtype, None if base is None else base.dtype)
+        self._float = FLOATS.get(target.dtype)
+        self._target = target
+        self._base = base
+        self.count = len(target.content) // kind.width
+        if self._float:
+            kind = replace(kind, zeros=self._zeros(kind), origin=origin)
+        self._kind = kind
+        self._table = self._kind.table(0, bytes(256), (ClassCoding(0),))
+
+    def _zeros(self, kind: Kind) -> int:
+        if self.count < _MIN_ZEROS:
+            return 0
+        bits = np.bitwise_or.reduce(np.frombuffer(self._target.content, f"<u{kind.width}"))
+        return next((zeros for zeros in _ZEROS[kind.width] if not int(bits) & ((1 << zeros) - 1)), 0)
+
+    def _chunks(self) -> Iterator[slice]:
+        for start in range(0, self.count, _CHUNK):
+            yield slice(start, min(start + _CHUNK, self.count))
+
+    def _values(self, elements: Elements, part: slice) -> npt.NDArray[Any]:
+        """Return elements as numbers that can be subtracted; what is not finite as 0."""
+        octets = elements.part(part)
+        numbers = FLOATS.get(elements.dtype)
+        if numbers is None:
+            return np.frombuffer(octets, f"<u{elements.width}")
+        if numbers.number == "brain":
+            values = (np.frombuffer(octets, "<u2").astype("<u4") << 16).view("<f4")
+        else:
+            values = np.frombuffer(octets, f"<f{numbers.width}").astype("<f8" if numbers.width == 8 else "<f4")
+        return np.where(np.isfinite(values), values, values.dtype.type(0))
+
+    def _differences(self, part: slice) -> npt.NDArray[Any]:
+        target = self._values(self._target, part)
+        if self._base is None:
+            return target
+        difference: npt.NDArray[Any] = target - self._values(self._base, part)
+        return difference if self._float else np.asarray(difference.view(f"<i{self._kind.width}"))
+
+    def mean(self) -> float:
+        """Return how large a difference is on average."""
+        sums = [float(np.abs(self._differences(part).astype(np.float64)).sum()) for part in self._chunks()]
+        return sum(sums) / self.count
+
+    def update(self, split: tuple[int, int]) -> Singles:
+        """Return the differences as a matrix."""
+        update = np.empty(self.count, np.float32)
+        with np.errstate(over="ignore"):
+            for part in self._chunks():
+                update[part] = self._differences(part)
+        return np.nan_to_num(update, copy=False).reshape(split)
+
+    def magnitudes(self, split: tuple[int, int], factors: _Prediction | None) -> Singles:
+        """Return how large the differences are that the factors leave."""
+        update = self.update(split)
+        if factors is not None:
+            rows = max(1, _CHUNK // split[1])
+            unit = 2.0**factors.exponent
+            for start in range(0, split[0], rows):
+                sums = factors.factors.rows[:, start : start + rows].T @ factors.factors.columns
+                update[start : start + rows] -= (sums * unit).astype(np.float32)
+        return np.abs(update, out=update)
+
+    def can_be_predicted(self) -> bool:
+        """Tell whether factors could be worth it."""
+        if self._float is None or self._base is None or self.count < _MIN_FACTORED:
+            return False
+        changed = sum(int(np.count_nonzero(self._differences(part))) for part in self._chunks())
+        return changed > _MIN_CHANGED * self.count
+
+    def rounding_energy(self) -> float:
+        """Return the sum of squares of what rounding adds to the elements, about."""
+        assert self._float is not None
+        squares = sum(
+            float(np.square(self._values(self._target, part), dtype=np.float64).sum()) for part in self._chunks()
+        )
+        # Of a unit in the last place, which is 2^-digits of an element to half of that; a twelfth of its square.
+        return squares * 2.0 ** (-2 * self._float.shift if self._float.width < 8 else -104) / 24
+
+    def plan(
+        self, scales: Scales | None, rows: int, columns: int, *, level: int, factors: _Prediction | None
+    ) -> TensorPlan:
+        """Return a way to code the tensor, with its price."""
+        data = self._matrix(scales, rows, columns, level, factors)
+        counts = np.zeros((LEVELS, len(buckets(self._kind.width).starts)), np.int64)
+        for part in self._chunks():
+            target = self._target.part(part)
+            base = None if self._base is None else self._base.part(part)
+            counts += tally(*numbers_and_levels(self._table, target, base, data, part.start))
+        bits = estimated_bits(counts, self._kind.width) + _OPERATION_BITS
+        if scales is not None:
+            bits += _side_bits(scales)
+        if factors is not None:
+            bits += factors.bits
+        return TensorPlan(self._kind, data, counts, bits)
+
+    def _matrix(
+        self, scales: Scales | None, rows: int, columns: int, level: int, factors: _Prediction | None
+    ) -> MatrixData:
+        whole = min(max(self._level_of_one() + level, 0), MAX_LEVEL)
+        matrix = Matrix(
+            rows,
+            columns,
+            level=whole,
+            scales=None if scales is None else 0,
+            rank=0 if factors is None else factors.rank,
+            exponent=0 if factors is None else factors.exponent,
+        )
+        empty = np.zeros(0, np.uint8)
+        of_rows = empty if scales is None else np.minimum(scales.rows, 255).astype(np.uint8)
+        of_columns = empty if scales is None else np.minimum(scales.columns, 255).astype(np.uint8)
+        return MatrixData(matrix, of_rows, of_columns, None if factors is None else factors.factors)
+
+    def _level_of_one(self) -> int:
+        """Return the level of an element in whose place the differences are 1 on average, and the context 0."""
+        if self._base is None:
+            return _PLANES_LEVEL
+        return _UNIT_LEVEL - STEPS * self._float.unit if self._float else _UNIT_LEVEL

@@ -1,0 +1,362 @@
+"""A patch file is written: operations go in with the bytes of their streams, frames come out in the right order.
+
+The decoder reads a patch strictly forwards and asks for a stream's next frame when the stream has run out of bytes. So
+a frame stands where the first of its bytes is asked for. The writer knows that place at once and fills the frame
+later, with what the following operations need of the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final
+
+from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
+
+from artifacts.patch.elements import Matrix, Table
+from artifacts.patch.format import (
+    FEATURE_DEFLATE,
+    FEATURE_FACTORS,
+    FEATURE_PREFIX,
+    MAX_STREAMS,
+    MAX_TABLES,
+    MIN_PREFIX_BYTES,
+    PREFIXED_WINDOW_LOG,
+    Codec,
+    DeflateParameters,
+    Header,
+    Layout,
+    Member,
+    Op,
+    Side,
+    frame_head,
+    unsigned,
+    varint,
+    write_header,
+    write_matrix,
+    write_table,
+)
+from artifacts.patch.work import Work
+
+__all__ = ["DEFAULT_LEVELS", "PatchWriter", "frame_of"]
+
+# The thorough level, and the quickest one: it looks for few repetitions, and on streams that are noise with a bias the
+# thorough one takes repetitions that cost more than they save. The smaller result is kept.
+DEFAULT_LEVELS: Final = (19, 1)
+
+Buffer = bytes | bytearray | memoryview
+
+_MAGIC_BYTES = 4
+
+
+def frame_of(content: Buffer, levels: Sequence[int] = DEFAULT_LEVELS) -> bytes:
+    """Return the smallest frame of some bytes that stands alone, with its head."""
+    if content[0] == content[-1] and bytes(content).count(content[0]) == len(content):
+        return frame_head(len(content), Codec.REPEATED, content[0])
+    blocks = min((_blocks(content, level) for level in levels), key=len)
+    zstd = frame_head(len(content), Codec.ZSTD, len(blocks)) + blocks
+    stored = frame_head(len(content), Codec.STORED)
+    if len(blocks) < len(content) and len(zstd) < len(stored) + len(content):
+        return zstd
+    return stored + bytes(content)
+
+
+def _blocks(content: Buffer, level: int) -> bytes:
+    """Compress bytes into one zstd frame, and return it without its header, which the decoder makes anew."""
+    frame = ZstdCompressor(options=_options(level)).compress(content, ZstdCompressor.FLUSH_FRAME)
+    return frame[_header_bytes(frame) :]
+
+
+def _header_bytes(frame: bytes) -> int:
+    """Return the length of the header of a zstd frame without a dictionary id (RFC 8878, 3.1.1.1)."""
+    descriptor = frame[_MAGIC_BYTES]
+    single_segment = descriptor >> 5 & 1
+    content_size = (single_segment, 2, 4, 8)[descriptor >> 6]
+    return _MAGIC_BYTES + 1 + (1 - single_segment) + content_size
+
+
+def _options(level: int, window_log: int | None = None) -> dict[int, int]:
+    options = {CompressionParameter.compression_level: level, CompressionParameter.checksum_flag: 0}
+    if window_log is not None:
+        options |= {CompressionParameter.window_log: window_log}
+    return {int(key): value for key, value in options.items()}
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A frame in its place: empty until its stream has its bytes."""
+
+    written: bytes = b""
+
+
+@dataclass(slots=True)
+class _Prefix:
+    address: int
+    content: bytes
+
+
+@dataclass(slots=True)
+class _Stream:
+    """The end of a stream that is being written.
+
+    Attributes:
+        waiting: bytes of the frame that is open.
+        frame: the place of the open frame.
+        prefix: what the next frame, or the open one, refers to.
+        compressor: of a continuous stream.
+        begun: whether a continuous stream's header was left out already.
+        raw: bytes that went in.
+        written: bytes of the frames that are closed.
+    """
+
+    waiting: bytearray = field(default_factory=bytearray)
+    frame: _Frame | None = None
+    prefix: _Prefix | None = None
+    compressor: ZstdCompressor | None = None
+    begun: bool = False
+    raw: int = 0
+    written: int = 0
+
+
+class PatchWriter:
+    """Takes the operations of a patch in the order of the target, and writes the file at the end.
+
+    What the operations make is not compared with the target; a patch is proved by decoding it.
+
+    Args:
+        base: the file that the patch leads from.
+        target: the file that it leads to.
+        layout: how streams are laid out.
+        members: deflated parts of the base, whose inflated bytes have the addresses from ``base.length`` on.
+        levels: zstd's levels that are tried for each frame; of a continuous stream, the first one.
+
+    Raises:
+        ValueError: from every method, for what the format cannot say.
+        PatchInvalid: likewise, when no decoder would take the patch, because it takes too many steps for what it makes.
+    """
+
+    def __init__(
+        self,
+        base: Side,
+        target: Side,
+        layout: Layout | None = None,
+        members: tuple[Member, ...] = (),
+        levels: Sequence[int] = DEFAULT_LEVELS,
+    ) -> None:
+        self._layout = layout or Layout()
+        self._base = base
+        self._target = target
+        self._members = members
+        self._levels = levels
+        self._streams: dict[int, _Stream] = {}
+        self._frames: list[_Frame] = []
+        self._source_end = 0
+        self._features = 0
+        self._work = Work(target.length)
+        self._matrix: Matrix | None = None
+
+    # ---- operations
+
+    def copy(self, source: int, length: int) -> None:
+        """Make bytes that are the same as those at an address."""
+        self._operation(Op.COPY, 0, length)
+        self._source(source, length)
+
+    def data(self, stream: int, content: Buffer) -> None:
+        """Make bytes that are new."""
+        self._operation(Op.DATA, stream, len(content))
+        self._put(stream, content)
+
+    def add(self, source: int, stream: int, difference: Buffer) -> None:
+        """Make bytes that are those at an address, each plus the one of the difference, modulo 256."""
+        self._operation(Op.ADD, stream, len(difference))
+        self._source(source, len(difference))
+        self._put(stream, difference)
+
+    def table(self, number: int, table: Table) -> None:
+        """Say how elements are coded from now on that name this table; 0 to 63."""
+        if not 0 <= number < MAX_TABLES:
+            raise ValueError(f"there are tables 0 to {MAX_TABLES - 1}")
+        self._work.elements()
+        self._put(0, varint(Op.TABLE | number << 3) + write_table(table))
+        for coding in table.classes:
+            self._name(coding.symbols, coding.mask, *coding.low_planes, coding.bits, table.escapes)
+
+    def matrix(self, matrix: Matrix, parts: Iterable[tuple[int, Buffer]]) -> None:
+        """Say what rows and columns have in common of the elements that the next operation makes.
+
+        Args:
+            matrix: as many elements as the next `tensor` or `planes` makes.
+            parts: what `elements.encode_matrix` returned.
+        """
+        self._put(0, varint(Op.MATRIX) + write_matrix(matrix))
+        self._name(matrix.scales, matrix.components if matrix.rank else None)
+        self._put_all(parts)
+        if matrix.rank:
+            self._features |= FEATURE_FACTORS
+        self._work.matrix(matrix)
+        self._matrix = matrix
+
+    def tensor(self, number: int, table: Table, source: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
+        """Make elements that have a base.
+
+        Args:
+            number: of the table, defined before.
+            table: that table.
+            source: the address of as many elements, of the width of the table's base.
+            count: how many.
+            parts: what `elements.encode_block` returned for each block of ``block_bytes``, all in their order.
+        """
+        self._operation(Op.TENSOR, number, count)
+        self._source(source, count * table.base_width)
+        self._put_all(parts)
+        self._predict(count, table.width)
+
+    def planes(self, number: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
+        """Make elements that have no base. The arguments are those of `tensor`."""
+        self._operation(Op.PLANES, number, count)
+        self._put_all(parts)
+        self._matrix = None
+
+    def deflate(self, parameters: DeflateParameters, raw_length: int, deflated_length: int) -> None:
+        """Make deflated bytes: the operations that follow make ``raw_length`` bytes, which zlib deflates."""
+        self._operation(Op.DEFLATE, 0, raw_length)
+        self._put(self._layout.lengths, varint(deflated_length))
+        self._put(0, varint(parameters.packed()))
+        self._features |= FEATURE_DEFLATE
+        self._work.deflate(raw_length)
+
+    # ---- frames
+
+    def cut(self, stream: int) -> None:
+        """End the frame of a stream that is being filled, because what follows has other statistics."""
+        if (state := self._streams.get(stream)) is not None and state.waiting:
+            self._close(stream, state)
+
+    def prefix(self, stream: int, address: int, content: Buffer) -> None:
+        """Let the next frame of a stream refer to a source; the frame that is being filled ends.
+
+        Args:
+            stream: one that is not continuous.
+            address: of the source. All of it exists when the frame's first byte is asked for.
+            content: the source's bytes: 8 to the layout's window.
+        """
+        if not MIN_PREFIX_BYTES <= len(content) <= self._layout.window_bytes or stream in self._layout.continuous:
+            raise ValueError("the prefix is too short or too long, or the stream has none")
+        self.cut(stream)
+        self._stream(stream).prefix = _Prefix(address, bytes(content))
+
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """Return, for each stream, how many bytes went in and how many its closed frames take."""
+        return {number: (state.raw, state.written) for number, state in sorted(self._streams.items())}
+
+    def finish(self, sink: BinaryIO) -> Header:
+        """Write the patch. No operation can follow."""
+        for number, state in self._streams.items():
+            if state.waiting:
+                self._close(number, state)
+        highest = max((0, self._layout.lengths, self._layout.sources, *self._layout.continuous, *self._streams))
+        header = Header(self._base, self._target, self._layout, highest + 1, self._members, self._features)
+        sink.write(write_header(header))
+        for frame in self._frames:
+            sink.write(frame.written)
+        return header
+
+    # ---- inside
+
+    def _operation(self, op: Op, parameter: int, length: int) -> None:
+        if length < 1:
+            raise ValueError("an operation makes at least one byte")
+        if op in (Op.TENSOR, Op.PLANES):
+            self._work.elements()
+        elif op != Op.DEFLATE:
+            self._work.operation()
+        self._put(0, varint(op | parameter << 3))
+        self._put(self._layout.lengths, varint(length))
+
+    def _predict(self, count: int, width: int) -> None:
+        """Count what predicting elements costs, block by block as the decoder does."""
+        matrix, self._matrix = self._matrix, None
+        step = self._layout.block_bytes // width
+        if matrix is not None:
+            for start in range(0, count, step):
+                self._work.prediction(matrix, start, min(step, count - start))
+
+    def _source(self, address: int, length: int) -> None:
+        self._put(self._layout.sources, varint(unsigned(address - self._source_end)))
+        self._source_end = address + length
+
+    def _name(self, *streams: int | None) -> None:
+        """Let streams be there that a definition names, even if nothing comes of them."""
+        for stream in streams:
+            if stream is not None:
+                self._stream(stream)
+
+    def _put_all(self, parts: Iterable[tuple[int, Buffer]]) -> None:
+        for stream, content in parts:
+            self._put(stream, content)
+
+    def _put(self, number: int, content: Buffer) -> None:
+        state = self._stream(number)
+        state.raw += len(content)
+        left = memoryview(content)
+        while left:
+            if state.frame is None:
+                state.frame = _Frame()
+                self._frames.append(state.frame)
+                self._work.frame()
+                if state.prefix is not None:
+                    self._work.prefix(len(state.prefix.content))
+            room = self._layout.frame_bytes - len(state.waiting)
+            state.waiting += left[:room]
+            left = left[room:]
+            if len(state.waiting) == self._layout.frame_bytes:
+                self._close(number, state)
+
+    def _stream(self, number: int) -> _Stream:
+        if not 0 <= number < MAX_STREAMS:
+            raise ValueError(f"there are streams 0 to {MAX_STREAMS - 1}")
+        return self._streams.setdefault(number, _Stream())
+
+    def _close(self, number: int, state: _Stream) -> None:
+        assert state.frame is not None
+        content = bytes(state.waiting)
+        if number in self._layout.continuous:
+            state.frame.written = self._continued(state, content)
+        else:
+            state.frame.written = self._alone(state, content)
+        state.written += len(state.frame.written)
+        state.waiting.clear()
+        state.frame = None
+        state.prefix = None
+
+    def _alone(self, state: _Stream, content: bytes) -> bytes:
+        frame = frame_of(content, self._levels)
+        if state.prefix is None:
+            return frame
+        prefixed = self._prefixed(state.prefix, content)
+        if len(prefixed) >= len(frame):
+            return frame
+        self._features |= FEATURE_PREFIX
+        return prefixed
+
+    def _prefixed(self, prefix: _Prefix, content: bytes) -> bytes:
+        compressor = ZstdCompressor(
+            options=_options(self._levels[0], PREFIXED_WINDOW_LOG),
+            zstd_dict=ZstdDict(prefix.content, is_raw=True).as_prefix,
+        )
+        frame = compressor.compress(content, ZstdCompressor.FLUSH_FRAME)
+        blocks = frame[_header_bytes(frame) :]
+        if len(blocks) >= len(content):
+            return frame_head(len(content), Codec.STORED) + content
+        reference = varint(prefix.address) + varint(len(prefix.content))
+        return frame_head(len(content), Codec.PREFIXED, len(blocks)) + reference + blocks
+
+    def _continued(self, state: _Stream, content: bytes) -> bytes:
+        if state.compressor is None:
+            state.compressor = ZstdCompressor(options=_options(self._levels[0], self._layout.window_log))
+        payload = state.compressor.compress(content, ZstdCompressor.FLUSH_BLOCK)
+        if not state.begun:
+            payload = payload[_header_bytes(payload) :]
+            state.begun = True
+        return frame_head(len(content), Codec.ZSTD, len(payload)) + payload

@@ -1,0 +1,431 @@
+"""A second decoder, written from `docs/patch-format.md` alone: one element at a time, as one in Swift or Kotlin would be.
+
+It checks little, because it is only given good patches. What the two decoders make must be the same.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from backports.zstd import ZstdDecompressor, ZstdDict
+
+WIDTH_OF_BASE = {1: 2, 2: 2, 3: 4, 4: 8}
+
+
+@dataclass
+class Class:
+    low: int
+    sparse: bool
+    symbols: int
+    mask: int | None
+    planes: list[int]
+    bits: int | None
+
+
+@dataclass
+class Table:
+    width: int
+    number: int
+    difference: int
+    slope: int
+    base: int
+    shift: int
+    offset: int
+    zeros: int
+    origin: int
+    escapes: int
+    classes: list[Class]
+    lut: list[int]
+
+
+@dataclass
+class Matrix:
+    rows: int
+    columns: int
+    level: int
+    row_levels: list[int]
+    column_levels: list[int]
+    exponent: int = 0
+    row_factors: list[list[int]] | None = None
+    column_factors: list[list[int]] | None = None
+
+
+def decode(base: bytes, patch: bytes) -> bytes:
+    """Return the target."""
+    return Decoder(base, patch).run()
+
+
+class Decoder:
+    """Sections 2, 4, 5 and 6."""
+
+    def __init__(self, base: bytes, patch: bytes) -> None:
+        self.patch = patch
+        self.place = 6
+        assert patch[:5] == b"\x93SKP\x01"
+        base_length, self.length, sizes, self.window_log, streams, continuous, self.lengths, self.sources, members = (
+            self.number() for _ in range(9)
+        )
+        assert base_length == len(base)
+        self.block = 1 << 12 + sizes % 8
+        self.space = base
+        end = 0
+        for _ in range(members):
+            address, deflated, inflated = end + signed(self.number()), self.number(), self.number()
+            end = address + deflated
+            content = zlib.decompress(self.space[address:end], -15)
+            assert len(content) == inflated
+            self.space += content
+        self.place += 64
+        self.queues = [b""] * streams
+        self.flows: list[Any] = [ZstdDecompressor() if continuous >> stream & 1 else None for stream in range(streams)]
+        self.begun = [False] * streams
+        self.tables: dict[int, Table] = {}
+        self.source_end = 0
+        self.made = b""
+        self.readable = len(self.space)
+        self.matrix: Matrix | None = None
+
+    def run(self) -> bytes:
+        self.make(self.length, deflated=False)
+        assert self.place == len(self.patch)
+        assert not any(self.queues)
+        return self.made
+
+    # ---- bytes
+
+    def number(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self.patch[self.place]
+            self.place += 1
+            value |= byte % 128 << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    def frame(self, stream: int) -> None:
+        length, second = self.number(), self.number()
+        codec, detail = second % 4, second // 4
+        if codec == 2:
+            self.queues[stream] += bytes([detail]) * length
+            return
+        prefix = None
+        if codec == 3:
+            address = self.number()
+            prefix = ZstdDict(self.read(address, self.number()), is_raw=True).as_prefix
+        if codec == 0:
+            detail = length
+        payload = self.patch[self.place : self.place + detail]
+        self.place += detail
+        if codec == 0:
+            content = payload
+        elif self.flows[stream] is not None:
+            if not self.begun[stream]:
+                payload = bytes.fromhex("28b52ffd00") + bytes([8 * (self.window_log - 10)]) + payload
+                self.begun[stream] = True
+            content = self.flows[stream].decompress(payload)
+        else:
+            start = bytes.fromhex("28b52ffda0" if codec == 1 else "28b52ffd8058") + length.to_bytes(4, "little")
+            content = ZstdDecompressor(zstd_dict=prefix).decompress(start + payload)
+        assert len(content) == length
+        self.queues[stream] += content
+
+    def take(self, stream: int, length: int) -> bytes:
+        while len(self.queues[stream]) < length:
+            self.frame(stream)
+        content, self.queues[stream] = self.queues[stream][:length], self.queues[stream][length:]
+        return content
+
+    def numbers(self, stream: int) -> int:
+        value = shift = 0
+        while True:
+            byte = self.take(stream, 1)[0]
+            value |= byte % 128 << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    def read(self, address: int, length: int) -> bytes:
+        assert address + length <= self.readable
+        return (self.space + self.made)[address : address + length]
+
+    # ---- operations
+
+    def make(self, length: int, *, deflated: bool) -> bytes:
+        """Run operations that make so many bytes: of the target, or of a member that is deflated."""
+        raw = b""
+        while len(raw if deflated else self.made) < length:
+            if not deflated:
+                self.readable = len(self.space) + len(self.made)
+            first = self.numbers(0)
+            code, parameter = first % 8, first // 8
+            if code == 5:
+                self.tables[parameter] = self.table()
+            elif code == 6:
+                self.deflate()
+            elif code == 7:
+                self.matrix = self.read_matrix()
+            else:
+                made = self.operation(code, parameter)
+                if deflated:
+                    raw += made
+                else:
+                    self.made += made
+        return raw
+
+    def deflate(self) -> None:
+        raw, deflated = self.numbers(self.lengths), self.numbers(self.lengths)
+        parameters = self.numbers(0)
+        level, memory, strategy, window = (parameters >> shift & 15 for shift in (0, 4, 8, 12))
+        zipper = zlib.compressobj(level, zlib.DEFLATED, -window, memory, strategy)
+        content = zipper.compress(self.make(raw, deflated=True)) + zipper.flush()
+        assert len(content) == deflated
+        self.made += content
+
+    def operation(self, code: int, parameter: int) -> bytes:
+        count = self.numbers(self.lengths)
+        if code == 1:
+            return self.take(parameter, count)
+        if code == 4:
+            return self.elements(self.tables[parameter], count, None)
+        width = 1
+        if code == 3:
+            table = self.tables[parameter]
+            width = WIDTH_OF_BASE.get(table.base, table.width)
+        address = self.source_end + signed(self.numbers(self.sources))
+        self.source_end = address + count * width
+        source = self.read(address, count * width)
+        if code == 0:
+            return source
+        if code == 3:
+            return self.elements(table, count, source)
+        return bytes((one + other) % 256 for one, other in zip(source, self.take(parameter, count), strict=True))
+
+    # ---- elements (section 7)
+
+    def table(self) -> Table:
+        kind, shift, offset, zeros, origin, escapes, classes = (self.numbers(0) for _ in range(7))
+        each = []
+        for _ in range(classes):
+            first = self.numbers(0)
+            low, sparse = first % 128, first >= 128
+            symbols = self.numbers(0)
+            mask = self.numbers(0) if sparse else None
+            planes = [self.numbers(0) for _ in range(low // 8)]
+            each.append(Class(low, sparse, symbols, mask, planes, self.numbers(0) if low % 8 else None))
+        lut: list[int] = []
+        while len(lut) < 256:
+            number = self.numbers(0)
+            lut += [number] * self.numbers(0)
+        slope = (1, 0, -1, -2)[kind >> 6 & 3]
+        return Table(
+            1 << kind % 4,
+            kind >> 2 & 3,
+            kind >> 4 & 3,
+            slope,
+            kind >> 8,
+            shift,
+            offset,
+            zeros,
+            origin,
+            escapes,
+            each,
+            lut,
+        )
+
+    def elements(self, table: Table, count: int, source: bytes | None) -> bytes:
+        matrix, self.matrix = self.matrix, None
+        made = b""
+        step = self.block // table.width
+        for start in range(0, count, step):
+            made += self.elements_of_block(table, start, min(step, count - start), source, matrix)
+        return made
+
+    def elements_of_block(
+        self, table: Table, start: int, count: int, source: bytes | None, matrix: Matrix | None
+    ) -> bytes:
+        known: list[int] = [0] * count
+        if source is not None:
+            width = WIDTH_OF_BASE.get(table.base, table.width)
+            known = [
+                int.from_bytes(source[place * width : (place + 1) * width], "little")
+                for place in range(start, start + count)
+            ]
+            if table.base:
+                known = [converted(table, each) for each in known]
+            if matrix is not None and matrix.row_factors is not None:
+                known = [predicted(table, matrix, start + place, each) for place, each in enumerate(known)]
+        classes = [
+            table.lut[level(table, matrix, start + place, known[place] if source is not None else None)]
+            for place in range(count)
+        ]
+        if len(table.classes) == 1:
+            classes = [0] * count
+        written = [0] * count
+        for number, each in enumerate(table.classes):
+            places = [place for place in range(count) if classes[place] == number]
+            if places:
+                for place, z in zip(places, self.of_class(table, each, len(places)), strict=True):
+                    written[place] = z
+        return b"".join(
+            element(table, z, k).to_bytes(table.width, "little") for z, k in zip(written, known, strict=True)
+        )
+
+    def of_class(self, table: Table, each: Class, count: int) -> list[int]:
+        if each.mask is not None:
+            mask = bits(self.take(each.mask, -(-count // 8)), 1, count)
+            present = iter(self.dense(table, each, sum(mask)))
+            return [(next(present) + 1) % (1 << 8 * table.width) if bit else 0 for bit in mask]
+        return self.dense(table, each, count)
+
+    def dense(self, table: Table, each: Class, count: int) -> list[int]:
+        high = list(self.take(each.symbols, count))
+        for place, symbol in enumerate(high):
+            if symbol == 255:
+                high[place] = int.from_bytes(self.take(table.escapes, table.width), "little")
+        found = [h << each.low for h in high]
+        for number, stream in enumerate(each.planes):
+            found = [z | byte << 8 * number for z, byte in zip(found, self.take(stream, count), strict=True)]
+        if each.bits is not None:
+            width = each.low % 8
+            packed = bits(self.take(each.bits, -(-count * width // 8)), width, count)
+            found = [z | low << 8 * len(each.planes) for z, low in zip(found, packed, strict=True)]
+        return [z % (1 << 8 * table.width) for z in found]
+
+    # ---- matrices (section 8)
+
+    def read_matrix(self) -> Matrix:
+        rows, columns, of_all, has_scales, rank = (self.numbers(0) for _ in range(5))
+        scales = self.numbers(0) if has_scales else None
+        components, number, exponent = (
+            (self.numbers(0), self.numbers(0), signed(self.numbers(0))) if rank else (0, 0, 0)
+        )
+        levels = list(self.take(scales, rows + columns)) if scales is not None else [0] * (rows + columns)
+        matrix = Matrix(rows, columns, of_all, levels[:rows], levels[rows:], exponent)
+        if rank:
+            said = list(self.take(components, 3 * rank))
+            shifts, of_rows, of_columns = said[:rank], said[rank : 2 * rank], said[2 * rank :]
+            matrix.row_factors = [
+                [factor << shift for factor in factors]
+                for shift, factors in zip(shifts, self.factors(number, rows, of_rows), strict=True)
+            ]
+            matrix.column_factors = self.factors(number, columns, of_columns)
+        return matrix
+
+    def factors(self, number: int, count: int, levels: list[int]) -> list[list[int]]:
+        table = self.tables[number]
+        self.matrix = Matrix(len(levels), count, 0, levels, [0] * count)
+        content = self.elements(table, len(levels) * count, None)
+        found = [
+            unsign(int.from_bytes(content[place : place + table.width], "little"))
+            for place in range(0, len(content), table.width)
+        ]
+        return [found[place * count : (place + 1) * count] for place in range(len(levels))]
+
+
+def signed(number: int) -> int:
+    return number // 2 if number % 2 == 0 else -(number + 1) // 2
+
+
+def unsign(z: int) -> int:
+    return z >> 1 if z % 2 == 0 else ~(z >> 1)
+
+
+def bits(content: bytes, width: int, count: int) -> list[int]:
+    """Return numbers of so many bits, the highest first."""
+    whole = int.from_bytes(content, "big")
+    total = 8 * len(content)
+    return [whole >> total - (place + 1) * width & (1 << width) - 1 for place in range(count)]
+
+
+def level(table: Table, matrix: Matrix | None, place: int, known: int | None) -> int:
+    context = 0
+    if known is not None and table.number == 0:
+        context = (known >> table.shift) % 256
+    elif known is not None:
+        context = min(255, max(0, (known % (1 << 8 * table.width - 1) >> table.shift) - table.offset))
+    found = context * table.slope
+    if matrix is not None:
+        row, column = divmod(place, matrix.columns)
+        found += matrix.level + matrix.row_levels[row] + matrix.column_levels[column]
+    return min(255, max(0, found))
+
+
+def element(table: Table, z: int, k: int) -> int:
+    size = 1 << 8 * table.width
+    top = size >> 1
+
+    def blank(value: int) -> int:
+        return value >> table.zeros << table.zeros
+
+    def order(value: int) -> int:
+        if table.number == 0:
+            return value
+        return ~value % size if value & top else value | top
+
+    def unorder(value: int) -> int:
+        if table.number == 0:
+            return value
+        return value ^ top if value & top else ~value % size
+
+    if table.difference == 2:
+        return z ^ k
+    if table.difference == 1:
+        return blank(unorder((blank(order(k)) + (unsign(z) << table.zeros)) % size))
+    if table.number == 0:
+        return (z << table.zeros) % size
+    origin = table.origin << 8 * table.width - 8 >> table.zeros
+    value = (origin - 1 - z) % size
+    return (value >> 1 << table.zeros) % top | (top if value % 2 else 0)
+
+
+# ---- floats
+
+
+def value_of(width: int, brain: bool, bits_of_it: int) -> float:
+    if brain:
+        return float(struct.unpack("<f", (bits_of_it << 16).to_bytes(4, "little"))[0])
+    return float(struct.unpack({2: "<e", 4: "<f", 8: "<d"}[width], bits_of_it.to_bytes(width, "little"))[0])
+
+
+def rounded(width: int, brain: bool, value: float) -> int:
+    if width == 8:
+        return int.from_bytes(struct.pack("<d", value), "little")
+    single = packed("<f", value)
+    if width == 4:
+        return int.from_bytes(single, "little")
+    if brain:
+        b = int.from_bytes(single, "little")
+        return b + 0x7FFF + (b >> 16 & 1) >> 16
+    return int.from_bytes(packed("<e", struct.unpack("<f", single)[0]), "little")
+
+
+def packed(code: str, value: float) -> bytes:
+    """Round to the nearest float; Python refuses those that become infinite."""
+    try:
+        return struct.pack(code, value)
+    except OverflowError:
+        return struct.pack(code, math.copysign(math.inf, value))
+
+
+def converted(table: Table, bits_of_it: int) -> int:
+    value = value_of(WIDTH_OF_BASE[table.base], table.base == 2, bits_of_it)
+    return rounded(table.width, table.number == 2, value if math.isfinite(value) else 0.0)
+
+
+def predicted(table: Table, matrix: Matrix, place: int, bits_of_it: int) -> int:
+    assert matrix.row_factors is not None
+    assert matrix.column_factors is not None
+    value = value_of(table.width, table.number == 2, bits_of_it)
+    if not math.isfinite(value):
+        return bits_of_it
+    row, column = divmod(place, matrix.columns)
+    products = (
+        of_rows[row] * of_columns[column]
+        for of_rows, of_columns in zip(matrix.row_factors, matrix.column_factors, strict=True)
+    )
+    return rounded(table.width, table.number == 2, value + math.ldexp(float(sum(products)), matrix.exponent))

@@ -1,0 +1,282 @@
+"""Patches that no decoder may take, written by hand: each has one fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import backports.zstd
+
+from artifacts.patch.format import Codec, Op, frame_head, unsigned, varint
+from tests.patches import deflated, side
+
+BASE = b"0123456789" * 10
+
+
+@dataclass
+class Hand:
+    """A patch written by hand: the numbers of its header, and frames of stream 0."""
+
+    target: bytes = BASE[:20]
+    magic: bytes = b"\x93SKP"
+    version: int = 1
+    features: int = 0
+    base_length: int = len(BASE)
+    target_length: int = 20
+    sizes: int = 0
+    window_log: int = 0
+    streams: int = 1
+    continuous: int = 0
+    lengths: int = 0
+    sources: int = 0
+    members: tuple[tuple[int, int, int], ...] = ()
+
+    def header(self) -> bytes:
+        """Return the header; members have their addresses relative to the end of the one before, as written."""
+        numbers = [self.base_length, self.target_length, self.sizes, self.window_log, self.streams, self.continuous]
+        numbers += [
+            self.lengths,
+            self.sources,
+            len(self.members),
+            *(number for each in self.members for number in each),
+        ]
+        start = self.magic + bytes([self.version, self.features]) + b"".join(map(varint, numbers))
+        return start + bytes.fromhex(side(BASE).sha256) + bytes.fromhex(side(self.target).sha256)
+
+    def patch(self, *numbers: int, frames: bytes | None = None, behind: bytes = b"") -> bytes:
+        """Return the patch with operations in one stored frame, or with other frames."""
+        return self.header() + (stored(*numbers) if frames is None else frames) + behind
+
+
+def stored(*numbers: int) -> bytes:
+    """Return a stored frame of varints."""
+    content = b"".join(map(varint, numbers))
+    return frame_head(len(content), Codec.STORED) + content
+
+
+def zstd(content: bytes, length: int, start: bytes = b"") -> bytes:
+    """Return a compressed frame that says it has ``length`` bytes."""
+    blocks = backports.zstd.compress(content, options={201: 0, 200: 0})[6:]
+    return frame_head(length, Codec.ZSTD, len(start + blocks)) + start + blocks
+
+
+# An operation that makes the whole target.
+ALL = (Op.COPY, 20, 0)
+# Differences of bytes, one class.
+TABLE = (Op.TABLE, 1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)
+
+
+def refused() -> Iterator[tuple[str, bytes]]:
+    """Yield what is wrong and a patch of which that is all that is wrong."""
+    yield from bad_headers()
+    yield from bad_frames()
+    yield from bad_operations()
+
+
+def bad_headers() -> Iterator[tuple[str, bytes]]:
+    good = Hand().patch(*ALL)
+    yield "no patch", b""
+    yield "another magic number", Hand(magic=b"\x93SKQ").patch(*ALL)
+    yield "version 2", Hand(version=2).patch(*ALL)
+    yield "an unknown feature", Hand(features=0x80).patch(*ALL)
+    yield "a header that is cut off", Hand().header()[:-1]
+    yield "a number with a byte that it does not need", good[:6] + b"\xe4\x00" + good[7:]
+    yield "a number of 64 bits", good[:6] + b"\xff" * 9 + b"\x01" + good[7:]
+    yield "another base", good.replace(bytes.fromhex(side(BASE).sha256), bytes(32))
+    yield "a base of another length", Hand(base_length=99).patch(*ALL)
+    yield "a base of more than 2^40 bytes", Hand(base_length=(1 << 40) + 1).patch(*ALL)
+    yield "a target of 2^63 - 1 bytes", Hand(target_length=(1 << 63) - 1).patch(*ALL)
+    yield "blocks of 512 KiB", Hand(sizes=7).patch(*ALL)
+    yield "frames of 512 KiB", Hand(sizes=7 << 3).patch(*ALL)
+    yield "a window of 4 GiB", Hand(window_log=32).patch(*ALL)
+    yield "a window of 512 bytes", Hand(window_log=9).patch(*ALL)
+    yield "no stream", Hand(streams=0).patch(*ALL)
+    yield "65 streams", Hand(streams=65).patch(*ALL)
+    yield "more memory than 8 MiB: 64 frames of 256 KiB", Hand(streams=64, sizes=6 << 3).patch(*ALL)
+    yield "a continuous stream without a window", Hand(continuous=1).patch(*ALL)
+    yield "five continuous streams", Hand(continuous=31, streams=5, window_log=10).patch(*ALL)
+    yield "a continuous stream that is not there", Hand(continuous=2, window_log=10).patch(*ALL)
+    yield "lengths in a stream that is not there", Hand(lengths=1).patch(*ALL)
+    yield "sources in a stream that is not there", Hand(sources=1).patch(*ALL)
+    yield "prefixes without a window", Hand(features=2).patch(*ALL)
+    yield "a member outside of the base", Hand(members=((180, 11, 5),)).patch(*ALL)
+    yield "a member before the base", Hand(members=((1, 5, 5),)).patch(*ALL)
+    yield "a member without bytes", Hand(members=((0, 0, 5),)).patch(*ALL)
+    yield "a member that inflates to nothing", Hand(members=((0, 5, 0),)).patch(*ALL)
+    yield "a member that inflates to more than deflate can hold", Hand(members=((0, 5, 6000),)).patch(*ALL)
+    yield (
+        "members of more than 16 times the base and 16 MiB",
+        Hand(base_length=1 << 20, members=((0, 1 << 20, 33 << 20),)).patch(*ALL),
+    )
+    yield "a member that is not deflated", Hand(members=((0, 5, 50),)).patch(*ALL)
+    yield "more than 4096 members", Hand(members=((0, 1, 1),) * 4097).patch(*ALL)
+
+
+def bad_frames() -> Iterator[tuple[str, bytes]]:
+    hand = Hand(sizes=0)
+    operations = b"".join(map(varint, (Op.DATA, 20))) + hand.target
+    packed = bytes([Op.DATA, 20]) + b"\0" * 20
+    yield "no frame", hand.header()
+    yield "a frame without bytes", hand.patch(frames=frame_head(0, Codec.STORED) + stored(*ALL))
+    yield "a frame longer than the header allows", hand.patch(frames=frame_head(4097, Codec.STORED) + bytes(4097))
+    yield "a stored frame with a length of its payload", hand.patch(frames=frame_head(3, Codec.STORED, 3) + bytes(ALL))
+    yield "a repeated byte above 255", hand.patch(frames=frame_head(3, Codec.REPEATED, 256))
+    yield "a frame that is cut off", hand.patch(frames=stored(*ALL)[:-1])
+    yield "a compressed frame that is not zstd", hand.patch(frames=frame_head(22, Codec.ZSTD, 9) + b"\xff" * 9)
+    yield "a compressed frame without a payload", hand.patch(frames=frame_head(22, Codec.ZSTD, 0))
+    yield (
+        "a compressed frame as long as its content",
+        hand.patch(frames=frame_head(22, Codec.ZSTD, 25) + b"\xb1\0\0" + operations),
+    )
+    yield "a compressed frame of fewer bytes than it says", hand.patch(frames=zstd(packed, 23))
+    yield "a compressed frame of more bytes than it says", hand.patch(frames=zstd(packed + bytes(99), 22))
+    yield (
+        "a compressed frame of a gigabyte that says it has 22",
+        hand.patch(frames=frame_head(22, Codec.ZSTD, 21) + b"\xfa\xff\x0f\0" * 5 + b"\x01"),
+    )
+    yield (
+        "a compressed frame and something behind it",
+        hand.patch(frames=frame_head(22, Codec.ZSTD, len(zstd(packed, 22)) - 1) + zstd(packed, 22)[2:] + b"?"),
+    )
+    yield (
+        "a prefix that the features do not name",
+        hand.patch(frames=frame_head(22, Codec.PREFIXED, 9) + b"\0\x08" + bytes(9)),
+    )
+    prefixed = Hand(features=2, window_log=10)
+    for why, address, length in (
+        ("a prefix outside of the base", 93, 8),
+        ("a prefix longer than the window", 0, 1025),
+        ("a prefix of 7 bytes", 0, 7),
+    ):
+        start = varint(address) + varint(length)
+        yield why, prefixed.patch(frames=frame_head(22, Codec.PREFIXED, 9) + start + zstd(packed, 22)[2:])
+    flowing = Hand(continuous=1, window_log=10)
+    yield "a stored frame in a continuous stream", flowing.patch(*ALL)
+    yield "a continuous stream that ends", flowing.patch(frames=zstd(bytes(ALL), 3))
+
+
+def bad_operations() -> Iterator[tuple[str, bytes]]:
+    hand = Hand()
+    yield "another target", Hand(target=b"another target of 20").patch(*ALL)
+    yield "no operation", hand.header()
+    yield "an end before the target's", hand.patch(Op.COPY, 19, 0)
+    yield "bytes behind the last frame", hand.patch(*ALL, behind=b"\0")
+    yield "a frame behind the last operation", hand.patch(*ALL, behind=stored(*ALL))
+    yield "an operation behind the end", hand.patch(*ALL, *ALL)
+    yield "an operation that makes nothing", hand.patch(Op.COPY, 0, 0, *ALL)
+    yield "an operation that makes more than the target", hand.patch(Op.COPY, 21, 0)
+    yield "an operation that makes 2^63 - 1 bytes", hand.patch(Op.COPY, (1 << 63) - 1, 0)
+    yield "a copy with a parameter", hand.patch(Op.COPY | 1 << 3, 20, 0)
+    yield "a source before the base", hand.patch(Op.COPY, 20, 1)
+    yield "a source behind the base", hand.patch(Op.COPY, 20, unsigned(81))
+    yield "a source at 2^62", hand.patch(Op.COPY, 20, (1 << 63) - 2)
+    yield "a source that is being made", hand.patch(Op.COPY, 10, 0, Op.COPY, 10, unsigned(100 - 10 + 5))
+    yield "bytes of a stream that is not there", hand.patch(Op.DATA | 1 << 3, 20)
+    yield "differences of a stream that is not there", hand.patch(Op.ADD | 9 << 3, 20, 0)
+    yield "a table that is not there", hand.patch(Op.TENSOR, 20, 0)
+    yield "elements without a base by a table for differences", hand.patch(*TABLE, Op.PLANES, 20, *range(20))
+    yield "table 64", hand.patch(Op.TABLE | 64 << 3, *TABLE[1:], *ALL)
+    yield from bad_tables(hand)
+    yield "a deflated member that the features do not name", hand.patch(Op.DEFLATE, 20, 20, 0xF086, *ALL)
+    yield from bad_members(Hand(features=1))
+    yield from bad_matrices(Hand(features=4))
+
+
+def bad_tables(hand: Hand) -> Iterator[tuple[str, bytes]]:
+    # Kind, shift, offset, zeros, origin, escapes, number of classes; low bits and symbols of each; the map of levels.
+    for why, definition in (
+        ("a table with unknown bits in its kind", (1 << 4 | 1 << 11, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table with an unknown difference", (3 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table of an unknown number", (1 << 4 | 3 << 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table with an unknown base", (1 << 4 | 1 << 2 | 5 << 8 | 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table of plain numbers with a base of floats", (1 << 4 | 1 << 8 | 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table of floats of one byte", (1 << 4 | 1 << 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table whose context lies outside of the element", (1 << 4, 8, 0, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table of plain numbers with an offset", (1 << 4, 0, 1, 0, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table whose elements are all zeros", (1 << 4, 0, 0, 8, 0, 0, 1, 0, 0, 0, 256)),
+        ("a table of differences with an origin", (1 << 4 | 1 << 2 | 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 256)),
+        ("a table with escapes in a stream that is not there", (1 << 4, 0, 0, 0, 0, 1, 1, 0, 0, 0, 256)),
+        ("a table without classes", (1 << 4, 0, 0, 0, 0, 0, 0, 0, 256)),
+        ("a table of 33 classes", (1 << 4, 0, 0, 0, 0, 0, 33, *(0, 0) * 33, 0, 256)),
+        ("a class with as many low bits as the element", (1 << 4, 0, 0, 0, 0, 0, 1, 8, 0, 0, 0, 256)),
+        ("a class with 64 low bits", (1 << 4 | 3, 0, 0, 0, 0, 0, 1, 64, *(0,) * 9, 0, 256)),
+        ("a class with symbols in a stream that is not there", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 1, 0, 256)),
+        ("a map of levels that names a class that is not there", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 1, 256)),
+        ("a map of levels that is too long", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 257)),
+        ("a map of levels with an empty run", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 256)),
+    ):
+        yield why, hand.patch(Op.TABLE, *definition, *ALL)
+
+
+def bad_members(hand: Hand) -> Iterator[tuple[str, bytes]]:
+    made = deflated(BASE[:50])
+    # Level 6, memory level 8, strategy 0, window of 2^15 bytes.
+    usual = 6 | 8 << 4 | 15 << 12
+    for why, numbers in (
+        ("a deflated member that is longer than the target", (50, 21, usual)),
+        ("a deflated member without bytes", (50, 0, usual)),
+        ("a deflated member of nothing", (0, 20, usual)),
+        ("a deflated member of 2^40 bytes", (1 << 40, 20, usual)),
+        ("a deflated member of level 0", (50, 20, usual - 6)),
+        ("a deflated member of level 10", (50, 20, usual + 4)),
+        ("a deflated member of memory level 0", (50, 20, usual & ~(15 << 4))),
+        ("a deflated member of strategy 5", (50, 20, usual | 5 << 8)),
+        ("a deflated member with a window of 2^8 bytes", (50, 20, usual & 0xFFF | 8 << 12)),
+        ("a deflated member with unknown bits", (50, 20, usual | 1 << 16)),
+        ("a deflated member of fewer bytes than it says", (50, 20, usual)),
+    ):
+        yield why, hand.patch(Op.DEFLATE, *numbers, Op.COPY, 50, 0)
+    yield (
+        "a deflated member of more bytes than it says",
+        hand.patch(Op.DEFLATE, 50, len(made) - 1, usual, Op.COPY, 50, 0),
+    )
+    yield (
+        "a deflated member in another",
+        hand.patch(Op.DEFLATE, 50, 20, usual, Op.DEFLATE, 50, 20, usual, Op.COPY, 50, 0),
+    )
+    yield (
+        "an operation across the end of a deflated member",
+        hand.patch(Op.DEFLATE, 50, len(made), usual, Op.COPY, 51, 0),
+    )
+
+
+def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
+    tensor = (Op.TENSOR, 20, 0, *bytes(20))
+    # Rows, columns, level, whether there are levels of rows and columns, rank; their stream; table and exponent.
+    for why, definition in (
+        ("a matrix without rows", (0, 5, 0, 0, 0)),
+        ("a matrix of 65537 columns with levels", (1, 65537, 0, 1, 0, 0)),
+        ("a matrix of an unknown kind", (4, 5, 0, 2, 0)),
+        ("a matrix with too high a level", (4, 5, 512, 0, 0)),
+        ("a matrix with levels in a stream that is not there", (4, 5, 0, 1, 0, 1)),
+        ("a matrix of rank 129", (4, 5, 0, 0, 129, 0, 0, 0)),
+        ("a matrix of more than 2^18 factors", (65536, 1, 0, 0, 4, 0, 0, 0)),
+        ("a matrix with an exponent of 65", (4, 5, 0, 0, 1, 0, 0, unsigned(65))),
+        ("a matrix with components in a stream that is not there", (4, 5, 0, 0, 1, 1, 0, 0)),
+        ("a matrix with factors of a table that is not there", (4, 5, 0, 0, 1, 0, 3, 0)),
+        ("a matrix with factors of a table for differences", (4, 5, 0, 0, 1, 0, 0, 0)),
+        ("a matrix with another number of elements", (4, 4, 0, 0, 0)),
+    ):
+        yield why, hand.patch(*TABLE, Op.MATRIX, *definition, *tensor)
+    planes = (Op.TABLE | 1 << 3, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)
+    yield (
+        "factors before elements without a base",
+        hand.patch(*planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), Op.PLANES | 1 << 3, 20, *bytes(20)),
+    )
+    yield (
+        "factors before plain numbers",
+        hand.patch(*TABLE, *planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), *tensor),
+    )
+    yield (
+        "a factor of 2^23",
+        hand.patch(
+            *planes[:1], 2, *planes[2:], Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, 0, 0, 0, *bytes([255] * 9), *range(20)
+        ),
+    )
+    yield (
+        "a factor that is shifted by 23",
+        hand.patch(*planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, 23, 0, 0, *bytes(9), *tensor),
+    )
+    yield "factors that the features do not name", Hand().patch(*TABLE, Op.MATRIX, 4, 5, 0, 0, 1, 0, 0, 0, *tensor)
+    yield "a matrix before a copy", hand.patch(Op.MATRIX, 4, 5, 0, 0, 0, *ALL)
+    yield "two matrices", hand.patch(*TABLE, *(Op.MATRIX, 4, 5, 0, 0, 0) * 2, *tensor)
