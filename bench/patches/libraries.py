@@ -9,11 +9,14 @@ It runs in the environment that has the library: that of the benchmarks for othe
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -152,32 +155,38 @@ class ZipNN:
         return old[:length].ljust(length, b"\0")
 
 
-class Ours:
-    """The encodings of this project, by their names on the wire."""
-
-    def __init__(self, encoding: str) -> None:
-        self._encoding = encoding
+class ZstdPrefix:
+    """Our encoding ``zstd-prefix``. A setting is what a manifest promises: the length of the new file and its hash."""
 
     def encode(self, old: Path, new: Path, patch: Path, setting: Sequence[str]) -> None:  # noqa: ARG002
         """Write a patch."""
-        self._module("encode").make_patch(old, new, patch)
+        _imported("artifacts.patch.zstd_prefix").make_patch(old, new, patch)
 
     def decode(self, old: Path, patch: Path, new: Path, setting: Sequence[str]) -> None:
-        """Apply a patch, as a device does: the settings are length and hash of what was promised."""
-        length, sha256 = setting
-        self._module("apply").apply_patch(old, patch, new, length=int(length), sha256=sha256)
+        """Apply a patch."""
+        module = _imported("artifacts.patch.zstd_prefix")
+        module.apply_patch(old, patch, new, length=int(setting[0]), sha256=setting[1])
 
-    def _module(self, part: str) -> Any:
-        both = self._encoding == "zstd-prefix"
-        return _imported("artifacts.patch.zstd_prefix" if both else f"artifacts.patch.{part}")
+
+class SkafosDelta:
+    """Our encoding ``skafos-delta``, with the settings of `ZstdPrefix`."""
+
+    def encode(self, old: Path, new: Path, patch: Path, setting: Sequence[str]) -> None:  # noqa: ARG002
+        """Write a patch."""
+        _imported("artifacts.patch.encode").encode_patch(old, new, patch)
+
+    def decode(self, old: Path, patch: Path, new: Path, setting: Sequence[str]) -> None:
+        """Apply a patch."""
+        module = _imported("artifacts.patch.apply")
+        module.apply_patch(old, patch, new, length=int(setting[0]), sha256=setting[1])
 
 
 LIBRARIES: dict[str, Library] = {
     "bsdiff4": Bsdiff4(),
     "hdiffpatch": HDiffPatch(),
     "zipnn": ZipNN(),
-    "zstd-prefix": Ours("zstd-prefix"),
-    "skafos-delta": Ours("skafos-delta"),
+    "zstd-prefix": ZstdPrefix(),
+    "skafos-delta": SkafosDelta(),
 }
 
 _MODULES = {
@@ -215,6 +224,7 @@ def main() -> int:
 def measured(work: Callable[[], None], runs: int) -> dict[str, float]:
     """Do ``work`` so often; return the CPU of the quickest run, and by how much memory grew at its highest."""
     seconds = []
+    _give_back_memory()
     anonymous, resident = anonymous_bytes(os.getpid()), _forget_peak()
     for _ in range(runs):
         began = _cpu_seconds()
@@ -225,6 +235,13 @@ def measured(work: Callable[[], None], runs: int) -> dict[str, float]:
         "peak_bytes": _status("VmHWM:") - resident,
         "anonymous_before_bytes": anonymous,
     }
+
+
+def _give_back_memory() -> None:
+    """Let the allocator keep nothing that imports left free (malloc_trim(3)): what the work takes shall show."""
+    gc.collect()
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _cpu_seconds() -> float:
