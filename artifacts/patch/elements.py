@@ -55,12 +55,12 @@ MAX_OFFSET = 2047
 MAX_ORIGIN = 255
 # The symbol that says that the rest follows in the stream of escapes.
 ESCAPE = 255
+_GAIN_BYTES = 4
 
 Buffer = bytes | bytearray | memoryview
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
 Octets = npt.NDArray[np.uint8]
-Places = npt.NDArray[np.intp] | slice
 Take = Callable[[int, int], Buffer]
 Parts = list[tuple[int, bytes]]
 
@@ -160,6 +160,13 @@ class Table:
         """The bytes of an element of the base."""
         return BASE_WIDTHS[self.base] or self.width
 
+    def per_block(self, block_bytes: int) -> int:
+        """Return how many elements a block has: neither they nor those of the base have more bytes than that.
+
+        Places are sorted, in 16 bytes each at worst, so elements of one byte count as two.
+        """
+        return block_bytes // max(self.width, self.base_width, 2)
+
 
 def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int = MAX_BLOCK_BYTES) -> Parts:
     """Return what the streams get for a matrix, in the order in which a decoder takes it.
@@ -172,6 +179,9 @@ def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int
     parts: Parts = []
     if data.matrix.scales is not None:
         parts.append((data.matrix.scales, data.row_levels.tobytes() + data.column_levels.tobytes()))
+    if data.matrix.gains is not None and data.gains is not None:
+        planes = data.gains.astype("<f4").view(np.uint8).reshape(-1, _GAIN_BYTES).T
+        parts.append((data.matrix.gains, planes.tobytes()))
     factors = data.factors
     if table is None or factors is None:
         return parts
@@ -200,12 +210,18 @@ def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: 
     scales = np.empty(0, np.uint8)
     if matrix.scales is not None:
         scales = np.frombuffer(bytes(take(matrix.scales, matrix.rows + matrix.columns)), np.uint8)
+    gains = None
+    if matrix.gains is not None:
+        planes = np.frombuffer(bytes(take(matrix.gains, _GAIN_BYTES * matrix.gain_count)), np.uint8)
+        gains = planes.reshape(_GAIN_BYTES, -1).T.copy().view("<f4").ravel()
+        if not np.isfinite(gains).all():
+            raise ValueError("a gain of a matrix is not finite")
     factors = None
     if matrix.rank:
         if table is None or (table.number, table.difference) != ("plain", "none") or table.width > 4:
             raise ValueError("the factors of a matrix are plain numbers of at most 4 bytes")
         factors = _decode_factors(matrix, table, take, block_bytes)
-    return MatrixData(matrix, scales[: matrix.rows], scales[matrix.rows :], factors)
+    return MatrixData(matrix, scales[: matrix.rows], scales[matrix.rows :], factors, gains)
 
 
 def _decode_factors(matrix: Matrix, table: Table, take: Take, block_bytes: int) -> Factors:
@@ -235,7 +251,7 @@ def _of_components(values: npt.NDArray[np.float64], levels: Octets) -> MatrixDat
 
 
 def _blocks(count: int, table: Table, block_bytes: int) -> Iterator[tuple[int, int]]:
-    step = block_bytes // table.width
+    step = table.per_block(block_bytes)
     for start in range(0, count, step):
         yield start, min(start + step, count)
 
@@ -261,9 +277,13 @@ def encode_block(
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
     folded = _difference(table, elements, known)
+    sizes, order = _classes(table, known, len(elements), data, start)
+    by_class = folded if order is None else folded[order]
     parts: Parts = []
-    for number, places in _places(table, known, len(elements), data, start):
-        parts += _encode_class(table, table.classes[number], folded[places])
+    done = 0
+    for coding, size in zip(table.classes, sizes, strict=True):
+        parts += _encode_class(table, coding, by_class[done : done + size])
+        done += size
     return [(stream, content) for stream, content in parts if content]
 
 
@@ -285,9 +305,15 @@ def decode_block(
     """
     known = _known(table, base, count, data, start)
     folded = np.empty(count, _DTYPES[table.width])
-    for number, places in _places(table, known, count, data, start):
-        size = count if isinstance(places, slice) else len(places)
-        folded[places] = _decode_class(table, table.classes[number], size, take)
+    sizes, order = _classes(table, known, count, data, start)
+    done = 0
+    for coding, size in zip(table.classes, sizes, strict=True):
+        if size:
+            folded[done : done + size] = _decode_class(table, coding, size, take)
+            done += size
+    if order is not None:
+        by_class, folded = folded, np.empty_like(folded)
+        folded[order] = by_class
     return _undo_difference(table, folded, known).tobytes()
 
 
@@ -382,22 +408,26 @@ def unfold(folded: Unsigned) -> Unsigned:
 # ---- classes
 
 
-def _places(
+def _classes(
     table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int
-) -> Iterator[tuple[int, Places]]:
-    """Yield the classes that have elements in this block, and where these are."""
-    if count == 0:
-        return
-    if len(table.classes) == 1:
-        yield 0, slice(None)
-        return
-    classes = np.frombuffer(table.lut, np.uint8)[_levels(table, base, count, data, start)]
-    for number in range(len(table.classes)):
-        places = np.flatnonzero(classes == number)
-        if len(places) == count:
-            yield number, slice(None)
-        elif len(places):
-            yield number, places
+) -> tuple[list[int], npt.NDArray[np.intp] | None]:
+    """Return how many elements each class has, and their places class by class; None if that is their own order."""
+    if len(table.classes) == 1 or count == 0:
+        return [count] + [0] * (len(table.classes) - 1), None
+    if data is None or data.matrix.scales is None:
+        # The context alone decides, so the classes of 256 of them are all that is computed.
+        added = 0 if data is None else data.matrix.level
+        of_contexts = np.clip(np.arange(LEVELS) * table.slope + added, 0, LEVELS - 1).astype(np.uint8)
+        lut = of_contexts.tobytes().translate(table.lut)
+        if base is None or lut.count(lut[0]) == LEVELS:
+            return [count if number == lut[0] else 0 for number in range(len(table.classes))], None
+        marks = _contexts(table, base)
+    else:
+        lut, marks = table.lut, _levels(table, base, count, data, start)
+    # Four times as quick as numpy's selection by bytes.
+    classes = np.frombuffer(marks.tobytes().translate(lut), np.uint8)
+    sizes = np.bincount(classes, minlength=len(table.classes)).tolist()
+    return sizes, None if count in sizes else np.argsort(classes, kind="stable")
 
 
 def _levels(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
@@ -453,16 +483,20 @@ def _spread(mask: Octets, present: Unsigned) -> Unsigned:
 def _decode_dense(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
     dtype = _DTYPES[table.width]
     symbols = _octets(take, coding.symbols, count)
-    high = symbols.astype(dtype)
-    if len(escaped := np.flatnonzero(symbols == ESCAPE)):
-        high[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
-    folded = high << coding.low_bits
-    for place, plane in enumerate(coding.low_planes):
-        folded |= _octets(take, plane, count).astype(dtype) << 8 * place
+    folded: Unsigned = symbols.astype(dtype)
+    # Most classes have few elements, so calls count: the method costs less than numpy's function around it.
+    escaped = (symbols == ESCAPE).nonzero()[0]
+    if len(escaped):
+        folded[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
+    if coding.low_bits:
+        folded <<= coding.low_bits
+    for place, stream in enumerate(coding.low_planes):
+        plane = _octets(take, stream, count)
+        folded |= plane.astype(dtype) << 8 * place if place else plane
     if coding.bits is not None:
         width = coding.low_bits % 8
-        packed = _octets(take, coding.bits, -(-count * width // 8))
-        folded |= _unpacked(packed, width, count).astype(dtype) << 8 * len(coding.low_planes)
+        low = _unpacked(_octets(take, coding.bits, -(-count * width // 8)), width, count)
+        folded |= low.astype(dtype) << 8 * len(coding.low_planes) if coding.low_planes else low
     return folded
 
 
@@ -508,7 +542,7 @@ def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | Non
         raise ValueError("the base has another number of elements")
     if table.base != "same":
         elements = converted(elements, table.base == "brain", table.width, table.number == "brain")
-    if data is None or data.matrix.rank == 0:
+    if data is None or not data.matrix.predicts:
         return elements
     if table.number == "plain":
         raise ValueError("only floats are predicted")

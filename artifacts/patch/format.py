@@ -21,6 +21,7 @@ from typing import Final, Literal, Protocol
 from artifacts.encoded import SKAFOS_DELTA
 from artifacts.errors import PatchInvalid
 from artifacts.patch.elements import LEVELS, MAX_CLASSES, BaseKind, ClassCoding, Matrix, Number, Table
+from artifacts.patch.matrix import MAX_FACTORS
 
 __all__ = [
     "SKAFOS_DELTA",
@@ -52,9 +53,11 @@ VERSION: Final = 1
 FEATURE_DEFLATE: Final = 1
 # Another: frames refer to sources, so the decoder holds one more window.
 FEATURE_PREFIX: Final = 2
-# A third: rows and columns of matrices have factors, which the decoder holds.
-FEATURE_FACTORS: Final = 4
-KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | FEATURE_FACTORS
+# The highest 4 bits: how many factors a matrix may have, because the decoder holds them. 0 for none, else the logarithm
+# of the most, minus 11.
+FACTORS_SHIFT: Final = 4
+_FACTORS_LOG: Final = 11
+KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | 0xF << FACTORS_SHIFT
 
 # A number has 63 bits, so that it fits into the signed integers of every language; that is 9 bytes of 7 bits.
 MAX_VARINT_BYTES: Final = 9
@@ -89,13 +92,13 @@ MAX_FLUSH_BYTES: Final = 1024
 MAX_MEMORY_BYTES: Final = 8 << 20
 
 # Memory beside the base, in bytes: of the decoder itself and its tables, of a zstd decoder beside its window, of a
-# deflater beside its input (zlib's zconf.h: 256 KiB, and 44 KiB for inflating), of the factors of a matrix while they
-# are read, and of the arrays of a block of elements as a multiple of it.
+# deflater beside its input (zlib's zconf.h: 256 KiB, and 44 KiB for inflating), of a factor of a matrix, and of the
+# arrays of a block of elements as a multiple of it.
 _DECODER_BYTES = 512 * 1024
 _ZSTD_BYTES = 640 * 1024
 _DEFLATE_BYTES = 384 * 1024
-_FACTORS_BYTES = 3 * 1024 * 1024
-_BLOCK_FACTOR = 20
+_FACTOR_BYTES = 12
+_BLOCK_FACTOR = 15
 
 
 class Op(IntEnum):
@@ -258,6 +261,8 @@ class Header:
             raise ValueError("the layout names a stream that is not there")
         if self.features & ~KNOWN_FEATURES or (self.features & FEATURE_PREFIX and not self.layout.window_log):
             raise ValueError("the patch needs what this version does not know, or prefixes without a window")
+        if self.max_factors > MAX_FACTORS:
+            raise ValueError("matrices have too many factors")
         self._check_members()
         if self.memory_bytes > MAX_MEMORY_BYTES:
             raise ValueError(f"decoding would take {self.memory_bytes} bytes of memory")
@@ -281,6 +286,12 @@ class Header:
         return sum(member.length for member in self.members)
 
     @property
+    def max_factors(self) -> int:
+        """The most factors that a matrix may have."""
+        log = self.features >> FACTORS_SHIFT
+        return 1 << log + _FACTORS_LOG if log else 0
+
+    @property
     def target_address(self) -> int:
         """The address of the target's first byte."""
         return self.base.length + self.inflated_bytes
@@ -294,8 +305,13 @@ class Header:
         deflate = _DEFLATE_BYTES if self.members or self.features & FEATURE_DEFLATE else 0
         # A prefix is held as it is read, and by zstd. One more zstd decoder is for frames that stand alone.
         prefix = 2 * layout.window_bytes if self.features & FEATURE_PREFIX else 0
-        factors = _FACTORS_BYTES if self.features & FEATURE_FACTORS else 0
+        factors = _FACTOR_BYTES * self.max_factors
         return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + prefix + deflate + factors
+
+
+def features_for_factors(count: int) -> int:
+    """Return the bits of the features that say that a matrix has so many factors."""
+    return max(1, (count - 1).bit_length() - _FACTORS_LOG) << FACTORS_SHIFT if count else 0
 
 
 def most_made(length: int) -> int:
@@ -575,11 +591,16 @@ def _read_runs(number: Callable[[], int]) -> Iterator[bytes]:
         left -= run
 
 
+# What a matrix has, in bits of one number.
+_HAS_SCALES, _HAS_GAINS, _BY_COLUMNS = 1, 2, 4
+
+
 def write_matrix(matrix: Matrix) -> bytes:
     """Return the definition of a matrix as it stands behind its operation."""
-    numbers = [matrix.rows, matrix.columns, matrix.level, int(matrix.scales is not None), matrix.rank]
-    if matrix.scales is not None:
-        numbers.append(matrix.scales)
+    flags = _HAS_SCALES * (matrix.scales is not None) | _HAS_GAINS * (matrix.gains is not None)
+    flags |= _BY_COLUMNS * matrix.by_columns
+    numbers = [matrix.rows, matrix.columns, matrix.level, flags, matrix.rank]
+    numbers += [stream for stream in (matrix.scales, matrix.gains) if stream is not None]
     if matrix.rank:
         numbers += [matrix.components, matrix.factors, unsigned(matrix.exponent)]
     return b"".join(map(varint, numbers))
@@ -587,13 +608,15 @@ def write_matrix(matrix: Matrix) -> bytes:
 
 def read_matrix(number: Callable[[], int], streams: int) -> Matrix:
     """Read the definition of a matrix, and check it. The arguments and the error are those of `read_table`."""
-    rows, columns, level, has_scales, rank = number(), number(), number(), number(), number()
-    if has_scales > 1:
+    rows, columns, level, flags, rank = number(), number(), number(), number(), number()
+    if flags > _HAS_SCALES | _HAS_GAINS | _BY_COLUMNS:
         raise PatchInvalid("a matrix is of a kind that is unknown")
-    scales = _stream(number(), streams) if has_scales else None
+    scales = _stream(number(), streams) if flags & _HAS_SCALES else None
+    gains = _stream(number(), streams) if flags & _HAS_GAINS else None
     components = _stream(number(), streams) if rank else 0
     factors, exponent = (number(), signed(number())) if rank else (0, 0)
+    by_columns = bool(flags & _BY_COLUMNS)
     try:
-        return Matrix(rows, columns, level, scales, rank, components, factors, exponent)
+        return Matrix(rows, columns, level, scales, rank, components, factors, exponent, gains, by_columns)
     except ValueError as problem:
         raise PatchInvalid(f"a matrix is wrong: {problem}") from problem

@@ -37,6 +37,7 @@ class Pending:
         source: the address of the source.
         count: units that it makes.
         done: units that it has made.
+        per_block: units that it makes at a time.
     """
 
     op: int
@@ -46,6 +47,7 @@ class Pending:
     source: int = 0
     count: int = 0
     done: int = 0
+    per_block: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,13 @@ class MatrixState:
     Attributes:
         definition: of the matrix, in hex.
         levels: of rows and then columns, one byte each.
+        gains: 4 bytes each.
         factors: of rows and then columns, 4 bytes each.
     """
 
     definition: str
     levels: bytes
+    gains: bytes
     factors: bytes
 
 

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from artifacts.patch.elements import ClassCoding, numbers_and_levels
 from artifacts.patch.factors import decompose, rounded_factors, worthwhile_rank
+from artifacts.patch.gains import GAIN_BITS, GainSums
+from artifacts.patch.guess import GUESSED, guess_columns
 from artifacts.patch.kinds import FACTORS, FLOATS, Kind, kind_of
 from artifacts.patch.matrix import MAX_LEVEL, MAX_SIDE, Factors, Matrix, MatrixData
 from artifacts.patch.scales import STEPS, Scales, fit_scales, half_octaves
@@ -37,6 +39,8 @@ _MATRIX_BITS = 8 * 6
 _COMPONENT_BITS = 8
 # Fewer elements than these have no rows and columns, or no factors, that are worth it.
 _MIN_SCALED, _MIN_FACTORED = 256, 2048
+# Shares of the rank that is worth it by an estimate: the estimate is mostly too high.
+_RANKS = (1.0, 0.8, 0.6, 0.45, 0.3)
 # Factors predict nothing that hardly ever changes.
 _MIN_CHANGED = 0.02
 # Where the low bits of all elements are zero: floats of 4 bytes that were half ones or bfloat16, and of 8 that were
@@ -107,15 +111,19 @@ def plan_planes(target: Elements, shape: tuple[int, ...], origin: int = 0) -> Te
 
 def _best(work: _Work, shape: tuple[int, ...], *, thorough: bool) -> TensorPlan:
     split, scales = _split(work, shape)
-    best = work.plan(None, *split, level=_mean_level(work), factors=None)
+    gains = None if scales is None else work.gains(split)
+    if gains is not None:
+        scales = fit_scales(work.magnitudes(split, gains))
+    best = work.plan(None, *split, level=_mean_level(work), prediction=None)
     if scales is None:
-        return best
-    scaled = work.plan(scales, *split, level=scales.level, factors=None)
+        return best if gains is None else work.plan(None, *split, level=-MAX_LEVEL, prediction=gains)
+    scaled = work.plan(scales, *split, level=scales.level, prediction=gains)
     best = min(best, scaled, key=lambda plan: plan.bits)
-    for factors in _factors(work, split) if thorough else ():
-        residual = fit_scales(work.magnitudes(split, factors))
+    for prediction in _predictions(work, split, gains) if thorough else ():
+        residual = fit_scales(work.magnitudes(split, prediction))
         if residual is not None:
-            best = min(best, work.plan(residual, *split, level=residual.level, factors=factors), key=lambda p: p.bits)
+            found = work.plan(residual, *split, level=residual.level, prediction=prediction)
+            best = min(best, found, key=lambda plan: plan.bits)
     return best
 
 
@@ -127,7 +135,8 @@ def _mean_level(work: _Work) -> int:
 def _split(work: _Work, shape: tuple[int, ...]) -> tuple[tuple[int, int], Scales | None]:
     """Return the rows and columns that tell most of a tensor's elements, with their scales."""
     best: tuple[float, tuple[int, int], Scales] | None = None
-    for split in sorted(_splits(work.count, shape)):
+    splits = _splits(work.count, shape) or work.guessed_splits()
+    for split in sorted(splits):
         scales = fit_scales(work.magnitudes(split, None))
         if scales is not None:
             # The logarithm of what elements are expected to be, on average: an octave costs a bit.
@@ -139,7 +148,7 @@ def _split(work: _Work, shape: tuple[int, ...]) -> tuple[tuple[int, int], Scales
 
 def _splits(count: int, shape: tuple[int, ...]) -> set[tuple[int, int]]:
     """Return the ways to see a tensor as a matrix: outermost dimension by the rest, and the rest by the innermost."""
-    if count < _MIN_SCALED or prod(shape) != count:
+    if count < _MIN_SCALED or prod(shape) != count or len(shape) < 2:
         return set()
     sides = {(prod(shape[:at]), prod(shape[at:])) for at in (1, len(shape) - 1)}
     return {(rows, columns) for rows, columns in sides if min(rows, columns) >= 2 and max(rows, columns) <= MAX_SIDE}
@@ -149,35 +158,57 @@ def _side_bits(scales: Scales) -> float:
     return entropy(np.bincount(scales.rows)) + entropy(np.bincount(scales.columns)) + _MATRIX_BITS
 
 
-def _factors(work: _Work, split: tuple[int, int]) -> Iterator[_Prediction]:
-    """Yield factors that may be worth it."""
+def _predictions(work: _Work, split: tuple[int, int], gains: _Prediction | None) -> Iterator[_Prediction]:
+    """Yield factors that may be worth it, beside the gains."""
     if not work.can_be_predicted():
         return
-    update = work.update(split)
-    parts = decompose(update)
-    del update
+    parts = decompose(work.update(split, gains))
     if parts is None:
         return
     floor = work.rounding_energy()
     rank = worthwhile_rank(parts, floor)
-    for candidate in sorted({round(rank * share) for share in (1.0, 0.8, 0.6, 0.45, 0.3)}):
+    for candidate in sorted({round(rank * share) for share in _RANKS}):
         if candidate and (found := rounded_factors(parts, candidate, floor)) is not None:
-            yield _Prediction(*found)
+            factors, exponent = found
+            yield replace(gains or _Prediction(), factors=factors, exponent=exponent)
 
 
 @dataclass(frozen=True, slots=True)
 class _Prediction:
-    factors: Factors
-    exponent: int
+    """What predicts elements from those of the base."""
+
+    factors: Factors | None = None
+    exponent: int = 0
+    gains: Singles | None = None
+    by_columns: bool = False
 
     @property
     def rank(self) -> int:
-        return len(self.factors.shifts)
+        return 0 if self.factors is None else len(self.factors.shifts)
 
     @property
     def bits(self) -> float:
-        """About what the factors take."""
-        return estimated_bits(tally_factors(self.factors), FACTORS.width) + _COMPONENT_BITS * self.rank
+        """About what it takes."""
+        bits = 0.0 if self.gains is None else GAIN_BITS * len(self.gains)
+        if self.factors is not None:
+            bits += estimated_bits(tally_factors(self.factors), FACTORS.width) + _COMPONENT_BITS * self.rank
+        return bits
+
+    def subtract(self, update: Singles, base: Singles, start: int) -> None:
+        """Take the prediction from the differences of some rows.
+
+        Args:
+            update: the differences of whole rows.
+            base: the elements of the base.
+            start: the first of the rows.
+        """
+        end = start + len(update)
+        if self.gains is not None:
+            gains = self.gains if self.by_columns else self.gains[start:end, None]
+            update -= base * (gains - np.float32(1))
+        if self.factors is not None:
+            sums = self.factors.rows[:, start:end].T @ self.factors.columns
+            update -= (sums * 2.0**self.exponent).astype(np.float32)
 
 
 class _Work:
@@ -200,9 +231,11 @@ class _Work:
         bits = np.bitwise_or.reduce(np.frombuffer(self._target.content, f"<u{kind.width}"))
         return next((zeros for zeros in _ZEROS[kind.width] if not int(bits) & ((1 << zeros) - 1)), 0)
 
-    def _chunks(self) -> Iterator[slice]:
-        for start in range(0, self.count, _CHUNK):
-            yield slice(start, min(start + _CHUNK, self.count))
+    def _chunks(self, columns: int = 1) -> Iterator[slice]:
+        """Yield runs of elements, of whole rows."""
+        step = max(1, _CHUNK // columns) * columns
+        for start in range(0, self.count, step):
+            yield slice(start, min(start + step, self.count))
 
     def _values(self, elements: Elements, part: slice) -> npt.NDArray[Any]:
         """Return elements as numbers that can be subtracted; what is not finite as 0."""
@@ -228,24 +261,43 @@ class _Work:
         sums = [float(np.abs(self._differences(part).astype(np.float64)).sum()) for part in self._chunks()]
         return sum(sums) / self.count
 
-    def update(self, split: tuple[int, int]) -> Singles:
-        """Return the differences as a matrix."""
+    def update(self, split: tuple[int, int], prediction: _Prediction | None = None) -> Singles:
+        """Return the differences as a matrix, without what is predicted."""
         update = np.empty(self.count, np.float32)
-        with np.errstate(over="ignore"):
-            for part in self._chunks():
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part in self._chunks(split[1]):
                 update[part] = self._differences(part)
-        return np.nan_to_num(update, copy=False).reshape(split)
+                if prediction is not None and self._base is not None:
+                    base = self._values(self._base, part).astype(np.float32).reshape(-1, split[1])
+                    prediction.subtract(update[part].reshape(-1, split[1]), base, part.start // split[1])
+        return np.nan_to_num(update, copy=False, posinf=0.0, neginf=0.0).reshape(split)
 
-    def magnitudes(self, split: tuple[int, int], factors: _Prediction | None) -> Singles:
-        """Return how large the differences are that the factors leave."""
-        update = self.update(split)
-        if factors is not None:
-            rows = max(1, _CHUNK // split[1])
-            unit = 2.0**factors.exponent
-            for start in range(0, split[0], rows):
-                sums = factors.factors.rows[:, start : start + rows].T @ factors.factors.columns
-                update[start : start + rows] -= (sums * unit).astype(np.float32)
+    def magnitudes(self, split: tuple[int, int], prediction: _Prediction | None) -> Singles:
+        """Return how large the differences are that are left of a prediction."""
+        update = self.update(split, prediction)
         return np.abs(update, out=update)
+
+    def gains(self, split: tuple[int, int]) -> _Prediction | None:
+        """Return gains of rows or columns, if they are worth it."""
+        base = self._base
+        if self._float is None or base is None:
+            return None
+        sums = GainSums(split)
+        for part in self._chunks(split[1]):
+            sums.add(self._values(self._target, part), self._values(base, part), part.start // split[1])
+        found = [(sums.saved_bits(by_columns, self.rounding_energy()), by_columns) for by_columns in (False, True)]
+        saved, by_columns = max(found)
+        return _Prediction(gains=sums.gains(by_columns), by_columns=by_columns) if saved > 0 else None
+
+    def guessed_splits(self) -> set[tuple[int, int]]:
+        """Return the rows and columns that a tensor seems to have whose shape is not known."""
+        if self._base is None or not self.can_be_predicted():
+            return set()
+        some = slice(0, min(self.count, GUESSED))
+        with np.errstate(over="ignore"):
+            target, base = (self._values(one, some).astype(np.float32) for one in (self._target, self._base))
+        columns = guess_columns(target, base, self.count)
+        return set() if columns is None else {(self.count // columns, columns)}
 
     def can_be_predicted(self) -> bool:
         """Tell whether factors could be worth it."""
@@ -264,10 +316,10 @@ class _Work:
         return squares * 2.0 ** (-2 * self._float.shift if self._float.width < 8 else -104) / 24
 
     def plan(
-        self, scales: Scales | None, rows: int, columns: int, *, level: int, factors: _Prediction | None
+        self, scales: Scales | None, rows: int, columns: int, *, level: int, prediction: _Prediction | None
     ) -> TensorPlan:
         """Return a way to code the tensor, with its price."""
-        data = self._matrix(scales, rows, columns, level, factors)
+        data = self._matrix(scales, rows, columns, level, prediction or _Prediction())
         counts = np.zeros((LEVELS, len(buckets(self._kind.width).starts)), np.int64)
         for part in self._chunks():
             target = self._target.part(part)
@@ -276,12 +328,12 @@ class _Work:
         bits = estimated_bits(counts, self._kind.width) + _OPERATION_BITS
         if scales is not None:
             bits += _side_bits(scales)
-        if factors is not None:
-            bits += factors.bits
+        if prediction is not None:
+            bits += prediction.bits
         return TensorPlan(self._kind, data, counts, bits)
 
     def _matrix(
-        self, scales: Scales | None, rows: int, columns: int, level: int, factors: _Prediction | None
+        self, scales: Scales | None, rows: int, columns: int, level: int, prediction: _Prediction
     ) -> MatrixData:
         whole = min(max(self._level_of_one() + level, 0), MAX_LEVEL)
         matrix = Matrix(
@@ -289,13 +341,15 @@ class _Work:
             columns,
             level=whole,
             scales=None if scales is None else 0,
-            rank=0 if factors is None else factors.rank,
-            exponent=0 if factors is None else factors.exponent,
+            rank=prediction.rank,
+            exponent=prediction.exponent,
+            gains=None if prediction.gains is None else 0,
+            by_columns=prediction.by_columns,
         )
         empty = np.zeros(0, np.uint8)
         of_rows = empty if scales is None else np.minimum(scales.rows, 255).astype(np.uint8)
         of_columns = empty if scales is None else np.minimum(scales.columns, 255).astype(np.uint8)
-        return MatrixData(matrix, of_rows, of_columns, None if factors is None else factors.factors)
+        return MatrixData(matrix, of_rows, of_columns, prediction.factors, prediction.gains)
 
     def _level_of_one(self) -> int:
         """Return the level of an element in whose place the differences are 1 on average, and the context 0."""

@@ -1,4 +1,4 @@
-"""A second decoder, written from `docs/patch-format.md` alone: one element at a time, as one in Swift or Kotlin would be.
+"""A second decoder, written from `docs/patch-format.md` alone: one element at a time, as it would be in Swift.
 
 It checks little, because it is only given good patches. What the two decoders make must be the same.
 """
@@ -52,6 +52,8 @@ class Matrix:
     exponent: int = 0
     row_factors: list[list[int]] | None = None
     column_factors: list[list[int]] | None = None
+    row_gains: list[float] | None = None
+    column_gains: list[float] | None = None
 
 
 def decode(base: bytes, patch: bytes) -> bytes:
@@ -240,7 +242,7 @@ class Decoder:
     def elements(self, table: Table, count: int, source: bytes | None) -> bytes:
         matrix, self.matrix = self.matrix, None
         made = b""
-        step = self.block // table.width
+        step = self.block // max(2, table.width, WIDTH_OF_BASE.get(table.base, 0))
         for start in range(0, count, step):
             made += self.elements_of_block(table, start, min(step, count - start), source, matrix)
         return made
@@ -257,7 +259,7 @@ class Decoder:
             ]
             if table.base:
                 known = [converted(table, each) for each in known]
-            if matrix is not None and matrix.row_factors is not None:
+            if matrix is not None:
                 known = [predicted(table, matrix, start + place, each) for place, each in enumerate(known)]
         classes = [
             table.lut[level(table, matrix, start + place, known[place] if source is not None else None)]
@@ -299,13 +301,19 @@ class Decoder:
     # ---- matrices (section 8)
 
     def read_matrix(self) -> Matrix:
-        rows, columns, of_all, has_scales, rank = (self.numbers(0) for _ in range(5))
-        scales = self.numbers(0) if has_scales else None
+        rows, columns, of_all, flags, rank = (self.numbers(0) for _ in range(5))
+        scales = self.numbers(0) if flags & 1 else None
+        gains = self.numbers(0) if flags & 2 else None
         components, number, exponent = (
             (self.numbers(0), self.numbers(0), signed(self.numbers(0))) if rank else (0, 0, 0)
         )
         levels = list(self.take(scales, rows + columns)) if scales is not None else [0] * (rows + columns)
         matrix = Matrix(rows, columns, of_all, levels[:rows], levels[rows:], exponent)
+        if gains is not None:
+            count = columns if flags & 4 else rows
+            content = self.take(gains, 4 * count)
+            found = [value_of(4, False, int.from_bytes(content[place::count], "little")) for place in range(count)]
+            matrix.row_gains, matrix.column_gains = (None, found) if flags & 4 else (found, None)
         if rank:
             said = list(self.take(components, 3 * rank))
             shifts, of_rows, of_columns = said[:rank], said[rank : 2 * rank], said[2 * rank :]
@@ -418,14 +426,18 @@ def converted(table: Table, bits_of_it: int) -> int:
 
 
 def predicted(table: Table, matrix: Matrix, place: int, bits_of_it: int) -> int:
-    assert matrix.row_factors is not None
-    assert matrix.column_factors is not None
     value = value_of(table.width, table.number == 2, bits_of_it)
-    if not math.isfinite(value):
+    if not math.isfinite(value) or not (matrix.row_factors or matrix.row_gains or matrix.column_gains):
         return bits_of_it
     row, column = divmod(place, matrix.columns)
-    products = (
-        of_rows[row] * of_columns[column]
-        for of_rows, of_columns in zip(matrix.row_factors, matrix.column_factors, strict=True)
-    )
-    return rounded(table.width, table.number == 2, value + math.ldexp(float(sum(products)), matrix.exponent))
+    if matrix.row_gains is not None:
+        value *= matrix.row_gains[row]
+    if matrix.column_gains is not None:
+        value *= matrix.column_gains[column]
+    if matrix.row_factors is not None and matrix.column_factors is not None:
+        products = (
+            of_rows[row] * of_columns[column]
+            for of_rows, of_columns in zip(matrix.row_factors, matrix.column_factors, strict=True)
+        )
+        value += math.ldexp(float(sum(products)), matrix.exponent)
+    return rounded(table.width, table.number == 2, value)

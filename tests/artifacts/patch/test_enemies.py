@@ -184,7 +184,7 @@ def invented(seed: int) -> Made:
     numbers = [number for _ in range(randomly.randrange(1, 12)) for number in randomly.choice(pieces)()]
     members = ((0, 5, 5),) if randomly.randrange(9) == 0 else ()
     hand = Hand(
-        target=BASE[:20], features=randomly.choice((0, 1, 4, 5)), streams=randomly.choice((1, 7)), members=members
+        target=BASE[:20], features=randomly.choice((0, 1, 0x10, 0x11)), streams=randomly.choice((1, 7)), members=members
     )
     frames = stored(*numbers)
     if hand.streams > 1:
