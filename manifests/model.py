@@ -111,7 +111,7 @@ class Encoding:
     """One form in which an artifact can be downloaded.
 
     Attributes:
-        name: "identity", "zstd", "zstd-prefix" or one that this code does not know and skips.
+        name: "identity", "zstd", "zstd-prefix", "skafos-delta" or one that this code does not know and skips.
         blob: SHA-256 of the bytes to download, in hex.
         length: their number.
         base: SHA-256 of the artifact that a patch starts from, in hex; None for a full form.

@@ -134,7 +134,7 @@ class Recipe:
         count = len(content) // table.width
         old = None if source is None else self._at(source, count * table.base_width)
         block = self.layout.block_bytes
-        step = block // table.width
+        step = table.per_block(block)
         parts = []
         for start in range(0, count, step):
             known = None if old is None else old[start * table.base_width : (start + step) * table.base_width]

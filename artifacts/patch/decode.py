@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
 
 from artifacts.errors import PatchInvalid
+from artifacts.patch.definitions import read_matrix, read_table, write_matrix, write_table
 from artifacts.patch.elements import MatrixData, Table, decode_block, decode_matrix
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
-    FEATURE_FACTORS,
     MAX_DEFLATE_RATIO,
     MAX_TABLES,
     DeflateParameters,
@@ -25,12 +26,8 @@ from artifacts.patch.format import (
     Op,
     most_made,
     read_header,
-    read_matrix,
-    read_table,
     read_varint,
     signed,
-    write_matrix,
-    write_table,
 )
 from artifacts.patch.journal import Checkpoint, MatrixState, Pending, State
 from artifacts.patch.matrix import Factors
@@ -39,6 +36,13 @@ from artifacts.patch.streams import PatchReader, Streams
 from artifacts.patch.work import Work
 
 __all__ = ["Decoder"]
+
+# The C library learns from the largest piece of memory that was given back how much to keep for later (mallopt(3),
+# M_MMAP_THRESHOLD). Without that, the arrays of each block are new pages of the system, which cost a third of the time.
+# So a piece is given back that no block needs; it is never written to, so it takes no memory.
+_KEPT_BYTES = 4 << 20
+# Fewer bytes are not worth waking a thread for.
+_DEFLATED_AT_ONCE = 64 * 1024
 
 
 class Decoder:
@@ -52,6 +56,7 @@ class Decoder:
     """
 
     def __init__(self, header: Header, patch: BinaryIO, space: Space, target: Target) -> None:
+        np.empty(_KEPT_BYTES, np.uint8)
         self._header = header
         self._layout = header.layout
         self._block_bytes = header.layout.block_bytes
@@ -108,10 +113,11 @@ class Decoder:
         elif code in (Op.TENSOR, Op.PLANES):
             table = self._table(Op(code), parameter)
             self._work.elements()
-            self._begin_making(Pending(code, parameter, table.width, table.base_width))
+            per_block = table.per_block(self._block_bytes)
+            self._begin_making(Pending(code, parameter, table.width, table.base_width, per_block=per_block))
         elif code in (Op.DATA, Op.ADD) or (code == Op.COPY and parameter == 0):
             self._work.operation()
-            self._begin_making(Pending(code, parameter))
+            self._begin_making(Pending(code, parameter, per_block=self._block_bytes))
         else:
             raise PatchInvalid("an operation is unknown")
 
@@ -121,7 +127,7 @@ class Decoder:
             raise PatchInvalid("an operation makes nothing, or more than there is to make")
         if self._matrix is not None and count != self._matrix.matrix.rows * self._matrix.matrix.columns:
             raise PatchInvalid("a matrix has another number of elements than the operation")
-        if self._matrix is not None and self._matrix.matrix.rank and pending.op != Op.TENSOR:
+        if self._matrix is not None and self._matrix.matrix.predicts and pending.op != Op.TENSOR:
             raise PatchInvalid("factors stand before elements that they do not predict")
         pending.count = count
         if pending.op in (Op.COPY, Op.ADD, Op.TENSOR):
@@ -142,8 +148,8 @@ class Decoder:
     def _read_matrix(self) -> None:
         """Read what the rows and columns of the next operation's elements have."""
         matrix = read_matrix(lambda: self._streams.number(0), self._header.streams)
-        if matrix.rank and not self._header.features & FEATURE_FACTORS:
-            raise PatchInvalid("a matrix has factors where there should be none")
+        if matrix.rank * (matrix.rows + matrix.columns) > self._header.max_factors:
+            raise PatchInvalid("a matrix has more factors than the patch says")
         self._work.matrix(matrix)
         factors = self._table(Op.PLANES, matrix.factors) if matrix.rank else None
         try:
@@ -159,7 +165,7 @@ class Decoder:
 
     def _go_on(self, pending: Pending) -> None:
         """Make the next block of an operation."""
-        count = min(pending.count - pending.done, self._block_bytes // pending.width)
+        count = min(pending.count - pending.done, pending.per_block)
         self._emit(self._made(pending, count))
         pending.done += count
         if pending.done == pending.count:
@@ -180,7 +186,7 @@ class Decoder:
 
     def _elements(self, pending: Pending, count: int, base: bytes | None) -> bytes:
         if self._matrix is not None:
-            self._work.prediction(self._matrix.matrix, pending.done, count)
+            self._work.prediction(self._matrix.matrix, count)
         table = self._tables[pending.parameter]
         try:
             return decode_block(table, count, base, self._streams.take, self._matrix, pending.done)
@@ -267,9 +273,10 @@ def _written(data: MatrixData | None) -> MatrixState | None:
     if data is None:
         return None
     levels = data.row_levels.tobytes() + data.column_levels.tobytes()
+    gains = b"" if data.gains is None else data.gains.astype("<f4").tobytes()
     sides = () if data.factors is None else (data.factors.rows, data.factors.columns)
     factors = [side.astype("<i4").tobytes() for side in sides]
-    return MatrixState(write_matrix(data.matrix).hex(), levels, b"".join(factors))
+    return MatrixState(write_matrix(data.matrix).hex(), levels, gains, b"".join(factors))
 
 
 def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
@@ -277,18 +284,19 @@ def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
     levels = np.frombuffer(state.levels, np.uint8)
     with_levels = matrix.rows if matrix.scales is not None else 0
     of_rows, of_columns = levels[:with_levels], levels[with_levels:]
+    gains = None if matrix.gains is None else np.frombuffer(state.gains, "<f4")
     if matrix.rank == 0:
-        return MatrixData(matrix, of_rows, of_columns)
+        return MatrixData(matrix, of_rows, of_columns, None, gains)
     factors = np.frombuffer(state.factors, "<i4").astype(np.float64)
     rows, columns = np.split(factors, [matrix.rank * matrix.rows])
     # What was said of the components is needed no more.
     none = np.zeros(matrix.rank, np.uint8)
     sides = rows.reshape(matrix.rank, -1), columns.reshape(matrix.rank, -1)
-    return MatrixData(matrix, of_rows, of_columns, Factors(none, none, none, *sides))
+    return MatrixData(matrix, of_rows, of_columns, Factors(none, none, none, *sides), gains)
 
 
 class _Deflater:
-    """One member of the target while it is deflated.
+    """One member of the target while it is deflated: by a thread, because zlib takes longer than all the rest.
 
     Args:
         parameters: of zlib.
@@ -300,13 +308,17 @@ class _Deflater:
         self._zlib = zlib.compressobj(
             parameters.level, zlib.DEFLATED, -parameters.window_log, parameters.memory_level, parameters.strategy
         )
+        self._thread = ThreadPoolExecutor(1)
+        self._running: Future[bytes] | None = None
+        self._waiting = bytearray()
         self._left = deflated
         self.raw_left = raw
 
     def take(self, content: bytes) -> bytes:
-        """Return what comes out when more goes in."""
+        """Take more bytes, and return what has come out of those before."""
         self.raw_left -= len(content)
-        return self._counted(self._zlib.compress(content))
+        self._waiting += content
+        return self._deflated() if len(self._waiting) >= _DEFLATED_AT_ONCE else b""
 
     def end(self) -> bytes:
         """Return what comes out at the end.
@@ -314,10 +326,18 @@ class _Deflater:
         Raises:
             PatchInvalid: all of it has another length than was said.
         """
-        last = self._counted(self._zlib.flush())
+        last = self._deflated() + self._deflated() + self._counted(self._zlib.flush())
+        self._thread.shutdown()
         if self._left:
             raise PatchInvalid("a deflated member has another length than the patch says")
         return last
+
+    def _deflated(self) -> bytes:
+        """Let the thread go on with what waits, and return what it had made."""
+        made = b"" if self._running is None else self._running.result()
+        self._running = self._thread.submit(self._zlib.compress, bytes(self._waiting))
+        self._waiting.clear()
+        return self._counted(made)
 
     def _counted(self, deflated: bytes) -> bytes:
         self._left -= len(deflated)

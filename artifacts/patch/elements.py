@@ -21,7 +21,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.matrix import MAX_FACTOR, MAX_SHIFT, Factors, Matrix, MatrixData, converted, levels, predicted
+from artifacts.patch.matrix import (
+    MAX_FACTOR,
+    MAX_SHIFT,
+    PIECE_ELEMENTS,
+    Factors,
+    Matrix,
+    MatrixData,
+    converted,
+    levels,
+    predicted,
+    predicted_values,
+)
 
 __all__ = [
     "MAX_BLOCK_BYTES",
@@ -55,12 +66,19 @@ MAX_OFFSET = 2047
 MAX_ORIGIN = 255
 # The symbol that says that the rest follows in the stream of escapes.
 ESCAPE = 255
+# The contexts of whole numbers that are predicted: parts of one half, by which the prediction is off a whole number.
+FRACTIONS = 16
+# Whole numbers that may be predicted: quantized weights. Predictions are exact as 8 bytes.
+MAX_WHOLE_BYTES = 2
+MAX_WHOLE = 2.0**62
+# What divides a byte, so that zstd sees one alphabet.
+MASKS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
+_GAIN_BYTES = 4
 
 Buffer = bytes | bytearray | memoryview
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
 Octets = npt.NDArray[np.uint8]
-Places = npt.NDArray[np.intp] | slice
 Take = Callable[[int, int], Buffer]
 Parts = list[tuple[int, bytes]]
 
@@ -78,7 +96,9 @@ class ClassCoding:
         low_bits: how many low bits are written apart from the symbol.
         low_planes: the streams of the whole bytes among the low bits, lowest first.
         bits: the stream of the other low bits, packed; None if there are none.
-        mask: the stream of one bit an element that tells zero from the rest, of a class most of which is zero.
+        mask: the stream of a few bits of each element, of a class most of which is small: what they tell is not all of
+            the number only where all of them are set. None if there are none.
+        mask_bits: how many, 1, 2 or 4. One tells zero from the rest.
     """
 
     symbols: int
@@ -86,12 +106,15 @@ class ClassCoding:
     low_planes: tuple[int, ...] = ()
     bits: int | None = None
     mask: int | None = None
+    mask_bits: Literal[1, 2, 4] = 1
 
     def __post_init__(self) -> None:
         if self.low_bits < 0 or len(self.low_planes) != self.low_bits // 8:
             raise ValueError("there is one stream for each whole byte of the low bits")
         if (self.bits is None) != (self.low_bits % 8 == 0):
             raise ValueError("there is a stream of bits exactly if bits are left beside whole bytes")
+        if self.mask_bits not in MASKS:
+            raise ValueError(f"no mask has {self.mask_bits} bits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +183,13 @@ class Table:
         """The bytes of an element of the base."""
         return BASE_WIDTHS[self.base] or self.width
 
+    def per_block(self, block_bytes: int) -> int:
+        """Return how many elements a block has: neither they nor those of the base have more bytes than that.
+
+        Places are sorted, in 16 bytes each at worst, so elements of one byte count as two.
+        """
+        return block_bytes // max(self.width, self.base_width, 2)
+
 
 def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int = MAX_BLOCK_BYTES) -> Parts:
     """Return what the streams get for a matrix, in the order in which a decoder takes it.
@@ -172,6 +202,9 @@ def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int
     parts: Parts = []
     if data.matrix.scales is not None:
         parts.append((data.matrix.scales, data.row_levels.tobytes() + data.column_levels.tobytes()))
+    if data.matrix.gains is not None and data.gains is not None:
+        planes = data.gains.astype("<f4").view(np.uint8).reshape(-1, _GAIN_BYTES).T
+        parts.append((data.matrix.gains, planes.tobytes()))
     factors = data.factors
     if table is None or factors is None:
         return parts
@@ -200,12 +233,18 @@ def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: 
     scales = np.empty(0, np.uint8)
     if matrix.scales is not None:
         scales = np.frombuffer(bytes(take(matrix.scales, matrix.rows + matrix.columns)), np.uint8)
+    gains = None
+    if matrix.gains is not None:
+        planes = np.frombuffer(bytes(take(matrix.gains, _GAIN_BYTES * matrix.gain_count)), np.uint8)
+        gains = planes.reshape(_GAIN_BYTES, -1).T.copy().view("<f4").ravel()
+        if not np.isfinite(gains).all():
+            raise ValueError("a gain of a matrix is not finite")
     factors = None
     if matrix.rank:
         if table is None or (table.number, table.difference) != ("plain", "none") or table.width > 4:
             raise ValueError("the factors of a matrix are plain numbers of at most 4 bytes")
         factors = _decode_factors(matrix, table, take, block_bytes)
-    return MatrixData(matrix, scales[: matrix.rows], scales[matrix.rows :], factors)
+    return MatrixData(matrix, scales[: matrix.rows], scales[matrix.rows :], factors, gains)
 
 
 def _decode_factors(matrix: Matrix, table: Table, take: Take, block_bytes: int) -> Factors:
@@ -235,7 +274,7 @@ def _of_components(values: npt.NDArray[np.float64], levels: Octets) -> MatrixDat
 
 
 def _blocks(count: int, table: Table, block_bytes: int) -> Iterator[tuple[int, int]]:
-    step = block_bytes // table.width
+    step = table.per_block(block_bytes)
     for start in range(0, count, step):
         yield start, min(start + step, count)
 
@@ -261,9 +300,13 @@ def encode_block(
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
     folded = _difference(table, elements, known)
+    sizes, order = _classes(table, known, data, start)
+    by_class = folded if order is None else folded[order]
     parts: Parts = []
-    for number, places in _places(table, known, len(elements), data, start):
-        parts += _encode_class(table, table.classes[number], folded[places])
+    done = 0
+    for coding, size in zip(table.classes, sizes, strict=True):
+        parts += _encode_class(table, coding, by_class[done : done + size])
+        done += size
     return [(stream, content) for stream, content in parts if content]
 
 
@@ -285,9 +328,15 @@ def decode_block(
     """
     known = _known(table, base, count, data, start)
     folded = np.empty(count, _DTYPES[table.width])
-    for number, places in _places(table, known, count, data, start):
-        size = count if isinstance(places, slice) else len(places)
-        folded[places] = _decode_class(table, table.classes[number], size, take)
+    sizes, order = _classes(table, known, data, start)
+    done = 0
+    for coding, size in zip(table.classes, sizes, strict=True):
+        if size:
+            folded[done : done + size] = _decode_class(table, coding, size, take)
+            done += size
+    if order is not None:
+        by_class, folded = folded, np.empty_like(folded)
+        folded[order] = by_class
     return _undo_difference(table, folded, known).tobytes()
 
 
@@ -300,28 +349,37 @@ def numbers_and_levels(
     """
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
-    return _difference(table, elements, known), _levels(table, known, len(elements), data, start)
+    return _difference(table, elements, known), _levels(table, known, data, start)
 
 
 # ---- the difference
 
 
-def _difference(table: Table, target: Unsigned, base: Unsigned | None) -> Unsigned:
+def _difference(table: Table, target: Unsigned, known: _Known) -> Unsigned:
     """Return the number that is written for each element."""
+    base = known.elements
     if base is None:
         return target >> table.zeros if table.number == "plain" else _downwards(table, _rotated(table, target))
     if table.difference == "xor":
         return target ^ base
-    difference = _monotonic(table, target) - _monotonic(table, base)
+    difference = _turned(_monotonic(table, target) - _monotonic(table, base), known)
     return fold(difference.view(_SIGNED[table.width]) >> table.zeros, table.width)
 
 
-def _undo_difference(table: Table, folded: Unsigned, base: Unsigned | None) -> Unsigned:
+def _undo_difference(table: Table, folded: Unsigned, known: _Known) -> Unsigned:
+    base = known.elements
     if base is None:
         return folded << table.zeros if table.number == "plain" else _unrotated(table, _downwards(table, folded))
     if table.difference == "xor":
         return folded ^ base
-    return _unmonotonic(table, _monotonic(table, base) + (unfold(folded) << table.zeros))
+    return _unmonotonic(table, _monotonic(table, base) + _turned(unfold(folded) << table.zeros, known))
+
+
+def _turned(difference: Unsigned, known: _Known) -> Unsigned:
+    """Return differences with those negated whose prediction was rounded down: most have one sign then."""
+    if known.is_below is None:
+        return difference
+    return np.where(known.is_below, np.negative(difference), difference)
 
 
 def _downwards(table: Table, elements: Unsigned) -> Unsigned:
@@ -382,31 +440,35 @@ def unfold(folded: Unsigned) -> Unsigned:
 # ---- classes
 
 
-def _places(
-    table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int
-) -> Iterator[tuple[int, Places]]:
-    """Yield the classes that have elements in this block, and where these are."""
-    if count == 0:
-        return
-    if len(table.classes) == 1:
-        yield 0, slice(None)
-        return
-    classes = np.frombuffer(table.lut, np.uint8)[_levels(table, base, count, data, start)]
-    for number in range(len(table.classes)):
-        places = np.flatnonzero(classes == number)
-        if len(places) == count:
-            yield number, slice(None)
-        elif len(places):
-            yield number, places
+def _classes(
+    table: Table, known: _Known, data: MatrixData | None, start: int
+) -> tuple[list[int], npt.NDArray[np.intp] | None]:
+    """Return how many elements each class has, and their places class by class; None if that is their own order."""
+    count = len(known.contexts)
+    if len(table.classes) == 1 or count == 0:
+        return [count] + [0] * (len(table.classes) - 1), None
+    lut, marks = table.lut, known.contexts
+    if data is None or data.matrix.scales is None:
+        # The context alone decides, so the classes of 256 of them are all that is computed.
+        added = 0 if data is None else data.matrix.level
+        of_contexts = np.clip(np.arange(LEVELS) * table.slope + added, 0, LEVELS - 1).astype(np.uint8)
+        lut = of_contexts.tobytes().translate(lut)
+        if known.elements is None or lut.count(lut[0]) == LEVELS:
+            return [count if number == lut[0] else 0 for number in range(len(table.classes))], None
+    else:
+        marks = _levels(table, known, data, start)
+    # Four times as quick as numpy's selection by bytes.
+    classes = np.frombuffer(marks.tobytes().translate(lut), np.uint8)
+    sizes = np.bincount(classes, minlength=len(table.classes)).tolist()
+    return sizes, None if count in sizes else np.argsort(classes, kind="stable")
 
 
-def _levels(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
-    contexts = np.zeros(count, np.uint8) if base is None else _contexts(table, base)
+def _levels(table: Table, known: _Known, data: MatrixData | None, start: int) -> Octets:
     if table.slope == 1 and data is None:
-        return contexts
-    sums = contexts.astype(np.int16) * table.slope
+        return known.contexts
+    sums = known.contexts.astype(np.int16) * table.slope
     if data is not None:
-        sums += levels(data, start, count)
+        sums += levels(data, start, len(sums))
     return np.clip(sums, 0, LEVELS - 1).astype(np.uint8)
 
 
@@ -424,8 +486,9 @@ def _contexts(table: Table, base: Unsigned) -> Octets:
 
 def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterator[tuple[int, bytes]]:
     if coding.mask is not None:
-        yield coding.mask, np.packbits(folded != 0).tobytes()
-        folded = folded[folded != 0] - folded.dtype.type(1)
+        most = (1 << coding.mask_bits) - 1
+        yield coding.mask, _packed(np.minimum(folded, most).astype(np.uint8), coding.mask_bits)
+        folded = folded[folded >= most] - folded.dtype.type(most)
     high = folded >> coding.low_bits
     yield coding.symbols, np.minimum(high, ESCAPE).astype(np.uint8).tobytes()
     yield table.escapes, high[high >= ESCAPE].tobytes()
@@ -437,32 +500,34 @@ def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterat
 
 
 def _decode_class(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
-    if coding.mask is not None:
-        mask = np.unpackbits(_octets(take, coding.mask, -(-count // 8)), count=count)
-        return _spread(mask, _decode_dense(table, coding, int(mask.sum(dtype=np.int64)), take))
-    return _decode_dense(table, coding, count, take)
-
-
-def _spread(mask: Octets, present: Unsigned) -> Unsigned:
-    """Return numbers with those that are ``present``, which had one subtracted, where the mask has ones."""
-    folded = np.zeros(len(mask), present.dtype)
-    folded[mask.view(np.bool_)] = present + present.dtype.type(1)
+    if coding.mask is None:
+        return _decode_dense(table, coding, count, take)
+    most = (1 << coding.mask_bits) - 1
+    small = _unpacked(_octets(take, coding.mask, -(-count * coding.mask_bits // 8)), coding.mask_bits, count)
+    rest = (small == most).nonzero()[0]
+    folded: Unsigned = small.astype(_DTYPES[table.width])
+    if len(rest):
+        folded[rest] += _decode_dense(table, coding, len(rest), take)
     return folded
 
 
 def _decode_dense(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
     dtype = _DTYPES[table.width]
     symbols = _octets(take, coding.symbols, count)
-    high = symbols.astype(dtype)
-    if len(escaped := np.flatnonzero(symbols == ESCAPE)):
-        high[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
-    folded = high << coding.low_bits
-    for place, plane in enumerate(coding.low_planes):
-        folded |= _octets(take, plane, count).astype(dtype) << 8 * place
+    folded: Unsigned = symbols.astype(dtype)
+    # Most classes have few elements, so calls count: the method costs less than numpy's function around it.
+    escaped = (symbols == ESCAPE).nonzero()[0]
+    if len(escaped):
+        folded[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
+    if coding.low_bits:
+        folded <<= coding.low_bits
+    for place, stream in enumerate(coding.low_planes):
+        plane = _octets(take, stream, count)
+        folded |= plane.astype(dtype) << 8 * place if place else plane
     if coding.bits is not None:
         width = coding.low_bits % 8
-        packed = _octets(take, coding.bits, -(-count * width // 8))
-        folded |= _unpacked(packed, width, count).astype(dtype) << 8 * len(coding.low_planes)
+        low = _unpacked(_octets(take, coding.bits, -(-count * width // 8)), width, count)
+        folded |= low.astype(dtype) << 8 * len(coding.low_planes) if coding.low_planes else low
     return folded
 
 
@@ -497,19 +562,55 @@ def _elements(content: Buffer, width: int) -> Unsigned:
     return octets.view(_DTYPES[width])
 
 
-def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | None, start: int) -> Unsigned | None:
-    """Return what is known of the elements before they are decoded: those of the base, or their prediction from it."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of the elements of a block before they are decoded.
+
+    Attributes:
+        elements: of the base, or predicted from them; None without a base.
+        contexts: of each element.
+        is_below: of whole numbers that are predicted: whether the prediction was rounded down.
+    """
+
+    elements: Unsigned | None
+    contexts: Octets
+    is_below: npt.NDArray[np.bool_] | None = None
+
+
+def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | None, start: int) -> _Known:
     if (base is None) == table.has_base:
         raise ValueError("a difference needs a base, and nothing else has one")
     if base is None:
-        return None
+        return _Known(None, np.zeros(count, np.uint8))
     elements = _elements(base, table.base_width)
     if len(elements) != count:
         raise ValueError("the base has another number of elements")
     if table.base != "same":
         elements = converted(elements, table.base == "brain", table.width, table.number == "brain")
-    if data is None or data.matrix.rank == 0:
-        return elements
+    if data is None or not data.matrix.predicts:
+        return _Known(elements, _contexts(table, elements))
     if table.number == "plain":
-        raise ValueError("only floats are predicted")
-    return predicted(data, elements, start, brain=table.number == "brain")
+        return _known_whole(table, elements, data, start)
+    elements = predicted(data, elements, start, brain=table.number == "brain")
+    return _Known(elements, _contexts(table, elements))
+
+
+def _known_whole(table: Table, elements: Unsigned, data: MatrixData, start: int) -> _Known:
+    """Return whole numbers with their prediction, whose fraction is their context."""
+    if table.difference != "sub" or table.width > MAX_WHOLE_BYTES:
+        raise ValueError("only differences of whole numbers of one or two bytes are predicted")
+    known = np.empty_like(elements)
+    contexts = np.empty(len(elements), np.uint8)
+    is_below = np.empty(len(elements), np.bool_)
+    for first in range(0, len(elements), PIECE_ELEMENTS):
+        piece = slice(first, first + PIECE_ELEMENTS)
+        values = predicted_values(data, elements[piece].view(_SIGNED[table.width]), start + first)
+        if np.abs(values).max() >= MAX_WHOLE:
+            raise ValueError("a prediction is no whole number by far")
+        rounded = np.rint(values)
+        values -= rounded
+        # The prediction wraps as all elements do.
+        known[piece] = rounded.astype(np.int64).astype(elements.dtype)
+        contexts[piece] = np.minimum(np.abs(values) * (2 * FRACTIONS), FRACTIONS - 1)
+        is_below[piece] = values > 0
+    return _Known(known, contexts, is_below)

@@ -11,29 +11,40 @@ from io import BytesIO
 from backports.zstd import CompressionParameter, ZstdCompressor
 
 from artifacts.patch.codebook import Codebook, StreamPlan, make_codebook
-from artifacts.patch.elements import MatrixData, Table, encode_block, encode_matrix
-from artifacts.patch.format import DeflateParameters, Layout, Member
+from artifacts.patch.elements import Buffer, MatrixData, Table, encode_block, encode_matrix
+from artifacts.patch.format import (
+    FEATURE_DEFLATE,
+    FEATURE_PREFIX,
+    DeflateParameters,
+    Header,
+    Layout,
+    Member,
+    features_for_factors,
+)
 from artifacts.patch.kinds import FACTORS
 from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened
 from artifacts.patch.planner import difference
-from artifacts.patch.steps import Deflate, Step, TensorStep
+from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
 from artifacts.patch.tally import tally_factors
 from artifacts.patch.writer import PatchWriter, frame_of
 
 __all__ = ["Emitted", "emit"]
 
 # The numbers of the streams. Those of elements come last, because the decoder's memory grows with the highest one.
-_DATA, _DIFFERENCES, _LENGTHS, _SOURCES = 1, 2, 3, 4
-_ESCAPES, _BITS, _SCALES, _COMPONENTS, _FIRST = 5, 6, 7, 8, 9
-# Streams of masks and symbols: with them, the memory of the decoder stays within its bound.
-_MOST = 18
-_FRAME_LOG = 16
+_DATA, _DIFFERENCES, _PREFIXED, _LENGTHS, _SOURCES = 1, 2, 3, 4, 5
+_ESCAPES, _BITS, _SCALES, _COMPONENTS, _FIRST = 6, 7, 8, 9, 10
+# Streams of masks and symbols: as many as the decoder's memory allows, but more were never worth it. With fewer than
+# the second number, smaller blocks and frames are better.
+_MOST, _FEWEST = 26, 14
+_SIZES = ((17, 16), (16, 16), (16, 15))
 # Operations from which on it may pay that lengths and sources have streams of their own.
 _MANY_OPERATIONS = 24
 # New bytes from which on one window for all of them may be worth its memory.
 _MUCH_DATA = 1 << 15
 _WINDOW_LOG = 20
+# The longest prefix.
+_PREFIX_LOG = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,7 @@ def emit(old: Opened, new: Opened, steps: Sequence[Step], progress: Callable[[in
         progress: is told how many bytes of the target the steps so far make.
     """
     written = _Written(old, new, steps, progress)
-    return min((written.patch(layout) for layout in written.layouts()), key=lambda one: len(one.content))
+    return written.patch(written.layout())
 
 
 Call = Callable[[PatchWriter], None]
@@ -77,19 +88,47 @@ class _Written:
         self._old, self._new = old, new
         self._steps = steps
         self._addresses = _Addresses(old, [_source(step) for step in steps])
-        self._tensors = [step for step in steps if isinstance(step, TensorStep)]
-        self._block_bytes = Layout().block_bytes
-        self._tables = _Tables(self._tensors)
+        tensors = [step for step in steps if isinstance(step, TensorStep)]
+        self._features = _features(steps)
+        self._layout, most = self._sizes()
+        streams = StreamPlan(_ESCAPES, _BITS, _FIRST, most, self._layout.frame_bytes)
+        self._tables = _Tables(tensors, streams)
         self._calls = list(self._all_calls(progress))
 
-    def layouts(self) -> Iterator[Layout]:
-        """Yield the layouts that may be the smallest."""
-        layout = Layout(frame_log=_FRAME_LOG)
-        if self._continuous_is_smaller():
-            layout = replace(layout, window_log=_WINDOW_LOG, continuous=frozenset({_DATA}))
-        yield layout
-        if len(self._steps) >= _MANY_OPERATIONS:
-            yield replace(layout, lengths=_LENGTHS, sources=_SOURCES)
+    def _sizes(self) -> tuple[Layout, int]:
+        """Return the sizes of blocks and frames, and how many streams of masks and symbols there may be."""
+        for block_log, frame_log in _SIZES:
+            window = _PREFIX_LOG if self._features & FEATURE_PREFIX else 0
+            layout = Layout(block_log=block_log, frame_log=frame_log, window_log=window)
+            most = next((count for count in range(_MOST, 1, -1) if self._fits(layout, _FIRST + count)), 1)
+            if most >= _FEWEST:
+                break
+        return layout, most
+
+    def _fits(self, layout: Layout, streams: int) -> bool:
+        try:
+            Header(self._old.side, self._new.side, layout, streams, self._addresses.members, self._features)
+        except ValueError:
+            return False
+        return True
+
+    def layout(self) -> Layout:
+        """Return the layout that makes the smallest patch."""
+        layout = replace(self._layout, window_log=_WINDOW_LOG, continuous=frozenset({_DATA}))
+        if not self._fits(layout, self._tables.streams or _SOURCES + 1) or not self._continuous_is_smaller():
+            layout = self._layout
+        apart = replace(layout, lengths=_LENGTHS, sources=_SOURCES)
+        is_apart = len(self._steps) >= _MANY_OPERATIONS and self._control_bytes(apart) < self._control_bytes(layout)
+        return apart if is_apart else layout
+
+    def _control_bytes(self, layout: Layout) -> int:
+        """Return what the operations take, without what they bring."""
+        writer = _ControlWriter(self._old.side, self._new.side, layout, self._addresses.members)
+        for call in self._calls:
+            call(writer)
+        sink = BytesIO()
+        writer.finish(sink)
+        return len(sink.getvalue())
 
     def patch(self, layout: Layout) -> Emitted:
         """Return the patch in a layout."""
@@ -105,7 +144,7 @@ class _Written:
         content = b"".join(pieces) if sum(map(len, pieces)) >= _MUCH_DATA else b""
         if not content:
             return False
-        frame = 1 << _FRAME_LOG
+        frame = self._layout.frame_bytes
         apart = sum(len(frame_of(content[at : at + frame])) for at in range(0, len(content), frame))
         options = {CompressionParameter.compression_level: 19, CompressionParameter.window_log: _WINDOW_LOG}
         compressor = ZstdCompressor(options={int(key): value for key, value in options.items()})
@@ -135,6 +174,11 @@ class _Written:
             yield partial(PatchWriter.add, source=source, stream=_DIFFERENCES, difference=added)
         elif isinstance(step, Data):
             yield partial(PatchWriter.data, stream=_DATA, content=self._target(step.start, step.length))
+        elif isinstance(step, Prefixed):
+            known = self._old.content[step.source : step.source + step.source_length]
+            address = self._addresses.of(step.source)
+            yield partial(PatchWriter.prefix, stream=_PREFIXED, address=address, content=known)
+            yield partial(PatchWriter.data, stream=_PREFIXED, content=step.content)
         elif isinstance(step, Deflate):
             settings = step.settings
             parameters = DeflateParameters(
@@ -154,16 +198,20 @@ class _Written:
         if is_new:
             yield partial(PatchWriter.table, number=number, table=table)
         data = step.plan.data
-        matrix = replace(data.matrix, scales=None if data.matrix.scales is None else _SCALES)
+        matrix = replace(
+            data.matrix,
+            scales=None if data.matrix.scales is None else _SCALES,
+            gains=None if data.matrix.gains is None else _COMPONENTS,
+        )
         factor_table: Table | None = None
         if matrix.rank:
             of_factors, factor_table, is_new = self._tables.use(self._tables.factor_numbers[id(step)])
             matrix = replace(matrix, components=_COMPONENTS, factors=of_factors)
             if is_new:
                 yield partial(PatchWriter.table, number=of_factors, table=factor_table)
-        named = MatrixData(matrix, data.row_levels, data.column_levels, data.factors)
+        named = replace(data, matrix=matrix)
         if matrix.has_sides or len(table.classes) > 1:
-            parts = encode_matrix(named, factor_table, self._block_bytes)
+            parts = encode_matrix(named, factor_table, self._layout.block_bytes)
             yield partial(PatchWriter.matrix, matrix=matrix, parts=parts)
         elements = list(self._element_parts(step, table, named))
         count = step.tensor.count
@@ -174,7 +222,7 @@ class _Written:
             yield partial(PatchWriter.tensor, number=number, table=table, source=source, count=count, parts=elements)
 
     def _element_parts(self, step: TensorStep, table: Table, data: MatrixData) -> Iterator[tuple[int, bytes]]:
-        block = self._block_bytes // table.width
+        block = table.per_block(self._layout.block_bytes)
         for start in range(0, step.tensor.count, block):
             count = min(block, step.tensor.count - start)
             target = self._target(step.tensor.start + start * table.width, count * table.width)
@@ -185,10 +233,29 @@ class _Written:
             yield from encode_block(table, target, base, data, start)
 
 
+class _ControlWriter(PatchWriter):
+    """A writer of the operations alone, to compare layouts of them."""
+
+    def _put(self, number: int, content: Buffer) -> None:
+        if number in (0, _LENGTHS, _SOURCES):
+            super()._put(number, content)
+
+
+def _features(steps: Sequence[Step]) -> int:
+    """Return the features that a patch of some steps will have."""
+    plans = [step.plan.data.matrix for step in steps if isinstance(step, TensorStep)]
+    factors = max((matrix.rank * (matrix.rows + matrix.columns) for matrix in plans), default=0)
+    deflates = any(isinstance(step, Deflate) for step in steps)
+    prefixes = any(isinstance(step, Prefixed) for step in steps)
+    return features_for_factors(factors) | FEATURE_DEFLATE * deflates | FEATURE_PREFIX * prefixes
+
+
 def _source(step: Step) -> tuple[int, int]:
     """Return where the base's bytes are that a step reads, and how many; none if it reads none."""
     if isinstance(step, (Copy, Add)):
         return step.source, step.length
+    if isinstance(step, Prefixed):
+        return step.source, step.source_length
     if isinstance(step, TensorStep) and step.source is not None:
         return step.source, step.tensor.count * step.base_width
     return 0, 0
@@ -197,16 +264,21 @@ def _source(step: Step) -> tuple[int, int]:
 class _Tables:
     """The tables of tensors and of factors; each is defined where it is used first."""
 
-    def __init__(self, tensors: Sequence[TensorStep]) -> None:
+    def __init__(self, tensors: Sequence[TensorStep], streams: StreamPlan) -> None:
         predicted = [step for step in tensors if step.plan.data.factors is not None]
         items = [(step.plan.kind, step.plan.counts) for step in tensors]
         items += [(FACTORS, tally_factors(step.plan.data.factors)) for step in predicted if step.plan.data.factors]
-        streams = StreamPlan(_ESCAPES, _BITS, _FIRST, _MOST, 1 << _FRAME_LOG)
         book = make_codebook(items, streams) if items else Codebook((), ())
         self._tables = book.tables
         self._defined: dict[int, int] = {}
         self.numbers = {id(step): book.numbers[place] for place, step in enumerate(tensors)}
         self.factor_numbers = {id(step): book.numbers[len(tensors) + place] for place, step in enumerate(predicted)}
+
+    @property
+    def streams(self) -> int:
+        """How many streams the patch has with these tables; 0 if there are none."""
+        codings = [coding for table in self._tables for coding in table.classes]
+        return max((max(coding.symbols, coding.mask or 0) for coding in codings), default=-1) + 1
 
     def use(self, number: int) -> tuple[int, Table, bool]:
         """Return the number that a table has in the patch, the table, and whether it is to be defined there."""

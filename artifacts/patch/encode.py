@@ -19,7 +19,8 @@ from artifacts.patch.emit import Emitted, emit
 from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened, opened
 from artifacts.patch.planner import Effort, plan_matches, plan_tensors
-from artifacts.patch.steps import Deflate, Step, TensorStep
+from artifacts.patch.prefixes import with_prefixes
+from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
 
 __all__ = ["SKAFOS_DELTA", "EncodeLimits", "EncodeReport", "Region", "encode_patch"]
 
@@ -125,8 +126,10 @@ _FIXED_BYTES = 128 * 1024 * 1024
 _BYTES_PER_BYTE = 3
 # Of the time that is allowed, the shares after which factors, tensors and further candidates are no more tried.
 _FACTOR_SHARE, _TENSOR_SHARE, _CANDIDATE_SHARE = 0.5, 0.7, 0.5
-# Without its base, a target that takes less than this share of its bytes with it is not tried.
-_POOR_SHARE = 0.6
+# A target that takes less than this share of its bytes is not tried without its base, or without inflating its members.
+_POOR = 0.75
+# Tensors that save more than this share of the patch by being coded as such, by estimates, surely save something.
+_SURE_SHARE = 0.15
 
 
 def _require_affordable(old: Opened, new: Opened, limits: EncodeLimits) -> None:
@@ -151,6 +154,7 @@ class _Candidates:
         """Return the name of the smallest candidate, its steps, and the patch."""
         total = len(self._new.unpacked.data)
         steps = plan_tensors(self._old, self._new, self._budget, lambda made: self._progress(made, 2 * total))
+        steps = with_prefixes(self._old, self._new, steps)
         best = "tensors", steps, self._emitted("tensors", steps, lambda made: self._progress(total + made, 2 * total))
         for name, others in self._others(steps, best[2]):
             if self._elapsed() > _CANDIDATE_SHARE * self._limits.max_seconds:
@@ -161,10 +165,14 @@ class _Candidates:
         return best
 
     def _others(self, steps: list[Step], first: Emitted) -> Iterator[tuple[str, list[Step]]]:
+        """Yield further candidates that may be smaller than the first."""
         total = len(self._new.unpacked.data)
-        if any(isinstance(step, (TensorStep, Deflate)) for step in steps):
-            yield "matches", plan_matches(self._old, self._new)
-        if len(first.content) > _POOR_SHARE * total:
+        tensors = [step for step in steps if isinstance(step, TensorStep)]
+        saved = sum(step.matched_bits - step.plan.bits for step in tensors) / 8
+        inflates = any(isinstance(step, Deflate) for step in steps)
+        if (tensors and saved < _SURE_SHARE * len(first.content)) or (inflates and len(first.content) > _POOR * total):
+            yield "matches", with_prefixes(self._old, self._new, plan_matches(self._old, self._new))
+        if len(first.content) > _POOR * total:
             yield "whole", [Data(0, total)]
 
     def _emitted(self, name: str, steps: list[Step], progress: Callable[[int], None] | None = None) -> Emitted:
@@ -194,8 +202,12 @@ def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
         elif isinstance(step, Deflate):
             yield Region("", "deflate", step.length, 0)
         else:
-            how, stream = ("add", 2) if isinstance(step, Add) else ("data", 1)
+            how, stream = _BYTES[type(step)]
             yield Region("", how, step.length, round(step.length * rates.get(stream, 0.0)))
+
+
+# The stream of each kind of step that brings bytes.
+_BYTES: dict[type, tuple[str, int]] = {Data: ("data", 1), Add: ("add", 2), Prefixed: ("data with a prefix", 3)}
 
 
 def _how(step: TensorStep) -> str:
@@ -203,6 +215,8 @@ def _how(step: TensorStep) -> str:
     ways = ["planes" if step.source is None else "update"]
     if step.plan.kind.base != "same":
         ways.append(f"from {step.plan.kind.base}")
+    if matrix.gains is not None:
+        ways.append("gains of columns" if matrix.by_columns else "gains of rows")
     if matrix.scales is not None:
         ways.append(f"scales of {matrix.rows} x {matrix.columns}")
     if matrix.rank:

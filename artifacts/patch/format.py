@@ -1,4 +1,4 @@
-"""The format of a patch file (`docs/patch-format.md`): numbers, header, heads of frames, operations and tables.
+"""The format of a patch file (`docs/patch-format.md`): numbers, header, heads of frames, and operations.
 
 A patch is a header and then frames. Each frame holds the next bytes of one of some streams, and which stream that is
 need not be said: the decoder runs operations, and the next frame belongs to the stream that ran out of bytes. Stream 0
@@ -12,15 +12,14 @@ Reading checks every bound before anything is done with a number: what cannot be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import groupby
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from artifacts.encoded import SKAFOS_DELTA
 from artifacts.errors import PatchInvalid
-from artifacts.patch.elements import LEVELS, MAX_CLASSES, BaseKind, ClassCoding, Matrix, Number, Table
+from artifacts.patch.matrix import MAX_FACTORS
 
 __all__ = [
     "SKAFOS_DELTA",
@@ -34,15 +33,11 @@ __all__ = [
     "frame_head",
     "read_frame_head",
     "read_header",
-    "read_matrix",
-    "read_table",
     "read_varint",
     "signed",
     "unsigned",
     "varint",
     "write_header",
-    "write_matrix",
-    "write_table",
 ]
 
 MAGIC: Final = b"\x93SKP"
@@ -52,9 +47,11 @@ VERSION: Final = 1
 FEATURE_DEFLATE: Final = 1
 # Another: frames refer to sources, so the decoder holds one more window.
 FEATURE_PREFIX: Final = 2
-# A third: rows and columns of matrices have factors, which the decoder holds.
-FEATURE_FACTORS: Final = 4
-KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | FEATURE_FACTORS
+# The highest 4 bits: how many factors a matrix may have, because the decoder holds them. 0 for none, else the logarithm
+# of the most, minus 11.
+FACTORS_SHIFT: Final = 4
+_FACTORS_LOG: Final = 11
+KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | 0xF << FACTORS_SHIFT
 
 # A number has 63 bits, so that it fits into the signed integers of every language; that is 9 bytes of 7 bits.
 MAX_VARINT_BYTES: Final = 9
@@ -89,13 +86,13 @@ MAX_FLUSH_BYTES: Final = 1024
 MAX_MEMORY_BYTES: Final = 8 << 20
 
 # Memory beside the base, in bytes: of the decoder itself and its tables, of a zstd decoder beside its window, of a
-# deflater beside its input (zlib's zconf.h: 256 KiB, and 44 KiB for inflating), of the factors of a matrix while they
-# are read, and of the arrays of a block of elements as a multiple of it.
+# deflater beside its input (zlib's zconf.h: 256 KiB, and 44 KiB for inflating), of a factor of a matrix, and of the
+# arrays of a block of elements as a multiple of it.
 _DECODER_BYTES = 512 * 1024
 _ZSTD_BYTES = 640 * 1024
 _DEFLATE_BYTES = 384 * 1024
-_FACTORS_BYTES = 3 * 1024 * 1024
-_BLOCK_FACTOR = 20
+_FACTOR_BYTES = 12
+_BLOCK_FACTOR = 15
 
 
 class Op(IntEnum):
@@ -258,6 +255,8 @@ class Header:
             raise ValueError("the layout names a stream that is not there")
         if self.features & ~KNOWN_FEATURES or (self.features & FEATURE_PREFIX and not self.layout.window_log):
             raise ValueError("the patch needs what this version does not know, or prefixes without a window")
+        if self.max_factors > MAX_FACTORS:
+            raise ValueError("matrices have too many factors")
         self._check_members()
         if self.memory_bytes > MAX_MEMORY_BYTES:
             raise ValueError(f"decoding would take {self.memory_bytes} bytes of memory")
@@ -281,6 +280,12 @@ class Header:
         return sum(member.length for member in self.members)
 
     @property
+    def max_factors(self) -> int:
+        """The most factors that a matrix may have."""
+        log = self.features >> FACTORS_SHIFT
+        return 1 << log + _FACTORS_LOG if log else 0
+
+    @property
     def target_address(self) -> int:
         """The address of the target's first byte."""
         return self.base.length + self.inflated_bytes
@@ -294,8 +299,13 @@ class Header:
         deflate = _DEFLATE_BYTES if self.members or self.features & FEATURE_DEFLATE else 0
         # A prefix is held as it is read, and by zstd. One more zstd decoder is for frames that stand alone.
         prefix = 2 * layout.window_bytes if self.features & FEATURE_PREFIX else 0
-        factors = _FACTORS_BYTES if self.features & FEATURE_FACTORS else 0
+        factors = _FACTOR_BYTES * self.max_factors
         return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + prefix + deflate + factors
+
+
+def features_for_factors(count: int) -> int:
+    """Return the bits of the features that say that a matrix has so many factors."""
+    return max(1, (count - 1).bit_length() - _FACTORS_LOG) << FACTORS_SHIFT if count else 0
 
 
 def most_made(length: int) -> int:
@@ -483,117 +493,3 @@ def read_frame_head(number: Callable[[], int], header: Header, *, continuous: bo
     if not right:
         raise PatchInvalid("a frame's codec does not suit its length or its stream")
     return length, codec, detail
-
-
-# ---- tables and matrices
-
-_NUMBERS: Final[tuple[Number, ...]] = ("plain", "float", "brain")
-_DIFFERENCES: Final[tuple[Literal["none", "sub", "xor"], ...]] = ("none", "sub", "xor")
-_SLOPES: Final[tuple[Literal[1, 0, -1, -2], ...]] = (1, 0, -1, -2)
-_BASES: Final[tuple[BaseKind, ...]] = ("same", "half", "brain", "single", "double")
-_SPARSE = 0x80
-
-
-def write_table(table: Table) -> bytes:
-    """Return the definition of a table as it stands behind its operation."""
-    kind = table.width.bit_length() - 1 | _NUMBERS.index(table.number) << 2 | _DIFFERENCES.index(table.difference) << 4
-    kind |= _SLOPES.index(table.slope) << 6 | _BASES.index(table.base) << 8
-    numbers = [kind, table.shift, table.offset, table.zeros, table.origin, table.escapes, len(table.classes)]
-    for coding in table.classes:
-        numbers += [coding.low_bits | (_SPARSE if coding.mask is not None else 0), coding.symbols]
-        numbers += [stream for stream in (coding.mask, *coding.low_planes, coding.bits) if stream is not None]
-    for number, run in groupby(table.lut):
-        numbers += [number, sum(1 for _ in run)]
-    return b"".join(map(varint, numbers))
-
-
-def read_table(number: Callable[[], int], streams: int) -> Table:
-    """Read the definition of a table, and check it.
-
-    Args:
-        number: reads a varint.
-        streams: how many streams the patch has.
-
-    Raises:
-        PatchInvalid: it cannot be right.
-    """
-
-    def stream() -> int:
-        return _stream(number(), streams)
-
-    kind = number()
-    if kind >> 11 or kind >> 2 & 3 >= len(_NUMBERS) or kind >> 4 & 3 >= len(_DIFFERENCES) or kind >> 8 >= len(_BASES):
-        raise PatchInvalid("a table has a kind of number that is unknown")
-    shift, offset, zeros, origin, escapes, class_count = number(), number(), number(), number(), stream(), number()
-    if class_count > MAX_CLASSES:
-        raise PatchInvalid("a table has too many classes")
-    classes = tuple(_read_class(number, stream) for _ in range(class_count))
-    try:
-        return Table(
-            width=1 << (kind & 3),
-            number=_NUMBERS[kind >> 2 & 3],
-            difference=_DIFFERENCES[kind >> 4 & 3],
-            shift=shift,
-            escapes=escapes,
-            lut=b"".join(_read_runs(number)),
-            classes=classes,
-            slope=_SLOPES[kind >> 6 & 3],
-            offset=offset,
-            zeros=zeros,
-            origin=origin,
-            base=_BASES[kind >> 8],
-        )
-    except ValueError as problem:
-        raise PatchInvalid(f"a table is wrong: {problem}") from problem
-
-
-def _stream(found: int, streams: int) -> int:
-    if found >= streams:
-        raise PatchInvalid("a table or a matrix names a stream that is not there")
-    return found
-
-
-def _read_class(number: Callable[[], int], stream: Callable[[], int]) -> ClassCoding:
-    low_bits = number()
-    sparse, low_bits = bool(low_bits & _SPARSE), low_bits & ~_SPARSE
-    # An element has at most 64 bits: checked here, because the planes are read before the table is made.
-    if low_bits > 63:
-        raise PatchInvalid("a class has more low bits than an element has")
-    symbols = stream()
-    mask = stream() if sparse else None
-    planes = tuple(stream() for _ in range(low_bits // 8))
-    return ClassCoding(symbols, low_bits, planes, stream() if low_bits % 8 else None, mask)
-
-
-def _read_runs(number: Callable[[], int]) -> Iterator[bytes]:
-    left = LEVELS
-    while left:
-        value, run = number(), number()
-        if value >= MAX_CLASSES or not 1 <= run <= left:
-            raise PatchInvalid("the map of levels is not whole, or names a class that is not there")
-        yield bytes([value]) * run
-        left -= run
-
-
-def write_matrix(matrix: Matrix) -> bytes:
-    """Return the definition of a matrix as it stands behind its operation."""
-    numbers = [matrix.rows, matrix.columns, matrix.level, int(matrix.scales is not None), matrix.rank]
-    if matrix.scales is not None:
-        numbers.append(matrix.scales)
-    if matrix.rank:
-        numbers += [matrix.components, matrix.factors, unsigned(matrix.exponent)]
-    return b"".join(map(varint, numbers))
-
-
-def read_matrix(number: Callable[[], int], streams: int) -> Matrix:
-    """Read the definition of a matrix, and check it. The arguments and the error are those of `read_table`."""
-    rows, columns, level, has_scales, rank = number(), number(), number(), number(), number()
-    if has_scales > 1:
-        raise PatchInvalid("a matrix is of a kind that is unknown")
-    scales = _stream(number(), streams) if has_scales else None
-    components = _stream(number(), streams) if rank else 0
-    factors, exponent = (number(), signed(number())) if rank else (0, 0)
-    try:
-        return Matrix(rows, columns, level, scales, rank, components, factors, exponent)
-    except ValueError as problem:
-        raise PatchInvalid(f"a matrix is wrong: {problem}") from problem

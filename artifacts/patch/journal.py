@@ -37,6 +37,7 @@ class Pending:
         source: the address of the source.
         count: units that it makes.
         done: units that it has made.
+        per_block: units that it makes at a time.
     """
 
     op: int
@@ -46,6 +47,7 @@ class Pending:
     source: int = 0
     count: int = 0
     done: int = 0
+    per_block: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,13 @@ class MatrixState:
     Attributes:
         definition: of the matrix, in hex.
         levels: of rows and then columns, one byte each.
+        gains: 4 bytes each.
         factors: of rows and then columns, 4 bytes each.
     """
 
     definition: str
     levels: bytes
+    gains: bytes
     factors: bytes
 
 
@@ -132,8 +136,9 @@ class Journal:
         Raises:
             OSError: the folder is missing, full or not writable.
         """
-        self._partial.touch()
-        with self._partial.open("r+b", buffering=0) as file:
+        # Never through a link that somebody else put there.
+        descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
             yield file
             os.fsync(file.fileno())
         self._partial.replace(self._out)
@@ -161,6 +166,13 @@ class Journal:
         except (OSError, msgspec.DecodeError):
             return None
         return record.checkpoint if (record.version, record.key) == (_VERSION, self._key) else None
+
+    def target_bytes(self) -> int:
+        """Return the length of the half-made target, in bytes; 0 if there is none."""
+        try:
+            return self._partial.stat().st_size
+        except OSError:
+            return 0
 
     def discard(self) -> None:
         """Remove both files."""

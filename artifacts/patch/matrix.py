@@ -9,6 +9,7 @@ Factors are whole numbers, so that their sums of products are the same on every 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,16 @@ __all__ = [
     "MAX_FACTOR",
     "MAX_FACTORS",
     "MAX_RANK",
+    "MAX_SHIFT",
     "MAX_SIDE",
+    "PIECE_ELEMENTS",
+    "Factors",
     "Matrix",
     "MatrixData",
     "converted",
     "levels",
     "predicted",
+    "predicted_values",
 ]
 
 # Rows and columns: a block's rows then have at most a block's worth of elements beside those that are wanted.
@@ -37,12 +42,19 @@ MAX_FACTORS = 1 << 18
 # Products of two factors, summed over the rank, are then below 2^53: exact in doubles in whatever order.
 MAX_FACTOR = 1 << 23
 MAX_SHIFT = 22
+# Products that are made at once: with more, numpy's library starts threads, which cost more than they gain here.
+_FEW_PRODUCTS = 1 << 18
 # What the sum of products is scaled by is far inside the range of doubles, so that only the addition rounds.
 MIN_EXPONENT, MAX_EXPONENT = -256, 64
+
+# Doubles of so many elements stay in a processor's cache, and memory that was freed is used again at once. New pages
+# cost more than what is computed in them.
+PIECE_ELEMENTS = 8192
 
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
 Octets = npt.NDArray[np.uint8]
 
 _FLOATS: dict[int, np.dtype[Any]] = {2: np.dtype("<f2"), 4: np.dtype("<f4"), 8: np.dtype("<f8")}
@@ -61,6 +73,9 @@ class Matrix:
         components: the stream of what is said of each component: of the factors with one place in all rows and columns.
         factors: the number of the table that codes the factors.
         exponent: the products' sum counts in units of ``2 ** exponent``.
+        gains: the stream of what the base is multiplied by, a float of 4 bytes for each row; None if it is 1. Exports
+            that fold batch normalisation into weights scale rows so.
+        by_columns: whether each column has a gain instead.
 
     Raises:
         ValueError: a number is out of bounds.
@@ -74,6 +89,8 @@ class Matrix:
     components: int = 0
     factors: int = 0
     exponent: int = 0
+    gains: int | None = None
+    by_columns: bool = False
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1 or (self.has_sides and max(self.rows, self.columns) > MAX_SIDE):
@@ -88,7 +105,19 @@ class Matrix:
     @property
     def has_sides(self) -> bool:
         """Whether rows and columns have anything, or are only counted."""
-        return self.scales is not None or self.rank > 0
+        return self.scales is not None or self.predicts
+
+    @property
+    def predicts(self) -> bool:
+        """Whether elements of the base are replaced by predictions."""
+        return self.gains is not None or self.rank > 0
+
+    @property
+    def gain_count(self) -> int:
+        """How many gains there are."""
+        if self.gains is None:
+            return 0
+        return self.columns if self.by_columns else self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +149,14 @@ class MatrixData:
         row_levels: added to the level of each element of a row; empty without scales.
         column_levels: added to the level of each element of a column; likewise.
         factors: None if the rank is 0.
+        gains: finite; None if there are none.
     """
 
     matrix: Matrix
     row_levels: Octets
     column_levels: Octets
     factors: Factors | None = None
+    gains: Singles | None = None
 
 
 def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
@@ -134,18 +165,19 @@ def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
     Raises:
         ValueError: they reach beyond the matrix.
     """
-    if data.matrix.scales is None:
-        return np.full(count, data.matrix.level, np.int16)
-    rows, places = _span(data.matrix, start, count)
-    of_rows = data.row_levels[rows].astype(np.int16) + np.int16(data.matrix.level)
-    return np.ravel(of_rows[:, None] + data.column_levels.astype(np.int16))[places]
+    sums = np.full(count, data.matrix.level, np.int16)
+    if data.matrix.scales is not None:
+        of_rows, of_columns = data.row_levels.astype(np.int16), data.column_levels.astype(np.int16)
+        for rows, columns, places in _rectangles(data.matrix, start, count):
+            sums[places] += (of_rows[rows, None] + of_columns[columns]).ravel()
+    return sums
 
 
 def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = False) -> Unsigned:
-    """Return floats of the base with the products of the factors added, rounded to the nearest float, ties to even.
+    """Return floats of the base times their gains, plus the products of the factors: the nearest floats, ties to even.
 
-    Floats of 2 and 4 bytes are rounded to 4 bytes first, and those of 2 bytes then to their own width. What is no
-    finite number stays as it is.
+    The gain multiplies first. Floats of 2 and 4 bytes are rounded to 4 bytes, and those of 2 bytes then to their own
+    width. What is no finite number in the base stays as it is.
 
     Args:
         data: the matrix.
@@ -156,17 +188,53 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
     Raises:
         ValueError: they reach beyond the matrix.
     """
-    if data.factors is None:
+    if not data.matrix.predicts:
         return base
-    rows, places = _span(data.matrix, start, len(base))
-    sums: Doubles = (data.factors.rows[:, rows].T @ data.factors.columns).ravel()[places]
-    sums *= 2.0**data.matrix.exponent
+    found = np.empty_like(base)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = _doubles(base, brain)
-        finite = np.isfinite(values)
-        sums += values
-        rounded = _rounded(sums, base.dtype.itemsize, brain)
-    return rounded if finite.all() else np.where(finite, rounded, base)
+        for rows, columns, places in _rectangles(data.matrix, start, len(base)):
+            known = base[places]
+            values = _doubles(known, brain)
+            finite = np.isfinite(values).all()
+            _predict(data, values.reshape(rows.stop - rows.start, -1), rows, columns)
+            rounded = _rounded(values, base.dtype.itemsize, brain)
+            found[places] = rounded if finite else np.where(np.isfinite(_doubles(known, brain)), rounded, known)
+    return found
+
+
+def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Doubles:
+    """Return whole numbers of the base times their gains, plus the products of the factors, not rounded.
+
+    Args:
+        data: the matrix.
+        base: signed numbers from ``start`` on.
+        start: the place of the first one in the matrix.
+
+    Raises:
+        ValueError: they reach beyond the matrix.
+    """
+    values = base.astype(np.float64)
+    for rows, columns, places in _rectangles(data.matrix, start, len(base)):
+        _predict(data, values[places].reshape(rows.stop - rows.start, -1), rows, columns)
+    return values
+
+
+def _predict(data: MatrixData, values: Doubles, rows: slice, columns: slice) -> None:
+    """Multiply values of some rows and columns by their gains, and add the products of their factors."""
+    if data.gains is not None:
+        values *= data.gains[columns] if data.matrix.by_columns else data.gains[rows, None]
+    if data.factors is not None:
+        values += _products(data.factors, rows, columns) * 2.0**data.matrix.exponent
+
+
+def _products(factors: Factors, rows: slice, columns: slice) -> Doubles:
+    """Return the sums of products of some rows with some columns."""
+    of_rows, of_columns = factors.rows[:, rows].T, factors.columns[:, columns]
+    sums = np.empty((of_rows.shape[0], of_columns.shape[1]), np.float64)
+    step = max(1, _FEW_PRODUCTS // of_columns.size)
+    for start in range(0, len(sums), step):
+        np.matmul(of_rows[start : start + step], of_columns, out=sums[start : start + step])
+    return sums
 
 
 def converted(elements: Unsigned, brain: bool, width: int, to_brain: bool) -> Unsigned:
@@ -178,9 +246,13 @@ def converted(elements: Unsigned, brain: bool, width: int, to_brain: bool) -> Un
         width: of the result, in bytes.
         to_brain: whether a result of 2 bytes is bfloat16.
     """
+    found = np.empty(len(elements), f"<u{width}")
     with np.errstate(over="ignore", invalid="ignore"):
-        values = _doubles(elements, brain)
-        return _rounded(np.where(np.isfinite(values), values, 0.0), width, to_brain)
+        for start in range(0, len(elements), PIECE_ELEMENTS):
+            values = _doubles(elements[start : start + PIECE_ELEMENTS], brain)
+            values[~np.isfinite(values)] = 0.0
+            found[start : start + PIECE_ELEMENTS] = _rounded(values, width, to_brain)
+    return found
 
 
 def _doubles(elements: Unsigned, brain: bool) -> Doubles:
@@ -200,10 +272,17 @@ def _rounded(values: Doubles, width: int, brain: bool) -> Unsigned:
     return single.astype(_FLOATS[width]).view(f"<u{width}")
 
 
-def _span(matrix: Matrix, start: int, count: int) -> tuple[slice, slice]:
-    """Return the rows that some elements lie in, and where in those rows' elements they stand."""
+def _rectangles(matrix: Matrix, start: int, count: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Cut elements into pieces that have whole rows, or lie in one row; yield their rows, columns, and places."""
     columns = matrix.columns
     if start + count > matrix.rows * columns:
         raise ValueError("the elements reach beyond their matrix")
-    first, last = start // columns, -(-(start + count) // columns)
-    return slice(first, last), slice(start - first * columns, start - first * columns + count)
+    done = 0
+    while done < count:
+        row, column = divmod(start + done, columns)
+        left = count - done
+        height, width = 1, min(columns - column, left, PIECE_ELEMENTS)
+        if width == columns:
+            height = min(left // columns, max(1, PIECE_ELEMENTS // columns))
+        yield slice(row, row + height), slice(column, column + width), slice(done, done + height * width)
+        done += height * width

@@ -174,7 +174,9 @@ class _Tensors:
         plan, source = min(options, key=lambda option: option[0].bits)
         if plan.bits >= matched:
             return None
-        return TensorStep(tensor, None if source is None else source.start, 0 if source is None else source.width, plan)
+        return TensorStep(
+            tensor, None if source is None else source.start, 0 if source is None else source.width, plan, matched
+        )
 
     def _matched_bits(self, tensor: Tensor) -> float:
         """Return about what a tensor takes if it is made by matching."""

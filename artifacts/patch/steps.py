@@ -11,7 +11,7 @@ from artifacts.patch.matching import Add, Copy, Data, Operation
 from artifacts.patch.tensor_plan import TensorPlan
 from artifacts.patch.tensors import Tensor
 
-__all__ = ["Deflate", "Segment", "Step", "TensorStep", "joined", "part_of", "segments"]
+__all__ = ["Deflate", "Prefixed", "Segment", "Step", "TensorStep", "joined", "part_of", "segments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,14 @@ class TensorStep:
         source: the address of its base; None without one.
         base_width: the bytes of an element of the base.
         plan: how it is coded.
+        matched_bits: about what it would take as bytes that are matched.
     """
 
     tensor: Tensor
     source: int | None
     base_width: int
     plan: TensorPlan
+    matched_bits: float
 
     @property
     def length(self) -> int:
@@ -51,7 +53,27 @@ class Deflate:
     length: int
 
 
-Step = Operation | TensorStep | Deflate
+@dataclass(frozen=True, slots=True)
+class Prefixed:
+    """New bytes that are written with a part of the base as a prefix.
+
+    Attributes:
+        content: the bytes.
+        source: the address of the prefix.
+        source_length: its bytes.
+    """
+
+    content: bytes
+    source: int
+    source_length: int
+
+    @property
+    def length(self) -> int:
+        """Bytes of the target."""
+        return len(self.content)
+
+
+Step = Operation | TensorStep | Deflate | Prefixed
 
 
 @dataclass(frozen=True, slots=True)

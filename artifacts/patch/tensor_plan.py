@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.elements import ClassCoding, numbers_and_levels
+from artifacts.patch.elements import FRACTIONS, MAX_WHOLE_BYTES, ClassCoding, numbers_and_levels
 from artifacts.patch.factors import decompose, rounded_factors, worthwhile_rank
+from artifacts.patch.gains import GAIN_BITS, SIDES, GainSums
+from artifacts.patch.guess import GUESSED, guess_columns
 from artifacts.patch.kinds import FACTORS, FLOATS, Kind, kind_of
 from artifacts.patch.matrix import MAX_LEVEL, MAX_SIDE, Factors, Matrix, MatrixData
 from artifacts.patch.scales import STEPS, Scales, fit_scales, half_octaves
@@ -28,6 +30,8 @@ __all__ = ["Elements", "TensorPlan", "plan_planes", "plan_update"]
 _CHUNK = 1 << 20
 # Where a difference is one unit of the last place on average, this is the level; below it, most are zero.
 _UNIT_LEVEL = 8 * STEPS
+# The octave of whole numbers of which one is a difference of one on average.
+_UNIT_OCTAVE = 8
 # Of elements without a base: the level of those that are 1 on average.
 _PLANES_LEVEL = 80 * STEPS
 # What an operation takes, and one with a matrix, in bits.
@@ -35,8 +39,12 @@ _OPERATION_BITS = 8 * 6
 _MATRIX_BITS = 8 * 6
 # What is said of a component of factors: three bytes that are alike from one to the next.
 _COMPONENT_BITS = 8
+# What gains take that are all the same.
+_COMMON_GAIN_BITS = 8 * 8
 # Fewer elements than these have no rows and columns, or no factors, that are worth it.
 _MIN_SCALED, _MIN_FACTORED = 256, 2048
+# Shares of the rank that is worth it by an estimate: the estimate is mostly too high.
+_RANKS = (1.0, 0.8, 0.6, 0.45, 0.3)
 # Factors predict nothing that hardly ever changes.
 _MIN_CHANGED = 0.02
 # Where the low bits of all elements are zero: floats of 4 bytes that were half ones or bfloat16, and of 8 that were
@@ -107,16 +115,25 @@ def plan_planes(target: Elements, shape: tuple[int, ...], origin: int = 0) -> Te
 
 def _best(work: _Work, shape: tuple[int, ...], *, thorough: bool) -> TensorPlan:
     split, scales = _split(work, shape)
-    best = work.plan(None, *split, level=_mean_level(work), factors=None)
-    if scales is None:
-        return best
-    scaled = work.plan(scales, *split, level=scales.level, factors=None)
-    best = min(best, scaled, key=lambda plan: plan.bits)
-    for factors in _factors(work, split) if thorough else ():
-        residual = fit_scales(work.magnitudes(split, factors))
-        if residual is not None:
-            best = min(best, work.plan(residual, *split, level=residual.level, factors=factors), key=lambda p: p.bits)
-    return best
+    plans = [work.plan(None, *split, level=_mean_level(work), prediction=None)]
+    if scales is not None:
+        # Where a fit of squares finds gains, the elements may still need fewer bits without them.
+        for gains in dict.fromkeys([None, work.gains(split)]):
+            plans += _plans(work, split, gains, thorough=thorough)
+    return min(plans, key=lambda plan: plan.bits)
+
+
+def _plans(work: _Work, split: tuple[int, int], gains: _Prediction | None, *, thorough: bool) -> Iterator[TensorPlan]:
+    """Yield ways with scales, and with factors beside the gains."""
+    yield _scaled(work, split, gains)
+    for prediction in _predictions(work, split, gains) if thorough else ():
+        yield _scaled(work, split, prediction)
+
+
+def _scaled(work: _Work, split: tuple[int, int], prediction: _Prediction | None) -> TensorPlan:
+    scales = fit_scales(work.magnitudes(split, prediction))
+    level = -MAX_LEVEL if scales is None else scales.level
+    return work.plan(scales, *split, level=level, prediction=prediction)
 
 
 def _mean_level(work: _Work) -> int:
@@ -127,7 +144,8 @@ def _mean_level(work: _Work) -> int:
 def _split(work: _Work, shape: tuple[int, ...]) -> tuple[tuple[int, int], Scales | None]:
     """Return the rows and columns that tell most of a tensor's elements, with their scales."""
     best: tuple[float, tuple[int, int], Scales] | None = None
-    for split in sorted(_splits(work.count, shape)):
+    splits = _splits(work.count, shape) or work.guessed_splits()
+    for split in sorted(splits):
         scales = fit_scales(work.magnitudes(split, None))
         if scales is not None:
             # The logarithm of what elements are expected to be, on average: an octave costs a bit.
@@ -139,7 +157,7 @@ def _split(work: _Work, shape: tuple[int, ...]) -> tuple[tuple[int, int], Scales
 
 def _splits(count: int, shape: tuple[int, ...]) -> set[tuple[int, int]]:
     """Return the ways to see a tensor as a matrix: outermost dimension by the rest, and the rest by the innermost."""
-    if count < _MIN_SCALED or prod(shape) != count:
+    if count < _MIN_SCALED or prod(shape) != count or len(shape) < 2:
         return set()
     sides = {(prod(shape[:at]), prod(shape[at:])) for at in (1, len(shape) - 1)}
     return {(rows, columns) for rows, columns in sides if min(rows, columns) >= 2 and max(rows, columns) <= MAX_SIDE}
@@ -149,35 +167,67 @@ def _side_bits(scales: Scales) -> float:
     return entropy(np.bincount(scales.rows)) + entropy(np.bincount(scales.columns)) + _MATRIX_BITS
 
 
-def _factors(work: _Work, split: tuple[int, int]) -> Iterator[_Prediction]:
-    """Yield factors that may be worth it."""
+def _predictions(work: _Work, split: tuple[int, int], gains: _Prediction | None) -> Iterator[_Prediction]:
+    """Yield factors that may be worth it, beside the gains."""
     if not work.can_be_predicted():
         return
-    update = work.update(split)
-    parts = decompose(update)
-    del update
+    parts = decompose(work.update(split, gains))
     if parts is None:
         return
     floor = work.rounding_energy()
     rank = worthwhile_rank(parts, floor)
-    for candidate in sorted({round(rank * share) for share in (1.0, 0.8, 0.6, 0.45, 0.3)}):
+    for candidate in sorted({round(rank * share) for share in _RANKS}):
         if candidate and (found := rounded_factors(parts, candidate, floor)) is not None:
-            yield _Prediction(*found)
+            factors, exponent = found
+            yield replace(gains or _Prediction(), factors=factors, exponent=exponent)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Prediction:
-    factors: Factors
-    exponent: int
+    """What predicts elements from those of the base."""
+
+    factors: Factors | None = None
+    exponent: int = 0
+    gains: Singles | None = None
+    by_columns: bool = False
 
     @property
     def rank(self) -> int:
-        return len(self.factors.shifts)
+        return 0 if self.factors is None else len(self.factors.shifts)
+
+    @property
+    def predicts(self) -> bool:
+        return self.gains is not None or self.factors is not None
 
     @property
     def bits(self) -> float:
-        """About what the factors take."""
-        return estimated_bits(tally_factors(self.factors), FACTORS.width) + _COMPONENT_BITS * self.rank
+        """About what it takes."""
+        bits = 0.0 if self.gains is None else float(GAIN_BITS * len(np.unique(self.gains)) + _COMMON_GAIN_BITS)
+        if self.factors is not None:
+            bits += estimated_bits(tally_factors(self.factors), FACTORS.width) + _COMPONENT_BITS * self.rank
+        return bits
+
+    def subtract(self, update: Singles, base: Singles, start: int) -> None:
+        """Take the prediction from the differences of some rows.
+
+        Args:
+            update: the differences of whole rows.
+            base: the elements of the base.
+            start: the first of the rows.
+        """
+        end = start + len(update)
+        if self.gains is not None:
+            gains = self.gains if self.by_columns else self.gains[start:end, None]
+            update -= base * (gains - np.float32(1))
+        if self.factors is not None:
+            sums = self.factors.rows[:, start:end].T @ self.factors.columns
+            update -= (sums * 2.0**self.exponent).astype(np.float32)
+
+
+def _octaves(levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return levels in octaves, each of which has room for the contexts of whole numbers."""
+    octaves = np.minimum((levels + STEPS // 2) // STEPS, FRACTIONS - 1)
+    return (octaves * FRACTIONS).astype(np.uint8)
 
 
 class _Work:
@@ -192,7 +242,6 @@ class _Work:
         if self._float:
             kind = replace(kind, zeros=self._zeros(kind), origin=origin)
         self._kind = kind
-        self._table = self._kind.table(0, bytes(256), (ClassCoding(0),))
 
     def _zeros(self, kind: Kind) -> int:
         if self.count < _MIN_ZEROS:
@@ -200,9 +249,11 @@ class _Work:
         bits = np.bitwise_or.reduce(np.frombuffer(self._target.content, f"<u{kind.width}"))
         return next((zeros for zeros in _ZEROS[kind.width] if not int(bits) & ((1 << zeros) - 1)), 0)
 
-    def _chunks(self) -> Iterator[slice]:
-        for start in range(0, self.count, _CHUNK):
-            yield slice(start, min(start + _CHUNK, self.count))
+    def _chunks(self, columns: int = 1) -> Iterator[slice]:
+        """Yield runs of elements, of whole rows."""
+        step = max(1, _CHUNK // columns) * columns
+        for start in range(0, self.count, step):
+            yield slice(start, min(start + step, self.count))
 
     def _values(self, elements: Elements, part: slice) -> npt.NDArray[Any]:
         """Return elements as numbers that can be subtracted; what is not finite as 0."""
@@ -228,35 +279,64 @@ class _Work:
         sums = [float(np.abs(self._differences(part).astype(np.float64)).sum()) for part in self._chunks()]
         return sum(sums) / self.count
 
-    def update(self, split: tuple[int, int]) -> Singles:
-        """Return the differences as a matrix."""
+    def update(self, split: tuple[int, int], prediction: _Prediction | None = None) -> Singles:
+        """Return the differences as a matrix, without what is predicted."""
         update = np.empty(self.count, np.float32)
-        with np.errstate(over="ignore"):
-            for part in self._chunks():
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part in self._chunks(split[1]):
                 update[part] = self._differences(part)
-        return np.nan_to_num(update, copy=False).reshape(split)
+                if prediction is not None and self._base is not None:
+                    base = self._numbers(self._base, part).astype(np.float32).reshape(-1, split[1])
+                    prediction.subtract(update[part].reshape(-1, split[1]), base, part.start // split[1])
+        return np.nan_to_num(update, copy=False, posinf=0.0, neginf=0.0).reshape(split)
 
-    def magnitudes(self, split: tuple[int, int], factors: _Prediction | None) -> Singles:
-        """Return how large the differences are that the factors leave."""
-        update = self.update(split)
-        if factors is not None:
-            rows = max(1, _CHUNK // split[1])
-            unit = 2.0**factors.exponent
-            for start in range(0, split[0], rows):
-                sums = factors.factors.rows[:, start : start + rows].T @ factors.factors.columns
-                update[start : start + rows] -= (sums * unit).astype(np.float32)
+    def magnitudes(self, split: tuple[int, int], prediction: _Prediction | None) -> Singles:
+        """Return how large the differences are that are left of a prediction."""
+        update = self.update(split, prediction)
         return np.abs(update, out=update)
+
+    def gains(self, split: tuple[int, int]) -> _Prediction | None:
+        """Return gains of rows or columns, if they are worth it."""
+        base = self._base
+        if base is None or (self._float is None and self._kind.width > MAX_WHOLE_BYTES):
+            return None
+        sums = GainSums(split)
+        for part in self._chunks(split[1]):
+            sums.add(self._numbers(self._target, part), self._numbers(base, part), part.start // split[1])
+        saved, side = max((sums.saved_bits(side, self.rounding_energy()), side) for side in SIDES)
+        return _Prediction(gains=sums.gains(side), by_columns=side == "columns") if saved > 0 else None
+
+    def _numbers(self, elements: Elements, part: slice) -> npt.NDArray[Any]:
+        """Return elements as numbers with signs."""
+        values = self._values(elements, part)
+        return values if self._float else np.asarray(values.view(f"<i{self._kind.width}"))
+
+    def guessed_splits(self) -> set[tuple[int, int]]:
+        """Return the rows and columns that a tensor seems to have whose shape is not known."""
+        if self._base is None or not self.can_be_predicted():
+            return set()
+        some = slice(0, min(self.count, GUESSED))
+        with np.errstate(over="ignore"):
+            target, base = (self._values(one, some).astype(np.float32) for one in (self._target, self._base))
+        columns = guess_columns(target, base, self.count)
+        return set() if columns is None else {(self.count // columns, columns)}
 
     def can_be_predicted(self) -> bool:
         """Tell whether factors could be worth it."""
-        if self._float is None or self._base is None or self.count < _MIN_FACTORED:
+        if (
+            self._base is None
+            or self.count < _MIN_FACTORED
+            or (self._float is None and self._kind.width > MAX_WHOLE_BYTES)
+        ):
             return False
         changed = sum(int(np.count_nonzero(self._differences(part))) for part in self._chunks())
         return changed > _MIN_CHANGED * self.count
 
     def rounding_energy(self) -> float:
         """Return the sum of squares of what rounding adds to the elements, about."""
-        assert self._float is not None
+        if self._float is None:
+            # Both the tensor and its base were rounded to whole numbers, by a sixth of one together in squares.
+            return self.count / 12
         squares = sum(
             float(np.square(self._values(self._target, part), dtype=np.float64).sum()) for part in self._chunks()
         )
@@ -264,38 +344,47 @@ class _Work:
         return squares * 2.0 ** (-2 * self._float.shift if self._float.width < 8 else -104) / 24
 
     def plan(
-        self, scales: Scales | None, rows: int, columns: int, *, level: int, factors: _Prediction | None
+        self, scales: Scales | None, rows: int, columns: int, *, level: int, prediction: _Prediction | None
     ) -> TensorPlan:
         """Return a way to code the tensor, with its price."""
-        data = self._matrix(scales, rows, columns, level, factors)
-        counts = np.zeros((LEVELS, len(buckets(self._kind.width).starts)), np.int64)
+        prediction = prediction or _Prediction()
+        kind = self._kind
+        if self._float is None and prediction.predicts:
+            # The fraction of the prediction is the context: the lowest part of the level.
+            kind = replace(kind, slope=1)
+        data = self._matrix(scales, rows, columns, level, prediction)
+        table = kind.table(0, bytes(LEVELS), (ClassCoding(0),))
+        counts = np.zeros((LEVELS, len(buckets(kind.width).starts)), np.int64)
         for part in self._chunks():
             target = self._target.part(part)
             base = None if self._base is None else self._base.part(part)
-            counts += tally(*numbers_and_levels(self._table, target, base, data, part.start))
-        bits = estimated_bits(counts, self._kind.width) + _OPERATION_BITS
+            counts += tally(*numbers_and_levels(table, target, base, data, part.start))
+        bits = estimated_bits(counts, kind.width) + _OPERATION_BITS + prediction.bits
         if scales is not None:
             bits += _side_bits(scales)
-        if factors is not None:
-            bits += factors.bits
-        return TensorPlan(self._kind, data, counts, bits)
+        return TensorPlan(kind, data, counts, bits)
 
     def _matrix(
-        self, scales: Scales | None, rows: int, columns: int, level: int, factors: _Prediction | None
+        self, scales: Scales | None, rows: int, columns: int, level: int, prediction: _Prediction
     ) -> MatrixData:
+        empty = np.zeros(0, np.uint8)
+        of_rows = empty if scales is None else np.minimum(scales.rows, 255).astype(np.uint8)
+        of_columns = empty if scales is None else np.minimum(scales.columns, 255).astype(np.uint8)
         whole = min(max(self._level_of_one() + level, 0), MAX_LEVEL)
+        if self._float is None and prediction.predicts:
+            whole = min(max(_UNIT_OCTAVE + round(level / STEPS), 0), FRACTIONS - 1) * FRACTIONS
+            of_rows, of_columns = (_octaves(levels) for levels in (of_rows, of_columns))
         matrix = Matrix(
             rows,
             columns,
             level=whole,
             scales=None if scales is None else 0,
-            rank=0 if factors is None else factors.rank,
-            exponent=0 if factors is None else factors.exponent,
+            rank=prediction.rank,
+            exponent=prediction.exponent,
+            gains=None if prediction.gains is None else 0,
+            by_columns=prediction.by_columns,
         )
-        empty = np.zeros(0, np.uint8)
-        of_rows = empty if scales is None else np.minimum(scales.rows, 255).astype(np.uint8)
-        of_columns = empty if scales is None else np.minimum(scales.columns, 255).astype(np.uint8)
-        return MatrixData(matrix, of_rows, of_columns, None if factors is None else factors.factors)
+        return MatrixData(matrix, of_rows, of_columns, prediction.factors, prediction.gains)
 
     def _level_of_one(self) -> int:
         """Return the level of an element in whose place the differences are 1 on average, and the context 0."""

@@ -67,10 +67,9 @@ class Work:
         sides = (matrix.rows + matrix.columns) * (matrix.rank + 1) if matrix.has_sides else 0
         self._spend(ELEMENTS_UNITS + sides // FACTORS_PER_UNIT)
 
-    def prediction(self, matrix: Matrix, start: int, count: int) -> None:
-        """Count the products for a block of elements: those of whole rows, because these are what is computed."""
-        rows = -(-(start + count) // matrix.columns) - start // matrix.columns
-        self._spend(rows * matrix.columns * matrix.rank // PRODUCTS_PER_UNIT)
+    def prediction(self, matrix: Matrix, count: int) -> None:
+        """Count the products for a block of elements."""
+        self._spend(count * matrix.rank // PRODUCTS_PER_UNIT)
 
     def go_on_from(self, spent: int, raw_length: int) -> None:
         """Take over what another counter had counted, whose deflated members had so many bytes."""

@@ -13,10 +13,10 @@ from typing import BinaryIO, Final
 
 from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
 
+from artifacts.patch.definitions import write_matrix, write_table
 from artifacts.patch.elements import Matrix, Table
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
-    FEATURE_FACTORS,
     FEATURE_PREFIX,
     MAX_STREAMS,
     MAX_TABLES,
@@ -29,12 +29,11 @@ from artifacts.patch.format import (
     Member,
     Op,
     Side,
+    features_for_factors,
     frame_head,
     unsigned,
     varint,
     write_header,
-    write_matrix,
-    write_table,
 )
 from artifacts.patch.work import Work
 
@@ -152,6 +151,7 @@ class PatchWriter:
         self._frames: list[_Frame] = []
         self._source_end = 0
         self._features = 0
+        self._factors = 0
         self._work = Work(target.length)
         self._matrix: Matrix | None = None
 
@@ -190,10 +190,9 @@ class PatchWriter:
             parts: what `elements.encode_matrix` returned.
         """
         self._put(0, varint(Op.MATRIX) + write_matrix(matrix))
-        self._name(matrix.scales, matrix.components if matrix.rank else None)
+        self._name(matrix.scales, matrix.gains, matrix.components if matrix.rank else None)
         self._put_all(parts)
-        if matrix.rank:
-            self._features |= FEATURE_FACTORS
+        self._factors = max(self._factors, matrix.rank * (matrix.rows + matrix.columns))
         self._work.matrix(matrix)
         self._matrix = matrix
 
@@ -205,12 +204,12 @@ class PatchWriter:
             table: that table.
             source: the address of as many elements, of the width of the table's base.
             count: how many.
-            parts: what `elements.encode_block` returned for each block of ``block_bytes``, all in their order.
+            parts: what `elements.encode_block` returned for each block of `Table.per_block`, all in their order.
         """
         self._operation(Op.TENSOR, number, count)
         self._source(source, count * table.base_width)
         self._put_all(parts)
-        self._predict(count, table.width)
+        self._predict(count, table.per_block(self._layout.block_bytes))
 
     def planes(self, number: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
         """Make elements that have no base. The arguments are those of `tensor`."""
@@ -256,7 +255,8 @@ class PatchWriter:
             if state.waiting:
                 self._close(number, state)
         highest = max((0, self._layout.lengths, self._layout.sources, *self._layout.continuous, *self._streams))
-        header = Header(self._base, self._target, self._layout, highest + 1, self._members, self._features)
+        features = self._features | features_for_factors(self._factors)
+        header = Header(self._base, self._target, self._layout, highest + 1, self._members, features)
         sink.write(write_header(header))
         for frame in self._frames:
             sink.write(frame.written)
@@ -274,13 +274,12 @@ class PatchWriter:
         self._put(0, varint(op | parameter << 3))
         self._put(self._layout.lengths, varint(length))
 
-    def _predict(self, count: int, width: int) -> None:
+    def _predict(self, count: int, step: int) -> None:
         """Count what predicting elements costs, block by block as the decoder does."""
         matrix, self._matrix = self._matrix, None
-        step = self._layout.block_bytes // width
         if matrix is not None:
             for start in range(0, count, step):
-                self._work.prediction(matrix, start, min(step, count - start))
+                self._work.prediction(matrix, min(step, count - start))
 
     def _source(self, address: int, length: int) -> None:
         self._put(self._layout.sources, varint(unsigned(address - self._source_end)))

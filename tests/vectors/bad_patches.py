@@ -78,7 +78,7 @@ def bad_headers() -> Iterator[tuple[str, bytes]]:
     yield "no patch", b""
     yield "another magic number", Hand(magic=b"\x93SKQ").patch(*ALL)
     yield "version 2", Hand(version=2).patch(*ALL)
-    yield "an unknown feature", Hand(features=0x80).patch(*ALL)
+    yield "an unknown feature", Hand(features=4).patch(*ALL)
     yield "a header that is cut off", Hand().header()[:-1]
     yield "a number with a byte that it does not need", good[:6] + b"\xe4\x00" + good[7:]
     yield "a number of 64 bits", good[:6] + b"\xff" * 9 + b"\x01" + good[7:]
@@ -90,6 +90,7 @@ def bad_headers() -> Iterator[tuple[str, bytes]]:
     yield "frames of 512 KiB", Hand(sizes=7 << 3).patch(*ALL)
     yield "a window of 4 GiB", Hand(window_log=32).patch(*ALL)
     yield "a window of 512 bytes", Hand(window_log=9).patch(*ALL)
+    yield "more than 2^18 factors", Hand(features=8 << 4).patch(*ALL)
     yield "no stream", Hand(streams=0).patch(*ALL)
     yield "65 streams", Hand(streams=65).patch(*ALL)
     yield "more memory than 8 MiB: 64 frames of 256 KiB", Hand(streams=64, sizes=6 << 3).patch(*ALL)
@@ -179,7 +180,7 @@ def bad_operations() -> Iterator[tuple[str, bytes]]:
     yield from bad_tables(hand)
     yield "a deflated member that the features do not name", hand.patch(Op.DEFLATE, 20, 20, 0xF086, *ALL)
     yield from bad_members(Hand(features=1))
-    yield from bad_matrices(Hand(features=4))
+    yield from bad_matrices(Hand(features=1 << 4))
 
 
 def bad_tables(hand: Hand) -> Iterator[tuple[str, bytes]]:
@@ -200,6 +201,7 @@ def bad_tables(hand: Hand) -> Iterator[tuple[str, bytes]]:
         ("a table of 33 classes", (1 << 4, 0, 0, 0, 0, 0, 33, *(0, 0) * 33, 0, 256)),
         ("a class with as many low bits as the element", (1 << 4, 0, 0, 0, 0, 0, 1, 8, 0, 0, 0, 256)),
         ("a class with 64 low bits", (1 << 4 | 3, 0, 0, 0, 0, 0, 1, 64, *(0,) * 9, 0, 256)),
+        ("a class with an unknown mask", (1 << 4, 0, 0, 0, 0, 0, 1, 4 << 7, 0, 0, 256)),
         ("a class with symbols in a stream that is not there", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 1, 0, 256)),
         ("a map of levels that names a class that is not there", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 1, 256)),
         ("a map of levels that is too long", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 257)),
@@ -246,7 +248,8 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
     for why, definition in (
         ("a matrix without rows", (0, 5, 0, 0, 0)),
         ("a matrix of 65537 columns with levels", (1, 65537, 0, 1, 0, 0)),
-        ("a matrix of an unknown kind", (4, 5, 0, 2, 0)),
+        ("a matrix of an unknown kind", (4, 5, 0, 8, 0)),
+        ("a matrix with gains in a stream that is not there", (4, 5, 0, 2, 0, 1)),
         ("a matrix with too high a level", (4, 5, 512, 0, 0)),
         ("a matrix with levels in a stream that is not there", (4, 5, 0, 1, 0, 1)),
         ("a matrix of rank 129", (4, 5, 0, 0, 129, 0, 0, 0)),
@@ -263,9 +266,23 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
         "factors before elements without a base",
         hand.patch(*planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), Op.PLANES | 1 << 3, 20, *bytes(20)),
     )
+    # Whole numbers of 4 bytes.
+    wide = (Op.TABLE, 1 << 4 | 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)
+    of_five = (Op.TENSOR, 5, 0, *bytes(5))
     yield (
-        "factors before plain numbers",
-        hand.patch(*TABLE, *planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), *tensor),
+        "gains before plain numbers of 4 bytes",
+        hand.patch(*wide, Op.MATRIX, 1, 5, 0, 2, 0, 0, *bytes(4), *of_five),
+    )
+    floats = (Op.TABLE, 1 << 4 | 1 << 2 | 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)
+    # The last number is the bytes 80 7f.
+    infinite = (0, 0, 0x7F << 7)
+    yield (
+        "a gain that is infinite",
+        hand.patch(*floats, Op.MATRIX, 1, 5, 0, 2, 0, 0, *infinite, Op.TENSOR, 5, 0, *bytes(5), Op.COPY, 10, 0),
+    )
+    yield (
+        "factors before plain numbers of 4 bytes",
+        hand.patch(*wide, *planes, Op.MATRIX, 1, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 6), *of_five),
     )
     yield (
         "a factor of 2^23",
@@ -276,6 +293,10 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
     yield (
         "a factor that is shifted by 23",
         hand.patch(*planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, 23, 0, 0, *bytes(9), *tensor),
+    )
+    yield (
+        "more factors than the features name",
+        Hand(features=1 << 4).patch(*planes, Op.MATRIX, 4096, 1, 0, 0, 1, 0, 1, 0),
     )
     yield "factors that the features do not name", Hand().patch(*TABLE, Op.MATRIX, 4, 5, 0, 0, 1, 0, 0, 0, *tensor)
     yield "a matrix before a copy", hand.patch(Op.MATRIX, 4, 5, 0, 0, 0, *ALL)

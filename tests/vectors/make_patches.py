@@ -18,7 +18,7 @@ from typing import Any
 import backports.zstd
 import numpy as np
 
-from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Table
+from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Number, Table
 from artifacts.patch.format import DeflateParameters, Layout
 from artifacts.patch.matrix import Factors
 from tests.patches import Made, Recipe, deflated
@@ -225,15 +225,18 @@ def floats(code: str, number: str, difference: str, seed: int) -> Callable[[], M
 
 
 def quantized() -> Made:
-    """Integers of one byte of which most stay as they are, by the base's value: a sparse class and a dense one."""
+    """Integers of one byte of which most stay as they are, by the base's value, with masks of 1, 2 and 4 bits."""
     randomly = random.Random(6)
     old = bytes(randomly.choice((0, 0, 0, 1, 2, 255, 254, 128, 127)) for _ in range(5000))
     new = bytes((each + (randomly.randrange(10) == 0) * randomly.choice((1, -1, 2, 90))) % 256 for each in old)
     lut = bytes(1 if level == 0 else 0 for level in range(256))
-    table = Table(1, "plain", "sub", 0, 5, lut, (ClassCoding(1, 0, (), None, 2), ClassCoding(3, 2, (), 4, 2)))
+    table = Table(1, "plain", "sub", 0, 5, lut, (ClassCoding(1, 0, (), None, 2), ClassCoding(3, 2, (), 4, 2, 2)))
+    wide = Table(1, "plain", "sub", 0, 5, lut, (ClassCoding(1, 0, (), None, 2, 4), ClassCoding(3)))
     recipe = Recipe(old, SMALL)
     recipe.table(0, table)
     recipe.elements(0, table, new, 0)
+    recipe.table(1, wide)
+    recipe.elements(1, wide, new, 0)
     return recipe.made()
 
 
@@ -392,6 +395,35 @@ def ranks() -> Made:
     return recipe.made()
 
 
+def gains() -> Made:
+    """Gains of rows or of columns multiply the base, without factors and with them."""
+    randomly = random.Random(18)
+    rows, columns = 40, 60
+    old = [randomly.gauss(0, 1) for _ in range(rows * columns)]
+    old[:2] = [float("-inf"), float("nan")]
+    recipe = Recipe(b"".join(packed(code, old) for code in ("f", "H", "d")), SMALL)
+    of_factors = Table(1, "plain", "none", 0, 3, bytes(256), (ClassCoding(1, 2, (), 4),))
+    recipe.table(0, of_factors)
+    source = 0
+    for number, (code, by_columns, rank) in enumerate((("f", False, 0), ("H", True, 0), ("d", True, 1)), 1):
+        width = struct.calcsize(code)
+        of_each = [randomly.uniform(0.5, 2) for _ in range(columns if by_columns else rows)]
+        chosen = [of_each[place % columns if by_columns else place // columns] for place in range(len(old))]
+        new = packed(code, [value * gain for value, gain in zip(old, chosen, strict=True)])
+        coding = ClassCoding(1, 8 * width - 12, (2,) * (width - 2), 4) if width > 2 else ClassCoding(1)
+        number_kind: Number = "brain" if code == "H" else "float"
+        table = Table(width, number_kind, "sub", 0, 3, bytes(256), (coding,))
+        small = np.ones(rank, np.uint8)
+        factors = Factors(small, small, small, np.full((rank, rows), 6.0), np.full((rank, columns), -3.0))
+        matrix = Matrix(rows, columns, 0, None, rank, 5, 0, -30, 6, by_columns)
+        none = np.empty(0, np.uint8)
+        data = MatrixData(matrix, none, none, factors if rank else None, np.array(of_each, np.float32))
+        recipe.table(number, table)
+        recipe.elements(number, table, new, source, data, of_factors if rank else None)
+        source += len(new)
+    return recipe.made()
+
+
 def packed(code: str, values: list[float]) -> bytes:
     """Return floats; bfloat16 for the code of unsigned 16 bits."""
     if code == "H":
@@ -420,6 +452,7 @@ GOOD: dict[str, tuple[str, Callable[[], Made]]] = {
     "conversions": (conversions.__doc__ or "", conversions),
     "escapes": (escapes.__doc__ or "", escapes),
     "scales": (scales.__doc__ or "", scales),
+    "gains": (gains.__doc__ or "", gains),
     "ranks": (ranks.__doc__ or "", ranks),
 }
 

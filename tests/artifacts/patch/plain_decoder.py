@@ -1,4 +1,4 @@
-"""A second decoder, written from `docs/patch-format.md` alone: one element at a time, as one in Swift or Kotlin would be.
+"""A second decoder, written from `docs/patch-format.md` alone: one element at a time, as it would be in Swift.
 
 It checks little, because it is only given good patches. What the two decoders make must be the same.
 """
@@ -19,7 +19,7 @@ WIDTH_OF_BASE = {1: 2, 2: 2, 3: 4, 4: 8}
 @dataclass
 class Class:
     low: int
-    sparse: bool
+    mask_bits: int
     symbols: int
     mask: int | None
     planes: list[int]
@@ -52,6 +52,12 @@ class Matrix:
     exponent: int = 0
     row_factors: list[list[int]] | None = None
     column_factors: list[list[int]] | None = None
+    row_gains: list[float] | None = None
+    column_gains: list[float] | None = None
+
+    @property
+    def predicts(self) -> bool:
+        return bool(self.row_factors or self.row_gains or self.column_gains)
 
 
 def decode(base: bytes, patch: bytes) -> bytes:
@@ -212,11 +218,11 @@ class Decoder:
         each = []
         for _ in range(classes):
             first = self.numbers(0)
-            low, sparse = first % 128, first >= 128
+            low, mask_bits = first % 128, (0, 1, 2, 4)[first // 128]
             symbols = self.numbers(0)
-            mask = self.numbers(0) if sparse else None
+            mask = self.numbers(0) if mask_bits else None
             planes = [self.numbers(0) for _ in range(low // 8)]
-            each.append(Class(low, sparse, symbols, mask, planes, self.numbers(0) if low % 8 else None))
+            each.append(Class(low, mask_bits, symbols, mask, planes, self.numbers(0) if low % 8 else None))
         lut: list[int] = []
         while len(lut) < 256:
             number = self.numbers(0)
@@ -240,7 +246,7 @@ class Decoder:
     def elements(self, table: Table, count: int, source: bytes | None) -> bytes:
         matrix, self.matrix = self.matrix, None
         made = b""
-        step = self.block // table.width
+        step = self.block // max(2, table.width, WIDTH_OF_BASE.get(table.base, 0))
         for start in range(0, count, step):
             made += self.elements_of_block(table, start, min(step, count - start), source, matrix)
         return made
@@ -257,12 +263,20 @@ class Decoder:
             ]
             if table.base:
                 known = [converted(table, each) for each in known]
-            if matrix is not None and matrix.row_factors is not None:
+        fractions: list[float] | None = None
+        if source is not None and matrix is not None and matrix.predicts:
+            if table.number:
                 known = [predicted(table, matrix, start + place, each) for place, each in enumerate(known)]
-        classes = [
-            table.lut[level(table, matrix, start + place, known[place] if source is not None else None)]
-            for place in range(count)
-        ]
+            else:
+                values = [predicted_whole(table, matrix, start + place, each) for place, each in enumerate(known)]
+                known = [round(value) % (1 << 8 * table.width) for value in values]
+                fractions = [value - round(value) for value in values]
+        classes = []
+        for place in range(count):
+            context = 0 if source is None else context_of(table, known[place])
+            if fractions is not None:
+                context = min(15, int(32 * abs(fractions[place])))
+            classes.append(table.lut[level(table, matrix, start + place, context)])
         if len(table.classes) == 1:
             classes = [0] * count
         written = [0] * count
@@ -271,15 +285,18 @@ class Decoder:
             if places:
                 for place, z in zip(places, self.of_class(table, each, len(places)), strict=True):
                     written[place] = z
+        turned = [fraction > 0 for fraction in fractions or [0.0] * count]
         return b"".join(
-            element(table, z, k).to_bytes(table.width, "little") for z, k in zip(written, known, strict=True)
+            element(table, z, k, is_turned).to_bytes(table.width, "little")
+            for z, k, is_turned in zip(written, known, turned, strict=True)
         )
 
     def of_class(self, table: Table, each: Class, count: int) -> list[int]:
         if each.mask is not None:
-            mask = bits(self.take(each.mask, -(-count // 8)), 1, count)
-            present = iter(self.dense(table, each, sum(mask)))
-            return [(next(present) + 1) % (1 << 8 * table.width) if bit else 0 for bit in mask]
+            most = (1 << each.mask_bits) - 1
+            mask = bits(self.take(each.mask, -(-count * each.mask_bits // 8)), each.mask_bits, count)
+            rest = iter(self.dense(table, each, mask.count(most)))
+            return [(next(rest) + most) % (1 << 8 * table.width) if small == most else small for small in mask]
         return self.dense(table, each, count)
 
     def dense(self, table: Table, each: Class, count: int) -> list[int]:
@@ -299,13 +316,19 @@ class Decoder:
     # ---- matrices (section 8)
 
     def read_matrix(self) -> Matrix:
-        rows, columns, of_all, has_scales, rank = (self.numbers(0) for _ in range(5))
-        scales = self.numbers(0) if has_scales else None
+        rows, columns, of_all, flags, rank = (self.numbers(0) for _ in range(5))
+        scales = self.numbers(0) if flags & 1 else None
+        gains = self.numbers(0) if flags & 2 else None
         components, number, exponent = (
             (self.numbers(0), self.numbers(0), signed(self.numbers(0))) if rank else (0, 0, 0)
         )
         levels = list(self.take(scales, rows + columns)) if scales is not None else [0] * (rows + columns)
         matrix = Matrix(rows, columns, of_all, levels[:rows], levels[rows:], exponent)
+        if gains is not None:
+            count = columns if flags & 4 else rows
+            content = self.take(gains, 4 * count)
+            found = [value_of(4, False, int.from_bytes(content[place::count], "little")) for place in range(count)]
+            matrix.row_gains, matrix.column_gains = (None, found) if flags & 4 else (found, None)
         if rank:
             said = list(self.take(components, 3 * rank))
             shifts, of_rows, of_columns = said[:rank], said[rank : 2 * rank], said[2 * rank :]
@@ -342,12 +365,13 @@ def bits(content: bytes, width: int, count: int) -> list[int]:
     return [whole >> total - (place + 1) * width & (1 << width) - 1 for place in range(count)]
 
 
-def level(table: Table, matrix: Matrix | None, place: int, known: int | None) -> int:
-    context = 0
-    if known is not None and table.number == 0:
-        context = (known >> table.shift) % 256
-    elif known is not None:
-        context = min(255, max(0, (known % (1 << 8 * table.width - 1) >> table.shift) - table.offset))
+def context_of(table: Table, known: int) -> int:
+    if table.number == 0:
+        return (known >> table.shift) % 256
+    return min(255, max(0, (known % (1 << 8 * table.width - 1) >> table.shift) - table.offset))
+
+
+def level(table: Table, matrix: Matrix | None, place: int, context: int) -> int:
     found = context * table.slope
     if matrix is not None:
         row, column = divmod(place, matrix.columns)
@@ -355,7 +379,7 @@ def level(table: Table, matrix: Matrix | None, place: int, known: int | None) ->
     return min(255, max(0, found))
 
 
-def element(table: Table, z: int, k: int) -> int:
+def element(table: Table, z: int, k: int, is_turned: bool) -> int:
     size = 1 << 8 * table.width
     top = size >> 1
 
@@ -375,7 +399,8 @@ def element(table: Table, z: int, k: int) -> int:
     if table.difference == 2:
         return z ^ k
     if table.difference == 1:
-        return blank(unorder((blank(order(k)) + (unsign(z) << table.zeros)) % size))
+        difference = unsign(z) << table.zeros
+        return blank(unorder((blank(order(k)) + (-difference if is_turned else difference)) % size))
     if table.number == 0:
         return (z << table.zeros) % size
     origin = table.origin << 8 * table.width - 8 >> table.zeros
@@ -418,14 +443,27 @@ def converted(table: Table, bits_of_it: int) -> int:
 
 
 def predicted(table: Table, matrix: Matrix, place: int, bits_of_it: int) -> int:
-    assert matrix.row_factors is not None
-    assert matrix.column_factors is not None
     value = value_of(table.width, table.number == 2, bits_of_it)
-    if not math.isfinite(value):
+    if not math.isfinite(value) or not matrix.predicts:
         return bits_of_it
+    return rounded(table.width, table.number == 2, prediction(matrix, place, value))
+
+
+def predicted_whole(table: Table, matrix: Matrix, place: int, bits_of_it: int) -> float:
+    size = 1 << 8 * table.width
+    return prediction(matrix, place, float(bits_of_it - size if bits_of_it >= size >> 1 else bits_of_it))
+
+
+def prediction(matrix: Matrix, place: int, value: float) -> float:
     row, column = divmod(place, matrix.columns)
-    products = (
-        of_rows[row] * of_columns[column]
-        for of_rows, of_columns in zip(matrix.row_factors, matrix.column_factors, strict=True)
-    )
-    return rounded(table.width, table.number == 2, value + math.ldexp(float(sum(products)), matrix.exponent))
+    if matrix.row_gains is not None:
+        value *= matrix.row_gains[row]
+    if matrix.column_gains is not None:
+        value *= matrix.column_gains[column]
+    if matrix.row_factors is not None and matrix.column_factors is not None:
+        products = (
+            of_rows[row] * of_columns[column]
+            for of_rows, of_columns in zip(matrix.row_factors, matrix.column_factors, strict=True)
+        )
+        value += math.ldexp(float(sum(products)), matrix.exponent)
+    return value

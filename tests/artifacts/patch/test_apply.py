@@ -20,6 +20,8 @@ from artifacts.patch.apply import apply_patch
 from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Table
 from artifacts.patch.format import DeflateParameters, Layout
 from artifacts.patch.limits import PatchLimits
+from artifacts.patch.matrix import Factors
+from tests.artifacts.patch import plain_decoder
 from tests.patches import Made, Recipe, deflated
 
 per_folder = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -42,6 +44,8 @@ TABLES = (
     Table(4, "float", "xor", 23, 3, bytes(256), (ClassCoding(4, 17, (5, 5), 5, 3),)),
     Table(8, "plain", "none", 0, 3, bytes(256), (ClassCoding(4, 48, (5,) * 6),)),
 )
+
+FACTORS = Table(4, "plain", "none", 0, 3, bytes(256), (ClassCoding(4, 3, (), 5),))
 
 
 @st.composite
@@ -105,7 +109,7 @@ def random_operation(recipe: Recipe, randomly: random.Random) -> None:
 @given(seed=st.integers(0, 2**32), layout=layouts(), steps=st.integers(1, 25))
 def test_operations_at_random_make_the_target(tmp_path: Path, seed: int, layout: Layout, steps: int) -> None:
     made = random_recipe(seed, layout, steps).made()
-    assert made.apply(tmp_path) == made.target
+    assert made.apply(tmp_path) == made.target == plain_decoder.decode(made.base, made.patch)
     assert list(tmp_path.glob("*.partial")) == []
 
 
@@ -192,7 +196,17 @@ def large() -> Made:
     with recipe.deflate():
         recipe.copy(100, 60_000)
     recipe.copy(len(old) + 1000, 40_000)
-    recipe.elements(1, TABLES[1], new, 0)
+    recipe.table(2, FACTORS)
+    rows, columns, rank = 160, 250, 2
+    ones = np.ones(rank, np.uint8)
+    data = MatrixData(
+        Matrix(rows, columns, 3, 6, rank, 6, 2, -30, 6),
+        np.arange(rows, dtype=np.uint8),
+        np.arange(columns, dtype=np.uint8),
+        Factors(ones, ones, ones, np.full((rank, rows), 8.0), np.arange(500.0).reshape(rank, columns)),
+        np.linspace(0.9, 1.1, rows, dtype=np.float32),
+    )
+    recipe.elements(1, TABLES[1], new, 0, data, FACTORS)
     return recipe.made()
 
 

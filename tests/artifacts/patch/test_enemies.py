@@ -15,7 +15,8 @@ import pytest
 
 from artifacts.errors import ArtifactError, PatchInvalid
 from artifacts.patch.apply import apply_patch
-from artifacts.patch.format import Codec, Layout, Op, frame_head, read_header, read_varint, varint, write_table
+from artifacts.patch.definitions import write_table
+from artifacts.patch.format import Codec, Layout, Op, frame_head, read_header, read_varint, varint
 from artifacts.patch.work import ALLOWED_UNITS
 from tests.artifacts.patch.test_apply import SMALL, TABLES
 from tests.patches import Made, Recipe, side
@@ -184,7 +185,7 @@ def invented(seed: int) -> Made:
     numbers = [number for _ in range(randomly.randrange(1, 12)) for number in randomly.choice(pieces)()]
     members = ((0, 5, 5),) if randomly.randrange(9) == 0 else ()
     hand = Hand(
-        target=BASE[:20], features=randomly.choice((0, 1, 4, 5)), streams=randomly.choice((1, 7)), members=members
+        target=BASE[:20], features=randomly.choice((0, 1, 0x10, 0x11)), streams=randomly.choice((1, 7)), members=members
     )
     frames = stored(*numbers)
     if hand.streams > 1:
