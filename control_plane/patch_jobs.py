@@ -64,6 +64,15 @@ async def lock_jobs(session: AsyncSession, which: ColumnElement[bool], skip_lock
     return list(await session.scalars(locking))
 
 
+async def hopeless_pairs(session: AsyncSession, targets: Collection[str], policy: PatchPolicy) -> set[Pair]:
+    """Return the pairs of which every encoding was tried, and no patch was worth it."""
+    query = select(PatchJob.base_sha256, PatchJob.target_sha256, PatchJob.tried).where(
+        PatchJob.target_sha256.in_(targets), PatchJob.state == SKIPPED, PatchJob.code.in_(_FINAL_CODES)
+    )
+    rows = await session.execute(query)
+    return {(base, target) for base, target, tried in rows if set(policy.encodings) <= set(tried)}
+
+
 async def settle(
     session: AsyncSession,
     pairs: Collection[Pair],
@@ -103,7 +112,8 @@ async def settle(
         if None in reasons:
             begin += [job.id] if _may_begin(job, policy, deployed) else []
         elif job.state == PENDING or (job.state == SKIPPED and job.code in _UNWANTED_CODES):
-            take_out.setdefault(Unwanted(reasons[0] or ""), []).append(job.id)
+            why = next(Unwanted(reason) for reason in reasons if reason is not None)
+            take_out.setdefault(why, []).append(job.id)
     await _change(session, begin, now, **_FRESH)
     for why, ids in take_out.items():
         await skip_unwanted(session, ids, why, now)

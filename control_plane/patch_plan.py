@@ -19,7 +19,7 @@ from control_plane import tables
 from control_plane.holdings import Holdings, moved
 from control_plane.metrics import PATCHES_SKIPPED
 from control_plane.offered import recent_versions
-from control_plane.patch_jobs import settle
+from control_plane.patch_jobs import hopeless_pairs, settle
 from control_plane.patch_policy import PatchPolicy
 from control_plane.patch_room import within_budget
 from control_plane.patch_wishes import Held, Known, Pair, Unwanted, Wish, wishes
@@ -114,7 +114,8 @@ async def _plan(
     standing = {pair for pair, wish in stored.items() if wish.unwanted is None}
     lately = plan.deployed_at is not None and now - plan.deployed_at < ROLLOUT_FOR
     likely = [known[version] for version in recent if version in known]
-    thought_of = wishes(offered, likely, held, standing, policy, lately)
+    hopeless = await hopeless_pairs(session, {each.artifact for each in offered}, policy)
+    thought_of = wishes(offered, likely, held, standing, policy, lately, hopeless)
     thought_of = await within_budget(session, plan.environment_id, plan.model_id, thought_of, standing, policy)
     await _write_wishes(session, plan, thought_of, stored, now)
     await settle(session, {wish.pair for wish in thought_of}, stored.keys(), policy, now, deployed)

@@ -25,6 +25,9 @@ MAX_SHOWN_UNWANTED = 16
 # A patch that is wanted already counts twice as many devices as it has. So none comes and goes, with a new manifest for
 # every device each time, because a share wavers around a bound.
 STANDING_WEIGHT = 2
+# A pair of which no patch is worth it gives its place to the next one. So many times the number of places are tried at
+# most: where nothing is alike, each try costs minutes for nothing.
+TRIES_FOR_EACH_PLACE = 2
 
 Pair = tuple[str, str]
 """The artifacts that a patch leads from and to."""
@@ -92,6 +95,7 @@ def wishes(
     standing: Collection[Pair],
     policy: PatchPolicy,
     deployed_lately: bool = False,
+    hopeless: Collection[Pair] = (),
 ) -> list[Wish]:
     """Return the patches that come into question, by target, the most wanted first.
 
@@ -102,6 +106,7 @@ def wishes(
         standing: patches that are wanted already.
         policy: the bounds.
         deployed_lately: whether the last deployment is so young that telemetry cannot tell yet what it left.
+        hopeless: pairs of which every patch that was tried was not worth it, or too costly.
     """
     found = []
     left = _left(offered, recent) if deployed_lately else []
@@ -111,31 +116,47 @@ def wishes(
         pinned = _other_artifacts(near, target)
         if held is None:
             likely = _other_artifacts(recent, target)
-            found += _chosen(target, _unique([*pinned, *likely]), pinned, {}, None, standing, policy)
+            bases, devices, active = _unique([*pinned, *likely]), Counter[str](), None
         else:
-            devices = Counter[str]()
-            for each, number in held.versions:
-                devices[each.artifact] += number
-            bases = _other_artifacts([each for each, _ in held.versions], target)
-            found += _chosen(target, _unique([*pinned, *bases]), pinned, devices, held.active, standing, policy)
+            bases = _unique([*pinned, *_other_artifacts([each for each, _ in held.versions], target)])
+            devices, active = _devices(held), held.active
+        weights = {base: devices[base] * (STANDING_WEIGHT if (base, target) in standing else 1) for base in bases}
+        order = sorted(bases, key=lambda base: -weights[base])  # stable: of equals, the first stays first
+        fewest = policy.min_device_share * (active or 0)
+        enough = [base for base in order if base in pinned or weights[base] >= fewest]
+        without_hope = {base for base, led_to in hopeless if led_to == target}
+        wanted = _placed(sorted(enough, key=lambda base: base not in pinned), without_hope, policy.max_per_target)
+        found += _told(target, order, wanted, enough, devices, active)
     return found
 
 
-def _chosen(
+def _devices(held: Held) -> Counter[str]:
+    """Return how many devices hold each artifact."""
+    devices = Counter[str]()
+    for each, number in held.versions:
+        devices[each.artifact] += number
+    return devices
+
+
+def _placed(bases: Sequence[str], without_hope: Collection[str], places: int) -> set[str]:
+    """Return the bases that get a place, the first ones first; a hopeless one takes none, and a try."""
+    placed: set[str] = set()
+    for base in bases[: places * TRIES_FOR_EACH_PLACE]:
+        if len(placed - set(without_hope)) >= places:
+            break
+        placed.add(base)
+    return placed
+
+
+def _told(
     target: str,
-    bases: Sequence[str],
-    pinned: Collection[str],
-    devices: dict[str, int],
+    order: Sequence[str],
+    wanted: Collection[str],
+    enough: Collection[str],
+    devices: Counter[str],
     active: int | None,
-    standing: Collection[Pair],
-    policy: PatchPolicy,
 ) -> list[Wish]:
-    """Return the wishes for one target: its bases in order, and which of them are within the bounds."""
-    weights = {base: devices.get(base, 0) * (STANDING_WEIGHT if (base, target) in standing else 1) for base in bases}
-    order = sorted(bases, key=lambda base: -weights[base])  # stable: of equals, the first stays first
-    fewest = policy.min_device_share * (active or 0)
-    enough = [base for base in order if base in pinned or weights[base] >= fewest]
-    wanted = {*sorted(enough, key=lambda base: base not in pinned)[: policy.max_per_target]}
+    """Return the wishes for one target, in order, and some of those that are not wanted with them."""
     found, shown_unwanted = [], 0
     for rank, base in enumerate(order):
         unwanted = None
@@ -143,8 +164,8 @@ def _chosen(
             unwanted = Unwanted.OVER_NUMBER if base in enough else Unwanted.TOO_FEW_DEVICES
             shown_unwanted += 1
         if unwanted is None or shown_unwanted <= MAX_SHOWN_UNWANTED:
-            number = None if active is None else devices.get(base, 0)
-            share = None if active is None else devices.get(base, 0) / active
+            number = None if active is None else devices[base]
+            share = None if active is None else devices[base] / active
             found.append(Wish(base, target, rank, number, share, unwanted))
     return found
 

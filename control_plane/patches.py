@@ -214,7 +214,7 @@ class PatchBuilder:
         end = _End(BUILT, length=min(made.values(), default=None), tried=(*job.tried, *made))
         if missing:
             if (refused := await self._needless(job)) is not None:
-                return refused
+                return end if made else refused
             with _folder_in(self._work_dir) as folder:
                 outcomes, died = await self._try(job, folder, missing)
                 end = await self._keep(job, made, outcomes)
@@ -263,7 +263,10 @@ class PatchBuilder:
             for patch in chosen:
                 await self._objects.put_file(patch.sha256, patch.path)
             refused = await self._record(job, chosen, sum(made.values()))
-            return refused or _End(BUILT, length=length, tried=tried)
+            if refused is not None and not made:
+                return refused
+            smallest = min(made.values()) if refused is not None else length
+            return _End(BUILT, length=smallest, tried=tried)
         if made or not outcomes:
             return _End(BUILT, length=length, tried=tried)
         skipped = best(list(outcomes.values()))

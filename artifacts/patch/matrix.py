@@ -22,6 +22,7 @@ __all__ = [
     "MAX_RANK",
     "MAX_SHIFT",
     "MAX_SIDE",
+    "PIECE_ELEMENTS",
     "Factors",
     "Matrix",
     "MatrixData",
@@ -48,7 +49,7 @@ MIN_EXPONENT, MAX_EXPONENT = -256, 64
 
 # Doubles of so many elements stay in a processor's cache, and memory that was freed is used again at once. New pages
 # cost more than what is computed in them.
-_PIECE_ELEMENTS = 8192
+PIECE_ELEMENTS = 8192
 
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
@@ -247,10 +248,10 @@ def converted(elements: Unsigned, brain: bool, width: int, to_brain: bool) -> Un
     """
     found = np.empty(len(elements), f"<u{width}")
     with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, len(elements), _PIECE_ELEMENTS):
-            values = _doubles(elements[start : start + _PIECE_ELEMENTS], brain)
+        for start in range(0, len(elements), PIECE_ELEMENTS):
+            values = _doubles(elements[start : start + PIECE_ELEMENTS], brain)
             values[~np.isfinite(values)] = 0.0
-            found[start : start + _PIECE_ELEMENTS] = _rounded(values, width, to_brain)
+            found[start : start + PIECE_ELEMENTS] = _rounded(values, width, to_brain)
     return found
 
 
@@ -280,8 +281,8 @@ def _rectangles(matrix: Matrix, start: int, count: int) -> Iterator[tuple[slice,
     while done < count:
         row, column = divmod(start + done, columns)
         left = count - done
-        height, width = 1, min(columns - column, left, _PIECE_ELEMENTS)
+        height, width = 1, min(columns - column, left, PIECE_ELEMENTS)
         if width == columns:
-            height = min(left // columns, max(1, _PIECE_ELEMENTS // columns))
+            height = min(left // columns, max(1, PIECE_ELEMENTS // columns))
         yield slice(row, row + height), slice(column, column + width), slice(done, done + height * width)
         done += height * width

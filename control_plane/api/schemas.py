@@ -391,7 +391,7 @@ class PatchCountsOut(Answer):
     """What became of the patches that lead to a version from others of its model."""
 
     built: int = 0
-    waiting: int = Field(0, description="Pending or being made.")
+    waiting: int = Field(default=0, description="Pending or being made.")
     failed: int = 0
     skipped: dict[str, int] = Field(default_factory=dict, description="How many, by the `code` that says why.")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import insert, select, text
@@ -12,6 +14,7 @@ from control_plane.migrate import MIGRATIONS, migrate
 from control_plane.tables import (
     Application,
     ArtifactEncoding,
+    Base,
     Deployment,
     Environment,
     Model,
@@ -77,28 +80,23 @@ async def test_patches_that_an_environment_lists_stay_wanted_and_reasons_get_a_w
         async with database.write() as session:
             connection = await session.connection()
             await connection.run_sync(upgrade_to, "0004")
-            file = {"filename": "f", "filepath": "p", "model_id": "m"}
-            for table, row in (
+            file: dict[str, Any] = {"filename": "f", "filepath": "p", "model_id": "m"}
+            patch: dict[str, Any] = {"name": "zstd-prefix", "blob_sha256": "p", "length": 9}
+            offer: dict[str, Any] = {"model_id": "m", "position": 0, "buckets": 10_000, "conditions": {}}
+            rows: list[tuple[type[Base], dict[str, Any]]] = [
                 (Organization, {"id": "o", "name": "Acme"}),
                 (Application, {"id": "a", "organization_id": "o", "name": "A", "bundle_id": "b", "platform": "ios"}),
                 (Environment, {"id": "e", "application_id": "a", "name": "prod"}),
                 (Environment, {"id": "f", "application_id": "a", "name": "dev"}),
                 (Model, {"id": "m", "application_id": "a", "name": "digits"}),
                 *((ModelVersion, {"id": f"v{n}", "version": n, "artifact_sha256": f"a{n}"} | file) for n in (1, 2, 3)),
-                (
-                    Release,
-                    {"id": "r", "environment_id": "e", "model_id": "m", "model_version_id": "v3", "position": 0}
-                    | {"buckets": 10_000, "conditions": {}},
-                ),
+                (Release, {"id": "r", "environment_id": "e", "model_version_id": "v3"} | offer),
                 *(
-                    (
-                        ArtifactEncoding,
-                        {"artifact_sha256": "a3", "name": "zstd-prefix", "base_sha256": base}
-                        | {"blob_sha256": "p", "length": 9},
-                    )
+                    (ArtifactEncoding, {"artifact_sha256": "a3", "base_sha256": base} | patch)
                     for base in ("a1", "a2", "of another model")
                 ),
-            ):
+            ]
+            for table, row in rows:
                 await session.execute(insert(table).values(row))
             columns = "id, base_sha256, target_sha256, state, reason, attempts, failures, created_at, updated_at"
             for job, state, reason in (

@@ -811,6 +811,21 @@ async def test_a_later_encoding_replaces_a_patch_only_by_a_smaller_one(
     assert ((await the_job(world)).state, (await the_job(world)).length) == ("built", 700)
 
 
+async def test_a_pair_keeps_its_patch_when_there_is_no_room_for_one_in_another_encoding(
+    world: World, devices: Devices, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Encodings(monkeypatch, new=30_000, old=800)
+    await (await deploy_two(world, PatchPolicy(encodings=("old",)))).work_through()
+    tight = replace(two(every=True), total_share=0.1)
+    publisher = with_policy(world, tight)
+    clock.now = utc_now()
+    await PatchPlanner(world.database, publisher, devices, clock=clock).step()
+    assert await states(world) == {(1, 2): "pending"}
+    await PatchBuilder(world.database, world.objects, publisher, world.folder / "patches", policy=tight).work_through()
+    assert (await recorded(world), (await the_job(world)).state) == ({"old": 800}, "built")
+    assert await names_listed(world) == ["old"]
+
+
 async def test_an_encoder_that_dies_keeps_no_other_patch_from_being_offered_and_is_given_up_in_the_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from control_plane.holdings import Holdings, moved
 from control_plane.patch_policy import PatchPolicy
 from control_plane.patch_wishes import (
     MAX_SHOWN_UNWANTED,
+    TRIES_FOR_EACH_PLACE,
     Held,
     Known,
     Stored,
@@ -134,22 +135,44 @@ versions = st.lists(st.integers(1, 12), max_size=6, unique=True)
 counts = st.dictionaries(st.integers(1, 12), st.integers(0, 50), max_size=8)
 
 
-@given(versions, versions, st.none() | counts, st.integers(0, 5), st.booleans())
+@given(versions, versions, st.none() | counts, st.integers(0, 5), st.booleans(), versions)
 def test_no_patch_is_wanted_twice_or_from_a_version_to_itself_and_their_number_is_bounded(
-    offered: list[int], recent: list[int], devices: dict[int, int] | None, most: int, lately: bool
+    offered: list[int],
+    recent: list[int],
+    devices: dict[int, int] | None,
+    most: int,
+    lately: bool,
+    tried: list[int],
 ) -> None:
     policy = PatchPolicy(max_per_target=most)
     holding = None
     if devices is not None:
         holding = Held(sum(devices.values()) + 1, tuple((known(version), n) for version, n in devices.items()))
-    found = wishes([known(v) for v in offered], [known(v) for v in recent], holding, [], policy, lately)
+    hopeless = [(f"a{base}", f"a{target}") for base in tried for target in offered]
+    found = wishes([known(v) for v in offered], [known(v) for v in recent], holding, [], policy, lately, hopeless)
     pairs = [wish.pair for wish in found]
     assert len(set(pairs)) == len(pairs)
     assert all(base != target for base, target in pairs)
     for target in offered:
         of_target = [wish for wish in found if wish.target == f"a{target}"]
-        assert len(wanted(of_target)) <= most
+        assert len(wanted(of_target)) <= most * TRIES_FOR_EACH_PLACE
+        assert len([pair for pair in wanted(of_target) if pair not in hopeless]) <= most
         assert [wish.rank for wish in of_target] == sorted(wish.rank for wish in of_target)
+
+
+def test_a_pair_of_which_no_patch_is_worth_it_leaves_its_place_to_the_next_but_not_without_end() -> None:
+    two = PatchPolicy(max_per_target=2)
+    devices = held(100, v1=9, v2=8, v3=7, v4=6, v5=5, v6=4)
+
+    def with_hopeless(*versions: int) -> list[str]:
+        hopeless = [(f"a{version}", "a9") for version in versions]
+        found = wishes([known(9)], [], devices, [], two, hopeless=hopeless)
+        return [base for base, _ in wanted(found)]
+
+    assert with_hopeless() == ["a1", "a2"]
+    assert with_hopeless(1) == ["a1", "a2", "a3"]
+    assert with_hopeless(1, 2, 3) == ["a1", "a2", "a3", "a4"]
+    assert with_hopeless(1, 2, 3, 4, 5) == ["a1", "a2", "a3", "a4"], "twice as many were tried as there are places"
 
 
 # --- Room -------------------------------------------------------------------------------------------------------------
