@@ -148,9 +148,8 @@ def _split(work: _Work, shape: tuple[int, ...]) -> tuple[tuple[int, int], Scales
     for split in sorted(splits):
         scales = fit_scales(work.magnitudes(split, None))
         if scales is not None:
-            # The logarithm of what elements are expected to be, on average: an octave costs a bit.
-            mean = scales.level + float(scales.rows.mean()) + float(scales.columns.mean())
-            cost = mean / STEPS * work.count + _side_bits(scales)
+            # Of what elements are expected to be, an octave costs a bit.
+            cost = scales.octaves_above(half_octaves(work.unit() / 4)) * work.count + _side_bits(scales)
             best = min(best or (cost, split, scales), (cost, split, scales), key=lambda one: one[0])
     return ((1, work.count), None) if best is None else best[1:]
 
@@ -318,7 +317,7 @@ class _Work:
         some = slice(0, min(self.count, GUESSED))
         with np.errstate(over="ignore"):
             target, base = (self._values(one, some).astype(np.float32) for one in (self._target, self._base))
-        columns = guess_columns(target, base, self.count)
+        columns = guess_columns(target, base, self.count, self.unit())
         return set() if columns is None else {(self.count // columns, columns)}
 
     def can_be_predicted(self) -> bool:
@@ -331,6 +330,10 @@ class _Work:
             return False
         changed = sum(int(np.count_nonzero(self._differences(part))) for part in self._chunks())
         return changed > _MIN_CHANGED * self.count
+
+    def unit(self) -> float:
+        """Return about what a difference is at least that is not 0."""
+        return max(float(np.sqrt(12 * self.rounding_energy() / self.count)), 1e-300)
 
     def rounding_energy(self) -> float:
         """Return the sum of squares of what rounding adds to the elements, about."""
