@@ -92,7 +92,7 @@ _DECODER_BYTES = 512 * 1024
 _ZSTD_BYTES = 640 * 1024
 _DEFLATE_BYTES = 384 * 1024
 _FACTOR_BYTES = 12
-_BLOCK_FACTOR = 15
+BLOCK_FACTOR: Final = 15
 
 
 class Op(IntEnum):
@@ -294,7 +294,7 @@ class Header:
     def memory_bytes(self) -> int:
         """The memory that decoding takes at most, beside the base."""
         layout = self.layout
-        frames = (self.streams + 2) * layout.frame_bytes + _BLOCK_FACTOR * layout.block_bytes
+        frames = (self.streams + 2) * layout.frame_bytes + BLOCK_FACTOR * layout.block_bytes
         windows = len(layout.continuous) * (layout.window_bytes + _ZSTD_BYTES)
         deflate = _DEFLATE_BYTES if self.members or self.features & FEATURE_DEFLATE else 0
         # A prefix is held as it is read, and by zstd. One more zstd decoder is for frames that stand alone.

@@ -47,9 +47,9 @@ _FEW_PRODUCTS = 1 << 18
 # What the sum of products is scaled by is far inside the range of doubles, so that only the addition rounds.
 MIN_EXPONENT, MAX_EXPONENT = -256, 64
 
-# Doubles of so many elements stay in a processor's cache, and memory that was freed is used again at once. New pages
-# cost more than what is computed in them.
-PIECE_ELEMENTS = 8192
+# Doubles of so many elements take a quarter of a megabyte, a few of which stay in a processor's cache; with fewer, the
+# calls cost more than what they compute.
+PIECE_ELEMENTS = 32 * 1024
 
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
