@@ -22,6 +22,11 @@ _CLUSTER_GAP = 4
 _CLUSTER_LOG = 6
 _CHUNK = 1 << 20
 
+# Of alignments that lie at one place, no more are kept: among zeros there are any number.
+_MAX_STATES = 24
+# What it costs to go from the base to the target's own bytes, or back.
+_FAR = 3.0
+
 # The state in which bytes are new.
 NEW = -1
 
@@ -187,6 +192,7 @@ class _Path:
         self._cost: dict[int, float] = {NEW: prices.data}
         self._rate: dict[int, float] = {}
         self._chain: dict[int, _Chain | None] = {NEW: (start, NEW, None)}
+        self._jumps: dict[tuple[int, int], float] = {}
 
     def go_to(self, place: int, new: float) -> None:
         """Make the bytes up to ``place``; ``new`` is what all from the target's start would cost as new ones."""
@@ -206,8 +212,9 @@ class _Path:
 
     def leave(self, states: list[int]) -> None:
         for state in states:
-            del self._cost[state], self._rate[state]
-            self._chain.pop(state, None)
+            if state in self._rate:
+                del self._cost[state], self._rate[state]
+                self._chain.pop(state, None)
 
     def change_rates(self, rates: list[tuple[int, float]]) -> None:
         for state, rate in rates:
@@ -219,42 +226,52 @@ class _Path:
         cost, place = self._cost, self._place
         best = min(cost, key=cost.__getitem__)
         low, chain = cost[best], self._chain[best]
-        new_cost, new_chain = cost[NEW], self._chain[NEW]
-        bound = low + self._copy
-        for state, now in cost.items():
-            if now <= bound or state == best:
-                continue
-            if state == NEW:
-                if low + self._data < now:
-                    cost[NEW] = low + self._data
-                    self._chain[NEW] = (place, NEW, chain)
-                continue
-            then = bound + self._distance(place, chain, state)
-            if then < now:
-                cost[state] = now = then
-                self._chain[state] = (place, state, chain)
-            if best != NEW and new_cost + self._copy < now:
-                then = new_cost + self._copy + self._distance(place, new_chain, state)
-                if then < now:
-                    cost[state] = then
-                    self._chain[state] = (place, state, new_chain)
         if low + self._data < cost[NEW]:
             cost[NEW] = low + self._data
             self._chain[NEW] = (place, NEW, chain)
+        bound = low + self._copy
+        new_bound = cost[NEW] + self._copy if best != NEW else float("inf")
+        for state, now in cost.items():
+            if now <= bound or state in (NEW, best):
+                continue
+            then = bound + (self._distance(chain, state) if best == NEW else self._jump(best, state))
+            if then < now:
+                cost[state] = now = then
+                self._chain[state] = (place, state, chain)
+            if new_bound < now:
+                then = new_bound + self._distance(self._chain[NEW], state)
+                if then < now:
+                    cost[state] = then
+                    self._chain[state] = (place, state, self._chain[NEW])
+        if len(cost) > _MAX_STATES:
+            self._forget()
 
-    def _distance(self, place: int, chain: _Chain | None, state: int) -> float:
+    def _forget(self) -> None:
+        """Leave the states that are least likely to be of use: of those that end soonest, the ones that cost most."""
+        last = sorted(self._rate, key=lambda state: (-self._alignments[state].end, state))[_MAX_STATES // 2 :]
+        last.sort(key=lambda state: (self._cost[state], state))
+        self.leave(last[_MAX_STATES // 2 - 1 :])
+
+    def _jump(self, before: int, state: int) -> float:
+        """Return what it costs to name the source of an alignment where another one ends."""
+        found = self._jumps.get((before, state))
+        if found is None:
+            last, here = self._alignments[before], self._alignments[state]
+            found = self._source(here.shift - last.shift) if here.own == last.own else _FAR
+            self._jumps[before, state] = found
+        return found
+
+    def _distance(self, chain: _Chain | None, state: int) -> float:
+        """Return what it costs to name a source here, after new bytes."""
         assert chain is not None
-        here = self._alignments[state]
-        end = place
-        if chain[1] == NEW:
-            end, _, chain = chain
+        end, _, chain = chain
         if chain is None:
             # What was made before is not known here; most likely what lies before it in the same source.
             return 1.0
-        last = self._alignments[chain[1]]
+        last, here = self._alignments[chain[1]], self._alignments[state]
         if last.own != here.own:
-            return 3.0
-        return self._source(place + here.shift - end - last.shift)
+            return _FAR
+        return self._source(self._place + here.shift - end - last.shift)
 
     def steps(self, end: int) -> list[Step]:
         """Return the cheapest way to here, which is ``end``."""

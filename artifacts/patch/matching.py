@@ -119,11 +119,10 @@ def _choices(
         left = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
     prefix = _prefix(found) if prefixed else None
     seen = seen_differences(files, found)
-    beginnings: list[tuple[Prices, tuple[int, int] | None, Counts | None]] = [
-        (prices, None, different) for prices in (Prices(), CHEAP_OPERATIONS) for different in (None, seen)
-    ]
+    beginnings: list[tuple[Prices, tuple[int, int] | None, Counts | None]] = [(Prices(), None, None)]
     if prefix:
-        beginnings += [(Prices(), prefix, different) for different in (None, seen)]
+        beginnings += [(Prices(), prefix, None), (Prices(), prefix, seen)]
+    beginnings += [(CHEAP_OPERATIONS, None, None), (Prices(), None, seen), (CHEAP_OPERATIONS, None, seen)]
     for prices, reckoned, different in beginnings:
         all_passes = passes(files, found, prices, prefixed=reckoned is not None, different=different)
         for _ in range(_PASSES):
