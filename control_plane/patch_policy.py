@@ -36,7 +36,7 @@ class PatchPolicy:
     total_share: float = TOTAL_SHARE
     min_device_share: float = MIN_DEVICE_SHARE
     encodings: tuple[str, ...] = tuple(ENCODERS)
-    every_encoding: bool = False
+    every_encoding: bool = True
 
     @property
     def for_each_pair(self) -> int:

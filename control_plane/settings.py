@@ -131,8 +131,9 @@ class Settings(BaseSettings):
         description="Encodings in which patches are made, the preferred one first.",
     )
     patch_offer: Literal["smallest", "each"] = Field(
-        default="smallest",
-        description="smallest: one patch for a pair of versions. each: one in every encoding that is worth it.",
+        default="each",
+        description="each: a patch in every encoding that is worth it, for devices and browsers that know only some. "
+        "smallest: one patch for a pair of versions.",
     )
     patch_max_per_target: int = Field(
         default=MAX_PER_TARGET, ge=0, description="Patches that lead to one version and that an environment lists."

@@ -224,7 +224,7 @@ def test_patches_are_listed_in_an_order_that_does_not_depend_on_the_wishes() -> 
 
 def test_of_several_patches_from_one_base_the_smallest_is_listed_or_each_of_them() -> None:
     rows = [row("identity", 1000), row("old", 300, "a"), row("given up", 100, "a"), row("new", 200, "a")]
-    both = PatchPolicy(encodings=("new", "old"))
+    both = PatchPolicy(encodings=("new", "old"), every_encoding=False)
     assert [encoding.name for encoding in listed_encodings(rows, ["a"], both)] == ["identity", "new"]
     each = PatchPolicy(encodings=("new", "old"), every_encoding=True)
     assert [encoding.name for encoding in listed_encodings(rows, ["a"], each)] == ["identity", "new", "old"]
