@@ -6,20 +6,32 @@ target: at each, every alignment that lies there, and "new", can be entered from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from artifacts.patch.alignments import Alignment, Bytes, Places
 from artifacts.patch.prices import Costs, Prices, difference_symbols
 
-__all__ = ["NEW", "Differences", "NewBytes", "Step", "choose", "differences", "new_bytes"]
+__all__ = [
+    "MIN_CLUSTER_LOG",
+    "NEW",
+    "Differences",
+    "Event",
+    "NewBytes",
+    "Step",
+    "choose",
+    "differences",
+    "new_bytes",
+    "timeline",
+]
 
-# Differing bytes with fewer equal ones between them are one cluster, and a cluster ends at multiples of 64.
-_CLUSTER_GAP = 4
-_CLUSTER_LOG = 6
+# A cluster of differing bytes ends at multiples of 64 or more, and where at least a sixteenth of that is equal.
+MIN_CLUSTER_LOG = 6
+_GAP_LOG = 4
 _CHUNK = 1 << 20
 
 # Of alignments that lie at one place, no more are kept: among zeros there are any number.
@@ -45,39 +57,60 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Where an alignment differs from the target: clusters, what each costs a byte."""
+    """Where an alignment differs from the target: clusters of differing bytes, and all that is needed to price them.
+
+    Attributes:
+        starts: of the clusters, in the target.
+        ends: of the clusters.
+        firsts: of the clusters among the symbols.
+        symbols: `difference_symbols`.
+    """
 
     starts: Places
     ends: Places
-    rates: Costs
+    firsts: Places
+    symbols: npt.NDArray[np.uint16]
+
+    def rates(self, prices: Prices) -> list[float]:
+        """Return what each cluster costs for each of its bytes."""
+        if not len(self.symbols):
+            return []
+        costs = np.add.reduceat(prices.different[self.symbols], self.firsts) / (self.ends - self.starts)
+        return [float(cost) for cost in costs]
 
 
-def differences(target: Bytes, source: Bytes, alignment: Alignment, prices: Prices) -> Differences:
-    """Return where an alignment differs from the target and what it costs to write how."""
+def differences(target: Bytes, source: Bytes, alignment: Alignment, cluster_log: int = MIN_CLUSTER_LOG) -> Differences:
+    """Return where an alignment differs from the target, in clusters of at most ``1 << cluster_log`` bytes."""
     found = []
+    symbols_before = 0
     for start in range(alignment.start, alignment.end, _CHUNK):
         end = min(start + _CHUNK, alignment.end)
         difference = target[start:end] - source[start + alignment.shift : end + alignment.shift]
         differing = np.flatnonzero(difference)
         if len(differing):
-            found.append(_clusters(differing, difference[differing], start, prices))
+            starts, ends, firsts, symbols = _clusters(differing, difference[differing], cluster_log)
+            found.append((starts + start, ends + start, firsts + symbols_before, symbols))
+            symbols_before += len(symbols)
     if not found:
-        none = np.zeros(0, np.int64)
-        return Differences(none, none, np.zeros(0))
+        return _EQUAL
     return Differences(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-def _clusters(differing: Places, values: Bytes, start: int, prices: Prices) -> tuple[Places, Places, Costs]:
+_NONE = np.zeros(0, np.int64)
+_EQUAL = Differences(_NONE, _NONE, _NONE, np.zeros(0, np.uint16))
+
+
+def _clusters(
+    differing: Places, values: Bytes, cluster_log: int
+) -> tuple[Places, Places, Places, npt.NDArray[np.uint16]]:
     gaps = np.diff(differing, prepend=-1)
-    costs = prices.different[difference_symbols(gaps, values)]
     first = np.ones(len(differing), np.bool_)
-    far = gaps > _CLUSTER_GAP
+    far = gaps > 1 << (cluster_log - _GAP_LOG)
     # The first differing byte, which costs most, is a cluster of its own.
-    first[1:] = far[1:] | far[:-1] | (np.diff(differing >> _CLUSTER_LOG) != 0)
+    first[1:] = far[1:] | far[:-1] | (np.diff(differing >> cluster_log) != 0)
     firsts = np.flatnonzero(first)
-    starts = differing[firsts] + start
-    ends = differing[np.append(firsts[1:], len(differing)) - 1] + start + 1
-    return starts, ends, np.add.reduceat(costs, firsts) / (ends - starts)
+    ends = differing[np.append(firsts[1:], len(differing)) - 1] + 1
+    return differing[firsts], ends, firsts, difference_symbols(gaps, values).astype(np.uint16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,68 +160,88 @@ def new_bytes(target: Bytes, gaps: Sequence[tuple[int, int]], repeats: Places, p
     return NewBytes(np.array(places, np.int64), np.array(sums), slope)
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What changes at one place of a target: alignments that begin there, clusters that begin or end, alignments' ends.
+
+    Attributes:
+        place: in the target.
+        entered: numbers of alignments.
+        changed: numbers of alignments, and the number of the cluster that begins there; -1 where one ends.
+        left: numbers of alignments.
+    """
+
+    place: int
+    entered: list[int]
+    changed: list[tuple[int, int]]
+    left: list[int]
+
+
+def timeline(start: int, end: int, alignments: Sequence[Alignment], found: Sequence[Differences]) -> list[Event]:
+    """Return what changes between two places of the target, in order."""
+    events: dict[int, Event] = {}
+
+    def at(place: int) -> Event:
+        event = events.get(place)
+        if event is None:
+            event = events[place] = Event(place, [], [], [])
+        return event
+
+    at(start)
+    at(end)
+    for number, (alignment, differing) in enumerate(zip(alignments, found, strict=True)):
+        first, last = max(alignment.start, start), min(alignment.end, end)
+        at(first).entered.append(number)
+        at(last).left.append(number)
+        inside = slice(
+            int(np.searchsorted(differing.ends, first, side="right")), int(np.searchsorted(differing.starts, last))
+        )
+        # The end of one cluster may be the start of the next: ends come first.
+        for place in differing.ends[inside].tolist():
+            if place < last:
+                at(place).changed.append((number, -1))
+        for cluster, place in enumerate(differing.starts[inside].tolist(), inside.start):
+            at(max(place, first)).changed.append((number, cluster))
+    return [events[place] for place in sorted(events)]
+
+
 def choose(
-    start: int,
-    end: int,
+    events: Sequence[Event],
     alignments: Sequence[Alignment],
-    found: Sequence[Differences],
+    rates: Sequence[Sequence[float]],
     prices: Prices,
     new: NewBytes,
 ) -> list[Step]:
-    """Return the cheapest steps that make the target from ``start`` to ``end``.
+    """Return the cheapest steps from the first event to the last.
 
     Args:
-        start: a place in the target.
-        end: a later one.
-        alignments: what lies there.
-        found: how each of them differs.
+        events: what changes where.
+        alignments: what can be chosen.
+        rates: what each cluster of each alignment costs for each of its bytes.
         prices: what things cost.
         new: what new bytes cost.
     """
-    path = _Path(alignments, prices, start)
-    for place, cost, entered, changed, left in _places(start, end, alignments, found, new):
-        path.go_to(place, cost)
-        path.enter(entered)
+    costs = new.costs(np.array([event.place for event in events]))
+    path = _Path(alignments, prices, events[0].place, costs[0])
+    for event, cost in zip(events, costs, strict=True):
+        path.go_to(event.place, cost)
+        path.enter(event.entered)
         path.change_over()
-        path.change_rates(changed)
-        path.leave(left)
-    return path.steps(end)
-
-
-def _places(
-    start: int, end: int, alignments: Sequence[Alignment], found: Sequence[Differences], new: NewBytes
-) -> Iterator[tuple[int, float, list[int], list[tuple[int, float]], list[int]]]:
-    """Yield each place at which something changes: what new bytes cost up to it, and what is to be done there."""
-    entered: dict[int, list[int]] = {}
-    changed: dict[int, list[tuple[int, float]]] = {}
-    left: dict[int, list[int]] = {}
-    for number, (alignment, differing) in enumerate(zip(alignments, found, strict=True)):
-        first, last = max(alignment.start, start), min(alignment.end, end)
-        entered.setdefault(first, []).append(number)
-        left.setdefault(last, []).append(number)
-        starts, ends, rates = differing.starts.tolist(), differing.ends.tolist(), differing.rates.tolist()
-        # The end of one cluster may be the start of the next: ends come first.
-        for at in ends:
-            changed.setdefault(at, []).append((number, 0.0))
-        for at, rate in zip(starts, rates, strict=True):
-            changed.setdefault(at, []).append((number, rate))
-    places = sorted({start, end, *entered, *changed, *left})
-    nothing: list[int] = []
-    none: list[tuple[int, float]] = []
-    for place, cost in zip(places, new.costs(np.array(places)), strict=True):
-        if start <= place <= end:
-            yield place, cost, entered.get(place, nothing), changed.get(place, none), left.get(place, nothing)
+        for number, cluster in event.changed:
+            path.change_rate(number, rates[number][cluster] if cluster >= 0 else 0.0)
+        path.leave(event.left)
+    return path.steps(events[-1].place)
 
 
 class _Path:
     """The cheapest ways to all states at one place."""
 
-    def __init__(self, alignments: Sequence[Alignment], prices: Prices, start: int) -> None:
+    def __init__(self, alignments: Sequence[Alignment], prices: Prices, start: int, new: float) -> None:
         self._alignments = alignments
         self._source: Callable[[int], float] = prices.source
         self._copy, self._data = prices.copy, prices.data
         self._place = start
-        self._new: float | None = None
+        self._new = new
         self._cost: dict[int, float] = {NEW: prices.data}
         self._rate: dict[int, float] = {}
         self._chain: dict[int, _Chain | None] = {NEW: (start, NEW, None)}
@@ -201,8 +254,7 @@ class _Path:
         for state, rate in self._rate.items():
             if rate:
                 cost[state] += rate * length
-        if self._new is not None:
-            cost[NEW] += new - self._new
+        cost[NEW] += new - self._new
         self._new, self._place = new, place
 
     def enter(self, states: list[int]) -> None:
@@ -216,10 +268,9 @@ class _Path:
                 del self._cost[state], self._rate[state]
                 self._chain.pop(state, None)
 
-    def change_rates(self, rates: list[tuple[int, float]]) -> None:
-        for state, rate in rates:
-            if state in self._rate:
-                self._rate[state] = rate
+    def change_rate(self, state: int, rate: float) -> None:
+        if state in self._rate:
+            self._rate[state] = rate
 
     def change_over(self) -> None:
         """Let each state be entered from the cheapest one, or from new bytes, if that is cheaper than to stay."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
 
@@ -12,7 +13,7 @@ from artifacts.patch.format import Op, unsigned, varint
 from artifacts.patch.operations import Add, Data, Operation
 from artifacts.patch.writer import frame_of
 
-__all__ = ["estimate"]
+__all__ = ["Estimator"]
 
 _FRAME_BYTES = 1 << 16
 # A frame with a prefix says where that lies.
@@ -37,24 +38,42 @@ class _Streams:
     everything: bytearray
 
 
-def estimate(old: Bytes, new: Bytes, operations: Sequence[Operation], prefix: bytes = b"") -> int:
-    """Return the bytes that operations take in a patch, without its header.
+class Estimator:
+    """Tells how many bytes of a patch operations take.
 
     Args:
         old: the base.
         new: the target.
-        operations: what makes some of it; an address beyond the base is the target's.
-        prefix: what new bytes are compressed with.
     """
-    streams = _streams(old, new, operations)
-    control = min(
-        _compressed(streams.mixed),
-        _compressed(streams.kinds) + _compressed(streams.lengths) + _compressed(streams.sources),
-    )
-    size = control + _compressed(streams.new, prefix) + _compressed(streams.different)
-    if len(streams.everything) <= _ONE_STREAM_BYTES:
-        size = min(size, _compressed(streams.everything))
-    return size
+
+    def __init__(self, old: Bytes, new: Bytes) -> None:
+        self._old, self._new = old, new
+        # Many choices have some streams in common.
+        self._known: dict[tuple[bytes, tuple[int, int] | None], int] = {}
+
+    def estimate(self, operations: Sequence[Operation], prefix: tuple[int, int] | None = None) -> int:
+        """Return the bytes that operations take in a patch, without its header.
+
+        Args:
+            operations: what makes some of the target; an address beyond the base is the target's.
+            prefix: start and end in the base of what new bytes are compressed with.
+        """
+        streams = _streams(self._old, self._new, operations)
+        control = min(
+            self._compressed(streams.mixed),
+            self._compressed(streams.kinds) + self._compressed(streams.lengths) + self._compressed(streams.sources),
+        )
+        size = control + self._compressed(streams.new, prefix) + self._compressed(streams.different)
+        if len(streams.everything) <= _ONE_STREAM_BYTES:
+            size = min(size, self._compressed(streams.everything))
+        return size
+
+    def _compressed(self, content: bytearray, prefix: tuple[int, int] | None = None) -> int:
+        key = sha256(content).digest(), prefix
+        if key not in self._known:
+            before = self._old[slice(*prefix)].tobytes() if prefix else b""
+            self._known[key] = _compressed(content, before)
+        return self._known[key]
 
 
 def _streams(old: Bytes, new: Bytes, operations: Sequence[Operation]) -> _Streams:
@@ -85,7 +104,7 @@ def _difference(old: Bytes, new: Bytes, add: Add) -> bytes:
     return (new[add.start : add.start + add.length] - source[: add.length]).tobytes()
 
 
-def _compressed(content: bytearray, prefix: bytes = b"") -> int:
+def _compressed(content: bytearray, prefix: bytes) -> int:
     levels = _THOROUGH if len(content) <= _THOROUGH_BYTES else _QUICK
     size = 0
     for start in range(0, len(content), _FRAME_BYTES):

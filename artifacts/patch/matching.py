@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from mmap import mmap
 
 import numpy as np
 
-from artifacts.patch.choose import Differences
-from artifacts.patch.estimate import estimate
+from artifacts.patch.estimate import Estimator
 from artifacts.patch.operations import Add, Copy, Data, Operation
-from artifacts.patch.passes import Choice, Files, passes, seen_differences
+from artifacts.patch.passes import Choice, Choices, Files, seen_differences
 from artifacts.patch.prices import CHEAP_OPERATIONS, Counts, Prices
 from artifacts.patch.search import Found, search
 
@@ -26,9 +26,9 @@ Buffer = bytes | bytearray | memoryview | mmap
 # Operations that are made of one choice: with copies of at least so many bytes, or everything that is aligned and not
 # all equal as differences. Patterns in differences compress better in one piece, differences far apart as operations.
 _RUNS = (4, 6, 32, 1 << 40)
-# From so many operations on, a copy should not be short: operations take time to decode.
-_MANY_OPERATIONS = 1 << 16
-_MANY_RUNS = (32, 1 << 40)
+# Operations take time to decode, so there are not more of them than these and one for every so many bytes.
+_FEW_OPERATIONS = 1 << 14
+_BYTES_PER_OPERATION = 64
 _PASSES = 4
 # Prefixes are as long as the format's longest window.
 _MAX_PREFIX_BYTES = 1 << 20
@@ -99,11 +99,14 @@ def _matched(
     files = Files(np.frombuffer(base, np.uint8), np.frombuffer(target, np.uint8), ranges)
     found = search(files.old, files.new, ranges, limits.max_bytes)
     best = None
+    estimator = Estimator(files.old, files.new)
+    most = _FEW_OPERATIONS + sum(end - start for start, end in ranges) // _BYTES_PER_OPERATION
     for choices, prefix in _choices(files, found, limits, prefixed=prefixed):
-        for run in _MANY_RUNS if _operations_at_most(choices) > _MANY_OPERATIONS else _RUNS:
+        for run in _RUNS:
             operations = [one for choice in choices for one in choice.operations(len(files.old), run)]
-            content = bytes(files.old[slice(*prefix)]) if prefix else b""
-            size = estimate(files.old, files.new, operations, content)
+            if len(operations) > most and run != _RUNS[-1]:
+                continue
+            size = estimator.estimate(operations, prefix)
             if best is None or size < best.estimate:
                 best = Matched(operations, prefix, size)
     assert best is not None
@@ -118,27 +121,18 @@ def _choices(
     if left is None:
         left = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
     prefix = _prefix(found) if prefixed else None
+    choices = Choices(files, found)
     seen = seen_differences(files, found)
     beginnings: list[tuple[Prices, tuple[int, int] | None, Counts | None]] = [(Prices(), None, None)]
     if prefix:
         beginnings += [(Prices(), prefix, None), (Prices(), prefix, seen)]
     beginnings += [(CHEAP_OPERATIONS, None, None), (Prices(), None, seen), (CHEAP_OPERATIONS, None, seen)]
     for prices, reckoned, different in beginnings:
-        all_passes = passes(files, found, prices, prefixed=reckoned is not None, different=different)
-        for _ in range(_PASSES):
-            choices = next(all_passes)
-            yield choices, reckoned
-            left -= sum(_steps(one) for choice in choices for one in choice.differing)
+        for made in islice(choices.passes(prices, prefixed=reckoned is not None, different=different), _PASSES):
+            yield made, reckoned
+            left -= choices.steps
             if left < 0:
                 return
-
-
-def _steps(differing: Differences) -> int:
-    return 2 + 2 * len(differing.starts)
-
-
-def _operations_at_most(choices: Sequence[Choice]) -> int:
-    return sum(len(choice.steps) + 2 * sum(len(one.starts) for one in choice.differing) for choice in choices)
 
 
 def _prefix(found: Found) -> tuple[int, int] | None:

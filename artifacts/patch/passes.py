@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from artifacts.patch.alignments import Alignment, Bytes, Places
-from artifacts.patch.choose import NEW, Differences, Step, choose, differences, new_bytes
+from artifacts.patch.choose import MIN_CLUSTER_LOG, NEW, Differences, Step, choose, differences, new_bytes, timeline
 from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.prices import Chosen, Counts, Prices, difference_symbols, learned, learned_differences
 from artifacts.patch.search import Found, Ranges
 
-__all__ = ["Choice", "Files", "passes", "seen_differences"]
+__all__ = ["Choice", "Choices", "Files", "seen_differences"]
 
 _CHUNK = 1 << 20
+# About so many clusters are looked at; in long files they are longer.
+_MAX_CLUSTERS = 1 << 17
 # Alignments from this length on tell how the files differ, before anything is chosen.
 _TELLING_BYTES = 256
 # An earlier occurrence that was copied may be a copy of one that was written as new bytes, and so on so often.
@@ -63,31 +65,45 @@ class Choice:
             yield from _aligned(step, shift, self.differing[step.alignment], run)
 
 
-def passes(
-    files: Files, found: Found, prices: Prices, *, prefixed: bool, different: Counts | None = None
-) -> Iterator[list[Choice]]:
-    """Yield choices, without an end: one for each range, and each time hopefully better ones.
+class Choices:
+    """What can be chosen, and what was found out about it that prices do not change."""
 
-    Args:
-        files: what is made of what.
-        found: what there is to choose from.
-        prices: to begin with.
-        prefixed: new bytes are compressed with the base's bytes before them.
-        different: how often each of the `difference_symbols` may be expected; None for a guess.
-    """
-    if different is not None:
-        prices = learned_differences(prices, different)
-    written: Sequence[Choice] | None = None
-    inside = [[one for one in found.alignments if one.start < end and one.end > start] for start, end in files.ranges]
-    while True:
-        new = new_bytes(files.new, found.known_gaps, _repeats(found, written, prefixed=prefixed), prices)
-        differing = [[differences(files.new, files.source(one), one, prices) for one in some] for some in inside]
-        written = [
-            Choice(choose(start, end, some, how, prices, new), some, how)
-            for (start, end), some, how in zip(files.ranges, inside, differing, strict=True)
-        ]
-        yield written
-        prices = learned(prices, _chosen(files, written))
+    def __init__(self, files: Files, found: Found) -> None:
+        self.files, self.found = files, found
+        aligned = sum(one.end - one.start for one in found.alignments)
+        log = max(MIN_CLUSTER_LOG, (aligned // _MAX_CLUSTERS).bit_length())
+        differing = [differences(files.new, files.source(one), one, log) for one in found.alignments]
+        self._ranges = []
+        for start, end in files.ranges:
+            inside = [n for n, one in enumerate(found.alignments) if one.start < end and one.end > start]
+            alignments, how = [found.alignments[n] for n in inside], [differing[n] for n in inside]
+            self._ranges.append((timeline(start, end, alignments, how), alignments, how))
+
+    @property
+    def steps(self) -> int:
+        """How many steps one pass takes."""
+        return sum(len(event.changed) + 1 for events, _, _ in self._ranges for event in events)
+
+    def passes(self, prices: Prices, *, prefixed: bool, different: Counts | None = None) -> Iterator[list[Choice]]:
+        """Yield choices, without an end: one for each range, and each time hopefully better ones.
+
+        Args:
+            prices: to begin with.
+            prefixed: new bytes are compressed with the base's bytes before them.
+            different: how often each of the `difference_symbols` may be expected; None for a guess.
+        """
+        if different is not None:
+            prices = learned_differences(prices, different)
+        written: Sequence[Choice] | None = None
+        while True:
+            repeats = _repeats(self.found, written, prefixed=prefixed)
+            new = new_bytes(self.files.new, self.found.known_gaps, repeats, prices)
+            written = []
+            for events, alignments, differing in self._ranges:
+                rates = [how.rates(prices) for how in differing]
+                written.append(Choice(choose(events, alignments, rates, prices, new), alignments, differing))
+            yield written
+            prices = learned(prices, _chosen(self.files, written))
 
 
 def seen_differences(files: Files, found: Found) -> Counts:
