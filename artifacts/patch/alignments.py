@@ -7,7 +7,6 @@ sequences: Altschul et al. 1990, "Basic local alignment search tool").
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np

@@ -69,13 +69,16 @@ def apply_patch(
     with patch.open("rb") as blob, opened_base(base) as old:
         header = read_header(blob)
         _require_promised(header, length, sha256, base_sha256)
-        _require_affordable(header, limits or PatchLimits(), out.parent)
+        journal = Journal(out, header) if resumable else None
+        _require_affordable(header, limits or PatchLimits())
+        _require_space(header, journal.target_bytes() if journal else 0, out.parent)
         old.require(header.base)
         with inflated_members(header, old, out.parent) as scratch:
-            if resumable:
-                _resume(_Application(header, patch, old, scratch, progress), Journal(out, header))
+            application = _Application(header, patch, old, scratch, progress)
+            if journal is None:
+                application.run(whole_file(out))
             else:
-                _Application(header, patch, old, scratch, progress).run(whole_file(out))
+                _resume(application, journal)
 
 
 def _require_promised(header: Header, length: int, sha256: str, base_sha256: str | None) -> None:
@@ -85,12 +88,15 @@ def _require_promised(header: Header, length: int, sha256: str, base_sha256: str
         raise PatchInvalid("the patch is for another base than was promised")
 
 
-def _require_affordable(header: Header, limits: PatchLimits, folder: Path) -> None:
+def _require_affordable(header: Header, limits: PatchLimits) -> None:
     if header.memory_bytes > limits.max_apply_bytes:
         raise PatchTooCostly(header.memory_bytes, limits.max_apply_bytes)
     if header.inflated_bytes > limits.max_scratch_bytes:
         raise PatchTooCostly(header.inflated_bytes, limits.max_scratch_bytes, "the disk")
-    if header.inflated_bytes + header.target.length > shutil.disk_usage(folder).free:
+
+
+def _require_space(header: Header, there: int, folder: Path) -> None:
+    if header.inflated_bytes + header.target.length > shutil.disk_usage(folder).free + there:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 

@@ -1,48 +1,32 @@
 """The cheapest way through the target: which alignment each byte is taken from, or that it is new.
 
-A shortest path (Viterbi) over the alignments' starts, ends and the clusters of unequal bytes in them: at each such
-place every alignment that lies there, and "new bytes", can be entered from the cheapest of the others.
+A shortest path (Viterbi 1967) over the places at which alignments begin, end, and begin or cease to differ from the
+target: at each, every alignment that lies there, and "new", can be entered from the cheapest of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from artifacts.patch.alignments import Alignment, Bytes, Places
+from artifacts.patch.prices import Costs, Prices, difference_symbols
 
-# Unequal bytes with fewer equal ones between them are one cluster, and a cluster ends at multiples of this.
-_CLUSTER_GAP = 8
+__all__ = ["NEW", "Differences", "NewBytes", "Step", "choose", "differences", "new_bytes"]
+
+# Differing bytes with fewer equal ones between them are one cluster, and a cluster ends at multiples of 64.
+_CLUSTER_GAP = 4
 _CLUSTER_LOG = 6
 _CHUNK = 1 << 20
 
+# The state in which bytes are new.
 NEW = -1
 
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """What things cost, in bytes of a compressed patch.
-
-    Attributes:
-        new: a new byte.
-        operation: an operation, beside its source.
-        different: a byte of a difference that is not 0, beside what it costs to say where.
-    """
-
-    new: float = 0.8
-    operation: float = 2.0
-    different: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Clusters:
-    """Stretches of an alignment in which bytes differ: where they begin and end, and what they cost a byte."""
-
-    starts: Places
-    ends: Places
-    rates: np.ndarray
+# A place, the state that was entered there, and how that place was reached.
+_Chain: TypeAlias = "tuple[int, int, _Chain | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,145 +38,229 @@ class Step:
     alignment: int
 
 
-def clusters(target: Bytes, source: Bytes, alignment: Alignment, prices: Prices) -> Clusters:
-    """Return where an alignment's bytes differ and what writing the differences costs."""
-    found: list[tuple[Places, Places, np.ndarray]] = []
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Where an alignment differs from the target: clusters, what each costs a byte."""
+
+    starts: Places
+    ends: Places
+    rates: Costs
+
+
+def differences(target: Bytes, source: Bytes, alignment: Alignment, prices: Prices) -> Differences:
+    """Return where an alignment differs from the target and what it costs to write how."""
+    found = []
     for start in range(alignment.start, alignment.end, _CHUNK):
         end = min(start + _CHUNK, alignment.end)
-        shift = alignment.shift
-        differing = np.flatnonzero(target[start:end] != source[start + shift : end + shift])
-        if not len(differing):
-            continue
-        gaps = np.diff(differing, prepend=differing[0] - 1)
-        cost = prices.different + np.minimum(1.5, gaps / 8)
-        first = np.ones(len(differing), np.bool_)
-        first[1:] = (gaps[1:] > _CLUSTER_GAP) | (np.diff(differing >> _CLUSTER_LOG) != 0)
-        starts = np.flatnonzero(first)
-        ends = differing[np.append(starts[1:], len(differing)) - 1] + 1
-        costs = np.add.reduceat(cost, starts)
-        starts = differing[starts]
-        found.append((starts + start, ends + start, costs / (ends - starts)))
+        difference = target[start:end] - source[start + alignment.shift : end + alignment.shift]
+        differing = np.flatnonzero(difference)
+        if len(differing):
+            found.append(_clusters(differing, difference[differing], start, prices))
     if not found:
         none = np.zeros(0, np.int64)
-        return Clusters(none, none, np.zeros(0))
-    return Clusters(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        return Differences(none, none, np.zeros(0))
+    return Differences(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _clusters(differing: Places, values: Bytes, start: int, prices: Prices) -> tuple[Places, Places, Costs]:
+    gaps = np.diff(differing, prepend=-1)
+    costs = prices.different[difference_symbols(gaps, values)]
+    first = np.ones(len(differing), np.bool_)
+    far = gaps > _CLUSTER_GAP
+    # The first differing byte, which costs most, is a cluster of its own.
+    first[1:] = far[1:] | far[:-1] | (np.diff(differing >> _CLUSTER_LOG) != 0)
+    firsts = np.flatnonzero(first)
+    starts = differing[firsts] + start
+    ends = differing[np.append(firsts[1:], len(differing)) - 1] + start + 1
+    return starts, ends, np.add.reduceat(costs, firsts) / (ends - starts)
+
+
+@dataclass(frozen=True, slots=True)
+class NewBytes:
+    """What new bytes cost: a sum over the target's bytes, linear between the places at which it is given."""
+
+    places: Places
+    sums: Costs
+    slope: float
+
+    def costs(self, places: Places) -> list[float]:
+        """Return the sums at some places."""
+        if not len(self.places):
+            return [float(cost) for cost in places * self.slope]
+        sums = np.interp(places, self.places, self.sums)
+        sums += np.minimum(places - self.places[0], 0) * self.slope
+        sums += np.maximum(places - self.places[-1], 0) * self.slope
+        return [float(cost) for cost in sums]
+
+
+def new_bytes(target: Bytes, gaps: Sequence[tuple[int, int]], repeats: Places, prices: Prices) -> NewBytes:
+    """Return what new bytes cost in the ``gaps``, where each place repeats others for as long as ``repeats`` says."""
+    places: list[int] = []
+    sums: list[float] = []
+    total, last, at = 0.0, None, 0
+    slope = float(prices.new.mean())
+    for start, end in gaps:
+        if last is not None:
+            total += (start - last) * slope
+        single = np.concatenate(([0.0], np.cumsum(prices.new[target[start:end]]))).tolist()
+        longest = repeats[at : at + end - start].tolist()
+        place, length = 0, end - start
+        places.append(start)
+        sums.append(total)
+        while place < length:
+            reach = min(place + longest[place], length)
+            if single[reach] - single[place] > prices.repeated:
+                total += prices.repeated
+            else:
+                reach = place + 1
+                total += single[reach] - single[place]
+            place = reach
+            places.append(start + place)
+            sums.append(total)
+        at += length
+        last = end
+    return NewBytes(np.array(places, np.int64), np.array(sums), slope)
 
 
 def choose(
-    start: int, end: int, alignments: Sequence[Alignment], differences: Sequence[Clusters], prices: Prices
+    start: int,
+    end: int,
+    alignments: Sequence[Alignment],
+    found: Sequence[Differences],
+    prices: Prices,
+    new: NewBytes,
 ) -> list[Step]:
-    """Return the cheapest steps that make the target from ``start`` to ``end``."""
-    # Events: (place, kind, alignment, rate) with kind 0 rate, 1 start, 2 end.
-    events: list[tuple[int, int, int, float]] = []
-    for number, alignment in enumerate(alignments):
-        events.append((alignment.start, 0, number, 0.0))
-        events.append((alignment.end, 2, number, 0.0))
-        found = differences[number]
-        events += zip(
-            found.starts.tolist(), [1] * len(found.starts), [number] * len(found.starts), found.rates.tolist()
-        )
-        events += zip(found.ends.tolist(), [1] * len(found.ends), [number] * len(found.ends), [0.0] * len(found.ends))
-    events.sort()
-    path = _Path(start, alignments, prices)
-    at, count = 0, len(events)
-    while at < count:
-        place = events[at][0]
-        path.advance(place)
-        after = at
-        while after < count and events[after][0] == place:
-            after += 1
-        here = events[at:after]
-        for event in here:
-            if event[1] == 0:
-                path.enter(event[2])
-        path.relax(place)
-        rates = {}
-        for _, kind, number, rate in here:
-            if kind == 2:
-                path.leave(number)
-            elif kind == 1:
-                rates[number] = max(rate, rates.get(number, 0.0))
-        path.change(rates)
-        at = after
-    path.advance(end)
+    """Return the cheapest steps that make the target from ``start`` to ``end``.
+
+    Args:
+        start: a place in the target.
+        end: a later one.
+        alignments: what lies there.
+        found: how each of them differs.
+        prices: what things cost.
+        new: what new bytes cost.
+    """
+    path = _Path(alignments, prices, start)
+    for place, cost, entered, changed, left in _places(start, end, alignments, found, new):
+        path.go_to(place, cost)
+        path.enter(entered)
+        path.change_over()
+        path.change_rates(changed)
+        path.leave(left)
     return path.steps(end)
 
 
+def _places(
+    start: int, end: int, alignments: Sequence[Alignment], found: Sequence[Differences], new: NewBytes
+) -> Iterator[tuple[int, float, list[int], list[tuple[int, float]], list[int]]]:
+    """Yield each place at which something changes: what new bytes cost up to it, and what is to be done there."""
+    entered: dict[int, list[int]] = {}
+    changed: dict[int, list[tuple[int, float]]] = {}
+    left: dict[int, list[int]] = {}
+    for number, (alignment, differing) in enumerate(zip(alignments, found, strict=True)):
+        first, last = max(alignment.start, start), min(alignment.end, end)
+        entered.setdefault(first, []).append(number)
+        left.setdefault(last, []).append(number)
+        starts, ends, rates = differing.starts.tolist(), differing.ends.tolist(), differing.rates.tolist()
+        # The end of one cluster may be the start of the next: ends come first.
+        for at in ends:
+            changed.setdefault(at, []).append((number, 0.0))
+        for at, rate in zip(starts, rates, strict=True):
+            changed.setdefault(at, []).append((number, rate))
+    places = sorted({start, end, *entered, *changed, *left})
+    nothing: list[int] = []
+    none: list[tuple[int, float]] = []
+    for place, cost in zip(places, new.costs(np.array(places)), strict=True):
+        if start <= place <= end:
+            yield place, cost, entered.get(place, nothing), changed.get(place, none), left.get(place, nothing)
+
+
 class _Path:
-    def __init__(self, start: int, alignments: Sequence[Alignment], prices: Prices) -> None:
+    """The cheapest ways to all states at one place."""
+
+    def __init__(self, alignments: Sequence[Alignment], prices: Prices, start: int) -> None:
         self._alignments = alignments
-        self._prices = prices
+        self._source: Callable[[int], float] = prices.source
+        self._copy, self._data = prices.copy, prices.data
         self._place = start
-        # Of each state: its cost, its rate, and the chain of (place, state, chain before) that led to it.
-        self._cost: dict[int, float] = {NEW: 0.0}
-        self._rate: dict[int, float] = {NEW: prices.new}
-        self._chain: dict[int, tuple] = {NEW: (start, NEW, None)}
+        self._new: float | None = None
+        self._cost: dict[int, float] = {NEW: prices.data}
+        self._rate: dict[int, float] = {}
+        self._chain: dict[int, _Chain | None] = {NEW: (start, NEW, None)}
 
-    def advance(self, place: int) -> None:
-        length = place - self._place
-        if length:
-            cost, rate = self._cost, self._rate
-            for state in cost:
-                cost[state] += rate[state] * length
-            self._place = place
-
-    def enter(self, number: int) -> None:
-        self._cost[number] = float("inf")
-        self._rate[number] = 0.0
-        self._chain[number] = ()
-
-    def leave(self, number: int) -> None:
-        del self._cost[number], self._rate[number], self._chain[number]
-
-    def change(self, rates: dict[int, float]) -> None:
-        for number, rate in rates.items():
-            if number in self._rate:
-                self._rate[number] = rate
-
-    def relax(self, place: int) -> None:
+    def go_to(self, place: int, new: float) -> None:
+        """Make the bytes up to ``place``; ``new`` is what all from the target's start would cost as new ones."""
         cost = self._cost
+        length = place - self._place
+        for state, rate in self._rate.items():
+            if rate:
+                cost[state] += rate * length
+        if self._new is not None:
+            cost[NEW] += new - self._new
+        self._new, self._place = new, place
+
+    def enter(self, states: list[int]) -> None:
+        for state in states:
+            self._cost[state] = float("inf")
+            self._rate[state] = 0.0
+
+    def leave(self, states: list[int]) -> None:
+        for state in states:
+            del self._cost[state], self._rate[state]
+            self._chain.pop(state, None)
+
+    def change_rates(self, rates: list[tuple[int, float]]) -> None:
+        for state, rate in rates:
+            if state in self._rate:
+                self._rate[state] = rate
+
+    def change_over(self) -> None:
+        """Let each state be entered from the cheapest one, or from new bytes, if that is cheaper than to stay."""
+        cost, place = self._cost, self._place
         best = min(cost, key=cost.__getitem__)
-        low = cost[best]
-        chain = self._chain[best]
-        new_chain = self._chain[NEW]
-        new_cost = cost[NEW]
-        operation = self._prices.operation
-        for state in cost:
-            if state == best:
+        low, chain = cost[best], self._chain[best]
+        new_cost, new_chain = cost[NEW], self._chain[NEW]
+        bound = low + self._copy
+        for state, now in cost.items():
+            if now <= bound or state == best:
                 continue
             if state == NEW:
-                if low + operation < cost[NEW]:
-                    cost[NEW] = low + operation
+                if low + self._data < now:
+                    cost[NEW] = low + self._data
                     self._chain[NEW] = (place, NEW, chain)
                 continue
-            if low + operation + 0.5 >= cost[state]:
-                continue
-            jump = low + operation + self._distance(place, chain, state)
-            if jump < cost[state]:
-                cost[state] = jump
+            then = bound + self._distance(place, chain, state)
+            if then < now:
+                cost[state] = now = then
                 self._chain[state] = (place, state, chain)
-            if best != NEW:
-                jump = new_cost + operation + self._distance(place, new_chain, state)
-                if jump < cost[state]:
-                    cost[state] = jump
+            if best != NEW and new_cost + self._copy < now:
+                then = new_cost + self._copy + self._distance(place, new_chain, state)
+                if then < now:
+                    cost[state] = then
                     self._chain[state] = (place, state, new_chain)
+        if low + self._data < cost[NEW]:
+            cost[NEW] = low + self._data
+            self._chain[NEW] = (place, NEW, chain)
 
-    def _distance(self, place: int, chain: tuple, state: int) -> float:
-        """Return what the source costs: a signed number of the distance from where the last source ended."""
+    def _distance(self, place: int, chain: _Chain | None, state: int) -> float:
+        assert chain is not None
+        here = self._alignments[state]
         end = place
         if chain[1] == NEW:
-            end, chain = chain[0], chain[2]
-        last = self._alignments[chain[1]] if chain else None
-        here = self._alignments[state]
-        if last is None or last.own != here.own:
+            end, _, chain = chain
+        if chain is None:
+            # What was made before is not known here; most likely what lies before it in the same source.
+            return 1.0
+        last = self._alignments[chain[1]]
+        if last.own != here.own:
             return 3.0
-        return ((abs(place + here.shift - end - last.shift) << 1).bit_length() + 6) // 7 or 1
+        return self._source(place + here.shift - end - last.shift)
 
     def steps(self, end: int) -> list[Step]:
-        best = min(self._cost, key=self._cost.__getitem__)
-        chain = self._chain[best]
+        """Return the cheapest way to here, which is ``end``."""
+        chain = self._chain[min(self._cost, key=self._cost.__getitem__)]
         found = []
-        while chain:
+        while chain is not None:
             start, state, chain = chain
             if start < end:
                 found.append(Step(start, end, state))

@@ -12,23 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.elements import ESCAPE
+from artifacts.patch.elements import ESCAPE, MASKS
 from artifacts.patch.tally import LEVELS, Counts, buckets, entropy
 
-__all__ = ["ClassChoice", "Classes", "Histogram", "choose_classes", "symbol_bits"]
+__all__ = ["ClassChoice", "Classes", "Histogram", "choose_classes", "mask_place", "symbol_bits"]
 
 # Twice as many save another 0.03 %.
 _MAX_CLASSES = 24
 # What a class costs in the definition of a table, in bits: its coding and a run of the map of levels.
 _CLASS_BITS = 8 * 6
-# Symbols of a Huffman code take about this much more than their entropy (measured on residuals of fine-tunes), and bits
-# of a mask, eight of which make a symbol.
-_HUFFMAN_LOSS, _MASK_LOSS = 0.03, 0.01
+# Symbols of a Huffman code take about this much more than their entropy (measured on residuals of fine-tunes), a mask
+# that for each of its bits: a byte of it is one symbol.
+_HUFFMAN_LOSS, _MASK_LOSS = 0.03, 0.006
 # Low bits that are tried around those at which a symbol has five bits: fewer for the shape, more for small alphabets.
 _REACH = range(-4, 5)
 _SYMBOL_BITS = 5
-# Where fewer than these are zero, a mask of them is not tried: one in four.
-_MASK_DIVISOR = 4
+# Shares of elements that have more than a mask tells, above which it is not tried.
+_MASKED = {1: 0.75, 2: 0.4, 4: 0.2}
 
 Histogram = npt.NDArray[np.float64]
 
@@ -39,13 +39,13 @@ class ClassChoice:
 
     Attributes:
         low_bits: written apart from the symbols.
-        sparse: whether zeros are told by a mask.
-        mask: how many bits of the mask are 0, and how many 1.
+        mask_bits: of the mask; 0 without one.
+        mask: how often each value of it occurs, those of other widths before: see `mask_place`.
         symbols: how often each symbol occurs.
     """
 
     low_bits: int
-    sparse: bool
+    mask_bits: int
     mask: Histogram
     symbols: Histogram
 
@@ -67,7 +67,7 @@ class _Run:
     last: int
     counts: Counts
     low_bits: int
-    sparse: bool
+    mask_bits: int
     bits: float
 
 
@@ -124,6 +124,11 @@ def symbol_bits(histogram: Histogram) -> float:
     return max(bits, total - most + entropy(rest) + most * min(1.0, 8 * (1 - most / total) + 0.02))
 
 
+def mask_place(mask_bits: int) -> slice:
+    """Return where the values of a mask of some bits have their place among those of all masks."""
+    return slice(1 << mask_bits, 2 << mask_bits)
+
+
 class _Coder:
     """Prices codes for numbers of one width."""
 
@@ -133,37 +138,54 @@ class _Coder:
 
     def run(self, first: int, last: int, counts: Counts) -> _Run:
         """Return levels with the code that suits their numbers best."""
-        bits, low_bits, sparse = min(self._options(counts))
-        return _Run(first, last, counts, low_bits, sparse, bits + _CLASS_BITS)
+        bits, low_bits, mask_bits = min(self._options(counts))
+        return _Run(first, last, counts, low_bits, mask_bits, bits + _CLASS_BITS)
 
     def choice(self, run: _Run) -> ClassChoice:
         """Return the code of a run of levels, and what it will write."""
-        total, zeros = float(run.counts.sum()), float(run.counts[0])
-        mask = np.array([zeros, total - zeros]) if run.sparse else np.zeros(2)
-        return ClassChoice(run.low_bits, run.sparse, mask, self._symbols(run.counts, run.low_bits, run.sparse)[0])
+        masks = np.zeros(mask_place(MASKS[-1]).stop)
+        if run.mask_bits:
+            masks[mask_place(run.mask_bits)] = _mask(run.counts, run.mask_bits)
+        symbols, _ = self._symbols(run.counts, run.low_bits, run.mask_bits)
+        return ClassChoice(run.low_bits, run.mask_bits, masks, symbols)
 
-    def _options(self, counts: Counts) -> Iterator[tuple[float, int, bool]]:
-        total, zeros = int(counts.sum()), int(counts[0])
-        middle = np.searchsorted(np.cumsum(counts), (total + zeros) // 2)
-        centre = int(self._buckets.starts[min(int(middle), len(counts) - 1)]).bit_length() - _SYMBOL_BITS
-        for low_bits in sorted({min(max(centre + reach, 0), 8 * self._width - 1) for reach in _REACH}):
-            yield self._bits(counts, low_bits, sparse=False), low_bits, False
-            if zeros * _MASK_DIVISOR > total:
-                mask = entropy(np.array([zeros, total - zeros])) + _MASK_LOSS * total
-                yield mask + self._bits(counts, low_bits, sparse=True), low_bits, True
+    def _options(self, counts: Counts) -> Iterator[tuple[float, int, int]]:
+        total = int(counts.sum())
+        masks: dict[int, Histogram] = {bits: _mask(counts, bits) for bits in MASKS}
+        worthwhile = [bits for bits in MASKS if masks[bits][-1] < _MASKED[bits] * total]
+        for mask_bits in (0, *worthwhile):
+            left = counts.copy()
+            price = 0.0
+            if mask_bits:
+                left[: (1 << mask_bits) - 1] = 0
+                price = entropy(masks[mask_bits]) + _MASK_LOSS * mask_bits * total
+            for low_bits in self._low_bits(left):
+                yield price + self._bits(counts, low_bits, mask_bits), low_bits, mask_bits
 
-    def _bits(self, counts: Counts, low_bits: int, *, sparse: bool) -> float:
-        histogram, noise = self._symbols(counts, low_bits, sparse)
+    def _low_bits(self, counts: Counts) -> list[int]:
+        """Return numbers of low bits that may be the best for numbers that are not in a mask."""
+        seen = np.cumsum(counts)
+        middle = min(int(np.searchsorted(seen, (seen[-1] + counts[0]) // 2)), len(counts) - 1)
+        centre = int(self._buckets.starts[middle]).bit_length() - _SYMBOL_BITS
+        return sorted({min(max(centre + reach, 0), 8 * self._width - 1) for reach in _REACH})
+
+    def _bits(self, counts: Counts, low_bits: int, mask_bits: int) -> float:
+        histogram, noise = self._symbols(counts, low_bits, mask_bits)
         total = float(histogram.sum())
         return symbol_bits(histogram) + noise + low_bits * total + 8 * self._width * float(histogram[ESCAPE])
 
-    def _symbols(self, counts: Counts, low_bits: int, sparse: bool) -> tuple[Histogram, float]:
+    def _symbols(self, counts: Counts, low_bits: int, mask_bits: int) -> tuple[Histogram, float]:
         """Return how often each symbol occurs, and the bits of the symbols that the buckets do not tell."""
-        starts = self._buckets.starts
-        if sparse:
-            counts, starts = counts[1:], starts[1:] - np.uint64(1)
+        most = (1 << mask_bits) - 1
+        counts, starts = counts[most:], self._buckets.starts[most:] - np.uint64(most)
         symbols = np.minimum(starts >> np.uint64(low_bits), ESCAPE).astype(np.int64)
         weights = counts.astype(np.float64)
         histogram = np.bincount(symbols, weights=weights, minlength=ESCAPE + 1).astype(np.float64)
-        untold = np.maximum(self._buckets.bits[int(sparse) :] - low_bits, 0)
+        untold = np.maximum(self._buckets.bits[most:] - low_bits, 0)
         return histogram, float((counts * untold)[symbols < ESCAPE].sum())
+
+
+def _mask(counts: Counts, mask_bits: int) -> Histogram:
+    """Return how often each value of a mask occurs."""
+    most = (1 << mask_bits) - 1
+    return np.append(counts[:most], counts[most:].sum()).astype(np.float64)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.classes import ClassChoice, Classes, Histogram, choose_classes, symbol_bits
-from artifacts.patch.elements import ClassCoding, Table
+from artifacts.patch.classes import ClassChoice, Classes, Histogram, choose_classes, mask_place, symbol_bits
+from artifacts.patch.elements import MASKS, ClassCoding, Table
 from artifacts.patch.kinds import Kind
 from artifacts.patch.tally import Counts, buckets, entropy
 
@@ -156,12 +156,13 @@ def _coding(choice: ClassChoice, streams: StreamPlan, mask: int, symbols: int) -
         low_bits=choice.low_bits,
         low_planes=(streams.bits,) * planes,
         bits=streams.bits if rest else None,
-        mask=mask if choice.sparse else None,
+        mask=mask if choice.mask_bits else None,
+        mask_bits=next((bits for bits in MASKS if bits == choice.mask_bits), 1),
     )
 
 
 def _mask_bits(histogram: Histogram, frame_bytes: int) -> float:
-    total = float(histogram.sum())
+    total = sum(bits * float(histogram[mask_place(bits)].sum()) for bits in MASKS)
     return entropy(histogram) + _MASK_FRAME_BITS * max(1.0, total / 8 / frame_bytes) if total else 0.0
 
 

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from artifacts.errors import PatchInvalid
+from artifacts.patch.definitions import read_matrix, read_table, write_matrix, write_table
 from artifacts.patch.elements import MatrixData, Table, decode_block, decode_matrix
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
@@ -25,12 +26,8 @@ from artifacts.patch.format import (
     Op,
     most_made,
     read_header,
-    read_matrix,
-    read_table,
     read_varint,
     signed,
-    write_matrix,
-    write_table,
 )
 from artifacts.patch.journal import Checkpoint, MatrixState, Pending, State
 from artifacts.patch.matrix import Factors

@@ -21,7 +21,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.matrix import MAX_FACTOR, MAX_SHIFT, Factors, Matrix, MatrixData, converted, levels, predicted
+from artifacts.patch.matrix import (
+    MAX_FACTOR,
+    MAX_SHIFT,
+    PIECE_ELEMENTS,
+    Factors,
+    Matrix,
+    MatrixData,
+    converted,
+    levels,
+    predicted,
+    predicted_values,
+)
 
 __all__ = [
     "MAX_BLOCK_BYTES",
@@ -55,7 +66,16 @@ MAX_OFFSET = 2047
 MAX_ORIGIN = 255
 # The symbol that says that the rest follows in the stream of escapes.
 ESCAPE = 255
+# The contexts of whole numbers that are predicted: parts of one half, by which the prediction is off a whole number.
+FRACTIONS = 16
+# Whole numbers that may be predicted: quantized weights. Predictions are exact as 8 bytes.
+MAX_WHOLE_BYTES = 2
+MAX_WHOLE = 2.0**62
+# What divides a byte, so that zstd sees one alphabet.
+MASKS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
 _GAIN_BYTES = 4
+# Eight numbers take 64 bytes while they are taken apart.
+_EIGHTS_AT_ONCE = 2048
 
 Buffer = bytes | bytearray | memoryview
 # The four unsigned widths, which mypy cannot tell apart from any other array.
@@ -78,7 +98,9 @@ class ClassCoding:
         low_bits: how many low bits are written apart from the symbol.
         low_planes: the streams of the whole bytes among the low bits, lowest first.
         bits: the stream of the other low bits, packed; None if there are none.
-        mask: the stream of one bit an element that tells zero from the rest, of a class most of which is zero.
+        mask: the stream of a few bits of each element, of a class most of which is small: what they tell is not all of
+            the number only where all of them are set. None if there are none.
+        mask_bits: how many, 1, 2 or 4. One tells zero from the rest.
     """
 
     symbols: int
@@ -86,12 +108,15 @@ class ClassCoding:
     low_planes: tuple[int, ...] = ()
     bits: int | None = None
     mask: int | None = None
+    mask_bits: Literal[1, 2, 4] = 1
 
     def __post_init__(self) -> None:
         if self.low_bits < 0 or len(self.low_planes) != self.low_bits // 8:
             raise ValueError("there is one stream for each whole byte of the low bits")
         if (self.bits is None) != (self.low_bits % 8 == 0):
             raise ValueError("there is a stream of bits exactly if bits are left beside whole bytes")
+        if self.mask_bits not in MASKS:
+            raise ValueError(f"no mask has {self.mask_bits} bits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +302,7 @@ def encode_block(
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
     folded = _difference(table, elements, known)
-    sizes, order = _classes(table, known, len(elements), data, start)
+    sizes, order = _classes(table, known, data, start)
     by_class = folded if order is None else folded[order]
     parts: Parts = []
     done = 0
@@ -305,7 +330,7 @@ def decode_block(
     """
     known = _known(table, base, count, data, start)
     folded = np.empty(count, _DTYPES[table.width])
-    sizes, order = _classes(table, known, count, data, start)
+    sizes, order = _classes(table, known, data, start)
     done = 0
     for coding, size in zip(table.classes, sizes, strict=True):
         if size:
@@ -326,28 +351,40 @@ def numbers_and_levels(
     """
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
-    return _difference(table, elements, known), _levels(table, known, len(elements), data, start)
+    return _difference(table, elements, known), _levels(table, known, data, start)
 
 
 # ---- the difference
 
 
-def _difference(table: Table, target: Unsigned, base: Unsigned | None) -> Unsigned:
+def _difference(table: Table, target: Unsigned, known: _Known) -> Unsigned:
     """Return the number that is written for each element."""
+    base = known.elements
     if base is None:
         return target >> table.zeros if table.number == "plain" else _downwards(table, _rotated(table, target))
     if table.difference == "xor":
         return target ^ base
-    difference = _monotonic(table, target) - _monotonic(table, base)
+    difference = _turned(_monotonic(table, target) - _monotonic(table, base), known)
     return fold(difference.view(_SIGNED[table.width]) >> table.zeros, table.width)
 
 
-def _undo_difference(table: Table, folded: Unsigned, base: Unsigned | None) -> Unsigned:
+def _undo_difference(table: Table, folded: Unsigned, known: _Known) -> Unsigned:
+    base = known.elements
     if base is None:
         return folded << table.zeros if table.number == "plain" else _unrotated(table, _downwards(table, folded))
     if table.difference == "xor":
         return folded ^ base
-    return _unmonotonic(table, _monotonic(table, base) + (unfold(folded) << table.zeros))
+    return _unmonotonic(table, _monotonic(table, base) + _turned(unfold(folded) << table.zeros, known))
+
+
+def _turned(difference: Unsigned, known: _Known) -> Unsigned:
+    """Return differences with those negated whose prediction was rounded down: most have one sign then."""
+    if known.is_below is None:
+        return difference
+    # All bits where it is to be negated: the complement plus one.
+    mask = np.negative(known.is_below.astype(difference.dtype))
+    turned: Unsigned = (difference ^ mask) - mask
+    return turned
 
 
 def _downwards(table: Table, elements: Unsigned) -> Unsigned:
@@ -409,34 +446,34 @@ def unfold(folded: Unsigned) -> Unsigned:
 
 
 def _classes(
-    table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int
+    table: Table, known: _Known, data: MatrixData | None, start: int
 ) -> tuple[list[int], npt.NDArray[np.intp] | None]:
     """Return how many elements each class has, and their places class by class; None if that is their own order."""
+    count = len(known.contexts)
     if len(table.classes) == 1 or count == 0:
         return [count] + [0] * (len(table.classes) - 1), None
+    lut, marks = table.lut, known.contexts
     if data is None or data.matrix.scales is None:
         # The context alone decides, so the classes of 256 of them are all that is computed.
         added = 0 if data is None else data.matrix.level
         of_contexts = np.clip(np.arange(LEVELS) * table.slope + added, 0, LEVELS - 1).astype(np.uint8)
-        lut = of_contexts.tobytes().translate(table.lut)
-        if base is None or lut.count(lut[0]) == LEVELS:
+        lut = of_contexts.tobytes().translate(lut)
+        if known.elements is None or lut.count(lut[0]) == LEVELS:
             return [count if number == lut[0] else 0 for number in range(len(table.classes))], None
-        marks = _contexts(table, base)
     else:
-        lut, marks = table.lut, _levels(table, base, count, data, start)
+        marks = _levels(table, known, data, start)
     # Four times as quick as numpy's selection by bytes.
     classes = np.frombuffer(marks.tobytes().translate(lut), np.uint8)
     sizes = np.bincount(classes, minlength=len(table.classes)).tolist()
     return sizes, None if count in sizes else np.argsort(classes, kind="stable")
 
 
-def _levels(table: Table, base: Unsigned | None, count: int, data: MatrixData | None, start: int) -> Octets:
-    contexts = np.zeros(count, np.uint8) if base is None else _contexts(table, base)
+def _levels(table: Table, known: _Known, data: MatrixData | None, start: int) -> Octets:
     if table.slope == 1 and data is None:
-        return contexts
-    sums = contexts.astype(np.int16) * table.slope
+        return known.contexts
+    sums = known.contexts.astype(np.int16) * table.slope
     if data is not None:
-        sums += levels(data, start, count)
+        sums += levels(data, start, len(sums))
     return np.clip(sums, 0, LEVELS - 1).astype(np.uint8)
 
 
@@ -454,8 +491,9 @@ def _contexts(table: Table, base: Unsigned) -> Octets:
 
 def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterator[tuple[int, bytes]]:
     if coding.mask is not None:
-        yield coding.mask, np.packbits(folded != 0).tobytes()
-        folded = folded[folded != 0] - folded.dtype.type(1)
+        most = (1 << coding.mask_bits) - 1
+        yield coding.mask, _packed(np.minimum(folded, most).astype(np.uint8), coding.mask_bits)
+        folded = folded[folded >= most] - folded.dtype.type(most)
     high = folded >> coding.low_bits
     yield coding.symbols, np.minimum(high, ESCAPE).astype(np.uint8).tobytes()
     yield table.escapes, high[high >= ESCAPE].tobytes()
@@ -467,16 +505,15 @@ def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterat
 
 
 def _decode_class(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
-    if coding.mask is not None:
-        mask = np.unpackbits(_octets(take, coding.mask, -(-count // 8)), count=count)
-        return _spread(mask, _decode_dense(table, coding, int(mask.sum(dtype=np.int64)), take))
-    return _decode_dense(table, coding, count, take)
-
-
-def _spread(mask: Octets, present: Unsigned) -> Unsigned:
-    """Return numbers with those that are ``present``, which had one subtracted, where the mask has ones."""
-    folded = np.zeros(len(mask), present.dtype)
-    folded[mask.view(np.bool_)] = present + present.dtype.type(1)
+    if coding.mask is None:
+        return _decode_dense(table, coding, count, take)
+    most = (1 << coding.mask_bits) - 1
+    small = _unpacked(_octets(take, coding.mask, -(-count * coding.mask_bits // 8)), coding.mask_bits, count)
+    # Marks, because the places of most elements of a block would take many times as much memory.
+    is_more = small == most
+    folded: Unsigned = small.astype(_DTYPES[table.width])
+    if more := int(np.count_nonzero(is_more)):
+        folded[is_more] = _decode_dense(table, coding, more, take) + folded.dtype.type(most)
     return folded
 
 
@@ -484,10 +521,9 @@ def _decode_dense(table: Table, coding: ClassCoding, count: int, take: Take) -> 
     dtype = _DTYPES[table.width]
     symbols = _octets(take, coding.symbols, count)
     folded: Unsigned = symbols.astype(dtype)
-    # Most classes have few elements, so calls count: the method costs less than numpy's function around it.
-    escaped = (symbols == ESCAPE).nonzero()[0]
-    if len(escaped):
-        folded[escaped] = _octets(take, table.escapes, len(escaped) * table.width).view(dtype)
+    is_escaped = symbols == ESCAPE
+    if escaped := int(np.count_nonzero(is_escaped)):
+        folded[is_escaped] = _octets(take, table.escapes, escaped * table.width).view(dtype)
     if coding.low_bits:
         folded <<= coding.low_bits
     for place, stream in enumerate(coding.low_planes):
@@ -513,12 +549,37 @@ def _packed(values: Octets, width: int) -> bytes:
 
 
 def _unpacked(packed: Octets, width: int, count: int) -> Octets:
+    """Return what `_packed` packed. Each way is the quickest one for its widths."""
+    if 8 % width == 0 and width > 1:
+        values = np.empty((len(packed), 8 // width), np.uint8)
+        for place in range(8 // width):
+            values[:, place] = packed >> 8 - width * (place + 1)
+        values &= np.uint8((1 << width) - 1)
+        return values.ravel()[:count]
+    if width > 4:
+        return _unpacked_by_eights(packed, width, count)
     bits = np.unpackbits(packed, count=count * width).reshape(count, width)
     values = bits[:, 0].copy()
     for column in range(1, width):
         values <<= 1
         values |= bits[:, column]
     return values
+
+
+def _unpacked_by_eights(packed: Octets, width: int, count: int) -> Octets:
+    """Take each eight numbers, which are as many bytes as they have bits, from one number of 8 bytes."""
+    groups = -(-count // 8)
+    octets = np.zeros((groups, width), np.uint8)
+    octets.ravel()[: len(packed)] = packed
+    values = np.empty((groups, 8), np.uint8)
+    shifts = np.arange(7 * width, -1, -width, dtype=np.uint64)
+    for start in range(0, groups, _EIGHTS_AT_ONCE):
+        some = octets[start : start + _EIGHTS_AT_ONCE]
+        wide = np.zeros((len(some), 8), np.uint8)
+        wide[:, 8 - width :] = some
+        values[start : start + _EIGHTS_AT_ONCE] = wide.view(">u8").astype(np.uint64) >> shifts
+    values &= np.uint8((1 << width) - 1)
+    return values.ravel()[:count]
 
 
 # ---- what comes in
@@ -531,19 +592,55 @@ def _elements(content: Buffer, width: int) -> Unsigned:
     return octets.view(_DTYPES[width])
 
 
-def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | None, start: int) -> Unsigned | None:
-    """Return what is known of the elements before they are decoded: those of the base, or their prediction from it."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of the elements of a block before they are decoded.
+
+    Attributes:
+        elements: of the base, or predicted from them; None without a base.
+        contexts: of each element.
+        is_below: of whole numbers that are predicted: whether the prediction was rounded down.
+    """
+
+    elements: Unsigned | None
+    contexts: Octets
+    is_below: npt.NDArray[np.bool_] | None = None
+
+
+def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | None, start: int) -> _Known:
     if (base is None) == table.has_base:
         raise ValueError("a difference needs a base, and nothing else has one")
     if base is None:
-        return None
+        return _Known(None, np.zeros(count, np.uint8))
     elements = _elements(base, table.base_width)
     if len(elements) != count:
         raise ValueError("the base has another number of elements")
     if table.base != "same":
         elements = converted(elements, table.base == "brain", table.width, table.number == "brain")
     if data is None or not data.matrix.predicts:
-        return elements
+        return _Known(elements, _contexts(table, elements))
     if table.number == "plain":
-        raise ValueError("only floats are predicted")
-    return predicted(data, elements, start, brain=table.number == "brain")
+        return _known_whole(table, elements, data, start)
+    elements = predicted(data, elements, start, brain=table.number == "brain")
+    return _Known(elements, _contexts(table, elements))
+
+
+def _known_whole(table: Table, elements: Unsigned, data: MatrixData, start: int) -> _Known:
+    """Return whole numbers with their prediction, whose fraction is their context."""
+    if table.difference != "sub" or table.width > MAX_WHOLE_BYTES:
+        raise ValueError("only differences of whole numbers of one or two bytes are predicted")
+    known = np.empty_like(elements)
+    contexts = np.empty(len(elements), np.uint8)
+    is_below = np.empty(len(elements), np.bool_)
+    for first in range(0, len(elements), PIECE_ELEMENTS):
+        piece = slice(first, first + PIECE_ELEMENTS)
+        values = predicted_values(data, elements[piece].view(_SIGNED[table.width]), start + first)
+        if np.abs(values).max() >= MAX_WHOLE:
+            raise ValueError("a prediction is no whole number by far")
+        rounded = np.rint(values)
+        values -= rounded
+        # The prediction wraps as all elements do.
+        known[piece] = rounded.astype(np.int64).astype(elements.dtype)
+        contexts[piece] = np.minimum(np.abs(values) * (2 * FRACTIONS), FRACTIONS - 1)
+        is_below[piece] = values > 0
+    return _Known(known, contexts, is_below)

@@ -1,4 +1,4 @@
-"""The format of a patch file (`docs/patch-format.md`): numbers, header, heads of frames, operations and tables.
+"""The format of a patch file (`docs/patch-format.md`): numbers, header, heads of frames, and operations.
 
 A patch is a header and then frames. Each frame holds the next bytes of one of some streams, and which stream that is
 need not be said: the decoder runs operations, and the next frame belongs to the stream that ran out of bytes. Stream 0
@@ -12,15 +12,13 @@ Reading checks every bound before anything is done with a number: what cannot be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import groupby
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from artifacts.encoded import SKAFOS_DELTA
 from artifacts.errors import PatchInvalid
-from artifacts.patch.elements import LEVELS, MAX_CLASSES, BaseKind, ClassCoding, Matrix, Number, Table
 from artifacts.patch.matrix import MAX_FACTORS
 
 __all__ = [
@@ -35,15 +33,11 @@ __all__ = [
     "frame_head",
     "read_frame_head",
     "read_header",
-    "read_matrix",
-    "read_table",
     "read_varint",
     "signed",
     "unsigned",
     "varint",
     "write_header",
-    "write_matrix",
-    "write_table",
 ]
 
 MAGIC: Final = b"\x93SKP"
@@ -98,7 +92,7 @@ _DECODER_BYTES = 512 * 1024
 _ZSTD_BYTES = 640 * 1024
 _DEFLATE_BYTES = 384 * 1024
 _FACTOR_BYTES = 12
-_BLOCK_FACTOR = 15
+BLOCK_FACTOR: Final = 15
 
 
 class Op(IntEnum):
@@ -300,7 +294,7 @@ class Header:
     def memory_bytes(self) -> int:
         """The memory that decoding takes at most, beside the base."""
         layout = self.layout
-        frames = (self.streams + 2) * layout.frame_bytes + _BLOCK_FACTOR * layout.block_bytes
+        frames = (self.streams + 2) * layout.frame_bytes + BLOCK_FACTOR * layout.block_bytes
         windows = len(layout.continuous) * (layout.window_bytes + _ZSTD_BYTES)
         deflate = _DEFLATE_BYTES if self.members or self.features & FEATURE_DEFLATE else 0
         # A prefix is held as it is read, and by zstd. One more zstd decoder is for frames that stand alone.
@@ -499,124 +493,3 @@ def read_frame_head(number: Callable[[], int], header: Header, *, continuous: bo
     if not right:
         raise PatchInvalid("a frame's codec does not suit its length or its stream")
     return length, codec, detail
-
-
-# ---- tables and matrices
-
-_NUMBERS: Final[tuple[Number, ...]] = ("plain", "float", "brain")
-_DIFFERENCES: Final[tuple[Literal["none", "sub", "xor"], ...]] = ("none", "sub", "xor")
-_SLOPES: Final[tuple[Literal[1, 0, -1, -2], ...]] = (1, 0, -1, -2)
-_BASES: Final[tuple[BaseKind, ...]] = ("same", "half", "brain", "single", "double")
-_SPARSE = 0x80
-
-
-def write_table(table: Table) -> bytes:
-    """Return the definition of a table as it stands behind its operation."""
-    kind = table.width.bit_length() - 1 | _NUMBERS.index(table.number) << 2 | _DIFFERENCES.index(table.difference) << 4
-    kind |= _SLOPES.index(table.slope) << 6 | _BASES.index(table.base) << 8
-    numbers = [kind, table.shift, table.offset, table.zeros, table.origin, table.escapes, len(table.classes)]
-    for coding in table.classes:
-        numbers += [coding.low_bits | (_SPARSE if coding.mask is not None else 0), coding.symbols]
-        numbers += [stream for stream in (coding.mask, *coding.low_planes, coding.bits) if stream is not None]
-    for number, run in groupby(table.lut):
-        numbers += [number, sum(1 for _ in run)]
-    return b"".join(map(varint, numbers))
-
-
-def read_table(number: Callable[[], int], streams: int) -> Table:
-    """Read the definition of a table, and check it.
-
-    Args:
-        number: reads a varint.
-        streams: how many streams the patch has.
-
-    Raises:
-        PatchInvalid: it cannot be right.
-    """
-
-    def stream() -> int:
-        return _stream(number(), streams)
-
-    kind = number()
-    if kind >> 11 or kind >> 2 & 3 >= len(_NUMBERS) or kind >> 4 & 3 >= len(_DIFFERENCES) or kind >> 8 >= len(_BASES):
-        raise PatchInvalid("a table has a kind of number that is unknown")
-    shift, offset, zeros, origin, escapes, class_count = number(), number(), number(), number(), stream(), number()
-    if class_count > MAX_CLASSES:
-        raise PatchInvalid("a table has too many classes")
-    classes = tuple(_read_class(number, stream) for _ in range(class_count))
-    try:
-        return Table(
-            width=1 << (kind & 3),
-            number=_NUMBERS[kind >> 2 & 3],
-            difference=_DIFFERENCES[kind >> 4 & 3],
-            shift=shift,
-            escapes=escapes,
-            lut=b"".join(_read_runs(number)),
-            classes=classes,
-            slope=_SLOPES[kind >> 6 & 3],
-            offset=offset,
-            zeros=zeros,
-            origin=origin,
-            base=_BASES[kind >> 8],
-        )
-    except ValueError as problem:
-        raise PatchInvalid(f"a table is wrong: {problem}") from problem
-
-
-def _stream(found: int, streams: int) -> int:
-    if found >= streams:
-        raise PatchInvalid("a table or a matrix names a stream that is not there")
-    return found
-
-
-def _read_class(number: Callable[[], int], stream: Callable[[], int]) -> ClassCoding:
-    low_bits = number()
-    sparse, low_bits = bool(low_bits & _SPARSE), low_bits & ~_SPARSE
-    # An element has at most 64 bits: checked here, because the planes are read before the table is made.
-    if low_bits > 63:
-        raise PatchInvalid("a class has more low bits than an element has")
-    symbols = stream()
-    mask = stream() if sparse else None
-    planes = tuple(stream() for _ in range(low_bits // 8))
-    return ClassCoding(symbols, low_bits, planes, stream() if low_bits % 8 else None, mask)
-
-
-def _read_runs(number: Callable[[], int]) -> Iterator[bytes]:
-    left = LEVELS
-    while left:
-        value, run = number(), number()
-        if value >= MAX_CLASSES or not 1 <= run <= left:
-            raise PatchInvalid("the map of levels is not whole, or names a class that is not there")
-        yield bytes([value]) * run
-        left -= run
-
-
-# What a matrix has, in bits of one number.
-_HAS_SCALES, _HAS_GAINS, _BY_COLUMNS = 1, 2, 4
-
-
-def write_matrix(matrix: Matrix) -> bytes:
-    """Return the definition of a matrix as it stands behind its operation."""
-    flags = _HAS_SCALES * (matrix.scales is not None) | _HAS_GAINS * (matrix.gains is not None)
-    flags |= _BY_COLUMNS * matrix.by_columns
-    numbers = [matrix.rows, matrix.columns, matrix.level, flags, matrix.rank]
-    numbers += [stream for stream in (matrix.scales, matrix.gains) if stream is not None]
-    if matrix.rank:
-        numbers += [matrix.components, matrix.factors, unsigned(matrix.exponent)]
-    return b"".join(map(varint, numbers))
-
-
-def read_matrix(number: Callable[[], int], streams: int) -> Matrix:
-    """Read the definition of a matrix, and check it. The arguments and the error are those of `read_table`."""
-    rows, columns, level, flags, rank = number(), number(), number(), number(), number()
-    if flags > _HAS_SCALES | _HAS_GAINS | _BY_COLUMNS:
-        raise PatchInvalid("a matrix is of a kind that is unknown")
-    scales = _stream(number(), streams) if flags & _HAS_SCALES else None
-    gains = _stream(number(), streams) if flags & _HAS_GAINS else None
-    components = _stream(number(), streams) if rank else 0
-    factors, exponent = (number(), signed(number())) if rank else (0, 0)
-    by_columns = bool(flags & _BY_COLUMNS)
-    try:
-        return Matrix(rows, columns, level, scales, rank, components, factors, exponent, gains, by_columns)
-    except ValueError as problem:
-        raise PatchInvalid(f"a matrix is wrong: {problem}") from problem

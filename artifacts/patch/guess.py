@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from artifacts.patch.factors import decompose
-from artifacts.patch.gains import GainSums
-from artifacts.patch.scales import STEPS, fit_scales
+from artifacts.patch.gains import SIDES, GainSums
+from artifacts.patch.scales import fit_scales, half_octaves
 from artifacts.patch.tally import entropy
 
 __all__ = ["GUESSED", "guess_columns"]
@@ -31,16 +31,20 @@ _MIN_SAVED = 0.03
 Singles = npt.NDArray[np.float32]
 
 
-def guess_columns(target: Singles, base: Singles, count: int) -> int | None:
+def guess_columns(target: Singles, base: Singles, count: int, unit: float) -> int | None:
     """Return how many columns a tensor seems to have, None if it seems to have none.
 
     Args:
         target: elements from the start of the tensor, up to `GUESSED`; finite.
         base: those of its base.
         count: of all elements of the tensor.
+        unit: what a difference is at least that is not 0, on average.
     """
-    flat = _cost(target, base, 1, len(target))
-    tried = sorted((_cost(target, base, len(target) // columns, columns), columns) for columns in _divisors(count))
+    floor = half_octaves(unit / 4)
+    flat = _cost(target, base, 1, len(target), floor)
+    tried = sorted(
+        (_cost(target, base, len(target) // columns, columns, floor), columns) for columns in _divisors(count)
+    )
     if not tried or tried[0][0] > flat - _MIN_SAVED:
         return None
     return tried[0][1]
@@ -57,7 +61,7 @@ def _divisors(count: int) -> Iterator[int]:
     yield from found[:_MAX_TRIED]
 
 
-def _cost(target: Singles, base: Singles, rows: int, columns: int) -> float:
+def _cost(target: Singles, base: Singles, rows: int, columns: int, floor: int) -> float:
     """Return what an element takes, in bits that only differ by a constant, if rows have this length."""
     count = rows * columns
     update = target[:count] - base[:count]
@@ -66,14 +70,12 @@ def _cost(target: Singles, base: Singles, rows: int, columns: int) -> float:
         sums = GainSums((rows, columns))
         sums.add(target[:count], base[:count], 0)
         rounding = float(np.square(target[:count], dtype=np.float64).sum()) * 2.0**-48
-        saved, by_columns = max((sums.saved_bits(by_columns, rounding), by_columns) for by_columns in (False, True))
+        saved, side = max((sums.saved_bits(side, rounding), side) for side in SIDES)
         if saved > 0:
-            gains = sums.gains(by_columns)
-            update = (
-                target[:count]
-                - (base[:count].reshape(rows, columns) * (gains if by_columns else gains[:, None])).ravel()
-            )
-            bits += 32.0 * len(gains)
+            gains = sums.gains(side)
+            known = base[:count].reshape(rows, columns) * (gains if side == "columns" else gains[:, None])
+            update = target[:count] - known.ravel()
+            bits += 32.0 * len(np.unique(gains))
     matrix = update.reshape(rows, columns)
     parts = decompose(matrix, _RANK) if rows > 1 else None
     if parts is not None:
@@ -82,7 +84,6 @@ def _cost(target: Singles, base: Singles, rows: int, columns: int) -> float:
         bits += _FACTOR_BITS * rank * (rows + columns)
     scales = fit_scales(np.abs(matrix))
     if scales is None:
-        return -np.inf
-    level = scales.level + float(scales.rows.mean()) + float(scales.columns.mean())
+        return bits / count
     bits += entropy(np.bincount(scales.rows)) + entropy(np.bincount(scales.columns))
-    return level / STEPS + bits / count
+    return scales.octaves_above(floor) + bits / count

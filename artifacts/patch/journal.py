@@ -136,8 +136,9 @@ class Journal:
         Raises:
             OSError: the folder is missing, full or not writable.
         """
-        self._partial.touch()
-        with self._partial.open("r+b", buffering=0) as file:
+        # Never through a link that somebody else put there.
+        descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
             yield file
             os.fsync(file.fileno())
         self._partial.replace(self._out)
@@ -165,6 +166,13 @@ class Journal:
         except (OSError, msgspec.DecodeError):
             return None
         return record.checkpoint if (record.version, record.key) == (_VERSION, self._key) else None
+
+    def target_bytes(self) -> int:
+        """Return the length of the half-made target, in bytes; 0 if there is none."""
+        try:
+            return self._partial.stat().st_size
+        except OSError:
+            return 0
 
     def discard(self) -> None:
         """Remove both files."""

@@ -1,51 +1,41 @@
 """Bytes that no parser knows: how a file is made from pieces of another one, of its own start, and of new bytes.
 
-Three kinds of operation cover the target: a copy, new bytes, and new bytes as differences to an old piece that is
-nearly the same.
+Alignments are found (`search`), the cheapest way through them is chosen (`choose`), again with prices that were learned
+from what was chosen (`passes`), from several beginnings, and what compresses best is taken (`estimate`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 
 import numpy as np
 
-from artifacts.patch.alignments import Alignment, Bytes, Places, equal_length, worthwhile_length
-from artifacts.patch.block_hashes import BLOCK_BYTES, BlockIndex
-from artifacts.patch.choose import NEW, Clusters, Prices, Step, choose, clusters
+from artifacts.patch.choose import Differences
+from artifacts.patch.estimate import estimate
+from artifacts.patch.operations import Add, Copy, Data, Operation
+from artifacts.patch.passes import Choice, Files, passes, seen_differences
+from artifacts.patch.prices import CHEAP_OPERATIONS, Counts, Prices
+from artifacts.patch.search import Found, search
 
-__all__ = ["Add", "Copy", "Data", "MatchLimits", "Operation", "match"]
+__all__ = ["Add", "Copy", "Data", "MatchLimits", "Matched", "Operation", "match", "match_with_prefix"]
 
+Buffer = bytes | bytearray | memoryview | mmap
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Bytes as they are at an address: of the base, or beyond its end of the target as far as it is made."""
-
-    source: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """New bytes: the target's from ``start``."""
-
-    start: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Add:
-    """The target's bytes from ``start`` as differences, modulo 256, to those at the address ``source``."""
-
-    source: int
-    start: int
-    length: int
-
-
-Operation = Copy | Add | Data
+# Operations that are made of one choice: with copies of at least so many bytes, or everything that is aligned and not
+# all equal as differences. Patterns in differences compress better in one piece, differences far apart as operations.
+_RUNS = (4, 6, 32, 1 << 40)
+# From so many operations on, a copy should not be short: operations take time to decode.
+_MANY_OPERATIONS = 1 << 16
+_MANY_RUNS = (32, 1 << 40)
+_PASSES = 4
+# Prefixes are as long as the format's longest window.
+_MAX_PREFIX_BYTES = 1 << 20
+_PREFIX_BIN = 1 << 14
+# Steps of the search for the cheapest way, of all passes together: some seconds.
+_BASIC_STEPS = 1_000_000
+_BYTES_PER_STEP = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,101 +44,115 @@ class MatchLimits:
 
     Attributes:
         max_bytes: memory beside the two files.
+        max_steps: steps of the search for the cheapest operations, each some microseconds; None for a number that
+            keeps to 4 MB of base and target in a second.
     """
 
     max_bytes: int = 256 * 1024 * 1024
+    max_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Operations, and what their new bytes should be compressed with.
+
+    Attributes:
+        operations: in the target's order.
+        prefix: start and end in the base; None if the new bytes stand alone.
+        estimate: the bytes that all this takes in a patch, nearly.
+    """
+
+    operations: list[Operation]
+    prefix: tuple[int, int] | None
+    estimate: int
 
 
 def match(
-    base: bytes | bytearray | memoryview | mmap,
-    target: bytes | bytearray | memoryview | mmap,
-    ranges: Sequence[tuple[int, int]],
-    limits: MatchLimits | None = None,
+    base: Buffer, target: Buffer, ranges: Sequence[tuple[int, int]], limits: MatchLimits | None = None
 ) -> list[Operation]:
-    """Return operations that make the target's ``ranges``, in their order.
+    """Return operations that make the target's ``ranges``, in their order, if new bytes are compressed by themselves.
 
     Args:
-        base: the old file.
+        base: the old file, and whatever else has addresses before the target's.
         target: the new one.
-        ranges: start and end of what is to be made, ascending and apart.
+        ranges: start and end of what is to be made, ascending and apart. The bytes between them are made by others,
+            in the target's order.
         limits: what it may cost.
     """
-    old, new = np.frombuffer(base, np.uint8), np.frombuffer(target, np.uint8)
-    found = alignments(old, new, ranges)
-    return list(operations(old, new, ranges, found, Prices(), 64))
+    return _matched(base, target, ranges, limits, prefixed=False).operations
 
 
-def alignments(old: Bytes, new: Bytes, ranges: Sequence[tuple[int, int]]) -> list[Alignment]:
-    index = BlockIndex(old)
-    found: list[Alignment] = []
-    for start, end in ranges:
-        for targets, sources in index.anchors(new, start, end):
-            _extend(old, new, start, end, targets, sources, found)
-    return found
+def match_with_prefix(
+    base: Buffer, target: Buffer, ranges: Sequence[tuple[int, int]], limits: MatchLimits | None = None
+) -> Matched:
+    """Return operations and a prefix from the base for their new bytes, if one helps. The arguments are `match`'s."""
+    return _matched(base, target, ranges, limits, prefixed=True)
 
 
-def _extend(
-    old: Bytes, new: Bytes, start: int, end: int, targets: Places, sources: Places, found: list[Alignment]
-) -> None:
-    shifts = sources - targets
-    fresh = np.ones(len(targets), np.bool_)
-    fresh[1:] = (shifts[1:] != shifts[:-1]) | (np.diff(targets) > 16)
-    places, shifts = targets[fresh].tolist(), shifts[fresh].tolist()
-    at = 0
-    while at < len(places):
-        place, shift = places[at], shifts[at]
-        skip = 0
-        for other in found[-8:]:
-            if other.start <= place < other.end:
-                if other.shift == shift:
-                    skip = max(skip, 1)
-                length = equal_length(new[place : other.end], old[place + other.shift :])
-                if length >= 2 * BLOCK_BYTES:
-                    skip = max(skip, length - BLOCK_BYTES)
-        if skip:
-            at = bisect_left(places, place + skip, at + 1)
-            continue
-        at += 1
-        forward = worthwhile_length(new[place:end], old[place + shift :])
-        if forward < 16:
-            continue
-        back = worthwhile_length(new[start:place][::-1], old[: place + shift][::-1])
-        found.append(Alignment(place - back, place + forward, shift, False))
+def _matched(
+    base: Buffer, target: Buffer, ranges: Sequence[tuple[int, int]], limits: MatchLimits | None, *, prefixed: bool
+) -> Matched:
+    limits = limits or MatchLimits()
+    ranges = [(start, end) for start, end in ranges if start < end]
+    if not ranges:
+        return Matched([], None, 0)
+    files = Files(np.frombuffer(base, np.uint8), np.frombuffer(target, np.uint8), ranges)
+    found = search(files.old, files.new, ranges, limits.max_bytes)
+    best = None
+    for choices, prefix in _choices(files, found, limits, prefixed=prefixed):
+        for run in _MANY_RUNS if _operations_at_most(choices) > _MANY_OPERATIONS else _RUNS:
+            operations = [one for choice in choices for one in choice.operations(len(files.old), run)]
+            content = bytes(files.old[slice(*prefix)]) if prefix else b""
+            size = estimate(files.old, files.new, operations, content)
+            if best is None or size < best.estimate:
+                best = Matched(operations, prefix, size)
+    assert best is not None
+    return best
 
 
-def operations(
-    old: Bytes, new: Bytes, ranges: Sequence[tuple[int, int]], found: list[Alignment], prices: Prices, run: int
-) -> Iterator[Operation]:
-    for start, end in ranges:
-        inside = [a for a in found if a.start < end and a.end > start]
-        differences = [clusters(new, new if a.own else old, a, prices) for a in inside]
-        for step in choose(start, end, inside, differences, prices):
-            if step.alignment == NEW:
-                yield Data(step.start, step.end - step.start)
-            else:
-                yield from _aligned(step, inside[step.alignment], differences[step.alignment], len(old), run)
+def _choices(
+    files: Files, found: Found, limits: MatchLimits, *, prefixed: bool
+) -> Iterator[tuple[list[Choice], tuple[int, int] | None]]:
+    """Yield choices from several beginnings, as many as the limits allow, and what prefix they reckon with."""
+    left = limits.max_steps
+    if left is None:
+        left = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
+    prefix = _prefix(found) if prefixed else None
+    seen = seen_differences(files, found)
+    beginnings: list[tuple[Prices, tuple[int, int] | None, Counts | None]] = [
+        (prices, None, different) for prices in (Prices(), CHEAP_OPERATIONS) for different in (None, seen)
+    ]
+    if prefix:
+        beginnings += [(Prices(), prefix, different) for different in (None, seen)]
+    for prices, reckoned, different in beginnings:
+        all_passes = passes(files, found, prices, prefixed=reckoned is not None, different=different)
+        for _ in range(_PASSES):
+            choices = next(all_passes)
+            yield choices, reckoned
+            left -= sum(_steps(one) for choice in choices for one in choice.differing)
+            if left < 0:
+                return
 
 
-def _aligned(step: Step, alignment: Alignment, found: Clusters, own: int, run: int) -> Iterator[Operation]:
-    """Yield copies where at least ``run`` bytes are equal, and differences between them."""
-    shift = alignment.shift + (own if alignment.own else 0)
-    inside = (found.ends > step.start) & (found.starts < step.end)
-    at = step.start
-    add = None
-    for start, end in zip(found.starts[inside].tolist(), found.ends[inside].tolist(), strict=True):
-        start, end = max(start, step.start), min(end, step.end)
-        if start - at >= run or (add is None and start > at and False):
-            if add is not None:
-                yield Add(add + shift, add, at - add)
-            yield Copy(at + shift, start - at)
-            add = start
-        elif add is None:
-            add = at
-        at = end
-    if add is None:
-        yield Copy(at + shift, step.end - at)
-    elif step.end - at >= run:
-        yield Add(add + shift, add, at - add)
-        yield Copy(at + shift, step.end - at)
-    else:
-        yield Add(add + shift, add, step.end - add)
+def _steps(differing: Differences) -> int:
+    return 2 + 2 * len(differing.starts)
+
+
+def _operations_at_most(choices: Sequence[Choice]) -> int:
+    return sum(len(choice.steps) + 2 * sum(len(one.starts) for one in choice.differing) for choice in choices)
+
+
+def _prefix(found: Found) -> tuple[int, int] | None:
+    """Return the part of the base, no longer than a prefix, that has most in common with the gaps."""
+    if found.near is None or not found.old_bytes:
+        return None
+    length = min(found.old_bytes, _MAX_PREFIX_BYTES)
+    bins = np.zeros(found.old_bytes // _PREFIX_BIN + 2)
+    for near in found.near.longest:
+        there = near.places >= 0
+        bins += np.bincount(near.places[there] // _PREFIX_BIN, near.lengths[there], len(bins))
+    sums = np.concatenate(([0.0], np.cumsum(bins)))
+    width = min(length // _PREFIX_BIN, len(bins))
+    start = int((sums[width:] - sums[: len(sums) - width]).argmax()) * _PREFIX_BIN
+    start = min(start, found.old_bytes - length)
+    return start, start + length

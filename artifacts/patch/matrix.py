@@ -20,12 +20,16 @@ __all__ = [
     "MAX_FACTOR",
     "MAX_FACTORS",
     "MAX_RANK",
+    "MAX_SHIFT",
     "MAX_SIDE",
+    "PIECE_ELEMENTS",
+    "Factors",
     "Matrix",
     "MatrixData",
     "converted",
     "levels",
     "predicted",
+    "predicted_values",
 ]
 
 # Rows and columns: a block's rows then have at most a block's worth of elements beside those that are wanted.
@@ -43,9 +47,9 @@ _FEW_PRODUCTS = 1 << 18
 # What the sum of products is scaled by is far inside the range of doubles, so that only the addition rounds.
 MIN_EXPONENT, MAX_EXPONENT = -256, 64
 
-# Doubles of so many elements stay in a processor's cache, and memory that was freed is used again at once. New pages
-# cost more than what is computed in them.
-_PIECE_ELEMENTS = 8192
+# Doubles of so many elements take a quarter of a megabyte, a few of which stay in a processor's cache; with fewer, the
+# calls cost more than what they compute.
+PIECE_ELEMENTS = 32 * 1024
 
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
@@ -192,14 +196,35 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
             known = base[places]
             values = _doubles(known, brain)
             finite = np.isfinite(values).all()
-            shaped = values.reshape(rows.stop - rows.start, -1)
-            if data.gains is not None:
-                shaped *= data.gains[columns] if data.matrix.by_columns else data.gains[rows, None]
-            if data.factors is not None:
-                shaped += _products(data.factors, rows, columns) * 2.0**data.matrix.exponent
+            _predict(data, values.reshape(rows.stop - rows.start, -1), rows, columns)
             rounded = _rounded(values, base.dtype.itemsize, brain)
             found[places] = rounded if finite else np.where(np.isfinite(_doubles(known, brain)), rounded, known)
     return found
+
+
+def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Doubles:
+    """Return whole numbers of the base times their gains, plus the products of the factors, not rounded.
+
+    Args:
+        data: the matrix.
+        base: signed numbers from ``start`` on.
+        start: the place of the first one in the matrix.
+
+    Raises:
+        ValueError: they reach beyond the matrix.
+    """
+    values = base.astype(np.float64)
+    for rows, columns, places in _rectangles(data.matrix, start, len(base)):
+        _predict(data, values[places].reshape(rows.stop - rows.start, -1), rows, columns)
+    return values
+
+
+def _predict(data: MatrixData, values: Doubles, rows: slice, columns: slice) -> None:
+    """Multiply values of some rows and columns by their gains, and add the products of their factors."""
+    if data.gains is not None:
+        values *= data.gains[columns] if data.matrix.by_columns else data.gains[rows, None]
+    if data.factors is not None:
+        values += _products(data.factors, rows, columns) * 2.0**data.matrix.exponent
 
 
 def _products(factors: Factors, rows: slice, columns: slice) -> Doubles:
@@ -223,10 +248,10 @@ def converted(elements: Unsigned, brain: bool, width: int, to_brain: bool) -> Un
     """
     found = np.empty(len(elements), f"<u{width}")
     with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, len(elements), _PIECE_ELEMENTS):
-            values = _doubles(elements[start : start + _PIECE_ELEMENTS], brain)
+        for start in range(0, len(elements), PIECE_ELEMENTS):
+            values = _doubles(elements[start : start + PIECE_ELEMENTS], brain)
             values[~np.isfinite(values)] = 0.0
-            found[start : start + _PIECE_ELEMENTS] = _rounded(values, width, to_brain)
+            found[start : start + PIECE_ELEMENTS] = _rounded(values, width, to_brain)
     return found
 
 
@@ -256,8 +281,8 @@ def _rectangles(matrix: Matrix, start: int, count: int) -> Iterator[tuple[slice,
     while done < count:
         row, column = divmod(start + done, columns)
         left = count - done
-        height, width = 1, min(columns - column, left, _PIECE_ELEMENTS)
+        height, width = 1, min(columns - column, left, PIECE_ELEMENTS)
         if width == columns:
-            height = min(left // columns, max(1, _PIECE_ELEMENTS // columns))
+            height = min(left // columns, max(1, PIECE_ELEMENTS // columns))
         yield slice(row, row + height), slice(column, column + width), slice(done, done + height * width)
         done += height * width

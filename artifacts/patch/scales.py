@@ -33,6 +33,13 @@ class Scales:
     rows: Levels
     columns: Levels
 
+    def octaves_above(self, floor: int) -> float:
+        """Return by how many octaves elements are above a level, on average; those below it are not above it."""
+        of_rows, of_columns = np.bincount(self.rows), np.bincount(self.columns)
+        levels = self.level - floor + np.arange(len(of_rows))[:, None] + np.arange(len(of_columns))
+        weights = of_rows[:, None] * of_columns
+        return float((np.maximum(levels, 0) * weights).sum() / weights.sum()) / STEPS
+
 
 def half_octaves(magnitude: float) -> int:
     """Return the logarithm of a magnitude above 0 in half octaves."""

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.elements import ClassCoding, numbers_and_levels
+from artifacts.patch.elements import FRACTIONS, MAX_WHOLE_BYTES, ClassCoding, numbers_and_levels
 from artifacts.patch.factors import decompose, rounded_factors, worthwhile_rank
-from artifacts.patch.gains import GAIN_BITS, GainSums
+from artifacts.patch.gains import GAIN_BITS, SIDES, GainSums
 from artifacts.patch.guess import GUESSED, guess_columns
 from artifacts.patch.kinds import FACTORS, FLOATS, Kind, kind_of
 from artifacts.patch.matrix import MAX_LEVEL, MAX_SIDE, Factors, Matrix, MatrixData
@@ -30,6 +30,8 @@ __all__ = ["Elements", "TensorPlan", "plan_planes", "plan_update"]
 _CHUNK = 1 << 20
 # Where a difference is one unit of the last place on average, this is the level; below it, most are zero.
 _UNIT_LEVEL = 8 * STEPS
+# The octave of whole numbers of which one is a difference of one on average.
+_UNIT_OCTAVE = 8
 # Of elements without a base: the level of those that are 1 on average.
 _PLANES_LEVEL = 80 * STEPS
 # What an operation takes, and one with a matrix, in bits.
@@ -37,6 +39,8 @@ _OPERATION_BITS = 8 * 6
 _MATRIX_BITS = 8 * 6
 # What is said of a component of factors: three bytes that are alike from one to the next.
 _COMPONENT_BITS = 8
+# What gains take that are all the same.
+_COMMON_GAIN_BITS = 8 * 8
 # Fewer elements than these have no rows and columns, or no factors, that are worth it.
 _MIN_SCALED, _MIN_FACTORED = 256, 2048
 # Shares of the rank that is worth it by an estimate: the estimate is mostly too high.
@@ -111,20 +115,25 @@ def plan_planes(target: Elements, shape: tuple[int, ...], origin: int = 0) -> Te
 
 def _best(work: _Work, shape: tuple[int, ...], *, thorough: bool) -> TensorPlan:
     split, scales = _split(work, shape)
-    gains = None if scales is None else work.gains(split)
-    if gains is not None:
-        scales = fit_scales(work.magnitudes(split, gains))
-    best = work.plan(None, *split, level=_mean_level(work), prediction=None)
-    if scales is None:
-        return best if gains is None else work.plan(None, *split, level=-MAX_LEVEL, prediction=gains)
-    scaled = work.plan(scales, *split, level=scales.level, prediction=gains)
-    best = min(best, scaled, key=lambda plan: plan.bits)
+    plans = [work.plan(None, *split, level=_mean_level(work), prediction=None)]
+    if scales is not None:
+        # Where a fit of squares finds gains, the elements may still need fewer bits without them.
+        for gains in dict.fromkeys([None, work.gains(split)]):
+            plans += _plans(work, split, gains, thorough=thorough)
+    return min(plans, key=lambda plan: plan.bits)
+
+
+def _plans(work: _Work, split: tuple[int, int], gains: _Prediction | None, *, thorough: bool) -> Iterator[TensorPlan]:
+    """Yield ways with scales, and with factors beside the gains."""
+    yield _scaled(work, split, gains)
     for prediction in _predictions(work, split, gains) if thorough else ():
-        residual = fit_scales(work.magnitudes(split, prediction))
-        if residual is not None:
-            found = work.plan(residual, *split, level=residual.level, prediction=prediction)
-            best = min(best, found, key=lambda plan: plan.bits)
-    return best
+        yield _scaled(work, split, prediction)
+
+
+def _scaled(work: _Work, split: tuple[int, int], prediction: _Prediction | None) -> TensorPlan:
+    scales = fit_scales(work.magnitudes(split, prediction))
+    level = -MAX_LEVEL if scales is None else scales.level
+    return work.plan(scales, *split, level=level, prediction=prediction)
 
 
 def _mean_level(work: _Work) -> int:
@@ -139,9 +148,8 @@ def _split(work: _Work, shape: tuple[int, ...]) -> tuple[tuple[int, int], Scales
     for split in sorted(splits):
         scales = fit_scales(work.magnitudes(split, None))
         if scales is not None:
-            # The logarithm of what elements are expected to be, on average: an octave costs a bit.
-            mean = scales.level + float(scales.rows.mean()) + float(scales.columns.mean())
-            cost = mean / STEPS * work.count + _side_bits(scales)
+            # Of what elements are expected to be, an octave costs a bit.
+            cost = scales.octaves_above(half_octaves(work.unit() / 4)) * work.count + _side_bits(scales)
             best = min(best or (cost, split, scales), (cost, split, scales), key=lambda one: one[0])
     return ((1, work.count), None) if best is None else best[1:]
 
@@ -173,7 +181,7 @@ def _predictions(work: _Work, split: tuple[int, int], gains: _Prediction | None)
             yield replace(gains or _Prediction(), factors=factors, exponent=exponent)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Prediction:
     """What predicts elements from those of the base."""
 
@@ -187,9 +195,13 @@ class _Prediction:
         return 0 if self.factors is None else len(self.factors.shifts)
 
     @property
+    def predicts(self) -> bool:
+        return self.gains is not None or self.factors is not None
+
+    @property
     def bits(self) -> float:
         """About what it takes."""
-        bits = 0.0 if self.gains is None else GAIN_BITS * len(self.gains)
+        bits = 0.0 if self.gains is None else float(GAIN_BITS * len(np.unique(self.gains)) + _COMMON_GAIN_BITS)
         if self.factors is not None:
             bits += estimated_bits(tally_factors(self.factors), FACTORS.width) + _COMPONENT_BITS * self.rank
         return bits
@@ -211,6 +223,12 @@ class _Prediction:
             update -= (sums * 2.0**self.exponent).astype(np.float32)
 
 
+def _octaves(levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return levels in octaves, each of which has room for the contexts of whole numbers."""
+    octaves = np.minimum((levels + STEPS // 2) // STEPS, FRACTIONS - 1)
+    return (octaves * FRACTIONS).astype(np.uint8)
+
+
 class _Work:
     """A tensor, its base, and what is asked of both."""
 
@@ -223,7 +241,6 @@ class _Work:
         if self._float:
             kind = replace(kind, zeros=self._zeros(kind), origin=origin)
         self._kind = kind
-        self._table = self._kind.table(0, bytes(256), (ClassCoding(0),))
 
     def _zeros(self, kind: Kind) -> int:
         if self.count < _MIN_ZEROS:
@@ -268,7 +285,7 @@ class _Work:
             for part in self._chunks(split[1]):
                 update[part] = self._differences(part)
                 if prediction is not None and self._base is not None:
-                    base = self._values(self._base, part).astype(np.float32).reshape(-1, split[1])
+                    base = self._numbers(self._base, part).astype(np.float32).reshape(-1, split[1])
                     prediction.subtract(update[part].reshape(-1, split[1]), base, part.start // split[1])
         return np.nan_to_num(update, copy=False, posinf=0.0, neginf=0.0).reshape(split)
 
@@ -280,14 +297,18 @@ class _Work:
     def gains(self, split: tuple[int, int]) -> _Prediction | None:
         """Return gains of rows or columns, if they are worth it."""
         base = self._base
-        if self._float is None or base is None:
+        if base is None or (self._float is None and self._kind.width > MAX_WHOLE_BYTES):
             return None
         sums = GainSums(split)
         for part in self._chunks(split[1]):
-            sums.add(self._values(self._target, part), self._values(base, part), part.start // split[1])
-        found = [(sums.saved_bits(by_columns, self.rounding_energy()), by_columns) for by_columns in (False, True)]
-        saved, by_columns = max(found)
-        return _Prediction(gains=sums.gains(by_columns), by_columns=by_columns) if saved > 0 else None
+            sums.add(self._numbers(self._target, part), self._numbers(base, part), part.start // split[1])
+        saved, side = max((sums.saved_bits(side, self.rounding_energy()), side) for side in SIDES)
+        return _Prediction(gains=sums.gains(side), by_columns=side == "columns") if saved > 0 else None
+
+    def _numbers(self, elements: Elements, part: slice) -> npt.NDArray[Any]:
+        """Return elements as numbers with signs."""
+        values = self._values(elements, part)
+        return values if self._float else np.asarray(values.view(f"<i{self._kind.width}"))
 
     def guessed_splits(self) -> set[tuple[int, int]]:
         """Return the rows and columns that a tensor seems to have whose shape is not known."""
@@ -296,19 +317,29 @@ class _Work:
         some = slice(0, min(self.count, GUESSED))
         with np.errstate(over="ignore"):
             target, base = (self._values(one, some).astype(np.float32) for one in (self._target, self._base))
-        columns = guess_columns(target, base, self.count)
+        columns = guess_columns(target, base, self.count, self.unit())
         return set() if columns is None else {(self.count // columns, columns)}
 
     def can_be_predicted(self) -> bool:
         """Tell whether factors could be worth it."""
-        if self._float is None or self._base is None or self.count < _MIN_FACTORED:
+        if (
+            self._base is None
+            or self.count < _MIN_FACTORED
+            or (self._float is None and self._kind.width > MAX_WHOLE_BYTES)
+        ):
             return False
         changed = sum(int(np.count_nonzero(self._differences(part))) for part in self._chunks())
         return changed > _MIN_CHANGED * self.count
 
+    def unit(self) -> float:
+        """Return about what a difference is at least that is not 0."""
+        return max(float(np.sqrt(12 * self.rounding_energy() / self.count)), 1e-300)
+
     def rounding_energy(self) -> float:
         """Return the sum of squares of what rounding adds to the elements, about."""
-        assert self._float is not None
+        if self._float is None:
+            # Both the tensor and its base were rounded to whole numbers, by a sixth of one together in squares.
+            return self.count / 12
         squares = sum(
             float(np.square(self._values(self._target, part), dtype=np.float64).sum()) for part in self._chunks()
         )
@@ -319,23 +350,33 @@ class _Work:
         self, scales: Scales | None, rows: int, columns: int, *, level: int, prediction: _Prediction | None
     ) -> TensorPlan:
         """Return a way to code the tensor, with its price."""
-        data = self._matrix(scales, rows, columns, level, prediction or _Prediction())
-        counts = np.zeros((LEVELS, len(buckets(self._kind.width).starts)), np.int64)
+        prediction = prediction or _Prediction()
+        kind = self._kind
+        if self._float is None and prediction.predicts:
+            # The fraction of the prediction is the context: the lowest part of the level.
+            kind = replace(kind, slope=1)
+        data = self._matrix(scales, rows, columns, level, prediction)
+        table = kind.table(0, bytes(LEVELS), (ClassCoding(0),))
+        counts = np.zeros((LEVELS, len(buckets(kind.width).starts)), np.int64)
         for part in self._chunks():
             target = self._target.part(part)
             base = None if self._base is None else self._base.part(part)
-            counts += tally(*numbers_and_levels(self._table, target, base, data, part.start))
-        bits = estimated_bits(counts, self._kind.width) + _OPERATION_BITS
+            counts += tally(*numbers_and_levels(table, target, base, data, part.start))
+        bits = estimated_bits(counts, kind.width) + _OPERATION_BITS + prediction.bits
         if scales is not None:
             bits += _side_bits(scales)
-        if prediction is not None:
-            bits += prediction.bits
-        return TensorPlan(self._kind, data, counts, bits)
+        return TensorPlan(kind, data, counts, bits)
 
     def _matrix(
         self, scales: Scales | None, rows: int, columns: int, level: int, prediction: _Prediction
     ) -> MatrixData:
+        empty = np.zeros(0, np.uint8)
+        of_rows = empty if scales is None else np.minimum(scales.rows, 255).astype(np.uint8)
+        of_columns = empty if scales is None else np.minimum(scales.columns, 255).astype(np.uint8)
         whole = min(max(self._level_of_one() + level, 0), MAX_LEVEL)
+        if self._float is None and prediction.predicts:
+            whole = min(max(_UNIT_OCTAVE + round(level / STEPS), 0), FRACTIONS - 1) * FRACTIONS
+            of_rows, of_columns = (_octaves(levels) for levels in (of_rows, of_columns))
         matrix = Matrix(
             rows,
             columns,
@@ -346,9 +387,6 @@ class _Work:
             gains=None if prediction.gains is None else 0,
             by_columns=prediction.by_columns,
         )
-        empty = np.zeros(0, np.uint8)
-        of_rows = empty if scales is None else np.minimum(scales.rows, 255).astype(np.uint8)
-        of_columns = empty if scales is None else np.minimum(scales.columns, 255).astype(np.uint8)
         return MatrixData(matrix, of_rows, of_columns, prediction.factors, prediction.gains)
 
     def _level_of_one(self) -> int:

@@ -13,6 +13,7 @@ from typing import BinaryIO, Final
 
 from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
 
+from artifacts.patch.definitions import write_matrix, write_table
 from artifacts.patch.elements import Matrix, Table
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
@@ -33,8 +34,6 @@ from artifacts.patch.format import (
     unsigned,
     varint,
     write_header,
-    write_matrix,
-    write_table,
 )
 from artifacts.patch.work import Work
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from artifacts.archive import archive_upload
 from artifacts.encodings import (
     IDENTITY,
+    SKAFOS_DELTA,
     ZSTD,
     ZSTD_PREFIX,
     BaseMismatch,
@@ -40,6 +41,7 @@ from artifacts.patch.zstd_prefix import (
 )
 from tests.components import require
 from tests.models import real_pair
+from tests.patches import simple_patch
 
 per_folder = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -162,6 +164,20 @@ def test_content_is_found_wherever_it_lies_in_a_long_base(tmp_path: Path, start:
     assert made.length < 1000
 
 
+def test_a_patch_that_knows_tensors_is_decoded(tmp_path: Path) -> None:
+    base = random.Random(1).randbytes(10_000)
+    target = base[:4000] + b"new" + base[5000:]
+    old, patch = file_of(tmp_path, "old", base), file_of(tmp_path, "patch", simple_patch(base, target))
+    arguments = {"length": len(target), "sha256": sha256_of(target), "base": old}
+    decode(SKAFOS_DELTA, patch, tmp_path / "out", base_sha256=sha256_of(base), **arguments)  # type: ignore[arg-type]
+    assert (tmp_path / "out").read_bytes() == target
+    with pytest.raises(PatchInvalid):
+        decode(SKAFOS_DELTA, patch, tmp_path / "none", base_sha256=sha256_of(target), **arguments)  # type: ignore[arg-type]
+    with pytest.raises(PatchTooCostly):
+        decode(SKAFOS_DELTA, patch, tmp_path / "none", limits=PatchLimits(max_apply_bytes=1000), **arguments)  # type: ignore[arg-type]
+    assert not (tmp_path / "none").exists()
+
+
 def test_identity_is_copied_and_compared(tmp_path: Path) -> None:
     blob = file_of(tmp_path, "blob", b"content")
     decode(IDENTITY, blob, tmp_path / "out", length=7, sha256=sha256_of(b"content"))
@@ -174,7 +190,7 @@ def test_identity_is_copied_and_compared(tmp_path: Path) -> None:
 
 def test_an_unknown_encoding_and_a_patch_without_its_base_are_errors(tmp_path: Path) -> None:
     blob = file_of(tmp_path, "blob", b"content")
-    for name in ("tensors-2", ZSTD_PREFIX, ""):
+    for name in ("tensors-2", ZSTD_PREFIX, SKAFOS_DELTA, ""):
         with pytest.raises(EncodingInvalid, match="unknown, or lacks"):
             decode(name, blob, tmp_path / "out", length=7, sha256=sha256_of(b"content"))
 

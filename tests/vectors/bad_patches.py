@@ -201,6 +201,7 @@ def bad_tables(hand: Hand) -> Iterator[tuple[str, bytes]]:
         ("a table of 33 classes", (1 << 4, 0, 0, 0, 0, 0, 33, *(0, 0) * 33, 0, 256)),
         ("a class with as many low bits as the element", (1 << 4, 0, 0, 0, 0, 0, 1, 8, 0, 0, 0, 256)),
         ("a class with 64 low bits", (1 << 4 | 3, 0, 0, 0, 0, 0, 1, 64, *(0,) * 9, 0, 256)),
+        ("a class with an unknown mask", (1 << 4, 0, 0, 0, 0, 0, 1, 4 << 7, 0, 0, 256)),
         ("a class with symbols in a stream that is not there", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 1, 0, 256)),
         ("a map of levels that names a class that is not there", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 1, 256)),
         ("a map of levels that is too long", (1 << 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 257)),
@@ -265,7 +266,13 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
         "factors before elements without a base",
         hand.patch(*planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), Op.PLANES | 1 << 3, 20, *bytes(20)),
     )
-    yield "gains before plain numbers", hand.patch(*TABLE, Op.MATRIX, 4, 5, 0, 2, 0, 0, *bytes(16), *tensor)
+    # Whole numbers of 4 bytes.
+    wide = (Op.TABLE, 1 << 4 | 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)
+    of_five = (Op.TENSOR, 5, 0, *bytes(5))
+    yield (
+        "gains before plain numbers of 4 bytes",
+        hand.patch(*wide, Op.MATRIX, 1, 5, 0, 2, 0, 0, *bytes(4), *of_five),
+    )
     floats = (Op.TABLE, 1 << 4 | 1 << 2 | 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)
     # The last number is the bytes 80 7f.
     infinite = (0, 0, 0x7F << 7)
@@ -274,8 +281,8 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
         hand.patch(*floats, Op.MATRIX, 1, 5, 0, 2, 0, 0, *infinite, Op.TENSOR, 5, 0, *bytes(5), Op.COPY, 10, 0),
     )
     yield (
-        "factors before plain numbers",
-        hand.patch(*TABLE, *planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), *tensor),
+        "factors before plain numbers of 4 bytes",
+        hand.patch(*wide, *planes, Op.MATRIX, 1, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 6), *of_five),
     )
     yield (
         "a factor of 2^23",

@@ -225,15 +225,18 @@ def floats(code: str, number: str, difference: str, seed: int) -> Callable[[], M
 
 
 def quantized() -> Made:
-    """Integers of one byte of which most stay as they are, by the base's value: a sparse class and a dense one."""
+    """Integers of one byte of which most stay as they are, by the base's value, with masks of 1, 2 and 4 bits."""
     randomly = random.Random(6)
     old = bytes(randomly.choice((0, 0, 0, 1, 2, 255, 254, 128, 127)) for _ in range(5000))
     new = bytes((each + (randomly.randrange(10) == 0) * randomly.choice((1, -1, 2, 90))) % 256 for each in old)
     lut = bytes(1 if level == 0 else 0 for level in range(256))
-    table = Table(1, "plain", "sub", 0, 5, lut, (ClassCoding(1, 0, (), None, 2), ClassCoding(3, 2, (), 4, 2)))
+    table = Table(1, "plain", "sub", 0, 5, lut, (ClassCoding(1, 0, (), None, 2), ClassCoding(3, 2, (), 4, 2, 2)))
+    wide = Table(1, "plain", "sub", 0, 5, lut, (ClassCoding(1, 0, (), None, 2, 4), ClassCoding(3)))
     recipe = Recipe(old, SMALL)
     recipe.table(0, table)
     recipe.elements(0, table, new, 0)
+    recipe.table(1, wide)
+    recipe.elements(1, wide, new, 0)
     return recipe.made()
 
 

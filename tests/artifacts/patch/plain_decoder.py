@@ -19,7 +19,7 @@ WIDTH_OF_BASE = {1: 2, 2: 2, 3: 4, 4: 8}
 @dataclass
 class Class:
     low: int
-    sparse: bool
+    mask_bits: int
     symbols: int
     mask: int | None
     planes: list[int]
@@ -54,6 +54,10 @@ class Matrix:
     column_factors: list[list[int]] | None = None
     row_gains: list[float] | None = None
     column_gains: list[float] | None = None
+
+    @property
+    def predicts(self) -> bool:
+        return bool(self.row_factors or self.row_gains or self.column_gains)
 
 
 def decode(base: bytes, patch: bytes) -> bytes:
@@ -214,11 +218,11 @@ class Decoder:
         each = []
         for _ in range(classes):
             first = self.numbers(0)
-            low, sparse = first % 128, first >= 128
+            low, mask_bits = first % 128, (0, 1, 2, 4)[first // 128]
             symbols = self.numbers(0)
-            mask = self.numbers(0) if sparse else None
+            mask = self.numbers(0) if mask_bits else None
             planes = [self.numbers(0) for _ in range(low // 8)]
-            each.append(Class(low, sparse, symbols, mask, planes, self.numbers(0) if low % 8 else None))
+            each.append(Class(low, mask_bits, symbols, mask, planes, self.numbers(0) if low % 8 else None))
         lut: list[int] = []
         while len(lut) < 256:
             number = self.numbers(0)
@@ -259,12 +263,20 @@ class Decoder:
             ]
             if table.base:
                 known = [converted(table, each) for each in known]
-            if matrix is not None:
+        fractions: list[float] | None = None
+        if source is not None and matrix is not None and matrix.predicts:
+            if table.number:
                 known = [predicted(table, matrix, start + place, each) for place, each in enumerate(known)]
-        classes = [
-            table.lut[level(table, matrix, start + place, known[place] if source is not None else None)]
-            for place in range(count)
-        ]
+            else:
+                values = [predicted_whole(table, matrix, start + place, each) for place, each in enumerate(known)]
+                known = [round(value) % (1 << 8 * table.width) for value in values]
+                fractions = [value - round(value) for value in values]
+        classes = []
+        for place in range(count):
+            context = 0 if source is None else context_of(table, known[place])
+            if fractions is not None:
+                context = min(15, int(32 * abs(fractions[place])))
+            classes.append(table.lut[level(table, matrix, start + place, context)])
         if len(table.classes) == 1:
             classes = [0] * count
         written = [0] * count
@@ -273,15 +285,18 @@ class Decoder:
             if places:
                 for place, z in zip(places, self.of_class(table, each, len(places)), strict=True):
                     written[place] = z
+        turned = [fraction > 0 for fraction in fractions or [0.0] * count]
         return b"".join(
-            element(table, z, k).to_bytes(table.width, "little") for z, k in zip(written, known, strict=True)
+            element(table, z, k, is_turned).to_bytes(table.width, "little")
+            for z, k, is_turned in zip(written, known, turned, strict=True)
         )
 
     def of_class(self, table: Table, each: Class, count: int) -> list[int]:
         if each.mask is not None:
-            mask = bits(self.take(each.mask, -(-count // 8)), 1, count)
-            present = iter(self.dense(table, each, sum(mask)))
-            return [(next(present) + 1) % (1 << 8 * table.width) if bit else 0 for bit in mask]
+            most = (1 << each.mask_bits) - 1
+            mask = bits(self.take(each.mask, -(-count * each.mask_bits // 8)), each.mask_bits, count)
+            rest = iter(self.dense(table, each, mask.count(most)))
+            return [(next(rest) + most) % (1 << 8 * table.width) if small == most else small for small in mask]
         return self.dense(table, each, count)
 
     def dense(self, table: Table, each: Class, count: int) -> list[int]:
@@ -350,12 +365,13 @@ def bits(content: bytes, width: int, count: int) -> list[int]:
     return [whole >> total - (place + 1) * width & (1 << width) - 1 for place in range(count)]
 
 
-def level(table: Table, matrix: Matrix | None, place: int, known: int | None) -> int:
-    context = 0
-    if known is not None and table.number == 0:
-        context = (known >> table.shift) % 256
-    elif known is not None:
-        context = min(255, max(0, (known % (1 << 8 * table.width - 1) >> table.shift) - table.offset))
+def context_of(table: Table, known: int) -> int:
+    if table.number == 0:
+        return (known >> table.shift) % 256
+    return min(255, max(0, (known % (1 << 8 * table.width - 1) >> table.shift) - table.offset))
+
+
+def level(table: Table, matrix: Matrix | None, place: int, context: int) -> int:
     found = context * table.slope
     if matrix is not None:
         row, column = divmod(place, matrix.columns)
@@ -363,7 +379,7 @@ def level(table: Table, matrix: Matrix | None, place: int, known: int | None) ->
     return min(255, max(0, found))
 
 
-def element(table: Table, z: int, k: int) -> int:
+def element(table: Table, z: int, k: int, is_turned: bool) -> int:
     size = 1 << 8 * table.width
     top = size >> 1
 
@@ -383,7 +399,8 @@ def element(table: Table, z: int, k: int) -> int:
     if table.difference == 2:
         return z ^ k
     if table.difference == 1:
-        return blank(unorder((blank(order(k)) + (unsign(z) << table.zeros)) % size))
+        difference = unsign(z) << table.zeros
+        return blank(unorder((blank(order(k)) + (-difference if is_turned else difference)) % size))
     if table.number == 0:
         return (z << table.zeros) % size
     origin = table.origin << 8 * table.width - 8 >> table.zeros
@@ -427,8 +444,17 @@ def converted(table: Table, bits_of_it: int) -> int:
 
 def predicted(table: Table, matrix: Matrix, place: int, bits_of_it: int) -> int:
     value = value_of(table.width, table.number == 2, bits_of_it)
-    if not math.isfinite(value) or not (matrix.row_factors or matrix.row_gains or matrix.column_gains):
+    if not math.isfinite(value) or not matrix.predicts:
         return bits_of_it
+    return rounded(table.width, table.number == 2, prediction(matrix, place, value))
+
+
+def predicted_whole(table: Table, matrix: Matrix, place: int, bits_of_it: int) -> float:
+    size = 1 << 8 * table.width
+    return prediction(matrix, place, float(bits_of_it - size if bits_of_it >= size >> 1 else bits_of_it))
+
+
+def prediction(matrix: Matrix, place: int, value: float) -> float:
     row, column = divmod(place, matrix.columns)
     if matrix.row_gains is not None:
         value *= matrix.row_gains[row]
@@ -440,4 +466,4 @@ def predicted(table: Table, matrix: Matrix, place: int, bits_of_it: int) -> int:
             for of_rows, of_columns in zip(matrix.row_factors, matrix.column_factors, strict=True)
         )
         value += math.ldexp(float(sum(products)), matrix.exponent)
-    return rounded(table.width, table.number == 2, value)
+    return value

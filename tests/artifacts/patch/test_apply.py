@@ -21,6 +21,7 @@ from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Table
 from artifacts.patch.format import DeflateParameters, Layout
 from artifacts.patch.limits import PatchLimits
 from artifacts.patch.matrix import Factors
+from tests.artifacts.patch import plain_decoder
 from tests.patches import Made, Recipe, deflated
 
 per_folder = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -108,7 +109,7 @@ def random_operation(recipe: Recipe, randomly: random.Random) -> None:
 @given(seed=st.integers(0, 2**32), layout=layouts(), steps=st.integers(1, 25))
 def test_operations_at_random_make_the_target(tmp_path: Path, seed: int, layout: Layout, steps: int) -> None:
     made = random_recipe(seed, layout, steps).made()
-    assert made.apply(tmp_path) == made.target
+    assert made.apply(tmp_path) == made.target == plain_decoder.decode(made.base, made.patch)
     assert list(tmp_path.glob("*.partial")) == []
 
 

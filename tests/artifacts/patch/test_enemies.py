@@ -11,11 +11,24 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from artifacts.errors import ArtifactError, PatchInvalid
 from artifacts.patch.apply import apply_patch
-from artifacts.patch.format import Codec, Layout, Op, frame_head, read_header, read_varint, varint, write_table
+from artifacts.patch.definitions import write_table
+from artifacts.patch.elements import (
+    BaseKind,
+    ClassCoding,
+    Matrix,
+    MatrixData,
+    Number,
+    Table,
+    decode_block,
+    encode_block,
+)
+from artifacts.patch.format import BLOCK_FACTOR, Codec, Layout, Op, frame_head, read_header, read_varint, varint
+from artifacts.patch.matrix import Factors
 from artifacts.patch.work import ALLOWED_UNITS
 from tests.artifacts.patch.test_apply import SMALL, TABLES
 from tests.patches import Made, Recipe, side
@@ -107,6 +120,37 @@ def test_a_header_is_read_in_bounded_memory() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 2 << 20
+
+
+@pytest.mark.parametrize("low_bits", [0, 7])
+@pytest.mark.parametrize(
+    ("width", "number", "kind"),
+    [(1, "plain", "same"), (2, "plain", "same"), (2, "brain", "half"), (4, "float", "double"), (8, "float", "same")],
+)
+def test_blocks_of_the_worst_kind_take_the_memory_that_is_counted(
+    width: int, number: Number, kind: BaseKind, low_bits: int
+) -> None:
+    """Elements of which each escapes, with a mask of several bits, of a matrix with all that a matrix can have."""
+    randomly = np.random.default_rng(1)
+    codings = tuple(ClassCoding(0, low_bits, (), 0 if low_bits else None, 0, 4) for _ in range(16))
+    table = Table(width, number, "sub", 0, 0, bytes(level % 16 for level in range(256)), codings, base=kind)
+    block = Layout().block_bytes
+    count = table.per_block(block)
+    base, target = bytes(count * table.base_width), randomly.bytes(count * width)
+    rows, columns = 3, count // 2
+    levels = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
+    small = np.zeros(2, np.uint8)
+    factors = Factors(small, small, small, np.ones((2, rows)), np.ones((2, columns)))
+    matrix = Matrix(rows, columns, scales=0, rank=2, exponent=-10, gains=0)
+    data = MatrixData(matrix, *levels, factors, np.ones(rows, np.float32))
+    parts = iter(encode_block(table, target, base, data))
+    tracemalloc.start()
+    try:
+        assert decode_block(table, count, base, lambda _stream, _length: next(parts)[1], data) == target
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak + len(base) < BLOCK_FACTOR * block
 
 
 @pytest.mark.timeout(120)

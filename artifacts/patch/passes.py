@@ -1,0 +1,176 @@
+"""Choosing again and again, each time with prices that were learned from the time before.
+
+What the cheapest operations are depends on what a compressor makes of them, and that depends on all of them together:
+edits that follow a pattern cost little, once most of them are written in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from artifacts.patch.alignments import Alignment, Bytes, Places
+from artifacts.patch.choose import NEW, Differences, Step, choose, differences, new_bytes
+from artifacts.patch.operations import Add, Copy, Data, Operation
+from artifacts.patch.prices import Chosen, Counts, Prices, difference_symbols, learned, learned_differences
+from artifacts.patch.search import Found, Ranges
+
+__all__ = ["Choice", "Files", "passes", "seen_differences"]
+
+_CHUNK = 1 << 20
+# Alignments from this length on tell how the files differ, before anything is chosen.
+_TELLING_BYTES = 256
+# An earlier occurrence that was copied may be a copy of one that was written as new bytes, and so on so often.
+_MAX_REPEATED_COPIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What is made of what: the base, the target, and its ranges."""
+
+    old: Bytes
+    new: Bytes
+    ranges: Ranges
+
+    def source(self, alignment: Alignment) -> Bytes:
+        """Return the file that an alignment takes bytes from."""
+        return self.new if alignment.own else self.old
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What one pass chose for one range: steps through alignments, and how those differ from the target."""
+
+    steps: list[Step]
+    alignments: Sequence[Alignment]
+    differing: Sequence[Differences]
+
+    def operations(self, target_address: int, run: int) -> Iterator[Operation]:
+        """Yield what makes the range.
+
+        Args:
+            target_address: the address of the target's first byte.
+            run: so many equal bytes are a copy of their own; fewer are zeros among differences.
+        """
+        for step in self.steps:
+            if step.alignment == NEW:
+                yield Data(step.start, step.end - step.start)
+                continue
+            alignment = self.alignments[step.alignment]
+            shift = alignment.shift + (target_address if alignment.own else 0)
+            yield from _aligned(step, shift, self.differing[step.alignment], run)
+
+
+def passes(
+    files: Files, found: Found, prices: Prices, *, prefixed: bool, different: Counts | None = None
+) -> Iterator[list[Choice]]:
+    """Yield choices, without an end: one for each range, and each time hopefully better ones.
+
+    Args:
+        files: what is made of what.
+        found: what there is to choose from.
+        prices: to begin with.
+        prefixed: new bytes are compressed with the base's bytes before them.
+        different: how often each of the `difference_symbols` may be expected; None for a guess.
+    """
+    if different is not None:
+        prices = learned_differences(prices, different)
+    written: Sequence[Choice] | None = None
+    inside = [[one for one in found.alignments if one.start < end and one.end > start] for start, end in files.ranges]
+    while True:
+        new = new_bytes(files.new, found.known_gaps, _repeats(found, written, prefixed=prefixed), prices)
+        differing = [[differences(files.new, files.source(one), one, prices) for one in some] for some in inside]
+        written = [
+            Choice(choose(start, end, some, how, prices, new), some, how)
+            for (start, end), some, how in zip(files.ranges, inside, differing, strict=True)
+        ]
+        yield written
+        prices = learned(prices, _chosen(files, written))
+
+
+def seen_differences(files: Files, found: Found) -> Counts:
+    """Return how often each of the `difference_symbols` occurs in long alignments."""
+    counts = Chosen().different
+    for alignment in found.alignments:
+        if alignment.end - alignment.start >= _TELLING_BYTES:
+            _count(counts, files, alignment, alignment.start, alignment.end)
+    return counts
+
+
+def _repeats(found: Found, written: Sequence[Choice] | None, *, prefixed: bool) -> Places:
+    """Return for each byte of the gaps how long it repeats what a compressor of new bytes has seen before."""
+    near = found.near
+    if near is None:
+        return np.zeros(0, np.int64)
+    lengths = near.own.lengths
+    if written is not None:
+        new = np.zeros(len(lengths), np.bool_)
+        for choice in written:
+            for step in choice.steps:
+                if step.alignment == NEW:
+                    new[slice(*np.searchsorted(found.places, (step.start, step.end)))] = True
+        lengths, source = lengths.copy(), np.maximum(near.own.places - found.old_bytes, -1)
+        for _ in range(_MAX_REPEATED_COPIES):
+            copied = np.flatnonzero((source >= 0) & ~new[source])
+            before = source[copied]
+            lengths[copied] = np.minimum(lengths[copied], near.own.lengths[before])
+            source[copied] = np.maximum(near.own.places[before] - found.old_bytes, -1)
+        lengths[(source < 0) | ~new[source]] = 0
+    return np.maximum(lengths, near.best()) if prefixed else lengths
+
+
+def _chosen(files: Files, choices: Sequence[Choice]) -> Chosen:
+    chosen = Chosen()
+    last: tuple[int, bool] | None = None
+    for choice in choices:
+        for step in choice.steps:
+            length = step.end - step.start
+            if step.alignment == NEW:
+                chosen.news[length] += 1
+                chosen.new += np.bincount(files.new[step.start : step.end], minlength=256)
+                continue
+            alignment = choice.alignments[step.alignment]
+            chosen.copies[length] += 1
+            _count(chosen.different, files, alignment, step.start, step.end)
+            start = step.start + alignment.shift
+            if last is not None and last[1] == alignment.own:
+                chosen.distances[start - last[0]] += 1
+            last = start + length, alignment.own
+    return chosen
+
+
+def _count(counts: Counts, files: Files, alignment: Alignment, start: int, end: int) -> None:
+    source, shift = files.source(alignment), alignment.shift
+    for at in range(start, end, _CHUNK):
+        stop = min(end, at + _CHUNK)
+        difference = files.new[at:stop] - source[at + shift : stop + shift]
+        differing = np.flatnonzero(difference)
+        if len(differing):
+            symbols = difference_symbols(np.diff(differing, prepend=-1), difference[differing])
+            counts += np.bincount(symbols, minlength=len(counts))
+
+
+def _aligned(step: Step, shift: int, differing: Differences, run: int) -> Iterator[Operation]:
+    """Yield copies where at least ``run`` bytes are equal, and differences between them."""
+    first = int(np.searchsorted(differing.ends, step.start, side="right"))
+    last = int(np.searchsorted(differing.starts, step.end))
+    at, add = step.start, -1
+    for start, end in zip(differing.starts[first:last].tolist(), differing.ends[first:last].tolist(), strict=True):
+        start = max(start, step.start)
+        if start - at >= run:
+            if add >= 0:
+                yield Add(add + shift, add, at - add)
+            yield Copy(at + shift, start - at)
+            add = start
+        elif add < 0:
+            add = at
+        at = min(end, step.end)
+    if add < 0:
+        yield Copy(at + shift, step.end - at)
+    elif step.end - at >= run:
+        yield Add(add + shift, add, at - add)
+        yield Copy(at + shift, step.end - at)
+    else:
+        yield Add(add + shift, add, step.end - add)

@@ -1,0 +1,196 @@
+"""The longest equal stretches between files of a few MB: by sorting all their suffixes.
+
+Suffixes are sorted by their first 64 bytes, doubling what is compared from 4 (Manber and Myers 1990); two that agree in
+64 bytes are found by any of their places, and made as long as they are by whoever asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from artifacts.patch.alignments import Bytes, Places
+
+__all__ = ["BYTES_PER_BYTE", "DEPTH", "Near", "Nearest", "nearest"]
+
+DEPTH = 64
+# Measured: what sorting takes beside the text, for each of its bytes.
+BYTES_PER_BYTE = 56
+
+# Where so many bytes occur once in the first part, that place says where to expect what follows.
+_TELLING_BYTES = 16
+# So many bytes are looked for where they are expected.
+_EXPECTED_BYTES = (8, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """For each place of the second part one that agrees with it, -1 for none, and in how many bytes (to `DEPTH`)."""
+
+    places: Places
+    lengths: Places
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """What agrees with each place of the second part of a text.
+
+    Attributes:
+        longest: in the first part, the neighbours in the order of the suffixes.
+        expected: in the first part, occurrences that are nearest to where they are expected.
+        own: an earlier place in the second part.
+    """
+
+    longest: tuple[Near, ...]
+    expected: tuple[Near, ...]
+    own: Near
+
+    def best(self) -> Places:
+        """Return in how many bytes each place agrees with one in the first part."""
+        best = self.longest[0].lengths
+        for near in self.longest[1:]:
+            best = np.maximum(best, near.lengths)
+        return best
+
+
+def nearest(text: Bytes, border: int, places: Places) -> Nearest:
+    """Return what agrees with each place of ``text`` from ``border`` on.
+
+    Args:
+        text: two parts.
+        border: the length of the first.
+        places: of the second part's bytes in their file, where the first part is all of another.
+    """
+    padded = np.concatenate((text, np.zeros(DEPTH + 8, np.uint8)))
+    words = np.ndarray((len(text) + DEPTH,), ">u8", padded, 0, (1,))
+    second = np.arange(border, len(text))
+
+    def near(found: Places) -> Near:
+        return Near(found, _agreeing(words, second, found))
+
+    order = _Order(padded, len(text), border)
+    earlier = np.full(len(second), -1)
+    shifts: tuple[Places, ...] = ()
+    expected = []
+    while True:
+        order.note_earlier(earlier)
+        if order.length == _TELLING_BYTES:
+            shifts = order.telling(places)
+        if order.length >= DEPTH or order.all_differ():
+            break
+        order.double()
+    if shifts:
+        # The order by few bytes is made anew instead of being kept all the time.
+        again = _Order(padded, len(text), border)
+        while again.length <= max(_EXPECTED_BYTES):
+            if again.length in _EXPECTED_BYTES:
+                expected += [near(again.expected(places + shift)) for shift in shifts]
+            again.double()
+    return Nearest(tuple(map(near, order.neighbours())), tuple(expected), near(earlier))
+
+
+class _Order:
+    """The suffixes of a text in the order of their first bytes, and of their places where those are equal."""
+
+    def __init__(self, padded: Bytes, count: int, border: int) -> None:
+        self._count, self._border = count, border
+        self.length = 4
+        self._keys: npt.NDArray[np.unsignedinteger] = np.ndarray((count,), ">u4", padded, 0, (1,)).astype(np.uint32)
+        self._sort()
+
+    def _sort(self) -> None:
+        self._order = np.argsort(self._keys, kind="stable")
+        ordered = self._keys[self._order]
+        self._fresh = np.ones(self._count, np.bool_)
+        self._fresh[1:] = ordered[1:] != ordered[:-1]
+
+    def all_differ(self) -> bool:
+        return bool(self._fresh.all())
+
+    def double(self) -> None:
+        """Sort by twice as many bytes."""
+        rank = np.empty(self._count, np.uint64)
+        rank[self._order] = np.cumsum(self._fresh)
+        self._keys = rank * np.uint64(self._count + 1)
+        self._keys[: -self.length] += rank[self.length :]
+        self.length *= 2
+        self._sort()
+
+    def note_earlier(self, earlier: Places) -> None:
+        """Note for each place of the second part the last one before it that is equal so far."""
+        same = np.flatnonzero(~self._fresh[1:] & (self._order[:-1] >= self._border))
+        earlier[self._order[same + 1] - self._border] = self._order[same]
+
+    def neighbours(self) -> tuple[Places, Places]:
+        """Return for each place of the second part the places of the first that are next to it in the order."""
+        at = np.arange(self._count)
+        is_first = self._order < self._border
+        last = np.maximum.accumulate(np.where(is_first, at, -1))
+        following = np.minimum.accumulate(np.where(is_first, at, self._count)[::-1])[::-1]
+        wanted = np.flatnonzero(~is_first)
+        found = []
+        for neighbour in (last[wanted], following[wanted]):
+            there = (neighbour >= 0) & (neighbour < self._count)
+            places = np.full(len(wanted), -1)
+            places[self._order[wanted] - self._border] = np.where(
+                there, self._order[np.clip(neighbour, 0, self._count - 1)], -1
+            )
+            found.append(places)
+        return found[0], found[1]
+
+    def _groups(self) -> tuple[Places, Places, Places]:
+        """Return for each place of the second part where its equals of the first are in the order, to which end."""
+        first = np.maximum.accumulate(np.where(self._fresh, np.arange(self._count), 0))
+        in_first = np.concatenate(([0], np.cumsum(self._order < self._border)))
+        starts = np.flatnonzero(self._fresh)
+        ends = np.append(starts[1:], self._count)
+        number = (in_first[ends] - in_first[starts])[np.cumsum(self._fresh) - 1]
+        wanted = np.flatnonzero(self._order >= self._border)
+        back = np.empty(len(wanted), np.int64)
+        back[self._order[wanted] - self._border] = wanted
+        return first[back], first[back] + number[back], back
+
+    def telling(self, places: Places) -> tuple[Places, ...]:
+        """Return where to expect each place, relative to it: by the last and by the next that occurs only once."""
+        first, end, _ = self._groups()
+        single = np.flatnonzero(end - first == 1)
+        if not len(single):
+            return ()
+        shifts = self._order[first[single]] - places[single]
+        after = np.searchsorted(single, np.arange(len(places)), side="right")
+        return shifts[np.maximum(after - 1, 0)], shifts[np.minimum(after, len(single) - 1)]
+
+    def expected(self, wished: Places) -> Places:
+        """Return for each place of the second part its equal in the first part that is nearest to ``wished``."""
+        first, end, _ = self._groups()
+        low, high = first.copy(), end.copy()
+        while (low < high).any():
+            middle = (low + high) >> 1
+            before = (low < high) & (self._order[np.minimum(middle, self._count - 1)] < wished)
+            low, high = np.where(before, middle + 1, low), np.where(before, high, np.minimum(middle, high))
+        after = np.minimum(low, end - 1)
+        previous = np.maximum(low - 1, first)
+        there = end > first
+        after, previous = np.where(there, after, 0), np.where(there, previous, 0)
+        nearer = np.abs(self._order[previous] - wished) < np.abs(self._order[after] - wished)
+        return np.where(there, np.where(nearer, self._order[previous], self._order[after]), -1)
+
+
+def _agreeing(words: npt.NDArray[np.uint64], ones: Places, others: Places) -> Places:
+    """Return in how many bytes, up to `DEPTH`, the places agree; 0 where the other is negative."""
+    length = np.zeros(len(ones), np.int64)
+    active = np.flatnonzero(others >= 0)
+    for done in range(0, DEPTH, 8):
+        differs = words[ones[active] + done] ^ words[others[active] + done]
+        whole = differs == 0
+        # The highest byte that differs is the first in the file.
+        part = differs[~whole].astype(np.uint64)
+        equal = np.zeros(len(part), np.int64)
+        for byte in range(1, 8):
+            equal += part < np.uint64(1 << (64 - 8 * byte))
+        length[active[~whole]] = done + equal
+        active = active[whole]
+        length[active] = done + 8
+    return length
