@@ -57,7 +57,7 @@ class PatchInfo:
     Attributes:
         encoding: one of `ENCODINGS`.
         length: of the patch.
-        old_sha256, old_length: of the file that it leads from.
+        old_sha256, old_length: of the file that it leads from; of ``skafos-delta`` the first 16 bytes of the hash.
         new_sha256, new_length: of the file that it leads to.
         memory_bytes: what applying it takes beside the old file, which is mapped; of ``zstd-prefix`` with both files.
         scratch_bytes: disk that applying it takes beside the new file.
@@ -222,7 +222,7 @@ def _encode_limits(limits: Limits | None) -> EncodeLimits:
 
 def _patch_limits(limits: Limits | None) -> PatchLimits | None:
     allowed = limits.memory_bytes if limits is not None else None
-    return None if allowed is None else PatchLimits(allowed, allowed)
+    return None if allowed is None else PatchLimits(max_build_bytes=allowed, max_apply_bytes=allowed)
 
 
 def _require_file(path: Path) -> None:

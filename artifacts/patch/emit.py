@@ -107,7 +107,7 @@ class _Written:
 
     def _fits(self, layout: Layout, streams: int) -> bool:
         try:
-            Header(self._old.side, self._new.side, layout, streams, self._addresses.members, self._features)
+            Header(self._old.side.as_base(), self._new.side, layout, streams, self._addresses.members, self._features)
         except ValueError:
             return False
         return True

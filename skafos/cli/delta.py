@@ -101,7 +101,8 @@ def info(patch: Patch, json: options.Json = False) -> None:
         return
     print(f"encoding  {known.encoding}")
     print(f"patch     {known.length} bytes, {_share(known)} of the new file")
-    print(f"old       {known.old_length} bytes, sha256 {known.old_sha256}")
+    beginning = "" if len(known.old_sha256) == 64 else "…"
+    print(f"old       {known.old_length} bytes, sha256 {known.old_sha256}{beginning}")
     print(f"new       {known.new_length} bytes, sha256 {known.new_sha256}")
     disk = f", and {known.scratch_bytes} bytes of disk for a while" if known.scratch_bytes else ""
     print(f"to apply  {known.memory_bytes / 2**20:.1f} MiB of memory{disk}")
