@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 
-from backports.zstd import CompressionParameter, ZstdCompressor
-
 from artifacts.patch.codebook import Codebook, StreamPlan, make_codebook
 from artifacts.patch.elements import Buffer, MatrixData, Table, encode_block, encode_matrix
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
     FEATURE_PREFIX,
+    MIN_PREFIX_BYTES,
     DeflateParameters,
     Header,
     Layout,
@@ -24,27 +23,29 @@ from artifacts.patch.format import (
 from artifacts.patch.kinds import FACTORS
 from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened
-from artifacts.patch.planner import difference
+from artifacts.patch.planner import Plan, difference
 from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
 from artifacts.patch.tally import tally_factors
-from artifacts.patch.writer import PatchWriter, frame_of
+from artifacts.patch.writer import PatchWriter
 
-__all__ = ["Emitted", "emit"]
+__all__ = ["Emitted", "bytes_without_elements", "emit"]
 
 # The numbers of the streams. Those of elements come last, because the decoder's memory grows with the highest one.
-_DATA, _DIFFERENCES, _PREFIXED, _LENGTHS, _SOURCES = 1, 2, 3, 4, 5
+_CONTROL, _DATA, _DIFFERENCES, _PREFIXED, _LENGTHS, _SOURCES = 0, 1, 2, 3, 4, 5
 _ESCAPES, _BITS, _SCALES, _COMPONENTS, _FIRST = 6, 7, 8, 9, 10
 # Streams of masks and symbols: as many as the decoder's memory allows, but more were never worth it. With fewer than
 # the second number, smaller blocks and frames are better.
 _MOST, _FEWEST = 26, 14
 _SIZES = ((17, 16), (16, 16), (16, 15))
-# Operations from which on it may pay that lengths and sources have streams of their own.
-_MANY_OPERATIONS = 24
-# New bytes from which on one window for all of them may be worth its memory.
-_MUCH_DATA = 1 << 15
+# Operations from which on it may pay that lengths and sources have streams of their own, and up to which it may pay
+# that there is one stream for everything.
+_MANY_OPERATIONS, _FEW_OPERATIONS = 24, 64
+# New bytes from which on one window for all of them may be worth its memory, and up to which they may share a stream
+# with the operations.
+_MUCH_DATA, _LITTLE_DATA = 1 << 15, 1 << 12
 _WINDOW_LOG = 20
-# The longest prefix.
-_PREFIX_LOG = 16
+
+Call = Callable[[PatchWriter], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,136 +65,201 @@ class Emitted:
         """What all tensors take that are coded by their elements."""
         return sum(written for stream, (_, written) in self.streams.items() if stream >= _ESCAPES)
 
+    def rate(self, step: Step) -> float:
+        """Return how many bytes of the patch each byte takes that a step brings."""
+        streams = {Data: _DATA, Add: _DIFFERENCES, Prefixed: _PREFIXED}
+        raw, written = self.streams.get(streams.get(type(step), _CONTROL), self.streams.get(_CONTROL, (0, 0)))
+        return written / raw if raw else 0.0
 
-def emit(old: Opened, new: Opened, steps: Sequence[Step], progress: Callable[[int], None] | None = None) -> Emitted:
+
+def emit(old: Opened, new: Opened, plan: Plan, progress: Callable[[int], None] | None = None) -> Emitted:
     """Write the patch of some steps, laid out as is smallest.
 
     Args:
         old: the base.
         new: the target.
-        steps: make the target.
+        plan: the steps.
         progress: is told how many bytes of the target the steps so far make.
     """
-    written = _Written(old, new, steps, progress)
-    return written.patch(written.layout())
+    tensors = _Tensors(old, new, plan, progress)
+    best = min(_variants(old, new, plan, tensors), key=lambda one: one.bytes_without_elements())
+    return best.patch()
 
 
-Call = Callable[[PatchWriter], None]
+def bytes_without_elements(old: Opened, new: Opened, plan: Plan) -> int:
+    """Return what a patch takes without the elements of its tensors."""
+    bare = replace(plan, steps=[step for step in plan.steps if not isinstance(step, TensorStep)])
+    variants = _variants(old, new, bare, _Tensors(old, new, bare, None))
+    return min(variant.bytes_without_elements() for variant in variants)
 
 
-class _Written:
-    """Steps as calls of a writer, with everything in them that does not depend on the layout."""
+def _variants(old: Opened, new: Opened, plan: Plan, tensors: _Tensors) -> Iterator[_Variant]:
+    """Yield the ways to lay out streams that may be the smallest."""
+    layout = tensors.layout
+    operations = len(plan.steps)
+    data = sum(step.length for step in plan.steps if isinstance(step, Data))
+    others = sum(step.length for step in plan.steps if isinstance(step, Add))
+    layouts = [layout]
+    if data >= _MUCH_DATA:
+        layouts.append(replace(layout, window_log=_WINDOW_LOG, continuous=frozenset({_DATA})))
+    if operations >= _MANY_OPERATIONS:
+        layouts += [replace(one, lengths=_LENGTHS, sources=_SOURCES) for one in layouts]
+    streams = max(tensors.streams, _SOURCES + 1)
+    for one in layouts:
+        if one is layout or tensors.fits(one, streams):
+            yield _Variant(old, new, plan, tensors, one)
+    if plan.prefix is not None:
+        length = plan.prefix[1] - plan.prefix[0]
+        window = max(layout.window_log, (length - 1).bit_length(), 10)
+        with_prefix = replace(layout, window_log=window)
+        if length >= MIN_PREFIX_BYTES and tensors.fits(with_prefix, streams, FEATURE_PREFIX):
+            yield _Variant(old, new, plan, tensors, with_prefix, prefix=plan.prefix)
+    if operations <= _FEW_OPERATIONS and data + others <= _LITTLE_DATA:
+        yield _Variant(old, new, plan, tensors, layout, compact=True)
 
-    def __init__(self, old: Opened, new: Opened, steps: Sequence[Step], progress: Callable[[int], None] | None) -> None:
+
+class _Variant:
+    """A patch in one layout.
+
+    Args:
+        compact: whether new bytes and differences are in the stream of the operations.
+        prefix: what new bytes are compressed with.
+    """
+
+    def __init__(
+        self,
+        old: Opened,
+        new: Opened,
+        plan: Plan,
+        tensors: _Tensors,
+        layout: Layout,
+        *,
+        compact: bool = False,
+        prefix: tuple[int, int] | None = None,
+    ) -> None:
         self._old, self._new = old, new
-        self._steps = steps
-        self._addresses = _Addresses(old, [_source(step) for step in steps])
-        tensors = [step for step in steps if isinstance(step, TensorStep)]
-        self._features = _features(steps)
-        self._layout, most = self._sizes()
-        streams = StreamPlan(_ESCAPES, _BITS, _FIRST, most, self._layout.frame_bytes)
-        self._tables = _Tables(tensors, streams)
-        self._calls = list(self._all_calls(progress))
+        self._plan = plan
+        self._tensors = tensors
+        self._addresses = tensors.addresses
+        self._layout = layout
+        self._data, self._differences = (_CONTROL, _CONTROL) if compact else (_DATA, _DIFFERENCES)
+        self._prefix = prefix
 
-    def _sizes(self) -> tuple[Layout, int]:
-        """Return the sizes of blocks and frames, and how many streams of masks and symbols there may be."""
-        for block_log, frame_log in _SIZES:
-            window = _PREFIX_LOG if self._features & FEATURE_PREFIX else 0
-            layout = Layout(block_log=block_log, frame_log=frame_log, window_log=window)
-            most = next((count for count in range(_MOST, 1, -1) if self._fits(layout, _FIRST + count)), 1)
-            if most >= _FEWEST:
-                break
-        return layout, most
+    def bytes_without_elements(self) -> int:
+        """Return what the patch takes without the elements of tensors."""
+        writer = _BareWriter(self._old.side, self._new.side, self._layout, self._addresses.members)
+        return len(self._written(writer))
 
-    def _fits(self, layout: Layout, streams: int) -> bool:
-        try:
-            Header(self._old.side.as_base(), self._new.side, layout, streams, self._addresses.members, self._features)
-        except ValueError:
-            return False
-        return True
+    def patch(self) -> Emitted:
+        """Return the patch."""
+        writer = PatchWriter(self._old.side, self._new.side, self._layout, self._addresses.members)
+        return Emitted(self._written(writer), writer.sizes())
 
-    def layout(self) -> Layout:
-        """Return the layout that makes the smallest patch."""
-        layout = replace(self._layout, window_log=_WINDOW_LOG, continuous=frozenset({_DATA}))
-        if not self._fits(layout, self._tables.streams or _SOURCES + 1) or not self._continuous_is_smaller():
-            layout = self._layout
-        apart = replace(layout, lengths=_LENGTHS, sources=_SOURCES)
-        is_apart = len(self._steps) >= _MANY_OPERATIONS and self._control_bytes(apart) < self._control_bytes(layout)
-        return apart if is_apart else layout
-
-    def _control_bytes(self, layout: Layout) -> int:
-        """Return what the operations take, without what they bring."""
-        writer = _ControlWriter(self._old.side, self._new.side, layout, self._addresses.members)
-        for call in self._calls:
-            call(writer)
+    def _written(self, writer: PatchWriter) -> bytes:
+        room = 0
+        for step in self._plan.steps:
+            if isinstance(step, TensorStep):
+                for call in self._tensors.calls[id(step)]:
+                    call(writer)
+            elif isinstance(step, Data):
+                room = self._write_data(writer, step, room)
+            else:
+                self._write(writer, step)
         sink = BytesIO()
         writer.finish(sink)
-        return len(sink.getvalue())
+        return sink.getvalue()
 
-    def patch(self, layout: Layout) -> Emitted:
-        """Return the patch in a layout."""
-        writer = PatchWriter(self._old.side, self._new.side, layout, self._addresses.members)
-        for call in self._calls:
-            call(writer)
-        sink = BytesIO()
-        writer.finish(sink)
-        return Emitted(sink.getvalue(), writer.sizes())
+    def _write_data(self, writer: PatchWriter, step: Data, room: int) -> int:
+        """Write new bytes; with a prefix, each frame of them gets it. Return the room that is left in the last one."""
+        content = self._new.content[step.start : step.start + step.length]
+        if self._prefix is None:
+            writer.data(self._data, content)
+            return 0
+        while len(content):
+            if room == 0:
+                start, end = self._prefix
+                writer.prefix(self._data, self._addresses.of(start), self._old.content[start:end])
+                room = self._layout.frame_bytes
+            writer.data(self._data, content[:room])
+            content, room = content[room:], room - min(room, len(content))
+        return room
 
-    def _continuous_is_smaller(self) -> bool:
-        pieces = [self._target(step.start, step.length) for step in self._steps if isinstance(step, Data)]
-        content = b"".join(pieces) if sum(map(len, pieces)) >= _MUCH_DATA else b""
-        if not content:
-            return False
-        frame = self._layout.frame_bytes
-        apart = sum(len(frame_of(content[at : at + frame])) for at in range(0, len(content), frame))
-        options = {CompressionParameter.compression_level: 19, CompressionParameter.window_log: _WINDOW_LOG}
-        compressor = ZstdCompressor(options={int(key): value for key, value in options.items()})
-        pieces = [
-            memoryview(compressor.compress(content[at : at + frame], ZstdCompressor.FLUSH_BLOCK))
-            for at in range(0, len(content), frame)
-        ]
-        return sum(map(len, pieces)) < apart - 64
-
-    def _target(self, start: int, length: int) -> memoryview:
-        return self._new.content[start : start + length]
-
-    def _all_calls(self, progress: Callable[[int], None] | None) -> Iterator[Call]:
-        made = 0
-        for step in self._steps:
-            yield from self._calls_of(step)
-            made += step.length
-            if progress is not None:
-                progress(made)
-
-    def _calls_of(self, step: Step) -> Iterator[Call]:
+    def _write(self, writer: PatchWriter, step: Step) -> None:
         if isinstance(step, Copy):
-            yield partial(PatchWriter.copy, source=self._addresses.of(step.source), length=step.length)
+            writer.copy(self._addresses.of(step.source), step.length)
         elif isinstance(step, Add):
-            added = difference(self._old, self._new, step)
-            source = self._addresses.of(step.source)
-            yield partial(PatchWriter.add, source=source, stream=_DIFFERENCES, difference=added)
-        elif isinstance(step, Data):
-            yield partial(PatchWriter.data, stream=_DATA, content=self._target(step.start, step.length))
+            writer.add(self._addresses.of(step.source), self._differences, difference(self._old, self._new, step))
         elif isinstance(step, Prefixed):
             known = self._old.content[step.source : step.source + step.source_length]
-            address = self._addresses.of(step.source)
-            yield partial(PatchWriter.prefix, stream=_PREFIXED, address=address, content=known)
-            yield partial(PatchWriter.data, stream=_PREFIXED, content=step.content)
+            writer.prefix(_PREFIXED, self._addresses.of(step.source), known)
+            writer.data(_PREFIXED, step.content)
         elif isinstance(step, Deflate):
             settings = step.settings
             parameters = DeflateParameters(
                 settings.level, settings.memory_level, settings.strategy, -settings.window_bits
             )
-            yield partial(
-                PatchWriter.deflate,
-                parameters=parameters,
-                raw_length=step.raw_length,
-                deflated_length=step.length,
-            )
-        else:
-            yield from self._tensor_calls(step)
+            writer.deflate(parameters, step.raw_length, step.length)
 
-    def _tensor_calls(self, step: TensorStep) -> Iterator[Call]:
+
+class _BareWriter(PatchWriter):
+    """A writer that leaves out the elements of tensors, to compare layouts of the rest."""
+
+    def _put(self, number: int, content: Buffer) -> None:
+        if number < _ESCAPES:
+            super()._put(number, content)
+
+
+class _Tensors:
+    """The tensors of a patch as calls of a writer, which are the same in every layout."""
+
+    def __init__(self, old: Opened, new: Opened, plan: Plan, progress: Callable[[int], None] | None) -> None:
+        self._old, self._new = old, new
+        prefix = (plan.prefix[0], plan.prefix[1] - plan.prefix[0]) if plan.prefix else (0, 0)
+        self.addresses = _Addresses(old, [prefix, *(_source(step) for step in plan.steps)])
+        steps = [step for step in plan.steps if isinstance(step, TensorStep)]
+        self._features = _features(plan.steps)
+        self.layout, most = self._sizes(plan)
+        self._tables = _Tables(steps, StreamPlan(_ESCAPES, _BITS, _FIRST, most, self.layout.frame_bytes))
+        self.calls: dict[int, list[Call]] = {}
+        made = 0
+        for step in steps:
+            self.calls[id(step)] = list(self._calls(step))
+            made += step.length
+            if progress is not None:
+                progress(made)
+
+    @property
+    def streams(self) -> int:
+        """How many streams there are with those of the tensors; 0 if there are no tensors."""
+        return self._tables.streams
+
+    def fits(self, layout: Layout, streams: int, features: int = 0) -> bool:
+        """Tell whether a decoder has the memory for a layout."""
+        try:
+            Header(
+                self._old.side.as_base(),
+                self._new.side,
+                layout,
+                streams,
+                self.addresses.members,
+                self._features | features,
+            )
+        except ValueError:
+            return False
+        return True
+
+    def _sizes(self, plan: Plan) -> tuple[Layout, int]:
+        """Return the sizes of blocks and frames, and how many streams of masks and symbols there may be."""
+        longest = max((step.source_length for step in plan.steps if isinstance(step, Prefixed)), default=0)
+        window = max((longest - 1).bit_length(), 10) if longest else 0
+        for block_log, frame_log in _SIZES:
+            layout = Layout(block_log=block_log, frame_log=frame_log, window_log=window)
+            most = next((count for count in range(_MOST, 1, -1) if self.fits(layout, _FIRST + count)), 1)
+            if most >= _FEWEST:
+                break
+        return layout, most
+
+    def _calls(self, step: TensorStep) -> Iterator[Call]:
         number, table, is_new = self._tables.use(self._tables.numbers[id(step)])
         if is_new:
             yield partial(PatchWriter.table, number=number, table=table)
@@ -211,34 +277,27 @@ class _Written:
                 yield partial(PatchWriter.table, number=of_factors, table=factor_table)
         named = replace(data, matrix=matrix)
         if matrix.has_sides or len(table.classes) > 1:
-            parts = encode_matrix(named, factor_table, self._layout.block_bytes)
+            parts = encode_matrix(named, factor_table, self.layout.block_bytes)
             yield partial(PatchWriter.matrix, matrix=matrix, parts=parts)
         elements = list(self._element_parts(step, table, named))
         count = step.tensor.count
         if step.source is None:
             yield partial(PatchWriter.planes, number=number, count=count, parts=elements)
         else:
-            source = self._addresses.of(step.source)
+            source = self.addresses.of(step.source)
             yield partial(PatchWriter.tensor, number=number, table=table, source=source, count=count, parts=elements)
 
     def _element_parts(self, step: TensorStep, table: Table, data: MatrixData) -> Iterator[tuple[int, bytes]]:
-        block = table.per_block(self._layout.block_bytes)
+        block = table.per_block(self.layout.block_bytes)
         for start in range(0, step.tensor.count, block):
             count = min(block, step.tensor.count - start)
-            target = self._target(step.tensor.start + start * table.width, count * table.width)
+            at = step.tensor.start + start * table.width
+            target = self._new.content[at : at + count * table.width]
             base = None
             if step.source is not None:
                 at = step.source + start * table.base_width
                 base = self._old.content[at : at + count * table.base_width]
             yield from encode_block(table, target, base, data, start)
-
-
-class _ControlWriter(PatchWriter):
-    """A writer of the operations alone, to compare layouts of them."""
-
-    def _put(self, number: int, content: Buffer) -> None:
-        if number in (0, _LENGTHS, _SOURCES):
-            super()._put(number, content)
 
 
 def _features(steps: Sequence[Step]) -> int:

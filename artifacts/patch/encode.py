@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
@@ -17,10 +17,10 @@ from artifacts.encoded import Encoded
 from artifacts.errors import PatchTooCostly
 from artifacts.files import whole_file
 from artifacts.hashing import HashingWriter
-from artifacts.patch.emit import Emitted, emit
+from artifacts.patch.emit import Emitted, bytes_without_elements, emit
 from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened, opened
-from artifacts.patch.planner import Effort, plan_matches, plan_tensors
+from artifacts.patch.planner import Effort, Plan, plan_matches, plan_tensors
 from artifacts.patch.prefixes import with_prefixes
 from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
 
@@ -156,32 +156,36 @@ class _Candidates:
     def best(self) -> tuple[str, list[Step], Emitted]:
         """Return the name of the smallest candidate, its steps, and the patch."""
         total = len(self._new.unpacked.data)
-        steps = plan_tensors(self._old, self._new, self._budget, lambda made: self._progress(made, 2 * total))
-        steps = with_prefixes(self._old, self._new, steps)
-        best = "tensors", steps, self._emitted("tensors", steps, lambda made: self._progress(total + made, 2 * total))
-        for name, others in self._others(steps, best[2]):
+        plan = plan_tensors(self._old, self._new, self._budget, lambda made: self._progress(made, 2 * total))
+        first = self._emitted("tensors", plan, lambda made: self._progress(total + made, 2 * total))
+        best = first
+        for name, another in self._others(plan, first[2]):
             if self._elapsed() > _CANDIDATE_SHARE * self._limits.max_seconds:
                 break
-            candidate = name, others, self._emitted(name, others)
-            best = min(best, candidate, key=lambda one: len(one[2].content))
+            best = min(best, self._emitted(name, another), key=lambda one: len(one[2].content))
         self._progress(2 * total, 2 * total)
         return best
 
-    def _others(self, steps: list[Step], first: Emitted) -> Iterator[tuple[str, list[Step]]]:
+    def _others(self, plan: Plan, first: Emitted) -> Iterator[tuple[str, Plan]]:
         """Yield further candidates that may be smaller than the first."""
         total = len(self._new.unpacked.data)
-        tensors = [step for step in steps if isinstance(step, TensorStep)]
+        tensors = [step for step in plan.steps if isinstance(step, TensorStep)]
         saved = sum(step.matched_bits - step.plan.bits for step in tensors) / 8
-        inflates = any(isinstance(step, Deflate) for step in steps)
+        inflates = any(isinstance(step, Deflate) for step in plan.steps)
         if (tensors and saved < _SURE_SHARE * len(first.content)) or (inflates and len(first.content) > _POOR * total):
-            yield "matches", with_prefixes(self._old, self._new, plan_matches(self._old, self._new))
+            yield "matches", plan_matches(self._old, self._new)
         if total and len(first.content) > _POOR * total:
-            yield "whole", [Data(0, total)]
+            yield "whole", Plan([Data(0, total)])
 
-    def _emitted(self, name: str, steps: list[Step], progress: Callable[[int], None] | None = None) -> Emitted:
-        emitted = emit(self._old, self._new, steps, progress)
+    def _emitted(
+        self, name: str, plan: Plan, progress: Callable[[int], None] | None = None
+    ) -> tuple[str, list[Step], Emitted]:
+        another = replace(plan, steps=with_prefixes(self._old, self._new, plan.steps))
+        if len(another.steps) < len(plan.steps):
+            plan = min((plan, another), key=lambda one: bytes_without_elements(self._old, self._new, one))
+        emitted = emit(self._old, self._new, plan, progress)
         self.sizes[name] = len(emitted.content)
-        return emitted
+        return name, plan.steps, emitted
 
     def _budget(self, with_factors: int, without: int) -> Effort:
         left = self._limits.max_bytes - _BYTES_PER_BYTE * max(len(self._old.content), len(self._new.content))
@@ -196,21 +200,22 @@ def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
     """Yield what each step makes; bytes of streams are shared out by what went in, those of tensors by their plans."""
     bits = sum(step.plan.bits for step in steps if isinstance(step, TensorStep))
     of_elements = emitted.element_bytes / bits if bits else 0.0
-    rates = {stream: written / max(raw, 1) for stream, (raw, written) in emitted.streams.items()}
     for step in steps:
         if isinstance(step, TensorStep):
             yield Region(step.tensor.name, _how(step), step.length, round(step.plan.bits * of_elements))
-        elif isinstance(step, Copy):
-            yield Region("", "copy", step.length, 0)
-        elif isinstance(step, Deflate):
-            yield Region("", "deflate", step.length, 0)
+        elif isinstance(step, (Copy, Deflate)):
+            yield Region("", _NAMES[type(step)], step.length, 0)
         else:
-            how, stream = _BYTES[type(step)]
-            yield Region("", how, step.length, round(step.length * rates.get(stream, 0.0)))
+            yield Region("", _NAMES[type(step)], step.length, round(step.length * emitted.rate(step)))
 
 
-# The stream of each kind of step that brings bytes.
-_BYTES: dict[type, tuple[str, int]] = {Data: ("data", 1), Add: ("add", 2), Prefixed: ("data with a prefix", 3)}
+_NAMES: dict[type, str] = {
+    Copy: "copy",
+    Deflate: "deflate",
+    Data: "data",
+    Add: "add",
+    Prefixed: "data with a prefix",
+}
 
 
 def _how(step: TensorStep) -> str:

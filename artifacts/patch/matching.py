@@ -28,7 +28,7 @@ Buffer = bytes | bytearray | memoryview | mmap
 _RUNS = (4, 6, 32, 1 << 40)
 # Operations take time to decode, so there are not more of them than these and one for every so many bytes.
 _FEW_OPERATIONS = 1 << 14
-_BYTES_PER_OPERATION = 64
+_BYTES_PER_OPERATION = 32
 _PASSES = 4
 # Prefixes are as long as the format's longest window.
 _MAX_PREFIX_BYTES = 1 << 20
@@ -120,7 +120,7 @@ def _choices(
     left = limits.max_steps
     if left is None:
         left = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
-    prefix = _prefix(found) if prefixed else None
+    prefix = _prefix(found, len(files.old)) if prefixed else None
     choices = Choices(files, found)
     seen = seen_differences(files, found)
     beginnings: list[tuple[Prices, tuple[int, int] | None, Counts | None]] = [(Prices(), None, None)]
@@ -135,17 +135,17 @@ def _choices(
                 return
 
 
-def _prefix(found: Found) -> tuple[int, int] | None:
+def _prefix(found: Found, old_bytes: int) -> tuple[int, int] | None:
     """Return the part of the base, no longer than a prefix, that has most in common with the gaps."""
-    if found.near is None or not found.old_bytes:
+    if found.near is None:
         return None
-    length = min(found.old_bytes, _MAX_PREFIX_BYTES)
-    bins = np.zeros(found.old_bytes // _PREFIX_BIN + 2)
+    length = min(old_bytes, _MAX_PREFIX_BYTES)
+    bins = np.zeros(old_bytes // _PREFIX_BIN + 2)
     for near in found.near.longest:
         there = near.places >= 0
         bins += np.bincount(near.places[there] // _PREFIX_BIN, near.lengths[there], len(bins))
     sums = np.concatenate(([0.0], np.cumsum(bins)))
     width = min(length // _PREFIX_BIN, len(bins))
     start = int((sums[width:] - sums[: len(sums) - width]).argmax()) * _PREFIX_BIN
-    start = min(start, found.old_bytes - length)
+    start = min(start, old_bytes - length)
     return start, start + length

@@ -127,14 +127,14 @@ def _repeats(found: Found, written: Sequence[Choice] | None, *, prefixed: bool) 
             for step in choice.steps:
                 if step.alignment == NEW:
                     new[slice(*np.searchsorted(found.places, (step.start, step.end)))] = True
-        lengths, source = lengths.copy(), np.maximum(near.own.places - found.old_bytes, -1)
+        lengths, source = lengths.copy(), near.own.places.astype(np.int64)
         for _ in range(_MAX_REPEATED_COPIES):
             copied = np.flatnonzero((source >= 0) & ~new[source])
             before = source[copied]
             lengths[copied] = np.minimum(lengths[copied], near.own.lengths[before])
-            source[copied] = np.maximum(near.own.places[before] - found.old_bytes, -1)
+            source[copied] = near.own.places[before]
         lengths[(source < 0) | ~new[source]] = 0
-    return np.maximum(lengths, near.best()) if prefixed else lengths
+    return np.maximum(lengths, near.best() if prefixed else 0).astype(np.int64)
 
 
 def _chosen(files: Files, choices: Sequence[Choice]) -> Chosen:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -14,14 +14,17 @@ from artifacts.patch.align import align
 from artifacts.patch.containers import find_deflations
 from artifacts.patch.deflation import Deflation
 from artifacts.patch.kinds import FLOATS
-from artifacts.patch.matching import Add, Copy, Data, Operation, match
+from artifacts.patch.matching import Add, Copy, Data, MatchLimits, Operation, match_with_prefix
 from artifacts.patch.opened import Opened
 from artifacts.patch.steps import Segment, Step, TensorStep, joined, part_of, segments
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
 from artifacts.patch.tensors import Tensor
 
-__all__ = ["Budget", "Effort", "plan_matches", "plan_tensors"]
+__all__ = ["Budget", "Effort", "Plan", "plan_matches", "plan_tensors"]
 
+# Steps of matching: to see what tensors would take by it, and to match what they leave.
+_QUICK_STEPS, _THOROUGH_STEPS = 20_000, 100_000
+_BYTES_PER_STEP = 40
 # Shorter tensors are bytes like any other.
 _MIN_TENSOR_BYTES = 64
 # What operations take, beside the bytes that they bring, in bits.
@@ -57,13 +60,27 @@ class Effort:
 Budget = Callable[[int, int], Effort]
 
 
-def plan_matches(old: Opened, new: Opened) -> list[Step]:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps that make a target.
+
+    Attributes:
+        steps: in the target's order.
+        prefix: start and end of the base's bytes that new bytes are compressed with; None if they stand alone.
+    """
+
+    steps: list[Step]
+    prefix: tuple[int, int] | None = None
+
+
+def plan_matches(old: Opened, new: Opened) -> Plan:
     """Return steps that only match bytes, of the files as they are."""
     whole = [Segment(0, len(new.unpacked.data))] if len(new.unpacked.data) else []
-    return joined(list(_Matches(old, new, whole).all()))
+    matches = _Matches(old, new, whole, _steps_for(len(new.unpacked.data)))
+    return Plan(joined([step for part in whole for step in matches.between(part.start, part.end)]), matches.prefix)
 
 
-def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[int], None] | None = None) -> list[Step]:
+def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[int], None] | None = None) -> Plan:
     """Return steps that code tensors by their elements where that takes less than matching, members inflated.
 
     Args:
@@ -73,21 +90,44 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
         progress: is told how many bytes of the target's addresses are planned.
     """
     parts = list(segments(new.unpacked, _worthwhile_deflations(old, new)))
-    matches = _Matches(old, new, parts)
-    tensors = _Tensors(old, new, matches, budget)
-    steps: list[Step] = []
-    for segment in parts:
-        if segment.deflate is not None:
-            steps.append(segment.deflate)
-        at = segment.start
-        for step in tensors.steps(segment):
-            steps += matches.between(at, step.tensor.start)
-            steps.append(step)
-            at = step.tensor.start + step.length
+    tensors = _Tensors(old, new, _Matches(old, new, parts, _QUICK_STEPS), budget)
+    chosen: list[tuple[Segment, list[TensorStep]]] = []
+    for part in parts:
+        chosen.append((part, []))
+        for step in tensors.steps(part):
+            chosen[-1][1].append(step)
             if progress is not None:
-                progress(at)
-        steps += matches.between(at, segment.end)
-    return joined(steps)
+                progress(step.tensor.start + step.length)
+    # What lies between them is matched again, with more effort.
+    gaps = [gap for part, steps in chosen for gap in _gaps(part, steps)]
+    matches = _Matches(old, new, gaps, _steps_for(sum(gap.end - gap.start for gap in gaps)))
+    return Plan(joined([step for part, steps in chosen for step in _woven(part, steps, matches)]), matches.prefix)
+
+
+def _steps_for(length: int) -> int:
+    """Return how many steps matching may take for so many bytes."""
+    return _THOROUGH_STEPS + length // _BYTES_PER_STEP
+
+
+def _gaps(part: Segment, steps: Sequence[TensorStep]) -> Iterator[Segment]:
+    """Yield what of a segment lies between its tensors."""
+    at = part.start
+    for start, end in [*((step.tensor.start, step.tensor.start + step.length) for step in steps), (part.end, part.end)]:
+        if at < start:
+            yield replace(part, start=at, end=start)
+        at = end
+
+
+def _woven(part: Segment, steps: Sequence[TensorStep], matches: _Matches) -> Iterator[Step]:
+    """Yield the steps of a segment: its tensors and what lies between them."""
+    if part.deflate is not None:
+        yield part.deflate
+    at = part.start
+    for step in steps:
+        yield from matches.between(at, step.tensor.start)
+        yield step
+        at = step.tensor.start + step.length
+    yield from matches.between(at, part.end)
 
 
 def _worthwhile_deflations(old: Opened, new: Opened) -> list[Deflation | None]:
@@ -103,14 +143,16 @@ def _worthwhile_deflations(old: Opened, new: Opened) -> list[Deflation | None]:
 class _Matches:
     """Operations that make the segments of a target, by address."""
 
-    def __init__(self, old: Opened, new: Opened, parts: Sequence[Segment]) -> None:
+    def __init__(self, old: Opened, new: Opened, parts: Sequence[Segment], max_steps: int) -> None:
         self._own = len(old.content)
         self._length = len(new.unpacked.data)
         ordered = sorted(parts, key=lambda segment: segment.start)
-        self._segments = ordered
         self._operations: list[Operation] = []
         self._starts: list[int] = []
-        place = iter(match(old.content, new.content, [(segment.start, segment.end) for segment in ordered]))
+        ranges = [(segment.start, segment.end) for segment in ordered]
+        matched = match_with_prefix(old.content, new.content, ranges, MatchLimits(max_steps=max_steps))
+        self.prefix = matched.prefix
+        place = iter(matched.operations)
         for segment in ordered:
             at = segment.start
             while at < segment.end:
@@ -127,10 +169,6 @@ class _Matches:
         if operation.source - self._own + operation.length <= min(written, self._length):
             return operation
         return Data(at, operation.length)
-
-    def all(self) -> Iterator[Operation]:
-        """Yield the operations of all segments."""
-        return iter(self._operations)
 
     def between(self, start: int, end: int) -> Iterator[Operation]:
         """Yield operations that make the addresses from ``start`` to ``end``, which are in one segment."""

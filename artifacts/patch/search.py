@@ -14,7 +14,7 @@ import numpy as np
 
 from artifacts.patch.alignments import Alignment, Bytes, Places, equal_length, worthwhile_length
 from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex
-from artifacts.patch.suffixes import BYTES_PER_BYTE, Nearest, nearest
+from artifacts.patch.suffixes import RESULT_BYTES, SORT_BYTES, Nearest, nearest
 
 Ranges = Sequence[tuple[int, int]]
 
@@ -28,6 +28,15 @@ _LEAST = 8
 # From this length on it is tried whether the bytes around are nearly equal.
 _LEAST_EXTENDED = 16
 _RECENT = 8
+# Gaps from this length on may be bridged, if one byte in eight is equal: one in 256 is by chance, in text one in 15.
+_MIN_BRIDGE = 64
+_MIN_EQUAL_SHARE = 8
+# A base of up to so many bytes is searched whole for short pieces; of a longer one, so much around where a gap's
+# neighbours come from.
+_ALL_BYTES = 1 << 20
+_NEIGHBOURHOOD = 1 << 16
+# Places in files have 31 bits where there are many of them.
+_MAX_PLACE = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +48,12 @@ class Found:
         gaps: parts of the target that lie outside of long equal stretches.
         places: of the bytes of the gaps.
         near: what agrees with each of them; None if there was no memory to find out.
-        old_bytes: the length of the base, where the gaps begin in ``near``.
     """
 
     alignments: list[Alignment]
     gaps: list[tuple[int, int]]
     places: Places
     near: Nearest | None
-    old_bytes: int
 
     @property
     def known_gaps(self) -> list[tuple[int, int]]:
@@ -64,13 +71,88 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
             extender.extend(targets, sources - targets, np.full(len(targets), BLOCK_BYTES), own=False)
     del index
     gaps = _unsettled(old, new, ranges, found)
-    size = len(old) + sum(end - start for start, end in gaps)
-    if not gaps or size * BYTES_PER_BYTE > max_bytes:
-        return Found(found, gaps, np.zeros(0, np.int64), None, len(old))
-    places = np.concatenate([np.arange(start, end) for start, end in gaps])
-    near = nearest(np.concatenate([old, *(new[start:end] for start, end in gaps)]), len(old), places)
+    found += _bridges(old, new, gaps, found)
+    places = _places(gaps)
+    parts = _relevant(len(old), found, gaps, (max_bytes - RESULT_BYTES * len(places)) // SORT_BYTES - len(places))
+    if not gaps or not parts or len(old) > _MAX_PLACE:
+        return Found(found, gaps, np.zeros(0, np.int64), None)
+    text = np.concatenate([*(old[start:end] for start, end in parts), *(new[start:end] for start, end in gaps)])
+    near = nearest(text, _places(parts), places)
     _extend_near(old, new, ranges, gaps, places, near, found)
-    return Found(found, gaps, places, near, len(old))
+    return Found(found, gaps, places, near)
+
+
+def _places(parts: Sequence[tuple[int, int]]) -> Places:
+    return np.concatenate([np.zeros(0, np.int64), *(np.arange(start, end) for start, end in parts)])
+
+
+def _bridges(old: Bytes, new: Bytes, gaps: Sequence[tuple[int, int]], found: Sequence[Alignment]) -> list[Alignment]:
+    """Return alignments over whole gaps at the distances of what lies around them, and at none.
+
+    In arrays of numbers that all changed a little, nothing long is equal, and yet half of the bytes are.
+    """
+    bridges = []
+    ordered = sorted((one.start, one.end, one.shift) for one in found if not one.own)
+    starts = [one[0] for one in ordered]
+    for start, end in gaps:
+        if end - start < _MIN_BRIDGE:
+            continue
+        after = bisect_left(starts, start)
+        shifts = {0, len(old) - len(new)} | {shift for _, _, shift in ordered[max(0, after - 2) : after + 2]}
+        for shift in sorted(shifts):
+            first, last = max(start, -shift), min(end, len(old) - shift)
+            if last - first >= _MIN_BRIDGE and _alike(new[first:last], old[first + shift : last + shift]):
+                bridges.append(Alignment(first, last, shift, False))
+    return bridges
+
+
+def _alike(one: Bytes, other: Bytes) -> bool:
+    pieces = range(0, len(one), _CHUNK)
+    equal = sum(int(np.count_nonzero(one[at : at + _CHUNK] == other[at : at + _CHUNK])) for at in pieces)
+    return equal * _MIN_EQUAL_SHARE >= len(one)
+
+
+def _relevant(
+    old_bytes: int, found: Sequence[Alignment], gaps: Sequence[tuple[int, int]], most: int
+) -> list[tuple[int, int]]:
+    """Return parts of the base, together at most as long as ``most``, in which something of the gaps may be.
+
+    All of it, if that is short enough; or else what lies where the gaps' neighbours come from, and what was not taken.
+    """
+    if old_bytes <= min(most, _ALL_BYTES):
+        return [(0, old_bytes)] if old_bytes else []
+    taken = sorted((one.start + one.shift, one.end + one.shift) for one in found if not one.own)
+    ordered = sorted((one.start, one.shift) for one in found if not one.own)
+    wanted: list[tuple[int, int]] = []
+    for start, end in gaps:
+        after = bisect_left(ordered, (start, 0))
+        for _, shift in ordered[max(0, after - 2) : after + 2]:
+            wanted.append((start + shift - _NEIGHBOURHOOD, end + shift + _NEIGHBOURHOOD))
+    wanted.append((0, _NEIGHBOURHOOD))
+    wanted.append((old_bytes - _NEIGHBOURHOOD, old_bytes))
+    free, at = [], 0
+    for start, end in [*taken, (old_bytes, old_bytes)]:
+        if start > at:
+            free.append((at - _MARGIN, start + _MARGIN))
+        at = max(at, end)
+    free.sort(key=lambda part: (part[1] - part[0], part))
+    parts: list[tuple[int, int]] = []
+    for candidates in (wanted, free):
+        for start, end in candidates:
+            more = _united([*parts, (max(0, start), min(old_bytes, end))])
+            if sum(end - start for start, end in more) <= most:
+                parts = more
+    return parts
+
+
+def _united(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    united: list[tuple[int, int]] = []
+    for start, end in sorted(part for part in parts if part[0] < part[1]):
+        if united and start <= united[-1][1]:
+            united[-1] = united[-1][0], max(united[-1][1], end)
+        else:
+            united.append((start, end))
+    return united
 
 
 def _unsettled(old: Bytes, new: Bytes, ranges: Ranges, found: list[Alignment]) -> list[tuple[int, int]]:
@@ -120,7 +202,7 @@ def _extend_near(
 ) -> None:
     part = np.concatenate([np.full(end - start, number) for number, (start, end) in enumerate(gaps)])
     longest = near.best()
-    own_place = np.where(near.own.places >= 0, places[np.maximum(near.own.places - len(old), 0)], -1)
+    own_place = np.where(near.own.places >= 0, places[near.own.places], -1)
     almost = np.maximum(longest - 4, _LEAST)
     candidates = [(some.places, some.lengths, almost, False) for some in near.longest]
     candidates += [(some.places, some.lengths, np.full(len(places), _LEAST), False) for some in near.expected]

@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from artifacts.patch.alignments import Bytes, Places
 
-__all__ = ["BYTES_PER_BYTE", "DEPTH", "Near", "Nearest", "nearest"]
+__all__ = ["DEPTH", "RESULT_BYTES", "SORT_BYTES", "Near", "Nearest", "nearest"]
 
 DEPTH = 64
-# Measured: what sorting takes beside the text, for each of its bytes.
-BYTES_PER_BYTE = 56
+# What sorting takes, for each byte of the text, and what the result takes, for each of the second part.
+SORT_BYTES = 60
+RESULT_BYTES = 80
 
 # Where so many bytes occur once in the first part, that place says where to expect what follows.
 _TELLING_BYTES = 16
@@ -27,10 +28,15 @@ _EXPECTED_BYTES = (8, 16)
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """For each place of the second part one that agrees with it, -1 for none, and in how many bytes (to `DEPTH`)."""
+    """What agrees with each place of the second part.
 
-    places: Places
-    lengths: Places
+    Attributes:
+        places: in the base, or numbers of the second part's bytes; -1 if there is none.
+        lengths: in how many bytes, up to `DEPTH`.
+    """
+
+    places: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +58,27 @@ class Nearest:
         best = self.longest[0].lengths
         for near in self.longest[1:]:
             best = np.maximum(best, near.lengths)
-        return best
+        return best.astype(np.int64)
 
 
-def nearest(text: Bytes, border: int, places: Places) -> Nearest:
-    """Return what agrees with each place of ``text`` from ``border`` on.
+def nearest(text: Bytes, old_places: Places, places: Places) -> Nearest:
+    """Return what agrees with each place of the second part of ``text``.
 
     Args:
-        text: two parts.
-        border: the length of the first.
-        places: of the second part's bytes in their file, where the first part is all of another.
+        text: two parts, of bytes from two files.
+        old_places: of the first part's bytes in their file, ascending.
+        places: of the second part's bytes in theirs.
     """
+    border = len(old_places)
     padded = np.concatenate((text, np.zeros(DEPTH + 8, np.uint8)))
     words = np.ndarray((len(text) + DEPTH,), ">u8", padded, 0, (1,))
     second = np.arange(border, len(text))
+    all_places = np.concatenate((old_places, np.arange(len(places))))
 
     def near(found: Places) -> Near:
-        return Near(found, _agreeing(words, second, found))
+        lengths = _agreeing(words, second, found).astype(np.int32)
+        in_file = np.where(found < 0, -1, all_places[found]).astype(np.int32)
+        return Near(in_file, lengths)
 
     order = _Order(padded, len(text), border)
     earlier = np.full(len(second), -1)
@@ -77,7 +87,7 @@ def nearest(text: Bytes, border: int, places: Places) -> Nearest:
     while True:
         order.note_earlier(earlier)
         if order.length == _TELLING_BYTES:
-            shifts = order.telling(places)
+            shifts = order.telling(old_places, places)
         if order.length >= DEPTH or order.all_differ():
             break
         order.double()
@@ -86,7 +96,7 @@ def nearest(text: Bytes, border: int, places: Places) -> Nearest:
         again = _Order(padded, len(text), border)
         while again.length <= max(_EXPECTED_BYTES):
             if again.length in _EXPECTED_BYTES:
-                expected += [near(again.expected(places + shift)) for shift in shifts]
+                expected += [near(again.expected(np.searchsorted(old_places, places + shift))) for shift in shifts]
             again.double()
     return Nearest(tuple(map(near, order.neighbours())), tuple(expected), near(earlier))
 
@@ -152,13 +162,13 @@ class _Order:
         back[self._order[wanted] - self._border] = wanted
         return first[back], first[back] + number[back], back
 
-    def telling(self, places: Places) -> tuple[Places, ...]:
+    def telling(self, old_places: Places, places: Places) -> tuple[Places, ...]:
         """Return where to expect each place, relative to it: by the last and by the next that occurs only once."""
         first, end, _ = self._groups()
         single = np.flatnonzero(end - first == 1)
         if not len(single):
             return ()
-        shifts = self._order[first[single]] - places[single]
+        shifts = old_places[self._order[first[single]]] - places[single]
         after = np.searchsorted(single, np.arange(len(places)), side="right")
         return shifts[np.maximum(after - 1, 0)], shifts[np.minimum(after, len(single) - 1)]
 
