@@ -30,12 +30,26 @@ _RUNS = (4, 6, 32, 1 << 40)
 _FEW_OPERATIONS = 1 << 14
 _BYTES_PER_OPERATION = 32
 _PASSES = 4
+# So many passes in a row may fail to be better than the best before: the next one may be.
+_MAX_WORSE = 2
 # Prefixes are as long as the format's longest window.
 _MAX_PREFIX_BYTES = 1 << 20
 _PREFIX_BIN = 1 << 14
 # Steps of the search for the cheapest way, of all passes together: some seconds.
-_BASIC_STEPS = 1_000_000
+_BASIC_STEPS = 400_000
 _BYTES_PER_STEP = 40
+
+
+# What passes begin with, the most promising first: prices; whether new bytes have a prefix, if there is one; whether
+# differences are expected to be like those in long alignments.
+_BEGINNINGS: tuple[tuple[Prices, bool, bool], ...] = (
+    (Prices(), False, False),
+    (Prices(), True, False),
+    (CHEAP_OPERATIONS, False, False),
+    (Prices(), False, True),
+    (Prices(), True, True),
+    (CHEAP_OPERATIONS, False, True),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,41 +112,64 @@ def _matched(
         return Matched([], None, 0)
     files = Files(np.frombuffer(base, np.uint8), np.frombuffer(target, np.uint8), ranges)
     found = search(files.old, files.new, ranges, limits.max_bytes)
-    best = None
-    estimator = Estimator(files.old, files.new)
-    most = _FEW_OPERATIONS + sum(end - start for start, end in ranges) // _BYTES_PER_OPERATION
-    for choices, prefix in _choices(files, found, limits, prefixed=prefixed):
-        for run in _RUNS:
-            operations = [one for choice in choices for one in choice.operations(len(files.old), run)]
-            if len(operations) > most and run != _RUNS[-1]:
+    return _Trials(files, found, limits).best(prefixed=prefixed)
+
+
+class _Trials:
+    """Tries what can be chosen from several beginnings, as often as the limits allow, and keeps the smallest."""
+
+    def __init__(self, files: Files, found: Found, limits: MatchLimits) -> None:
+        self._files, self._found = files, found
+        self._choices = Choices(files, found)
+        self._estimator = Estimator(files.old, files.new)
+        made = sum(end - start for start, end in files.ranges)
+        self._most_operations = _FEW_OPERATIONS + made // _BYTES_PER_OPERATION
+        some = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
+        self._steps = some if limits.max_steps is None else limits.max_steps
+
+    def best(self, *, prefixed: bool) -> Matched:
+        prefix = _prefix(self._found, len(self._files.old)) if prefixed else None
+        seen = seen_differences(self._files, self._found)
+        best: Matched | None = None
+        for prices, with_prefix, different in _BEGINNINGS:
+            if with_prefix and prefix is None:
                 continue
-            size = estimator.estimate(operations, prefix)
+            for matched in self._chain(prices, prefix if with_prefix else None, seen if different else None):
+                if best is None or matched.estimate < best.estimate:
+                    best = matched
+            if self._spent():
+                break
+        assert best is not None
+        return best
+
+    def _chain(self, prices: Prices, prefix: tuple[int, int] | None, different: Counts | None) -> Iterator[Matched]:
+        """Yield what passes choose, until some in a row are not smaller than the one before."""
+        least, worse = None, 0
+        made = self._choices.passes(prices, prefixed=prefix is not None, different=different)
+        for choices in islice(made, _PASSES):
+            matched = self._smallest(choices, prefix)
+            yield matched
+            self._steps -= self._choices.steps
+            worse = worse + 1 if least is not None and matched.estimate >= least else 0
+            if self._spent() or worse == _MAX_WORSE:
+                return
+            least = matched.estimate if least is None else min(least, matched.estimate)
+
+    def _spent(self) -> bool:
+        return self._steps <= 0
+
+    def _smallest(self, choices: Sequence[Choice], prefix: tuple[int, int] | None) -> Matched:
+        """Return the operations of some choices in the form that compresses best."""
+        best: Matched | None = None
+        for run in _RUNS:
+            operations = [one for choice in choices for one in choice.operations(run)]
+            if len(operations) > self._most_operations and run != _RUNS[-1]:
+                continue
+            size = self._estimator.estimate(operations, prefix)
             if best is None or size < best.estimate:
                 best = Matched(operations, prefix, size)
-    assert best is not None
-    return best
-
-
-def _choices(
-    files: Files, found: Found, limits: MatchLimits, *, prefixed: bool
-) -> Iterator[tuple[list[Choice], tuple[int, int] | None]]:
-    """Yield choices from several beginnings, as many as the limits allow, and what prefix they reckon with."""
-    left = limits.max_steps
-    if left is None:
-        left = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
-    prefix = _prefix(found, len(files.old)) if prefixed else None
-    choices = Choices(files, found)
-    seen = seen_differences(files, found)
-    beginnings: list[tuple[Prices, tuple[int, int] | None, Counts | None]] = [(Prices(), None, None)]
-    if prefix:
-        beginnings += [(Prices(), prefix, None), (Prices(), prefix, seen)]
-    beginnings += [(CHEAP_OPERATIONS, None, None), (Prices(), None, seen), (CHEAP_OPERATIONS, None, seen)]
-    for prices, reckoned, different in beginnings:
-        for made in islice(choices.passes(prices, prefixed=reckoned is not None, different=different), _PASSES):
-            yield made, reckoned
-            left -= choices.steps
-            if left < 0:
-                return
+        assert best is not None
+        return best
 
 
 def _prefix(found: Found, old_bytes: int) -> tuple[int, int] | None:

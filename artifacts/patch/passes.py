@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from artifacts.patch.alignments import Alignment, Bytes, Places
-from artifacts.patch.choose import MIN_CLUSTER_LOG, NEW, Differences, Step, choose, differences, new_bytes, timeline
+from artifacts.patch.choose import MIN_CLUSTER_LOG, NEW, Step, choose, differences, new_bytes, timeline
 from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.prices import Chosen, Counts, Prices, difference_symbols, learned, learned_differences
 from artifacts.patch.search import Found, Ranges
@@ -20,7 +20,7 @@ from artifacts.patch.search import Found, Ranges
 __all__ = ["Choice", "Choices", "Files", "seen_differences"]
 
 _CHUNK = 1 << 20
-# About so many clusters are looked at; in long files they are longer.
+# No more clusters than these are looked at; if there are more, they are made longer.
 _MAX_CLUSTERS = 1 << 17
 # Alignments from this length on tell how the files differ, before anything is chosen.
 _TELLING_BYTES = 256
@@ -43,26 +43,21 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What one pass chose for one range: steps through alignments, and how those differ from the target."""
+    """What one pass chose for one range: steps through alignments."""
 
+    files: Files
     steps: list[Step]
     alignments: Sequence[Alignment]
-    differing: Sequence[Differences]
 
-    def operations(self, target_address: int, run: int) -> Iterator[Operation]:
-        """Yield what makes the range.
-
-        Args:
-            target_address: the address of the target's first byte.
-            run: so many equal bytes are a copy of their own; fewer are zeros among differences.
-        """
+    def operations(self, run: int) -> Iterator[Operation]:
+        """Yield what makes the range; from ``run`` on, equal bytes are copies, fewer are zeros among differences."""
         for step in self.steps:
             if step.alignment == NEW:
                 yield Data(step.start, step.end - step.start)
                 continue
             alignment = self.alignments[step.alignment]
-            shift = alignment.shift + (target_address if alignment.own else 0)
-            yield from _aligned(step, shift, self.differing[step.alignment], run)
+            shift = alignment.shift + (len(self.files.old) if alignment.own else 0)
+            yield from _aligned(step, shift, _differing(self.files, alignment, step.start, step.end), run)
 
 
 class Choices:
@@ -70,9 +65,13 @@ class Choices:
 
     def __init__(self, files: Files, found: Found) -> None:
         self.files, self.found = files, found
-        aligned = sum(one.end - one.start for one in found.alignments)
-        log = max(MIN_CLUSTER_LOG, (aligned // _MAX_CLUSTERS).bit_length())
-        differing = [differences(files.new, files.source(one), one, log) for one in found.alignments]
+        log = MIN_CLUSTER_LOG
+        while True:
+            differing = [differences(files.new, files.source(one), one, log) for one in found.alignments]
+            clusters = sum(len(how.starts) for how in differing)
+            if clusters <= _MAX_CLUSTERS:
+                break
+            log += (clusters // _MAX_CLUSTERS).bit_length()
         self._ranges = []
         for start, end in files.ranges:
             inside = [n for n, one in enumerate(found.alignments) if one.start < end and one.end > start]
@@ -101,7 +100,7 @@ class Choices:
             written = []
             for events, alignments, differing in self._ranges:
                 rates = [how.rates(prices) for how in differing]
-                written.append(Choice(choose(events, alignments, rates, prices, new), alignments, differing))
+                written.append(Choice(self.files, choose(events, alignments, rates, prices, new), alignments))
             yield written
             prices = learned(prices, _chosen(self.files, written))
 
@@ -168,25 +167,28 @@ def _count(counts: Counts, files: Files, alignment: Alignment, start: int, end: 
             counts += np.bincount(symbols, minlength=len(counts))
 
 
-def _aligned(step: Step, shift: int, differing: Differences, run: int) -> Iterator[Operation]:
+def _differing(files: Files, alignment: Alignment, start: int, end: int) -> Places:
+    source, shift = files.source(alignment), alignment.shift
+    found = [np.zeros(0, np.int64)]
+    for at in range(start, end, _CHUNK):
+        stop = min(end, at + _CHUNK)
+        found.append(np.flatnonzero(files.new[at:stop] != source[at + shift : stop + shift]) + at)
+    return np.concatenate(found)
+
+
+def _aligned(step: Step, shift: int, differing: Places, run: int) -> Iterator[Operation]:
     """Yield copies where at least ``run`` bytes are equal, and differences between them."""
-    first = int(np.searchsorted(differing.ends, step.start, side="right"))
-    last = int(np.searchsorted(differing.starts, step.end))
-    at, add = step.start, -1
-    for start, end in zip(differing.starts[first:last].tolist(), differing.ends[first:last].tolist(), strict=True):
-        start = max(start, step.start)
-        if start - at >= run:
-            if add >= 0:
-                yield Add(add + shift, add, at - add)
-            yield Copy(at + shift, start - at)
-            add = start
-        elif add < 0:
-            add = at
-        at = min(end, step.end)
-    if add < 0:
-        yield Copy(at + shift, step.end - at)
-    elif step.end - at >= run:
-        yield Add(add + shift, add, at - add)
-        yield Copy(at + shift, step.end - at)
-    else:
-        yield Add(add + shift, add, step.end - add)
+    if not len(differing):
+        yield Copy(step.start + shift, step.end - step.start)
+        return
+    starts = np.concatenate(([step.start], differing + 1))
+    ends = np.concatenate((differing, [step.end]))
+    long = ends - starts >= run
+    at = step.start
+    for start, end in zip(starts[long].tolist(), ends[long].tolist(), strict=True):
+        if start > at:
+            yield Add(at + shift, at, start - at)
+        yield Copy(start + shift, end - start)
+        at = end
+    if step.end > at:
+        yield Add(at + shift, at, step.end - at)

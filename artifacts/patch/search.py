@@ -28,6 +28,8 @@ _LEAST = 8
 # From this length on it is tried whether the bytes around are nearly equal.
 _LEAST_EXTENDED = 16
 _RECENT = 8
+# An alignment that differs in so few bytes is as good as another one that does not: to go there and back costs more.
+_FEW = 2
 # Gaps from this length on may be bridged, if one byte in eight is equal: one in 256 is by chance, in text one in 15.
 _MIN_BRIDGE = 64
 _MIN_EQUAL_SHARE = 8
@@ -242,14 +244,14 @@ class _Extender:
         at = 0
         while at < len(places):
             place, shift = places[at], wanted[at]
-            covered = self._covered(place, shift, own)
+            covered = self._covered(place, shift, equal[at], own)
             if covered:
                 at = bisect_left(places, place + covered, at + 1)
                 continue
             self._add(place, shift, equal[at], own)
             at += 1
 
-    def _covered(self, place: int, shift: int, own: bool) -> int:
+    def _covered(self, place: int, shift: int, equal: int, own: bool) -> int:
         """Return for how many bytes no more is to be looked for."""
         for start, end in self._known.get((shift, own), ()):
             if start <= place < end:
@@ -261,6 +263,11 @@ class _Extender:
                 length = equal_length(self._new[place : other.end], source[place + other.shift :])
                 if length >= _SETTLED:
                     covered = max(covered, length - BLOCK_BYTES)
+                elif length < equal <= other.end - place:
+                    here = self._new[place : place + equal] != source[place + other.shift : place + other.shift + equal]
+                    covered = max(covered, int(np.count_nonzero(here) <= _FEW))
+                elif length >= equal:
+                    covered = max(covered, 1)
         return covered
 
     def _add(self, place: int, shift: int, equal: int, own: bool) -> None:
