@@ -133,31 +133,45 @@ class NewBytes:
 
 def new_bytes(target: Bytes, gaps: Sequence[tuple[int, int]], repeats: Places, prices: Prices) -> NewBytes:
     """Return what new bytes cost in the ``gaps``, where each place repeats others for as long as ``repeats`` says."""
-    places: list[int] = []
-    sums: list[float] = []
+    places: list[Places] = []
+    sums: list[Costs] = []
     total, last, at = 0.0, None, 0
     slope = float(prices.new.mean())
     for start, end in gaps:
         if last is not None:
             total += (start - last) * slope
-        single = np.concatenate(([0.0], np.cumsum(prices.new[target[start:end]]))).tolist()
-        longest = repeats[at : at + end - start].tolist()
-        place, length = 0, end - start
-        places.append(start)
-        sums.append(total)
-        while place < length:
-            reach = min(place + longest[place], length)
-            if single[reach] - single[place] > prices.repeated:
-                total += prices.repeated
-            else:
-                reach = place + 1
-                total += single[reach] - single[place]
-            place = reach
-            places.append(start + place)
-            sums.append(total)
-        at += length
+        inside, costs = _costs_in_gap(prices.new[target[start:end]], repeats[at : at + end - start], prices.repeated)
+        places.append(start + inside)
+        sums.append(total + costs)
+        total += float(costs[-1])
+        at += end - start
         last = end
-    return NewBytes(np.array(places, np.int64), np.array(sums), slope)
+    if not places:
+        return NewBytes(_NONE, np.zeros(0), slope)
+    return NewBytes(np.concatenate(places), np.concatenate(sums), slope)
+
+
+def _costs_in_gap(prices: Costs, repeats: Places, repeated: float) -> tuple[Places, Costs]:
+    """Return places in a gap, the first and the last among them, and what the bytes before each of them cost."""
+    single = np.concatenate(([0.0], np.cumsum(prices)))
+    every = np.arange(len(prices))
+    reaches = np.minimum(every + repeats, len(prices))
+    worthwhile = every[single[reaches] - single[:-1] > repeated]
+    places, costs = [np.zeros(1, np.int64)], [np.zeros(1)]
+    at, total = 0, 0.0
+    while at < len(prices):
+        later = int(np.searchsorted(worthwhile, at))
+        repeat = int(worthwhile[later]) if later < len(worthwhile) else len(prices)
+        if repeat > at:  # byte by byte up to there
+            places.append(np.arange(at + 1, repeat + 1))
+            costs.append(total + single[at + 1 : repeat + 1] - single[at])
+            total += float(single[repeat] - single[at])
+        at = repeat
+        if at < len(prices):
+            at, total = int(reaches[repeat]), total + repeated
+            places.append(np.array([at]))
+            costs.append(np.array([total]))
+    return np.concatenate(places), np.concatenate(costs)
 
 
 @dataclass(frozen=True, slots=True)
