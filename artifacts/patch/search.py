@@ -37,6 +37,9 @@ _MIN_EQUAL_SHARE = 8
 # neighbours come from.
 _ALL_BYTES = 1 << 20
 _NEIGHBOURHOOD = 1 << 16
+# More than this outside of long equal stretches is not searched for short pieces, nor chosen from again and again: most of it
+# is new then, as weights are, and seconds would save some hundred bytes of it.
+THOROUGH_BYTES = 256 * 1024
 # Places in files have 31 bits where there are many of them.
 _MAX_PLACE = (1 << 31) - 1
 
@@ -58,6 +61,11 @@ class Found:
     near: Nearest | None
 
     @property
+    def is_mostly_settled(self) -> bool:
+        """Whether so little is left to find that it is worth some effort."""
+        return sum(end - start for start, end in self.gaps) <= THOROUGH_BYTES
+
+    @property
     def known_gaps(self) -> list[tuple[int, int]]:
         """The gaps, if it is known what agrees with their bytes."""
         return [] if self.near is None else self.gaps
@@ -74,10 +82,13 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     del index
     gaps = _unsettled(old, new, ranges, found)
     found += _bridges(old, new, gaps, found)
+    quick = Found(found, gaps, np.zeros(0, np.int64), None)
+    if not quick.is_mostly_settled:
+        return quick
     places = _places(gaps)
     parts = _relevant(len(old), found, gaps, (max_bytes - RESULT_BYTES * len(places)) // SORT_BYTES - len(places))
     if not gaps or not parts or len(old) > _MAX_PLACE:
-        return Found(found, gaps, np.zeros(0, np.int64), None)
+        return quick
     text = np.concatenate([*(old[start:end] for start, end in parts), *(new[start:end] for start, end in gaps)])
     near = nearest(text, _places(parts), places)
     _extend_near(old, new, ranges, gaps, places, near, found)
