@@ -132,7 +132,7 @@ _FACTOR_SHARE, _TENSOR_SHARE, _CANDIDATE_SHARE = 0.5, 0.7, 0.5
 # A target that takes less than this share of its bytes is not tried without its base, or without inflating its members.
 _POOR = 0.75
 # Tensors that save more than this share of the patch by being coded as such, by estimates, surely save something.
-_SURE_SHARE = 0.15
+_SURE_SHARE = 0.03
 
 
 def _require_affordable(old: Opened, new: Opened, limits: EncodeLimits) -> None:

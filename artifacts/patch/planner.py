@@ -14,7 +14,7 @@ from artifacts.patch.align import align
 from artifacts.patch.containers import find_deflations
 from artifacts.patch.deflation import Deflation
 from artifacts.patch.kinds import FLOATS
-from artifacts.patch.matching import Add, Copy, Data, MatchLimits, Operation, match_with_prefix
+from artifacts.patch.matching import Add, Data, MatchLimits, Operation, match_with_prefix
 from artifacts.patch.opened import Opened
 from artifacts.patch.steps import Segment, Step, TensorStep, joined, part_of, segments
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
@@ -22,15 +22,15 @@ from artifacts.patch.tensors import Tensor
 
 __all__ = ["Budget", "Effort", "Plan", "plan_matches", "plan_tensors"]
 
-# Steps of matching: to see what tensors would take by it, and to match what they leave.
-_QUICK_STEPS, _THOROUGH_STEPS = 20_000, 100_000
+# Steps that matching may take, and more for so many bytes.
+_THOROUGH_STEPS = 100_000
 _BYTES_PER_STEP = 40
 # Shorter tensors are bytes like any other.
 _MIN_TENSOR_BYTES = 64
-# What operations take, beside the bytes that they bring, in bits.
-_COPY_BITS, _ADD_BITS, _DATA_BITS = 8 * 4, 8 * 5, 8 * 2
+# What matching takes at least, in bits: less than an operation of a tensor.
+_MATCH_BITS = 8 * 8
 # What is compressed to see what bytes are worth, and how.
-_SAMPLE_BYTES = 128 * 1024
+_SAMPLE_BYTES, _PIECE_BYTES = 128 * 1024, 16 * 1024
 _SAMPLE_LEVEL = 9
 # A frame's magic, header and block header, which a patch has once for many of these.
 _ZSTD_OVERHEAD: Final = 9
@@ -90,7 +90,7 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
         progress: is told how many bytes of the target's addresses are planned.
     """
     parts = list(segments(new.unpacked, _worthwhile_deflations(old, new)))
-    tensors = _Tensors(old, new, _Matches(old, new, parts, _QUICK_STEPS), budget)
+    tensors = _Tensors(old, new, budget)
     chosen: list[tuple[Segment, list[TensorStep]]] = []
     for part in parts:
         chosen.append((part, []))
@@ -98,7 +98,6 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
             chosen[-1][1].append(step)
             if progress is not None:
                 progress(step.tensor.start + step.length)
-    # What lies between them is matched again, with more effort.
     gaps = [gap for part, steps in chosen for gap in _gaps(part, steps)]
     matches = _Matches(old, new, gaps, _steps_for(sum(gap.end - gap.start for gap in gaps)))
     return Plan(joined([step for part, steps in chosen for step in _woven(part, steps, matches)]), matches.prefix)
@@ -183,9 +182,8 @@ class _Matches:
 class _Tensors:
     """Plans tensors, and tells which of them are worth it."""
 
-    def __init__(self, old: Opened, new: Opened, matches: _Matches, budget: Budget) -> None:
+    def __init__(self, old: Opened, new: Opened, budget: Budget) -> None:
         self._old, self._new = old, new
-        self._matches = matches
         self._budget = budget
         self._pairs = align(old.tensors, new.tensors, old.unpacked, new.unpacked)
         self._origins = _origins(new)
@@ -198,9 +196,9 @@ class _Tensors:
                 yield step
 
     def _step(self, tensor: Tensor, base: Tensor | None) -> TensorStep | None:
-        matched = self._matched_bits(tensor)
+        matched = self._matched_bits(tensor, base)
         effort = self._budget(_FREE_BYTES + _FACTOR_BYTES * tensor.count, _FREE_BYTES + _PLAN_BYTES * tensor.count)
-        if not effort.tensors or matched < 2 * _COPY_BITS:
+        if not effort.tensors or matched < _MATCH_BITS:
             return None
         target = Elements(self._new.content[tensor.start : tensor.start + tensor.length], tensor.dtype)
         options: list[tuple[TensorPlan, Tensor | None]] = []
@@ -216,21 +214,16 @@ class _Tensors:
             tensor, None if source is None else source.start, 0 if source is None else source.width, plan, matched
         )
 
-    def _matched_bits(self, tensor: Tensor) -> float:
-        """Return about what a tensor takes if it is made by matching."""
-        bits = 0.0
-        new: list[memoryview] = []
-        differences: list[memoryview] = []
-        for operation in self._matches.between(tensor.start, tensor.start + tensor.length):
-            if isinstance(operation, Copy):
-                bits += _COPY_BITS
-            elif isinstance(operation, Data):
-                bits += _DATA_BITS
-                new.append(self._new.content[operation.start : operation.start + operation.length])
-            else:
-                bits += _ADD_BITS
-                differences.append(memoryview(difference(self._old, self._new, operation)))
-        return bits + _packed_bits(new) + _packed_bits(differences)
+    def _matched_bits(self, tensor: Tensor, base: Tensor | None) -> float:
+        """Return about what a tensor takes if it is made by matching: as new bytes, or as differences to its base."""
+        target = self._new.content[tensor.start : tensor.start + tensor.length]
+        if base is None or base.width != tensor.width:
+            return _packed_bits(target)
+        known = self._old.content[base.start : base.start + base.length]
+        if known == target:
+            return 0.0
+        differences = (np.frombuffer(target, np.uint8) - np.frombuffer(known, np.uint8)).tobytes()
+        return min(_packed_bits(target), _packed_bits(memoryview(differences)))
 
 
 def difference(old: Opened, new: Opened, add: Add) -> bytes:
@@ -241,16 +234,11 @@ def difference(old: Opened, new: Opened, add: Add) -> bytes:
     return (target - np.frombuffer(content, np.uint8)).tobytes()
 
 
-def _packed_bits(pieces: Sequence[memoryview]) -> float:
-    """Return about what bytes take that are compressed: as a sample of them does."""
-    total = sum(map(len, pieces))
-    if not total:
-        return 0.0
-    sample = bytearray()
-    for piece in pieces:
-        sample += piece[: _SAMPLE_BYTES - len(sample)]
-        if len(sample) == _SAMPLE_BYTES:
-            break
+def _packed_bits(content: memoryview) -> float:
+    """Return about what bytes take that are compressed: as samples from all over them do."""
+    total = len(content)
+    step = max(_PIECE_BYTES, total * _PIECE_BYTES // _SAMPLE_BYTES)
+    sample = b"".join(content[at : at + _PIECE_BYTES] for at in range(0, total, step))
     compressor = ZstdCompressor(options={int(CompressionParameter.compression_level): _SAMPLE_LEVEL})
     packed = len(compressor.compress(sample, ZstdCompressor.FLUSH_FRAME)) - _ZSTD_OVERHEAD
     return 8.0 * packed * total / len(sample)

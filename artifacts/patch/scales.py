@@ -21,6 +21,9 @@ _PASSES = 3
 # Rows and columns are told apart over so many octaves; what is smaller hardly has a bit left.
 _RANGE = 24 * STEPS
 
+# Beyond these, sums and quotients of floats of 4 bytes may be none.
+_LARGE, _TINY = 1e30, 1e-30
+
 Singles = npt.NDArray[np.float32]
 Levels = npt.NDArray[np.int64]
 
@@ -54,27 +57,32 @@ def fit_scales(magnitudes: Singles) -> Scales | None:
     """
     rows, columns = magnitudes.shape
     peak = float(magnitudes.max())
-    if peak == 0:
+    if peak <= _TINY:
         return None
+    # Where some are nearly as large as floats can be, their sums would be infinite.
+    scaled = magnitudes if peak < _LARGE else magnitudes / np.float32(peak)
     of_columns = np.ones(columns, np.float32)
     for _ in range(_PASSES):
-        of_rows = magnitudes @ _inverse(of_columns) / np.float32(columns)
-        of_columns = _inverse(of_rows) @ magnitudes / np.float32(rows)
+        of_rows = scaled @ _inverse(of_columns) / np.float32(columns)
+        of_columns = _inverse(of_rows) @ scaled / np.float32(rows)
     rows_level, row_levels = _levels(of_rows)
     columns_level, column_levels = _levels(of_columns)
-    return Scales(rows_level + columns_level, row_levels, column_levels)
+    unit = 0 if scaled is magnitudes else half_octaves(peak)
+    return Scales(unit + rows_level + columns_level, row_levels, column_levels)
 
 
 def _inverse(scales: Singles) -> Singles:
     found = np.zeros_like(scales)
-    np.divide(np.float32(1), scales, out=found, where=scales > 0)
+    np.divide(np.float32(1), scales, out=found, where=scales > _TINY)
     return found
 
 
 def _levels(scales: Singles) -> tuple[int, Levels]:
     logs = np.full(len(scales), -np.inf)
-    np.log2(scales, out=logs, where=scales > 0, dtype=np.float64)
+    np.log2(scales, out=logs, where=scales > _TINY, dtype=np.float64)
     highest = float(logs.max())
+    if not np.isfinite(highest):
+        return 0, np.zeros(len(scales), np.int64)
     levels = np.round(STEPS * np.maximum(logs, highest - _RANGE / STEPS)).astype(np.int64)
     lowest = int(levels.min())
     return lowest, levels - lowest
