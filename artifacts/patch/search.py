@@ -33,12 +33,12 @@ _FEW = 2
 # Gaps from this length on may be bridged, if one byte in eight is equal: one in 256 is by chance, in text one in 15.
 _MIN_BRIDGE = 64
 _MIN_EQUAL_SHARE = 8
-# A base of up to so many bytes is searched whole for short pieces; of a longer one, so much around where a gap's
-# neighbours come from.
-_ALL_BYTES = 1 << 20
-_NEIGHBOURHOOD = 1 << 16
-# More than this outside of long equal stretches is not searched for short pieces, nor chosen from again and again: most of it
-# is new then, as weights are, and seconds would save some hundred bytes of it.
+# So many bytes of a base are searched for short pieces, in a second: of a longer one, so much around where a gap's
+# neighbours come from, and then what nothing was taken from.
+_MOST_SORTED = 1 << 18
+_NEIGHBOURHOOD = 1 << 13
+# More than this outside of long equal stretches is not searched for short pieces, nor chosen from again and again: most
+# of it is new then, as weights are, and seconds would save some hundred bytes of it.
 THOROUGH_BYTES = 256 * 1024
 # Places in files have 31 bits where there are many of them.
 _MAX_PLACE = (1 << 31) - 1
@@ -132,7 +132,8 @@ def _relevant(
 
     All of it, if that is short enough; or else what lies where the gaps' neighbours come from, and what was not taken.
     """
-    if old_bytes <= min(most, _ALL_BYTES):
+    most = min(most, _MOST_SORTED)
+    if old_bytes <= most:
         return [(0, old_bytes)] if old_bytes else []
     taken = sorted((one.start + one.shift, one.end + one.shift) for one in found if not one.own)
     ordered = sorted((one.start, one.shift) for one in found if not one.own)
