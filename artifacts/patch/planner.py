@@ -13,6 +13,7 @@ from backports.zstd import CompressionParameter, ZstdCompressor
 from artifacts.patch.align import align
 from artifacts.patch.containers import find_deflations
 from artifacts.patch.deflation import Deflation
+from artifacts.patch.excerpt import Excerpt
 from artifacts.patch.kinds import FLOATS
 from artifacts.patch.matching import Add, Data, MatchLimits, Operation, match_with_prefix
 from artifacts.patch.opened import Opened
@@ -23,7 +24,7 @@ from artifacts.patch.tensors import Tensor
 __all__ = ["Budget", "Effort", "Plan", "plan_matches", "plan_tensors"]
 
 # Steps that matching may take, and more for so many bytes.
-_THOROUGH_STEPS = 100_000
+_BASIC_STEPS = 100_000
 _BYTES_PER_STEP = 40
 # Shorter tensors are bytes like any other.
 _MIN_TENSOR_BYTES = 64
@@ -76,7 +77,7 @@ class Plan:
 def plan_matches(old: Opened, new: Opened) -> Plan:
     """Return steps that only match bytes, of the files as they are."""
     whole = [Segment(0, len(new.unpacked.data))] if len(new.unpacked.data) else []
-    matches = _Matches(old, new, whole, _steps_for(len(new.unpacked.data)))
+    matches = _Matches(old, new, whole)
     return Plan(joined([step for part in whole for step in matches.between(part.start, part.end)]), matches.prefix)
 
 
@@ -89,7 +90,8 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
         budget: what may be done.
         progress: is told how many bytes of the target's addresses are planned.
     """
-    parts = list(segments(new.unpacked, _worthwhile_deflations(old, new)))
+    deflations = _worthwhile_deflations(old, new)
+    parts = list(segments(new.unpacked, deflations))
     tensors = _Tensors(old, new, budget)
     chosen: list[tuple[Segment, list[TensorStep]]] = []
     for part in parts:
@@ -99,13 +101,16 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
             if progress is not None:
                 progress(step.tensor.start + step.length)
     gaps = [gap for part, steps in chosen for gap in _gaps(part, steps)]
-    matches = _Matches(old, new, gaps, _steps_for(sum(gap.end - gap.start for gap in gaps)))
+    matches = _Matches(old, new, gaps, [*_based(chosen), *_inflated(old, new, deflations)])
     return Plan(joined([step for part, steps in chosen for step in _woven(part, steps, matches)]), matches.prefix)
 
 
-def _steps_for(length: int) -> int:
-    """Return how many steps matching may take for so many bytes."""
-    return _THOROUGH_STEPS + length // _BYTES_PER_STEP
+def _based(chosen: Sequence[tuple[Segment, Sequence[TensorStep]]]) -> Iterator[tuple[int, int]]:
+    """Yield where the bases of tensors are that are coded by their elements."""
+    for _, steps in chosen:
+        for step in steps:
+            if step.source is not None:
+                yield step.source, step.source + step.tensor.count * step.base_width
 
 
 def _gaps(part: Segment, steps: Sequence[TensorStep]) -> Iterator[Segment]:
@@ -129,6 +134,18 @@ def _woven(part: Segment, steps: Sequence[TensorStep], matches: _Matches) -> Ite
     yield from matches.between(at, part.end)
 
 
+def _inflated(old: Opened, new: Opened, deflations: Sequence[Deflation | None]) -> Iterator[tuple[int, int]]:
+    """Yield where members of the base are deflated that the target has not as they are: noise beside what they hold."""
+    kept = {
+        bytes(new.unpacked.view(one.offset, one.deflated_length))
+        for one, settings in zip(new.unpacked.deflated, deflations, strict=True)
+        if settings is None
+    }
+    for one in old.unpacked.deflated:
+        if bytes(old.unpacked.view(one.offset, one.deflated_length)) not in kept:
+            yield one.offset, one.offset + one.deflated_length
+
+
 def _worthwhile_deflations(old: Opened, new: Opened) -> list[Deflation | None]:
     """Return the settings of the target's deflated members; None too for those that the base has as they are."""
     known = {bytes(old.unpacked.view(one.offset, one.deflated_length)) for one in old.unpacked.deflated}
@@ -142,16 +159,20 @@ def _worthwhile_deflations(old: Opened, new: Opened) -> list[Deflation | None]:
 class _Matches:
     """Operations that make the segments of a target, by address."""
 
-    def __init__(self, old: Opened, new: Opened, parts: Sequence[Segment], max_steps: int) -> None:
+    def __init__(
+        self, old: Opened, new: Opened, parts: Sequence[Segment], left_out: Sequence[tuple[int, int]] = ()
+    ) -> None:
         self._own = len(old.content)
         self._length = len(new.unpacked.data)
         ordered = sorted(parts, key=lambda segment: segment.start)
         self._operations: list[Operation] = []
         self._starts: list[int] = []
         ranges = [(segment.start, segment.end) for segment in ordered]
-        matched = match_with_prefix(old.content, new.content, ranges, MatchLimits(max_steps=max_steps))
-        self.prefix = matched.prefix
-        place = iter(matched.operations)
+        limits = MatchLimits(max_steps=_BASIC_STEPS + sum(end - start for start, end in ranges) // _BYTES_PER_STEP)
+        excerpt = Excerpt(old.content, left_out)
+        matched = match_with_prefix(excerpt.content, new.content, ranges, limits)
+        self.prefix = excerpt.prefix(matched.prefix)
+        place = (one for operation in matched.operations for one in excerpt.operations(operation))
         for segment in ordered:
             at = segment.start
             while at < segment.end:

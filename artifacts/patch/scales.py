@@ -60,10 +60,10 @@ def fit_scales(magnitudes: Singles) -> Scales | None:
     if peak <= _TINY:
         return None
     # Where some are nearly as large as floats can be, their sums would be infinite.
-    scaled = magnitudes if peak < _LARGE else magnitudes / np.float32(peak)
-    of_columns = np.ones(columns, np.float32)
+    scaled: Singles = magnitudes if peak < _LARGE else magnitudes / np.float32(peak)
+    of_columns: Singles = np.ones(columns, np.float32)
     for _ in range(_PASSES):
-        of_rows = scaled @ _inverse(of_columns) / np.float32(columns)
+        of_rows: Singles = scaled @ _inverse(of_columns) / np.float32(columns)
         of_columns = _inverse(of_rows) @ scaled / np.float32(rows)
     rows_level, row_levels = _levels(of_rows)
     columns_level, column_levels = _levels(of_columns)
