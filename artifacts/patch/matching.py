@@ -14,6 +14,7 @@ from mmap import mmap
 import numpy as np
 
 from artifacts.patch.estimate import Estimator
+from artifacts.patch.format import MIN_PREFIX_BYTES
 from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.passes import Choice, Choices, Files, seen_differences
 from artifacts.patch.prices import CHEAP_OPERATIONS, Counts, Prices
@@ -126,7 +127,7 @@ class _Trials:
         self._most_operations = _FEW_OPERATIONS + made // _BYTES_PER_OPERATION
         some = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
         self._steps = some if limits.max_steps is None else limits.max_steps
-        self._runs = _RUNS
+        self._runs: tuple[int, ...] = _RUNS
         if not found.is_mostly_settled:  # one way is enough: what is new is most of the patch whatever is chosen
             self._steps, self._runs = 0, _RUNS[:1] + _RUNS[-1:]
 
@@ -180,6 +181,8 @@ def _prefix(found: Found, old_bytes: int) -> tuple[int, int] | None:
     if found.near is None:
         return None
     length = min(old_bytes, _MAX_PREFIX_BYTES)
+    if length < MIN_PREFIX_BYTES:
+        return None
     bins = np.zeros(old_bytes // _PREFIX_BIN + 2)
     for near in found.near.longest:
         there = near.places >= 0
