@@ -19,7 +19,7 @@ from bench.edge.cpu import tree_seconds
 from bench.edge.downloads import Downloaded
 from bench.edge.figures import Sample
 from bench.edge.idle import Idle, measure_idle, most_connections
-from bench.edge.openloop import Latencies, build, run_openloop
+from bench.edge.openloop import Asked, Latencies, build, run_openloop
 from bench.edge.peers import PEERS, why_missing
 from bench.edge.probe import Answer, WrongAnswer, ask, request
 from bench.edge.publishing import measure_publishing
@@ -237,7 +237,8 @@ def latency_sample(bench: Bench, server: Server, program: Path, seconds: int) ->
     sent = request("GET", bench.site.manifest_path, headers)
     size = len(_example(server, sent, 304))
     rate = load.rate * LATENCY_SHARE
-    return AtRate(load.rate, run_openloop(program, server.address[1], sent, size, NOT_MODIFIED, rate, seconds))
+    asked = Asked(server.address[1], sent, size, NOT_MODIFIED, rate)
+    return AtRate(load.rate, run_openloop(program, asked, seconds))
 
 
 def measure_memory(bench: Bench) -> dict[str, Idle]:
