@@ -86,6 +86,8 @@ class Door:
     def count(self, change: int) -> None:
         """Take note of a connection that came (+1) or went (-1)."""
         self._open += change
+        if change > 0:
+            metrics.CONNECTIONS_OPENED.inc(change)
         metrics.CONNECTIONS.set(self._open)
         if self.closing:
             self._look_who_is_left()
@@ -98,7 +100,7 @@ class Door:
 
     def is_check(self, data: bytes) -> bool:
         """Say whether what was read begins with a check that the lane may answer."""
-        return data[: data.find(CRLF)] in self._desk.manifests
+        return self._desk.is_check(data[: data.find(CRLF)])
 
     def size_of_request(self, data: bytes) -> int | None:
         """Return the length of the request that begins ``data``, head and body, if it has but one meaning."""
@@ -203,6 +205,8 @@ class _Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._door.count(-1)
+        if exc is not None:
+            metrics.CONNECTIONS_RESET.inc()
         super().connection_lost(exc)
 
     def begin(self, data: bytes) -> None:
