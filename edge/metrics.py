@@ -42,6 +42,9 @@ CERTIFICATE_FAILURES: Final = Counter(
     "skafos_edge_certificate_failures", "Changed certificates that could not be used; the one before stays in use."
 )
 MALFORMED: Final = Counter("skafos_edge_requests_malformed", "Requests that are no HTTP.")
+UNFINISHED: Final = Counter(
+    "skafos_edge_heads_unfinished", "Connections closed because a long head did not end within two seconds."
+)
 STALLED: Final = Counter("skafos_edge_answers_stalled", "Answers given up because the client took too long to read.")
 FAILURES: Final = Counter("skafos_edge_requests_failed", "Requests that met an error of ours (500).")
 

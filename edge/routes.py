@@ -9,6 +9,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from edge import metrics
 from edge.check import Checks
+from edge.connections import note_head
 from edge.download import Downloads
 from edge.errors import EdgeError, render_error
 from edge.intake import Intake
@@ -50,6 +51,7 @@ def telling_errors(refusals: Refusals) -> Middleware:
 @web.middleware
 async def _count(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Count every answer by route and status."""
+    note_head(request)
     route = request.match_info.route.name or "unknown"
     started = time.perf_counter()
     status = "500"  # unless something better is known at the end
