@@ -6,7 +6,7 @@
  *   drip    send one byte more: of a request that never ends
  *   pipe    send what the kernel takes of many requests, and read no more than READ_BYTES of the answers
  *   vanish  reset the connection, open another, and send nothing, half a request or a whole one
- * RATE         turns per second; 0: as fast as answers come, one after the other
+ * RATE         turns per second, of DRIP after all were opened; 0: as fast as answers come, one after the other
  * TEMPLATE     file with what is sent; each sequence of sixteen # becomes a number that never comes again
  * STATUS       of every answer; any other is counted as unexpected, and with "" every one
  *
@@ -31,6 +31,8 @@
 /* An answer begins with "HTTP/1.1 304". */
 #define STATUS_PLACE 9
 #define STATUS_BYTES 3
+/* Connections that only drip are opened faster than their drops fall, yet so that a server can accept them. */
+#define OPENED_PER_SECOND 5000.0
 /* Answers taken in one step. */
 #define MAX_EVENTS 16
 /* Of a client that reads slowly: small, so that the server's answers soon find no place. */
@@ -243,11 +245,17 @@ static void turn(struct flood *flood, struct place *place) {
     }
 }
 
+static double turns_due(const struct flood *flood, double moment) {
+    double elapsed = moment - flood->start, opening = flood->count / OPENED_PER_SECOND;
+    if (flood->kind != DRIP) return elapsed * flood->rate;
+    return elapsed < opening ? elapsed * OPENED_PER_SECOND : flood->count + (elapsed - opening) * flood->rate;
+}
+
 void flood_step(struct flood *flood, double moment) {
     struct epoll_event events[MAX_EVENTS];
     int ready = epoll_wait(flood->poll, events, MAX_EVENTS, 0);
     for (int i = 0; i < ready; i++) take(flood, events[i].data.ptr);
-    if (flood->rate && flood->turns >= (moment - flood->start) * flood->rate) return;
+    if (flood->rate && flood->turns >= turns_due(flood, moment)) return;
     turn(flood, &flood->places[flood->turns++ % flood->count]);
 }
 

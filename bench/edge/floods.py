@@ -1,13 +1,16 @@
-"""Floods: bad input beside which an ordinary load is measured, each at a rate that leaves the server's core room, and one
-that does not.
+"""Floods: bad input beside which an ordinary load is measured.
+
+Each comes at a rate that leaves the server's core more than half free, so that what others feel is how the server
+divides its time, and not that it has none left. The last one comes as fast as it is answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from bench.edge.counters import Counter
 from bench.edge.probe import request
 from bench.edge.site import Site
 
@@ -25,25 +28,16 @@ LONG_FIELDS = 3
 TOO_LONG_FIELD = "x" * 8_400
 # The edge takes 64 fields; nginx gives up behind its fourth buffer.
 MOST_FIELDS = 60
-# Half a minute's worth of drops, and below every bound on a body.
+# More than drips in a day, and below every bound on a body.
 UNFINISHED_BYTES = 100_000
 PIPELINED = 400
+# With a byte a second of each, and opened within the first half second (OPENED_PER_SECOND in `flood.c`).
 DRIPPING = 2_000
+# As many as the ordinary load has.
+ASKING = 64
 
 # Makes what is sent from the site and the server's own entity tag.
 Template = Callable[[Site, str], bytes]
-
-
-@dataclass(frozen=True)
-class Counter:
-    """A counter of the edge's metrics port, with labels that its samples must have."""
-
-    name: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        labels = ",".join(f'{name}="{value}"' for name, value in self.labels.items())
-        return f"{self.name}{{{labels}}}" if labels else self.name
 
 
 @dataclass(frozen=True)
@@ -54,9 +48,9 @@ class Flood:
         name: on the command line.
         title: what comes, in words.
         kind: see `flood.c`.
+        template: makes what is sent.
         rate: turns per second; 0 for as many as are answered.
         connections: that take turns.
-        template: makes what is sent.
         answers: status of every answer, by peer; nothing where none should come.
         counter: where an operator sees it.
         read_bytes: of a client that reads slowly, at each turn.
@@ -65,9 +59,9 @@ class Flood:
     name: str
     title: str
     kind: str
+    template: Template
     rate: int
     connections: int
-    template: Template
     answers: Mapping[str, str]
     counter: Counter
     read_bytes: int = 0
@@ -91,7 +85,7 @@ def slow_body(site: Site, _: str) -> bytes:
     return request("POST", f"{site.environment_path}/events", fields) + b"["
 
 
-def unknown_key(site: Site, etag: str) -> bytes:
+def unknown_key(_: Site, etag: str) -> bytes:
     """A check with a key of the right form that nobody has."""
     path = f"/v2/environments/prod-{NUMBER}-u3ffomhceava4wj23ukyhhco3q/manifest"
     return request("GET", path, {"If-None-Match": etag})
@@ -123,47 +117,74 @@ def _long(site: Site, etag: str, values: list[str]) -> bytes:
     return request("GET", site.manifest_path, {"X-Request-Id": NUMBER, "If-None-Match": etag, **fields})
 
 
+def unknown_route(_: Site, __: str) -> bytes:
+    """What aiohttp has to answer, in as few bytes as can be."""
+    return request("GET", f"/{NUMBER}")
+
+
 def check(site: Site, etag: str) -> bytes:
     """An ordinary check."""
     return request("GET", site.manifest_path, {"If-None-Match": etag})
 
 
-def many_checks(site: Site, etag: str) -> bytes:
-    """Hundreds of them."""
-    return check(site, etag) * PIPELINED
+def many_checks(site: Site, _: str) -> bytes:
+    """Hundreds of devices' questions, each without an entity tag, so that the answers are 25 times as long."""
+    return request("GET", site.manifest_path) * PIPELINED
 
 
-def both(status: str) -> dict[str, str]:
-    """Both peers answer this."""
+def _both(status: str) -> dict[str, str]:
     return {"nginx": status, "edge": status}
 
 
 FRAGMENTS = Counter("skafos_edge_lane_handed_over_total", {"reason": "fragment"})
+TURNED_AWAY = Counter("skafos_edge_saturated_total", {"bound": "posts"})
+NOBODYS = Counter("skafos_edge_checks_total", {"status": "404"})
+NEW_HEADS = Counter("skafos_edge_lane_heads_new_total")
 MALFORMED = Counter("skafos_edge_requests_malformed_total")
-UNKNOWN = Counter("skafos_edge_requests_total", {"route": "manifest", "status": "404"})
-CHECKS = Counter("skafos_edge_checks_total", {"status": "304"})
-POSTS = Counter("skafos_edge_saturated_total", {"bound": "posts"})
+PAUSED = Counter("skafos_edge_lane_paused_total")
+RESET = Counter("skafos_edge_connections_reset_total")
+NO_ROUTE = Counter("skafos_edge_requests_total", {"route": "unknown", "status": "404"})
 
 FLOODS = (
-    Flood("slow-heads", "heads, a byte a second", "drip", DRIPPING, DRIPPING, slow_head, {}, FRAGMENTS),
+    Flood("slow-heads", "2,000 heads, a byte a second", "drip", slow_head, DRIPPING, DRIPPING, {}, FRAGMENTS),
     Flood(
-        *("slow-bodies", "bodies, a byte a second", "drip", DRIPPING, DRIPPING, slow_body),
+        *("slow-bodies", "2,000 bodies, a byte a second", "drip", slow_body, DRIPPING, DRIPPING),
         {"nginx": "404", "edge": "429"},
-        POSTS,
+        TURNED_AWAY,
     ),
-    Flood("unknown-keys", "another unknown key each time", "ask", 3_000, 64, unknown_key, both("404"), UNKNOWN),
-    Flood("other-heads", "another header block each time", "ask", 10_000, 64, other_head, both("304"), CHECKS),
-    Flood("long-heads", "heads of 24 KB", "ask", 1_000, 64, long_head, both("304"), FRAGMENTS),
     Flood(
-        *("longest-heads", "heads of 480 KB", "once", 40, 16, longest_head),
+        *("unknown-keys", "10,000 unknown keys a second", "ask", unknown_key, 10_000, ASKING),
+        _both("404"),
+        NOBODYS,
+    ),
+    Flood(
+        *("other-heads", "10,000 header blocks a second", "ask", other_head, 10_000, ASKING),
+        _both("304"),
+        NEW_HEADS,
+    ),
+    Flood(
+        *("long-heads", "1,000 heads of 24 KB a second, taken", "ask", long_head, 1_000, ASKING),
+        _both("304"),
+        FRAGMENTS,
+    ),
+    Flood(
+        *("longest-heads", "100 heads of 480 KB a second", "once", longest_head, 100, ASKING),
         {"nginx": "400", "edge": "304"},
         FRAGMENTS,
     ),
-    Flood("too-long-heads", "heads over the limit", "once", 1_000, 64, too_long_head, both("400"), MALFORMED),
     Flood(
-        *("pipelined", "400 checks in one write, read slowly", "pipe", 100, 50, many_checks, both("304"), CHECKS),
-        read_bytes=32 << 10,
+        *("too-long-heads", "1,000 fields over the limit a second", "once", too_long_head, 1_000, ASKING),
+        _both("400"),
+        MALFORMED,
     ),
-    Flood("vanish", "connections that come and vanish", "vanish", 1_000, 64, check, {}, CHECKS),
-    Flood("saturated", "unknown keys, as many as are answered", "ask", 0, 64, unknown_key, both("404"), UNKNOWN),
+    Flood(
+        *("pipelined", "400 checks in one write, 200 a second, read slowly", "pipe", many_checks, 200, 8),
+        _both("200"),
+        PAUSED,
+        read_bytes=64 << 10,
+    ),
+    Flood("vanish", "2,000 connections a second, reset", "vanish", check, 2_000, ASKING, {}, RESET),
+    Flood(
+        "saturating", "unknown routes, as many as are answered", "ask", unknown_route, 0, ASKING, _both("404"), NO_ROUTE
+    ),
 )
