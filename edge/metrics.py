@@ -20,6 +20,9 @@ REQUESTS: Final = Counter(
 REQUEST_SECONDS: Final = Histogram(
     "skafos_edge_request_seconds", "Time to answer, downloads included.", ["route"], buckets=_SECONDS
 )
+WAITED: Final = Counter(
+    "skafos_edge_requests_waited", "Requests of aiohttp's that waited for a turn, because many came at once."
+)
 HANDED_OVER: Final = Counter(
     "skafos_edge_lane_handed_over", "Requests that the lane handed over to aiohttp, by reason.", ["reason"]
 )
