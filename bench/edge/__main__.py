@@ -45,7 +45,7 @@ from bench.edge.wrk import LoadFailed
 ROUNDS = 5
 SECONDS = 2
 # After this, cases that are left have one round each, so that the whole ends within twelve minutes. On two idle cores
-# the defaults take about eight.
+# the defaults take about ten.
 BUDGET_MINUTES = 10.0
 
 
@@ -72,11 +72,17 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     print("\n\n".join(part for part in (text, floods) if part))
     if options.write:
-        write_section(options.write / "performance.md", "edge figures", text)
-        write_section(options.write / "capacity.md", "capacity figures", render_capacity(results))
-        if floods:
-            write_section(options.write / "performance.md", "flood figures", floods)
+        write(options.write, text, floods, results)
     return 0
+
+
+def write(documents: Path, text: str, floods: str, results: Results) -> None:
+    """Write what was measured into the documents; what was not stays there."""
+    if text:
+        write_section(documents / "performance.md", "edge figures", text)
+        write_section(documents / "capacity.md", "capacity figures", render_capacity(results))
+    if floods:
+        write_section(documents / "performance.md", "flood figures", floods)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -108,7 +114,10 @@ def choose(text: str) -> list[str]:
 
 
 def measure(options: argparse.Namespace, chosen: Sequence[str], cores: Cores) -> tuple[str, str, Results]:
-    """Run the cases and return the tables, that of floods by itself, with what they were made from."""
+    """Run the cases and return the tables, that of floods by itself, with what they were made from.
+
+    When only floods were chosen the first is empty.
+    """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="skafos-bench-") as name, running_site(Path(name)) as site:
         bench = Bench(
@@ -124,8 +133,10 @@ def measure(options: argparse.Namespace, chosen: Sequence[str], cores: Cores) ->
         for case in chosen:
             run(bench, case, results)
         results.left_out += [f"{title}: {rounds} rounds only, for lack of time" for title, rounds in bench.cut]
-        text = render(results, preface(Path(name), options.rounds, options.seconds))
-        return text, render_floods(results.floods, circumstances(Path(name))), results
+        floods = render_floods(results.floods, circumstances(Path(name)))
+        others = not floods or not set(chosen) <= set(cases.GROUPS["floods"])
+        text = render(results, preface(Path(name), options.rounds, options.seconds)) if others else ""
+        return text, floods, results
 
 
 def run(bench: Bench, name: str, results: Results) -> None:

@@ -177,10 +177,13 @@ static void number_template(struct flood *flood) {
 /* Send from `place->sent` on, up to `end`; say whether the connection is still there. */
 static bool send_on(struct flood *flood, struct place *place, size_t end) {
     ssize_t sent = send(place->descriptor, flood->template + place->sent, end - place->sent, MSG_NOSIGNAL);
-    if (sent >= 0) place->sent += sent;
-    else if (errno != EAGAIN) {
+    if (sent < 0 && errno != EAGAIN) {
         end_place(flood, place);
         return false;
+    }
+    if (sent > 0) {
+        flood->requests += !place->sent; /* it begins */
+        place->sent += sent;
     }
     return true;
 }
@@ -195,13 +198,11 @@ static void ask(struct flood *flood, struct place *place) {
     number_template(flood);
     place->sent = 0;
     place->waiting = true;
-    flood->requests++;
     send_on(flood, place, flood->size);
 }
 
 static void drip(struct flood *flood, struct place *place) {
     if (place->sent < flood->size) {
-        flood->requests += !place->sent;
         place->waiting = true;
         send_on(flood, place, flood->size);
     } else if (send(place->descriptor, "x", 1, MSG_NOSIGNAL) < 0 && errno != EAGAIN) {
@@ -211,7 +212,6 @@ static void drip(struct flood *flood, struct place *place) {
 
 static void pipe_on(struct flood *flood, struct place *place) {
     if (place->sent == flood->size) place->sent = 0;
-    flood->requests += !place->sent;
     place->waiting = true;
     if (!send_on(flood, place, flood->size)) return;
     ssize_t got = recv(place->descriptor, buffer, flood->read_bytes, 0);
@@ -228,7 +228,6 @@ static void pipe_on(struct flood *flood, struct place *place) {
 static void vanish(struct flood *flood, struct place *place) {
     size_t end = flood->size * (flood->turns % 3) / 2;
     if (end) send_on(flood, place, end);
-    flood->requests += end == flood->size;
 }
 
 static void turn(struct flood *flood, struct place *place) {

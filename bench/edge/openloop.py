@@ -143,6 +143,8 @@ def run_beside(program: Path, asked: Asked, seconds: float, flood: Sequence[str]
     told = json.loads(done.stdout)
     if told["unanswered"]:
         raise LoadFailed(f"{told['unanswered']} of {asked.rate:,.0f} requests per second were not answered in time")
+    if not told["recorded"]:
+        raise LoadFailed(f"all {told['wrong']} requests got another answer, or none")
     flooded = Flooded(**told["flood"]) if told["flood"] else None
     return Seen(latencies(output.read_bytes(), asked.rate), told["wrong"], flooded)
 
