@@ -66,6 +66,9 @@ BLOB_FILL_FAILURES: Final = Counter("skafos_edge_blob_fill_failures", "Fetches t
 BLOB_EVICTED_BYTES: Final = Counter("skafos_edge_blob_evicted_bytes", "Bytes that had to go from the cache.")
 BLOB_CACHE_BYTES: Final = Gauge("skafos_edge_blob_cache_bytes", "Bytes of whole blobs in the cache.")
 SENT_BYTES: Final = Counter("skafos_edge_sent_bytes", "Bytes of blobs sent to devices.")
+VERSIONS_ASKED: Final = Counter(
+    "skafos_edge_versions_asked", "Versions asked for by number, by the content coding of the answer.", ["coding"]
+)
 
 EVENTS: Final = Counter("skafos_edge_events", "Events handed in, by outcome.", ["outcome"])
 REGISTRATIONS: Final = Counter("skafos_edge_registrations", "Device registrations, by outcome.", ["outcome"])

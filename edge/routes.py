@@ -26,7 +26,10 @@ def device_app(checks: Checks, downloads: Downloads, intake: Intake, refusals: R
             web.get(f"{environment}/manifest", checks.manifest, name="manifest"),
             web.get(f"{environment}/root/{{number}}.json", checks.root, name="root"),
             web.get(f"{environment}/tuf/metadata/{{file}}", checks.tuf_metadata, name="tuf_metadata"),
-            web.get(f"{environment}/tuf/targets/{{model}}/{{file}}", downloads.target, name="tuf_target"),
+            web.get(f"{environment}/tuf/targets/{{model:[^/]+}}/{{file}}", downloads.target, name="tuf_target"),
+            web.get(
+                f"{environment}/models/{{model:[^/]+}}/versions/{{version}}/artifact", downloads.version, name="version"
+            ),
             web.get("/v2/artifacts/{sha256}", downloads.artifact, name="artifact"),
             web.put(f"{environment}/devices/{{device_id}}", intake.register, name="device"),
             web.post(f"{environment}/events", intake.events, name="events"),

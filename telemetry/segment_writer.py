@@ -64,7 +64,7 @@ class SegmentWriter:
             self._open()
         try:
             self._write(pieces, self.length)
-        except OSError:
+        except BaseException:
             self._abandon_tail()
             raise
         self.length += size

@@ -118,10 +118,17 @@ async def test_what_waits_for_the_disk_is_bounded(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("failure", "raised"), [(errno.ENOSPC, SpoolFull), (errno.EDQUOT, SpoolFull), (errno.EIO, SpoolClosed)]
+    ("failure", "raised"),
+    [
+        (OSError(errno.ENOSPC, "full"), SpoolFull),
+        (OSError(errno.EDQUOT, "full"), SpoolFull),
+        (OSError(errno.EIO, "broken"), SpoolClosed),
+        (MemoryError(), SpoolClosed),
+    ],
+    ids=["full", "over the quota", "broken", "out of memory"],
 )
-async def test_what_the_disk_refuses_is_not_acknowledged_and_leaves_no_trace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: int, raised: type[Exception]
+async def test_what_cannot_be_written_is_not_acknowledged_and_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, raised: type[Exception]
 ) -> None:
     real = os.pwritev
 
@@ -129,7 +136,7 @@ async def test_what_the_disk_refuses_is_not_acknowledged_and_leaves_no_trace(
         data = b"".join(pieces)
         if b"too-much" in data:
             real(descriptor, [data[: len(data) // 2]], offset, flags)
-            raise OSError(failure, os.strerror(failure))
+            raise failure
         return real(descriptor, pieces, offset, flags)
 
     monkeypatch.setattr(os, "pwritev", half_then_fail)
