@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bench.edge.floods import FLOODS
 from bench.edge.probe import request
 from bench.edge.site import RANGE_BYTES, RANGE_FIRST, Site
 
@@ -166,5 +167,8 @@ DEFAULT = (
     MEMORY,
     PUBLISH,
     *(case.name for case in DOWNLOAD_CASES),
+    *(flood.name for flood in FLOODS),
 )
+# Names for several at once.
+GROUPS = {"floods": tuple(flood.name for flood in FLOODS)}
 NAMES = (*DEFAULT, LOCUST)
