@@ -21,6 +21,7 @@ from artifacts.patch.emit import Emitted, bytes_without_elements, emit
 from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened, opened
 from artifacts.patch.planner import Effort, Plan, plan_matches, plan_tensors
+from artifacts.patch.polish import polished
 from artifacts.patch.prefixes import with_prefixes
 from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
 
@@ -183,6 +184,7 @@ class _Candidates:
         another = replace(plan, steps=with_prefixes(self._old, self._new, plan.steps))
         if len(another.steps) < len(plan.steps):
             plan = min((plan, another), key=lambda one: bytes_without_elements(self._old, self._new, one))
+        plan = polished(self._old, self._new, plan)
         emitted = emit(self._old, self._new, plan, progress)
         self.sizes[name] = len(emitted.content)
         return name, plan.steps, emitted

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from artifacts.patch.factors import decompose
 from artifacts.patch.gains import SIDES, GainSums
-from artifacts.patch.scales import fit_scales, half_octaves
+from artifacts.patch.scales import STEPS, fit_scales, half_octaves
 from artifacts.patch.tally import entropy
 
 __all__ = ["GUESSED", "guess_columns"]
@@ -41,7 +41,7 @@ def guess_columns(target: Singles, base: Singles, count: int, unit: float) -> in
         unit: what a difference is at least that is not 0, on average.
     """
     floor = half_octaves(unit / 4)
-    flat = _cost(target, base, 1, len(target), floor)
+    flat = (half_octaves(max(float(np.abs(target - base).mean()), unit / 4)) - floor) / STEPS
     tried = sorted(
         (_cost(target, base, len(target) // columns, columns, floor), columns) for columns in _divisors(count)
     )
@@ -66,18 +66,17 @@ def _cost(target: Singles, base: Singles, rows: int, columns: int, floor: int) -
     count = rows * columns
     update = target[:count] - base[:count]
     bits = 0.0
-    if rows > 1:
-        sums = GainSums((rows, columns))
-        sums.add(target[:count], base[:count], 0)
-        rounding = float(np.square(target[:count], dtype=np.float64).sum()) * 2.0**-48
-        saved, side = max((sums.saved_bits(side, rounding), side) for side in SIDES)
-        if saved > 0:
-            gains = sums.gains(side)
-            known = base[:count].reshape(rows, columns) * (gains if side == "columns" else gains[:, None])
-            update = target[:count] - known.ravel()
-            bits += 32.0 * len(np.unique(gains))
+    sums = GainSums((rows, columns))
+    sums.add(target[:count], base[:count], 0)
+    rounding = float(np.square(target[:count], dtype=np.float64).sum()) * 2.0**-48
+    saved, side = max((sums.saved_bits(side, rounding), side) for side in SIDES)
+    if saved > 0:
+        gains = sums.gains(side)
+        known = base[:count].reshape(rows, columns) * (gains if side == "columns" else gains[:, None])
+        update = target[:count] - known.ravel()
+        bits += 32.0 * len(np.unique(gains))
     matrix = update.reshape(rows, columns)
-    parts = decompose(matrix, _RANK) if rows > 1 else None
+    parts = decompose(matrix, _RANK)
     if parts is not None:
         rank = len(parts.values)
         matrix = matrix - (parts.left * parts.values.astype(np.float32)) @ parts.right.astype(np.float32)

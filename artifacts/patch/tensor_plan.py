@@ -34,6 +34,8 @@ _UNIT_LEVEL = 8 * STEPS
 _UNIT_OCTAVE = 8
 # Of elements without a base: the level of those that are 1 on average.
 _PLANES_LEVEL = 80 * STEPS
+# No weight is so large; a number that is has no scale that would tell anything.
+_TOO_LARGE = 1e18
 # What an operation takes, and one with a matrix, in bits.
 _OPERATION_BITS = 8 * 6
 _MATRIX_BITS = 8 * 6
@@ -255,7 +257,7 @@ class _Work:
             yield slice(start, min(start + step, self.count))
 
     def _values(self, elements: Elements, part: slice) -> npt.NDArray[Any]:
-        """Return elements as numbers that can be subtracted; what is not finite as 0."""
+        """Return elements as numbers that can be subtracted, squared and summed; what is too large for that as 0."""
         octets = elements.part(part)
         numbers = FLOATS.get(elements.dtype)
         if numbers is None:
@@ -264,7 +266,8 @@ class _Work:
             values = (np.frombuffer(octets, "<u2").astype("<u4") << 16).view("<f4")
         else:
             values = np.frombuffer(octets, f"<f{numbers.width}").astype("<f8" if numbers.width == 8 else "<f4")
-        return np.where(np.isfinite(values), values, values.dtype.type(0))
+        with np.errstate(invalid="ignore"):
+            return np.where(np.abs(values) < _TOO_LARGE, values, values.dtype.type(0))
 
     def _differences(self, part: slice) -> npt.NDArray[Any]:
         target = self._values(self._target, part)

@@ -1,0 +1,57 @@
+"""The last bytes of a small patch: a few steps less may be smaller, which no estimate tells as exactly as trying it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from artifacts.patch.emit import bytes_without_elements
+from artifacts.patch.matching import Add, Copy, Data
+from artifacts.patch.opened import Opened
+from artifacts.patch.planner import Plan
+from artifacts.patch.steps import Step
+
+__all__ = ["polished"]
+
+# Patches of so many steps are polished, by at most so many attempts of less than a millisecond each.
+_MAX_STEPS, _MAX_ATTEMPTS = 48, 300
+# What may become new bytes: differences, and copies that are short.
+_MAX_ADD, _MAX_COPY = 64, 12
+
+
+def polished(old: Opened, new: Opened, plan: Plan) -> Plan:
+    """Return the plan with steps made new bytes where that makes the patch smaller."""
+    if not 1 < len(plan.steps) <= _MAX_STEPS:
+        return plan
+    best = bytes_without_elements(old, new, plan)
+    attempts, improved = 0, True
+    while improved:
+        improved = False
+        for steps in _simpler(plan.steps):
+            if (attempts := attempts + 1) > _MAX_ATTEMPTS:
+                return plan
+            another = replace(plan, steps=steps)
+            if (size := bytes_without_elements(old, new, another)) < best:
+                best, plan, improved = size, another, True
+                break
+    return plan
+
+
+def _simpler(steps: list[Step]) -> Iterator[list[Step]]:
+    """Yield steps of which one is new bytes, with those around it that are."""
+    for place, step in enumerate(steps):
+        short = isinstance(step, Copy) and step.length <= _MAX_COPY
+        if not short and not (isinstance(step, Add) and step.length <= _MAX_ADD):
+            continue
+        first, last = place, place + 1
+        while first > 0 and isinstance(steps[first - 1], Data):
+            first -= 1
+        while last < len(steps) and isinstance(steps[last], Data):
+            last += 1
+        run = steps[first:last]
+        at = next((place for place, one in enumerate(run) if isinstance(one, (Add, Data))), None)
+        if at is not None:
+            known = run[at]
+            assert isinstance(known, (Add, Data))
+            start = known.start - sum(one.length for one in run[:at])
+            yield [*steps[:first], Data(start, sum(one.length for one in run)), *steps[last:]]
