@@ -131,47 +131,35 @@ class NewBytes:
         return [float(cost) for cost in sums]
 
 
-def new_bytes(target: Bytes, gaps: Sequence[tuple[int, int]], repeats: Places, prices: Prices) -> NewBytes:
-    """Return what new bytes cost in the ``gaps``, where each place repeats others for as long as ``repeats`` says."""
-    places: list[Places] = []
-    sums: list[Costs] = []
-    total, last, at = 0.0, None, 0
+def new_bytes(target: Bytes, places: Places, repeats: Places, prices: Prices) -> NewBytes:
+    """Return what new bytes cost, if at some ``places`` it is known how long each repeats others.
+
+    Args:
+        target: the new file.
+        places: in it, ascending; bytes with no others between them are one stretch.
+        repeats: of each place, how many bytes from there repeat others.
+        prices: what new bytes cost that repeat nothing, and what repeating costs.
+    """
     slope = float(prices.new.mean())
-    for start, end in gaps:
-        if last is not None:
-            total += (start - last) * slope
-        inside, costs = _costs_in_gap(prices.new[target[start:end]], repeats[at : at + end - start], prices.repeated)
-        places.append(start + inside)
-        sums.append(total + costs)
-        total += float(costs[-1])
-        at += end - start
-        last = end
-    if not places:
-        return NewBytes(_NONE, np.zeros(0), slope)
-    return NewBytes(np.concatenate(places), np.concatenate(sums), slope)
-
-
-def _costs_in_gap(prices: Costs, repeats: Places, repeated: float) -> tuple[Places, Costs]:
-    """Return places in a gap, the first and the last among them, and what the bytes before each of them cost."""
-    single = np.concatenate(([0.0], np.cumsum(prices)))
-    every = np.arange(len(prices))
-    reaches = np.minimum(every + repeats, len(prices))
-    worthwhile = every[single[reaches] - single[:-1] > repeated]
-    places, costs = [np.zeros(1, np.int64)], [np.zeros(1)]
-    at, total = 0, 0.0
-    while at < len(prices):
-        later = int(np.searchsorted(worthwhile, at))
-        repeat = int(worthwhile[later]) if later < len(worthwhile) else len(prices)
-        if repeat > at:  # byte by byte up to there
-            places.append(np.arange(at + 1, repeat + 1))
-            costs.append(total + single[at + 1 : repeat + 1] - single[at])
-            total += float(single[repeat] - single[at])
-        at = repeat
-        if at < len(prices):
-            at, total = int(reaches[repeat]), total + repeated
-            places.append(np.array([at]))
-            costs.append(np.array([total]))
-    return np.concatenate(places), np.concatenate(costs)
+    if not len(places):
+        return NewBytes(places, np.zeros(0), slope)
+    costs = prices.new[target[places]]
+    begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    number = np.arange(len(places))
+    stretch_end = np.append(begins[1:], len(places))[np.searchsorted(begins, number, side="right") - 1]
+    reach = np.minimum(number + repeats, stretch_end)
+    before = np.concatenate(([0.0], np.cumsum(costs)))
+    worth = np.flatnonzero(before[reach] - before[number] > prices.repeated)
+    covered = 0
+    for start, end in zip(worth.tolist(), reach[worth].tolist(), strict=True):
+        if start >= covered:
+            costs[start:end] = prices.repeated / (end - start)
+            covered = end
+    # Between the stretches every byte costs the same.
+    skipped = (places - number) * slope
+    sums = np.cumsum(costs)
+    knots = np.insert(places + 1, begins, places[begins])
+    return NewBytes(knots, np.insert(sums + skipped, begins, (sums - costs + skipped)[begins]), slope)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ _MAX_WORSE = 2
 _MAX_PREFIX_BYTES = 1 << 20
 _PREFIX_BIN = 1 << 14
 # Steps of the search for the cheapest way, of all passes together: some seconds.
-_BASIC_STEPS = 400_000
+_BASIC_STEPS = 600_000
 _BYTES_PER_STEP = 40
 
 

@@ -22,6 +22,8 @@ __all__ = ["Choice", "Choices", "Files", "seen_differences"]
 _CHUNK = 1 << 20
 # No more clusters than these are looked at; if there are more, they are made longer.
 _MAX_CLUSTERS = 1 << 17
+_NEW_BYTES_PER_STEP = 16
+_NONE = np.zeros(0, np.int64)
 # Alignments from this length on tell how the files differ, before anything is chosen.
 _TELLING_BYTES = 256
 # An earlier occurrence that was copied may be a copy of one that was written as new bytes, and so on so often.
@@ -41,23 +43,37 @@ class Files:
         return self.new if alignment.own else self.old
 
 
-@dataclass(frozen=True, slots=True)
 class Choice:
-    """What one pass chose for one range: steps through alignments."""
+    """What one pass chose for one range.
 
-    files: Files
-    steps: list[Step]
-    alignments: Sequence[Alignment]
+    Args:
+        files: what is made of what.
+        steps: through the alignments.
+        alignments: what was there to choose from.
+        equal: for each of them, whether it is all equal to the target.
+    """
+
+    def __init__(self, files: Files, steps: list[Step], alignments: Sequence[Alignment], equal: Sequence[bool]) -> None:
+        self.steps, self.alignments = steps, alignments
+        self._aligned: list[tuple[Step, int, Places | None]] = []
+        for step in steps:
+            if step.alignment == NEW:
+                self._aligned.append((step, 0, None))
+                continue
+            one = alignments[step.alignment]
+            shift = one.shift + (len(files.old) if one.own else 0)
+            differing = _NONE if equal[step.alignment] else _differing(files, one, step.start, step.end)
+            self._aligned.append((step, shift, differing))
 
     def operations(self, run: int) -> Iterator[Operation]:
         """Yield what makes the range; from ``run`` on, equal bytes are copies, fewer are zeros among differences."""
-        for step in self.steps:
-            if step.alignment == NEW:
+        for step, shift, differing in self._aligned:
+            if differing is None:
                 yield Data(step.start, step.end - step.start)
-                continue
-            alignment = self.alignments[step.alignment]
-            shift = alignment.shift + (len(self.files.old) if alignment.own else 0)
-            yield from _aligned(step, shift, _differing(self.files, alignment, step.start, step.end), run)
+            elif not len(differing):
+                yield Copy(step.start + shift, step.end - step.start)
+            else:
+                yield from _cut(step, shift, differing, run)
 
 
 class Choices:
@@ -80,8 +96,9 @@ class Choices:
 
     @property
     def steps(self) -> int:
-        """How many steps one pass takes."""
-        return sum(len(event.changed) + 1 for events, _, _ in self._ranges for event in events)
+        """How many steps one pass takes: places where one of some can be chosen, and what else takes as long."""
+        places = sum(len(event.changed) + 1 for events, _, _ in self._ranges for event in events)
+        return places + len(self.found.alignments) + len(self.found.places) // _NEW_BYTES_PER_STEP
 
     def passes(self, prices: Prices, *, prefixed: bool, different: Counts | None = None) -> Iterator[list[Choice]]:
         """Yield choices, without an end: one for each range, and each time hopefully better ones.
@@ -96,11 +113,12 @@ class Choices:
         written: Sequence[Choice] | None = None
         while True:
             repeats = _repeats(self.found, written, prefixed=prefixed)
-            new = new_bytes(self.files.new, self.found.known_gaps, repeats, prices)
+            new = new_bytes(self.files.new, self.found.places, repeats, prices)
             written = []
             for events, alignments, differing in self._ranges:
+                equal = [not len(how.starts) for how in differing]
                 rates = [how.rates(prices) for how in differing]
-                written.append(Choice(self.files, choose(events, alignments, rates, prices, new), alignments))
+                written.append(Choice(self.files, choose(events, alignments, rates, prices, new), alignments, equal))
             yield written
             prices = learned(prices, _chosen(self.files, written))
 
@@ -169,18 +187,15 @@ def _count(counts: Counts, files: Files, alignment: Alignment, start: int, end: 
 
 def _differing(files: Files, alignment: Alignment, start: int, end: int) -> Places:
     source, shift = files.source(alignment), alignment.shift
-    found = [np.zeros(0, np.int64)]
+    found = [_NONE]
     for at in range(start, end, _CHUNK):
         stop = min(end, at + _CHUNK)
         found.append(np.flatnonzero(files.new[at:stop] != source[at + shift : stop + shift]) + at)
     return np.concatenate(found)
 
 
-def _aligned(step: Step, shift: int, differing: Places, run: int) -> Iterator[Operation]:
+def _cut(step: Step, shift: int, differing: Places, run: int) -> Iterator[Operation]:
     """Yield copies where at least ``run`` bytes are equal, and differences between them."""
-    if not len(differing):
-        yield Copy(step.start + shift, step.end - step.start)
-        return
     starts = np.concatenate(([step.start], differing + 1))
     ends = np.concatenate((differing, [step.end]))
     long = ends - starts >= run

@@ -30,6 +30,14 @@ _LEAST_EXTENDED = 16
 _RECENT = 8
 # An alignment that differs in so few bytes is as good as another one that does not: to go there and back costs more.
 _FEW = 2
+# What repeats itself at a shorter distance is left to the compressor, and so is what repeats itself more often.
+_LEAST_PERIOD = 64
+_MAX_PERIODS = 64
+# Alignments take time each, and for their length. Where any piece fits anywhere, only so many are made.
+_FEW_ALIGNMENTS = 1 << 14
+_BYTES_PER_ALIGNMENT = 1 << 11
+_BASIC_LENGTH = 1 << 20
+_MAX_OVERLAP = 8
 # Gaps from this length on may be bridged, if one byte in eight is equal: one in 256 is by chance, in text one in 15.
 _MIN_BRIDGE = 64
 _MIN_EQUAL_SHARE = 8
@@ -65,18 +73,14 @@ class Found:
         """Whether so little is left to find that it is worth some effort."""
         return sum(end - start for start, end in self.gaps) <= THOROUGH_BYTES
 
-    @property
-    def known_gaps(self) -> list[tuple[int, int]]:
-        """The gaps, if it is known what agrees with their bytes."""
-        return [] if self.near is None else self.gaps
-
 
 def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     """Find alignments for the target's ``ranges``, with at most ``max_bytes`` of memory beside the files."""
     found: list[Alignment] = []
+    allowance = _Allowance(sum(end - start for start, end in ranges))
     index = BlockIndex(old)
     for start, end in ranges:
-        extender = _Extender(old, new, start, end, found)
+        extender = _Extender(old, new, start, end, found, allowance)
         for targets, sources in index.anchors(new, start, end):
             extender.extend(targets, sources - targets, np.full(len(targets), BLOCK_BYTES), own=False)
     del index
@@ -91,7 +95,7 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
         return quick
     text = np.concatenate([*(old[start:end] for start, end in parts), *(new[start:end] for start, end in gaps)])
     near = nearest(text, _places(parts), places)
-    _extend_near(old, new, ranges, gaps, places, near, found)
+    _extend_near(old, new, ranges, gaps, places, near, found, allowance)
     return Found(found, gaps, places, near)
 
 
@@ -213,6 +217,7 @@ def _extend_near(
     places: Places,
     near: Nearest,
     found: list[Alignment],
+    allowance: _Allowance,
 ) -> None:
     part = np.concatenate([np.full(end - start, number) for number, (start, end) in enumerate(gaps)])
     longest = near.best()
@@ -234,14 +239,27 @@ def _extend_near(
                 places, start
             )
             if len(inside):
-                _Extender(old, new, start, end, found).extend(places[inside], shifts[inside], lengths[inside], own=own)
+                _Extender(old, new, start, end, found, allowance).extend(
+                    places[inside], shifts[inside], lengths[inside], own=own
+                )
+
+
+class _Allowance:
+    """How many alignments may be made, and how long they may be together."""
+
+    def __init__(self, made: int) -> None:
+        self.number = _FEW_ALIGNMENTS + made // _BYTES_PER_ALIGNMENT
+        self.length = _BASIC_LENGTH + _MAX_OVERLAP * made
 
 
 class _Extender:
     """Makes alignments from places where two files are equal, each only once."""
 
-    def __init__(self, old: Bytes, new: Bytes, start: int, end: int, found: list[Alignment]) -> None:
+    def __init__(
+        self, old: Bytes, new: Bytes, start: int, end: int, found: list[Alignment], allowance: _Allowance
+    ) -> None:
         self._old, self._new, self._start, self._end = old, new, start, end
+        self._allowance = allowance
         self._found = found
         self._known: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         for alignment in found:
@@ -254,7 +272,7 @@ class _Extender:
         fresh[1:] = (shifts[1:] != shifts[:-1]) | (np.diff(targets) > STRIDE_BYTES)
         places, wanted, equal = targets[fresh].tolist(), shifts[fresh].tolist(), lengths[fresh].tolist()
         at = 0
-        while at < len(places):
+        while at < len(places) and self._allowance.number > 0 and self._allowance.length > 0:
             place, shift = places[at], wanted[at]
             covered = self._covered(place, shift, equal[at], own)
             if covered:
@@ -287,16 +305,18 @@ class _Extender:
         how_far = worthwhile_length if equal >= _LEAST_EXTENDED else equal_length
         forward = how_far(self._new[place : self._end], source[place + shift :])
         back = how_far(self._new[self._start : place][::-1], source[: place + shift][::-1])
-        if forward + back < _LEAST:
+        if forward + back < _LEAST or (own and -shift < _LEAST_PERIOD):
             return
         alignment = Alignment(place - back, place + forward, shift, own)
         self._remember(alignment)
         self._recent.append(alignment)
+        self._allowance.number -= 1
+        self._allowance.length -= forward + back
         if not own:
             self._found.append(alignment)
             return
         # Only what is written before an operation begins can be read by it.
-        for start in range(alignment.start, alignment.end, -shift):
+        for start in range(alignment.start, min(alignment.end, alignment.start - _MAX_PERIODS * shift), -shift):
             self._found.append(Alignment(start, min(start - shift, alignment.end), shift, True))
 
     def _remember(self, alignment: Alignment) -> None:
