@@ -178,7 +178,7 @@ class _Trials:
 
 def _prefix(found: Found, old_bytes: int) -> tuple[int, int] | None:
     """Return the part of the base, no longer than a prefix, that has most in common with the gaps."""
-    if found.near is None:
+    if found.near is None or old_bytes < MIN_PREFIX_BYTES:
         return None
     length = min(old_bytes, _MAX_PREFIX_BYTES)
     if length < MIN_PREFIX_BYTES:

@@ -26,6 +26,8 @@ __all__ = ["Budget", "Effort", "Plan", "plan_matches", "plan_tensors"]
 # Steps that matching may take, and more for so many bytes.
 _BASIC_STEPS = 100_000
 _BYTES_PER_STEP = 40
+# Shorter tensors of the base are of use to matching, whatever they are.
+_MIN_NOISE_BYTES = 4096
 # Shorter tensors are bytes like any other.
 _MIN_TENSOR_BYTES = 64
 # What matching takes at least, in bits: less than an operation of a tensor.
@@ -78,7 +80,8 @@ def plan_matches(old: Opened, new: Opened) -> Plan:
     """Return steps that only match bytes, of the files as they are."""
     whole = [Segment(0, len(new.unpacked.data))] if len(new.unpacked.data) else []
     matches = _Matches(old, new, whole)
-    return Plan(joined([step for part in whole for step in matches.between(part.start, part.end)]), matches.prefix)
+    steps = [step for part in whole for step in matches.between(part.start, part.end)]
+    return Plan(joined(steps, len(old.content)), matches.prefix)
 
 
 def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[int], None] | None = None) -> Plan:
@@ -101,16 +104,10 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
             if progress is not None:
                 progress(step.tensor.start + step.length)
     gaps = [gap for part, steps in chosen for gap in _gaps(part, steps)]
-    matches = _Matches(old, new, gaps, [*_based(chosen), *_inflated(old, new, deflations)])
-    return Plan(joined([step for part, steps in chosen for step in _woven(part, steps, matches)]), matches.prefix)
-
-
-def _based(chosen: Sequence[tuple[Segment, Sequence[TensorStep]]]) -> Iterator[tuple[int, int]]:
-    """Yield where the bases of tensors are that are coded by their elements."""
-    for _, steps in chosen:
-        for step in steps:
-            if step.source is not None:
-                yield step.source, step.source + step.tensor.count * step.base_width
+    used = tensors.unmatched([step for _, steps in chosen for step in steps])
+    matches = _Matches(old, new, gaps, [*used, *_inflated(old, new, deflations)])
+    steps = [step for part, coded in chosen for step in _woven(part, coded, matches)]
+    return Plan(joined(steps, len(old.content)), matches.prefix)
 
 
 def _gaps(part: Segment, steps: Sequence[TensorStep]) -> Iterator[Segment]:
@@ -215,6 +212,17 @@ class _Tensors:
             inside = segment.start <= tensor.start and tensor.start + tensor.length <= segment.end
             if inside and tensor.length >= _MIN_TENSOR_BYTES and (step := self._step(tensor, base)) is not None:
                 yield step
+
+    def unmatched(self, steps: Sequence[TensorStep]) -> Iterator[tuple[int, int]]:
+        """Yield where tensors of the base are that nothing is matched with if these steps are taken.
+
+        These are all but the bases of tensors that are left to matching: weights are noise to what is no weight.
+        """
+        coded = {step.tensor.start for step in steps}
+        kept = {base.start for tensor, base in self._pairs if base is not None and tensor.start not in coded}
+        for base in self._old.tensors:
+            if base.start not in kept and base.length >= _MIN_NOISE_BYTES:
+                yield base.start, base.start + base.length
 
     def _step(self, tensor: Tensor, base: Tensor | None) -> TensorStep | None:
         matched = self._matched_bits(tensor, base)

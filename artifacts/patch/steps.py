@@ -122,12 +122,18 @@ def part_of(operation: Operation, skipped: int, length: int) -> Operation:
     return Data(operation.start + skipped, length)
 
 
-def joined(steps: Sequence[Step]) -> list[Step]:
-    """Return the same steps with those made one that go on where the one before them ends."""
+def joined(steps: Sequence[Step], own: int) -> list[Step]:
+    """Return the same steps with those made one that go on where the one before them ends.
+
+    Args:
+        steps: in the order of the target.
+        own: the address that the target's own bytes begin at. Copies of these stay apart: a copy reads no byte that it
+            makes itself.
+    """
     found: list[Step] = []
     for step in steps:
         last = found[-1] if found else None
-        if isinstance(step, Copy) and isinstance(last, Copy) and last.source + last.length == step.source:
+        if isinstance(step, Copy) and isinstance(last, Copy) and last.source + last.length == step.source < own:
             found[-1] = Copy(last.source, last.length + step.length)
         elif isinstance(step, Data) and isinstance(last, Data) and last.start + last.length == step.start:
             found[-1] = Data(last.start, last.length + step.length)

@@ -1,0 +1,216 @@
+"""Patches are made from two files: the real decoder makes the target again, and what is alike costs nearly nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from artifacts.errors import PatchTooCostly
+from artifacts.patch.apply import apply_patch
+from artifacts.patch.encode import EncodeLimits, EncodeReport, encode_patch
+from tests.artifacts.patch.plain_decoder import decode
+from tests.finetunes import (
+    Weights,
+    adapted,
+    brain,
+    halved,
+    model,
+    normalized,
+    quantized,
+    safetensors,
+    trained,
+    zipped,
+)
+from tests.models import real_models, real_pair
+
+# The header of a patch with its two hashes.
+HEADER_BYTES = 90
+
+
+def _patch(folder: Path, base: bytes, target: bytes, limits: EncodeLimits | None = None) -> EncodeReport:
+    """Make a patch, apply it and compare the result; return the report."""
+    for name, content in (("old", base), ("new", target)):
+        (folder / name).write_bytes(content)
+    report = encode_patch(folder / "old", folder / "new", folder / "patch", limits)
+    sha256 = hashlib.sha256(target).hexdigest()
+    apply_patch(folder / "old", folder / "patch", folder / "made", length=len(target), sha256=sha256)
+    assert (folder / "made").read_bytes() == target
+    assert report.encoded.length == (folder / "patch").stat().st_size
+    assert report.encoded.sha256 == hashlib.sha256((folder / "patch").read_bytes()).hexdigest()
+    assert report.encoded.base == hashlib.sha256(base).hexdigest()
+    assert report.encoded.length == min(report.sizes.values())
+    return report
+
+
+def _share(folder: Path, old: Weights, new: Weights) -> float:
+    target = safetensors(new)
+    return _patch(folder, safetensors(old), target).encoded.length / len(target)
+
+
+def _floats(weights: Weights) -> Weights:
+    return weights
+
+
+# What a fine-tune of the small model takes, as a share of it: less than any tool that sees bytes.
+@pytest.mark.parametrize(
+    ("kind", "change", "most"),
+    [
+        (_floats, trained, 0.62),
+        (halved, trained, 0.48),
+        (quantized, trained, 0.36),
+        (_floats, adapted, 0.09),
+        (_floats, normalized, 0.06),
+    ],
+)
+def test_fine_tunes_take_little(
+    tmp_path: Path, kind: Callable[[Weights], Weights], change: Callable[[Weights], Weights], most: float
+) -> None:
+    assert _share(tmp_path, kind(model()), kind(change(model()))) < most
+
+
+def test_bfloat16_takes_little(tmp_path: Path) -> None:
+    (old, dtypes), (new, _) = brain(model()), brain(trained(model()))
+    target = safetensors(new, dtypes)
+    assert _patch(tmp_path, safetensors(old, dtypes), target).encoded.length < 0.4 * len(target)
+
+
+def test_an_export_in_other_floats_takes_nearly_nothing(tmp_path: Path) -> None:
+    assert _share(tmp_path, model(), halved(model())) < 0.05
+
+
+def test_a_head_that_was_trained_costs_itself(tmp_path: Path) -> None:
+    old = model()
+    new = {**old, "head.weight": trained(old)["head.weight"]}
+    report = _patch(tmp_path, safetensors(old), safetensors(new))
+    assert report.encoded.length < HEADER_BYTES + 200 + new["head.weight"].nbytes
+    assert [region.name for region in report.regions if region.name] == ["head.weight"]
+
+
+@pytest.mark.parametrize("deflated", [False, True])
+def test_what_is_in_zips_is_seen(tmp_path: Path, deflated: bool) -> None:
+    old, new = (
+        zipped({"weights.safetensors": safetensors(halved(weights)), "notes.txt": b"as before" * 50}, deflated=deflated)
+        for weights in (model(), trained(model()))
+    )
+    assert _patch(tmp_path, old, new).encoded.length < 0.52 * len(new)
+
+
+def test_a_member_that_zlib_does_not_make_is_opaque(tmp_path: Path) -> None:
+    old, new = (zipped({"w": safetensors(weights)}, deflated=True) for weights in (model(), trained(model())))
+    # One bit of the deflated stream's first block header less, and it is no stream: what is left is bytes.
+    damaged = new[:31] + bytes([new[31] ^ 7]) + new[32:]
+    _patch(tmp_path, old, damaged)
+
+
+@pytest.mark.parametrize(
+    ("base", "target"),
+    [
+        (b"", b""),
+        (b"", b"new"),
+        (b"old", b""),
+        (b"same" * 100, b"same" * 100),
+        (b"a" * 5000, b"a" * 4000 + b"b" + b"a" * 999),
+        (bytes(range(256)) * 40, bytes(range(255, -1, -1)) * 40),
+    ],
+)
+def test_small_files_are_no_exception(tmp_path: Path, base: bytes, target: bytes) -> None:
+    report = _patch(tmp_path, base, target)
+    assert report.encoded.length < HEADER_BYTES + len(target) + 10
+    assert sum(region.length for region in report.regions if region.how != "deflate") == len(target)
+
+
+def test_a_file_that_did_not_change_costs_the_header(tmp_path: Path) -> None:
+    content = safetensors(model())
+    assert _patch(tmp_path, content, content).encoded.length < HEADER_BYTES + 8
+
+
+def test_a_tiny_edit_costs_little(tmp_path: Path) -> None:
+    content = safetensors(model())
+    edited = content.replace(b"hidden.bias", b"middle.bias")
+    assert _patch(tmp_path, content, edited).encoded.length < HEADER_BYTES + 40
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_two_files_make_a_patch(tmp_path: Path, data: st.DataObject) -> None:
+    base = data.draw(st.binary(max_size=600))
+    pieces = data.draw(st.lists(st.one_of(st.binary(max_size=50), st.just(base), st.just(base[100:])), max_size=4))
+    _patch(tmp_path, base, b"".join(pieces))
+
+
+def test_a_second_decoder_understands_what_is_made(tmp_path: Path) -> None:
+    for kind in (_floats, halved, quantized):
+        for change in (trained, adapted, normalized):
+            base, target = safetensors(kind(model())), safetensors(kind(change(model())))
+            _patch(tmp_path, base, target)
+            assert decode(base, (tmp_path / "patch").read_bytes()) == target
+
+
+@pytest.mark.parametrize("project", ["silero-vad", "magika"])
+def test_real_models_take_less_than_their_exponents_tell(tmp_path: Path, project: str) -> None:
+    old, new = real_pair(project)
+    report = _patch(tmp_path, old.read_bytes(), new.read_bytes())
+    assert report.encoded.length < 0.83 * new.stat().st_size
+
+
+def test_real_models_that_share_nothing_make_a_patch(tmp_path: Path) -> None:
+    smallest = sorted(real_models(), key=lambda path: path.stat().st_size)[:2]
+    _patch(tmp_path, smallest[0].read_bytes(), smallest[1].read_bytes())
+
+
+def test_the_same_files_make_the_same_patch(tmp_path: Path) -> None:
+    base, target = safetensors(model()), safetensors(trained(model()))
+    first = _patch(tmp_path, base, target).encoded.sha256
+    assert _patch(tmp_path, base, target).encoded.sha256 == first
+
+
+def test_progress_rises_to_its_total(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(safetensors(model()))
+    (tmp_path / "new").write_bytes(safetensors(trained(model())))
+    told: list[tuple[int, int]] = []
+    encode_patch(tmp_path / "old", tmp_path / "new", tmp_path / "patch", progress=lambda *one: told.append(one))
+    assert len({total for _, total in told}) == 1
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1][0] == told[-1][1]
+    assert len(told) > 8
+
+
+def test_a_report_tells_of_every_tensor(tmp_path: Path) -> None:
+    report = _patch(tmp_path, safetensors(model()), safetensors(trained(model())))
+    tensors = {region.name: region for region in report.regions if region.name}
+    assert set(tensors) == set(model())
+    assert tensors["hidden.weight"].how.startswith("update")
+    assert "rank" in tensors["hidden.weight"].how
+    assert sum(region.patched for region in report.regions) == pytest.approx(report.encoded.length, rel=0.1)
+
+
+def test_memory_that_is_not_allowed_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(safetensors(model()))
+    with pytest.raises(PatchTooCostly):
+        encode_patch(tmp_path / "old", tmp_path / "old", tmp_path / "patch", EncodeLimits(max_bytes=1000))
+    assert not (tmp_path / "patch").exists()
+
+
+def test_after_the_time_that_is_allowed_the_rest_is_done_quickly(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(safetensors(model()))
+    (tmp_path / "new").write_bytes(safetensors(trained(model())))
+    slow = iter(np.arange(0.0, 1e6, 200.0).tolist())
+    limits = EncodeLimits(max_seconds=300)
+    report = encode_patch(tmp_path / "old", tmp_path / "new", tmp_path / "patch", limits, clock=lambda: next(slow))
+    assert list(report.sizes) == ["tensors"]
+    assert not any("rank" in region.how for region in report.regions)
+    assert decode((tmp_path / "old").read_bytes(), (tmp_path / "patch").read_bytes()) == (tmp_path / "new").read_bytes()
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    content = zipped({"w": safetensors(model())}, deflated=True)
+    (tmp_path / "old").write_bytes(content)
+    (tmp_path / "out").mkdir()
+    encode_patch(tmp_path / "old", tmp_path / "old", tmp_path / "out" / "patch")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["patch"]
