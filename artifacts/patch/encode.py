@@ -130,8 +130,9 @@ _FIXED_BYTES = 128 * 1024 * 1024
 _BYTES_PER_BYTE = 3
 # Of the time that is allowed, the shares after which factors, tensors and further candidates are no more tried.
 _FACTOR_SHARE, _TENSOR_SHARE, _CANDIDATE_SHARE = 0.5, 0.7, 0.5
-# A target that takes less than this share of its bytes is not tried without its base, or without inflating its members.
-_POOR = 0.75
+# A target that takes less than this share of its bytes is not tried without its base, or without inflating its members;
+# one with tensors not below the second share, since what these take as bytes is known.
+_POOR, _POOREST = 0.75, 0.95
 # Tensors that save more than this share of the patch by being coded as such, by estimates, surely save something.
 _SURE_SHARE = 0.03
 
@@ -175,7 +176,7 @@ class _Candidates:
         inflates = any(isinstance(step, Deflate) for step in plan.steps)
         if (tensors and saved < _SURE_SHARE * len(first.content)) or (inflates and len(first.content) > _POOR * total):
             yield "matches", plan_matches(self._old, self._new)
-        if total and len(first.content) > _POOR * total:
+        if total and len(first.content) > (_POOREST if tensors else _POOR) * total:
             yield "whole", Plan([Data(0, total)])
 
     def _emitted(
