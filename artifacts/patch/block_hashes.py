@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ _CHUNK = 1 << 18
 # An odd number without a pattern: the golden ratio's first 64 bits.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 # One entry of the filter in front of the index for each of so many hashes, and its bounds.
-_FILTER_SPREAD_LOG = 3
+_FILTER_SPREAD_LOG = 4
 _MIN_FILTER_LOG, _MAX_FILTER_LOG = 16, 26
 
 
@@ -51,24 +51,36 @@ class BlockIndex:
         self._filter = np.zeros(1 << log, np.bool_)
         self._filter[self._hashes >> self._filter_shift] = True
 
-    def anchors(self, target: Bytes, start: int, end: int) -> Iterator[tuple[Places, Places]]:
+    def anchors(
+        self, target: Bytes, start: int, end: int, wanted: Callable[[int, int], npt.NDArray[np.bool_]]
+    ) -> Iterator[tuple[Places, Places]]:
         """Yield places in the target, ascending, with places in the source that have the same hash.
 
         Of several, the one is taken that is nearest to the distance of the last place that had only one.
+
+        Args:
+            target: where to look.
+            start: the first place.
+            end: behind the last byte.
+            wanted: says of the places from one to another whether anything is to be found for them. It is asked when
+                all places before them were yielded.
         """
         if not len(self._places):
             return
         shift = 0
         for chunk in range(start, end - BLOCK_BYTES + 1, _CHUNK):
-            wanted = hashes(target, chunk, min(_CHUNK, end - BLOCK_BYTES + 1 - chunk), 1)
-            likely = np.flatnonzero(self._filter[wanted >> self._filter_shift])
-            wanted = wanted[likely]
-            first = np.searchsorted(self._hashes, wanted)
-            found = self._hashes[np.minimum(first, len(self._hashes) - 1)] == wanted
+            places = np.flatnonzero(wanted(chunk, min(chunk + _CHUNK, end - BLOCK_BYTES + 1)))
+            if not len(places):
+                continue
+            seen = hashes(target, chunk, int(places[-1]) + 1, 1)[places]
+            likely = np.flatnonzero(self._filter[seen >> self._filter_shift])
+            likely, seen = places[likely], seen[likely]
+            first = np.searchsorted(self._hashes, seen)
+            found = self._hashes[np.minimum(first, len(self._hashes) - 1)] == seen
             if not found.any():
                 continue
             first = first[found]
-            last = np.searchsorted(self._hashes, wanted[found], side="right") - 1
+            last = np.searchsorted(self._hashes, seen[found], side="right") - 1
             targets = likely[found] + chunk
             sources, shift = self._nearest(targets, first, last, shift)
             yield targets, sources

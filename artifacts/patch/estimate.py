@@ -18,24 +18,13 @@ __all__ = ["Estimator"]
 _FRAME_BYTES = 1 << 16
 # A frame with a prefix says where that lies.
 _REFERENCE_BYTES = 6
-# Above so much, the quick level tells which of two choices is smaller well enough.
-_THOROUGH_BYTES = 1 << 20
-_THOROUGH, _QUICK = (19, 1), (3,)
+# Of more than so many bytes, so many frames are looked at, evenly spread.
+_ALL_BYTES = 1 << 20
+_SAMPLES = 16
 # Up to so much, everything may be in one stream.
 _ONE_STREAM_BYTES = 4096
 # The window reaches over a prefix of 1 MiB and a frame.
 _WINDOW_LOG = 21
-
-
-@dataclass(slots=True)
-class _Streams:
-    kinds: bytearray
-    lengths: bytearray
-    sources: bytearray
-    mixed: bytearray
-    new: bytearray
-    different: bytearray
-    everything: bytearray
 
 
 class Estimator:
@@ -58,17 +47,57 @@ class Estimator:
             operations: what makes some of the target; an address beyond the base is the target's.
             prefix: start and end in the base of what new bytes are compressed with.
         """
-        streams = _streams(self._old, self._new, operations)
-        control = min(
-            self._compressed(streams.mixed),
-            self._compressed(streams.kinds) + self._compressed(streams.lengths) + self._compressed(streams.sources),
+        control = _Control.of(operations)
+        size = min(
+            self._stored(control.mixed),
+            self._stored(control.kinds) + self._stored(control.lengths) + self._stored(control.sources),
         )
-        size = control + self._compressed(streams.new, prefix) + self._compressed(streams.different)
-        if len(streams.everything) <= _ONE_STREAM_BYTES:
-            size = min(size, self._compressed(streams.everything))
+        data: list[Data | Add] = [one for one in operations if isinstance(one, Data)]
+        adds: list[Data | Add] = [one for one in operations if isinstance(one, Add)]
+        size += self._contents(data, prefix) + self._contents(adds)
+        contents = sum(one.length for one in [*data, *adds])
+        if len(control.mixed) + contents <= _ONE_STREAM_BYTES:
+            # The order of the bytes makes little difference.
+            everything = control.mixed + b"".join(map(self._content, [*data, *adds]))
+            size = min(size, self._stored(everything))
         return size
 
-    def _compressed(self, content: bytearray, prefix: tuple[int, int] | None = None) -> int:
+    def _content(self, operation: Data | Add) -> bytes:
+        new = self._new[operation.start : operation.start + operation.length]
+        if isinstance(operation, Data):
+            return new.tobytes()
+        start = operation.source
+        source = self._old[start:] if start < len(self._old) else self._new[start - len(self._old) :]
+        return (new - source[: operation.length]).tobytes()
+
+    def _contents(self, operations: Sequence[Data | Add], prefix: tuple[int, int] | None = None) -> int:
+        """Return what the bytes of operations take; of very many, some are looked at."""
+        total = sum(one.length for one in operations)
+        if total <= _ALL_BYTES:
+            return self._stored(b"".join(map(self._content, operations)), prefix)
+        step, at, size = total // _SAMPLES, 0, 0
+        for number in range(_SAMPLES):
+            at = number * step
+            size += self._stored(self._part(operations, at, at + min(step, _FRAME_BYTES)), prefix)
+        return size * total // (_SAMPLES * min(step, _FRAME_BYTES))
+
+    def _part(self, operations: Sequence[Data | Add], start: int, end: int) -> bytes:
+        """Return some of the bytes of operations, as if they lay one after the other."""
+        found = []
+        at = 0
+        for one in operations:
+            first, last = max(start - at, 0), min(end - at, one.length)
+            if first < last:
+                begin = one.start + first
+                shift = None if isinstance(one, Data) else one.source + first
+                part = Data(begin, last - first) if shift is None else Add(shift, begin, last - first)
+                found.append(self._content(part))
+            at += one.length
+            if at >= end:
+                break
+        return b"".join(found)
+
+    def _stored(self, content: bytes, prefix: tuple[int, int] | None = None) -> int:
         key = sha256(content).digest(), prefix
         if key not in self._known:
             before = self._old[slice(*prefix)].tobytes() if prefix else b""
@@ -76,40 +105,41 @@ class Estimator:
         return self._known[key]
 
 
-def _streams(old: Bytes, new: Bytes, operations: Sequence[Operation]) -> _Streams:
-    streams = _Streams(*(bytearray() for _ in range(7)))
-    source_end = 0
-    for operation in operations:
-        op, content, source = Op.COPY, b"", b""
-        if isinstance(operation, Data):
-            op, content = Op.DATA, new[operation.start : operation.start + operation.length].tobytes()
-            streams.new += content
-        else:
-            source = varint(unsigned(operation.source - source_end))
-            source_end = operation.source + operation.length
-        if isinstance(operation, Add):
-            op, content = Op.ADD, _difference(old, new, operation)
-            streams.different += content
-        kind, length = bytes([op]), varint(operation.length)
-        streams.kinds += kind
-        streams.lengths += length
-        streams.sources += source
-        streams.mixed += kind + length + source
-        streams.everything += kind + length + source + content
-    return streams
+@dataclass(frozen=True, slots=True)
+class _Control:
+    """The numbers of operations, each in a stream of its own, and all in one."""
+
+    kinds: bytes
+    lengths: bytes
+    sources: bytes
+    mixed: bytes
+
+    @classmethod
+    def of(cls, operations: Sequence[Operation]) -> _Control:
+        kinds, lengths, sources, mixed = (bytearray() for _ in range(4))
+        source_end = 0
+        for operation in operations:
+            source = b""
+            if isinstance(operation, Data):
+                op = Op.DATA
+            else:
+                op = Op.ADD if isinstance(operation, Add) else Op.COPY
+                source = varint(unsigned(operation.source - source_end))
+                source_end = operation.source + operation.length
+            length = varint(operation.length)
+            kinds.append(op)
+            lengths += length
+            sources += source
+            mixed.append(op)
+            mixed += length + source
+        return cls(bytes(kinds), bytes(lengths), bytes(sources), bytes(mixed))
 
 
-def _difference(old: Bytes, new: Bytes, add: Add) -> bytes:
-    source = old[add.source :] if add.source < len(old) else new[add.source - len(old) :]
-    return (new[add.start : add.start + add.length] - source[: add.length]).tobytes()
-
-
-def _compressed(content: bytearray, prefix: bytes) -> int:
-    levels = _THOROUGH if len(content) <= _THOROUGH_BYTES else _QUICK
+def _compressed(content: bytes, prefix: bytes) -> int:
     size = 0
     for start in range(0, len(content), _FRAME_BYTES):
-        piece = bytes(content[start : start + _FRAME_BYTES])
-        alone = len(frame_of(piece, levels))
+        piece = content[start : start + _FRAME_BYTES]
+        alone = len(frame_of(piece))
         size += min(alone, _prefixed(piece, prefix)) if prefix else alone
     return size
 

@@ -33,12 +33,14 @@ _BYTES_PER_OPERATION = 32
 _PASSES = 4
 # So many passes in a row may fail to be better than the best before: the next one may be.
 _MAX_WORSE = 2
+# Enough to sort all suffixes of files of some hundred kilobytes, and those that matter of longer ones.
+_LEAST_MAX_BYTES = 128 << 20
 # Prefixes are as long as the format's longest window.
 _MAX_PREFIX_BYTES = 1 << 20
 _PREFIX_BIN = 1 << 14
 # Steps of the search for the cheapest way, of all passes together: some seconds.
 _BASIC_STEPS = 600_000
-_BYTES_PER_STEP = 40
+_BYTES_PER_STEP = 200
 
 
 # What passes begin with, the most promising first: prices; whether new bytes have a prefix, if there is one; whether
@@ -58,12 +60,13 @@ class MatchLimits:
     """What matching may cost.
 
     Attributes:
-        max_bytes: memory beside the two files.
+        max_bytes: memory beside the two files; None for as much as one and a half times both take, or what small files
+            need.
         max_steps: steps of the search for the cheapest operations, each some microseconds; None for a number that
             keeps to 4 MB of base and target in a second.
     """
 
-    max_bytes: int = 256 * 1024 * 1024
+    max_bytes: int | None = None
     max_steps: int | None = None
 
 
@@ -112,7 +115,10 @@ def _matched(
     if not ranges:
         return Matched([], None, 0)
     files = Files(np.frombuffer(base, np.uint8), np.frombuffer(target, np.uint8), ranges)
-    found = search(files.old, files.new, ranges, limits.max_bytes)
+    max_bytes = limits.max_bytes
+    if max_bytes is None:
+        max_bytes = max(_LEAST_MAX_BYTES, 3 * (len(files.old) + len(files.new)) // 2)
+    found = search(files.old, files.new, ranges, max_bytes)
     return _Trials(files, found, limits).best(prefixed=prefixed)
 
 

@@ -20,10 +20,12 @@ from artifacts.patch.search import Found, Ranges
 __all__ = ["Choice", "Choices", "Files", "seen_differences"]
 
 _CHUNK = 1 << 20
-# No more clusters than these are looked at; if there are more, they are made longer.
+# No more clusters than these are looked at; if there are more, they are made longer. Where more is aligned than twice
+# this number of the shortest clusters, most of that is different, or it does not matter.
 _MAX_CLUSTERS = 1 << 17
+_ALIGNED_BYTES_PER_CLUSTER = 1 << 19
 _NEW_BYTES_PER_STEP = 16
-_NONE = np.zeros(0, np.int64)
+_ALIGNED_BYTES_PER_STEP = 1 << 10
 # Alignments from this length on tell how the files differ, before anything is chosen.
 _TELLING_BYTES = 256
 # An earlier occurrence that was copied may be a copy of one that was written as new bytes, and so on so often.
@@ -55,25 +57,20 @@ class Choice:
 
     def __init__(self, files: Files, steps: list[Step], alignments: Sequence[Alignment], equal: Sequence[bool]) -> None:
         self.steps, self.alignments = steps, alignments
-        self._aligned: list[tuple[Step, int, Places | None]] = []
-        for step in steps:
-            if step.alignment == NEW:
-                self._aligned.append((step, 0, None))
-                continue
-            one = alignments[step.alignment]
-            shift = one.shift + (len(files.old) if one.own else 0)
-            differing = _NONE if equal[step.alignment] else _differing(files, one, step.start, step.end)
-            self._aligned.append((step, shift, differing))
+        self._files, self._equal = files, equal
 
     def operations(self, run: int) -> Iterator[Operation]:
         """Yield what makes the range; from ``run`` on, equal bytes are copies, fewer are zeros among differences."""
-        for step, shift, differing in self._aligned:
-            if differing is None:
+        for step in self.steps:
+            if step.alignment == NEW:
                 yield Data(step.start, step.end - step.start)
-            elif not len(differing):
+                continue
+            one = self.alignments[step.alignment]
+            shift = one.shift + (len(self._files.old) if one.own else 0)
+            if self._equal[step.alignment]:
                 yield Copy(step.start + shift, step.end - step.start)
             else:
-                yield from _cut(step, shift, differing, run)
+                yield from _cut(step, shift, _differing(self._files, one, step.start, step.end), run)
 
 
 class Choices:
@@ -81,7 +78,9 @@ class Choices:
 
     def __init__(self, files: Files, found: Found) -> None:
         self.files, self.found = files, found
-        log = MIN_CLUSTER_LOG
+        aligned = sum(one.end - one.start for one in found.alignments)
+        self._aligned = aligned
+        log = max(MIN_CLUSTER_LOG, (aligned // _ALIGNED_BYTES_PER_CLUSTER).bit_length())
         while True:
             differing = [differences(files.new, files.source(one), one, log) for one in found.alignments]
             clusters = sum(len(how.starts) for how in differing)
@@ -98,7 +97,8 @@ class Choices:
     def steps(self) -> int:
         """How many steps one pass takes: places where one of some can be chosen, and what else takes as long."""
         places = sum(len(event.changed) + 1 for events, _, _ in self._ranges for event in events)
-        return places + len(self.found.alignments) + len(self.found.places) // _NEW_BYTES_PER_STEP
+        others = len(self.found.places) // _NEW_BYTES_PER_STEP + self._aligned // _ALIGNED_BYTES_PER_STEP
+        return places + len(self.found.alignments) + others
 
     def passes(self, prices: Prices, *, prefixed: bool, different: Counts | None = None) -> Iterator[list[Choice]]:
         """Yield choices, without an end: one for each range, and each time hopefully better ones.
@@ -185,25 +185,32 @@ def _count(counts: Counts, files: Files, alignment: Alignment, start: int, end: 
             counts += np.bincount(symbols, minlength=len(counts))
 
 
-def _differing(files: Files, alignment: Alignment, start: int, end: int) -> Places:
+def _differing(files: Files, alignment: Alignment, start: int, end: int) -> Iterator[Places]:
+    """Yield the places of a part of an alignment at which it differs from the target, some at a time."""
     source, shift = files.source(alignment), alignment.shift
-    found = [_NONE]
     for at in range(start, end, _CHUNK):
         stop = min(end, at + _CHUNK)
-        found.append(np.flatnonzero(files.new[at:stop] != source[at + shift : stop + shift]) + at)
-    return np.concatenate(found)
+        found = np.flatnonzero(files.new[at:stop] != source[at + shift : stop + shift])
+        if len(found):
+            yield found + at
 
 
-def _cut(step: Step, shift: int, differing: Places, run: int) -> Iterator[Operation]:
+def _cut(step: Step, shift: int, differing: Iterator[Places], run: int) -> Iterator[Operation]:
     """Yield copies where at least ``run`` bytes are equal, and differences between them."""
-    starts = np.concatenate(([step.start], differing + 1))
-    ends = np.concatenate((differing, [step.end]))
-    long = ends - starts >= run
-    at = step.start
-    for start, end in zip(starts[long].tolist(), ends[long].tolist(), strict=True):
-        if start > at:
-            yield Add(at + shift, at, start - at)
-        yield Copy(start + shift, end - start)
-        at = end
-    if step.end > at:
-        yield Add(at + shift, at, step.end - at)
+    # What lies before `made` is in an operation already; what lies from `equal` on does not differ, as far as known.
+    made = equal = step.start
+    for places in differing:
+        starts = np.concatenate(([equal], places[:-1] + 1))
+        long = places - starts >= run
+        for start, end in zip(starts[long].tolist(), places[long].tolist(), strict=True):
+            if start > made:
+                yield Add(made + shift, made, start - made)
+            yield Copy(start + shift, end - start)
+            made = end
+        equal = int(places[-1]) + 1
+    if equal == step.start or step.end - equal >= run:
+        if equal > made:
+            yield Add(made + shift, made, equal - made)
+        yield Copy(equal + shift, step.end - equal)
+    elif step.end > made:
+        yield Add(made + shift, made, step.end - made)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from artifacts.patch.alignments import Alignment, Bytes, Places, equal_length, worthwhile_length
 from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex
@@ -44,7 +45,7 @@ _MIN_EQUAL_SHARE = 8
 # So many bytes of a base are searched for short pieces, in a second: of a longer one, so much around where a gap's
 # neighbours come from, and then what nothing was taken from.
 _MOST_SORTED = 1 << 18
-_NEIGHBOURHOOD = 1 << 13
+_MIN_AROUND, _MAX_AROUND = 1 << 10, 1 << 16
 # More than this outside of long equal stretches is not searched for short pieces, nor chosen from again and again: most
 # of it is new then, as weights are, and seconds would save some hundred bytes of it.
 THOROUGH_BYTES = 256 * 1024
@@ -81,7 +82,7 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     index = BlockIndex(old)
     for start, end in ranges:
         extender = _Extender(old, new, start, end, found, allowance)
-        for targets, sources in index.anchors(new, start, end):
+        for targets, sources in index.anchors(new, start, end, extender.wanted):
             extender.extend(targets, sources - targets, np.full(len(targets), BLOCK_BYTES), own=False)
     del index
     gaps = _unsettled(old, new, ranges, found)
@@ -89,10 +90,11 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     quick = Found(found, gaps, np.zeros(0, np.int64), None)
     if not quick.is_mostly_settled:
         return quick
-    places = _places(gaps)
-    parts = _relevant(len(old), found, gaps, (max_bytes - RESULT_BYTES * len(places)) // SORT_BYTES - len(places))
+    open_bytes = sum(end - start for start, end in gaps)
+    parts = _relevant(len(old), found, gaps, (max_bytes - RESULT_BYTES * open_bytes) // SORT_BYTES - open_bytes)
     if not gaps or not parts or len(old) > _MAX_PLACE:
         return quick
+    places = _places(gaps)
     text = np.concatenate([*(old[start:end] for start, end in parts), *(new[start:end] for start, end in gaps)])
     near = nearest(text, _places(parts), places)
     _extend_near(old, new, ranges, gaps, places, near, found, allowance)
@@ -137,30 +139,43 @@ def _relevant(
     All of it, if that is short enough; or else what lies where the gaps' neighbours come from, and what was not taken.
     """
     most = min(most, _MOST_SORTED)
+    if most <= 0:
+        return []
     if old_bytes <= most:
         return [(0, old_bytes)] if old_bytes else []
     taken = sorted((one.start + one.shift, one.end + one.shift) for one in found if not one.own)
     ordered = sorted((one.start, one.shift) for one in found if not one.own)
     wanted: list[tuple[int, int]] = []
+    around = min(_MAX_AROUND, max(_MIN_AROUND, most // (8 * max(1, len(gaps)))))
     for start, end in gaps:
         after = bisect_left(ordered, (start, 0))
         for _, shift in ordered[max(0, after - 2) : after + 2]:
-            wanted.append((start + shift - _NEIGHBOURHOOD, end + shift + _NEIGHBOURHOOD))
-    wanted.append((0, _NEIGHBOURHOOD))
-    wanted.append((old_bytes - _NEIGHBOURHOOD, old_bytes))
+            wanted.append((start + shift - around, end + shift + around))
+    wanted += [(0, around), (old_bytes - around, old_bytes)]
     free, at = [], 0
     for start, end in [*taken, (old_bytes, old_bytes)]:
         if start > at:
             free.append((at - _MARGIN, start + _MARGIN))
         at = max(at, end)
     free.sort(key=lambda part: (part[1] - part[0], part))
-    parts: list[tuple[int, int]] = []
-    for candidates in (wanted, free):
-        for start, end in candidates:
-            more = _united([*parts, (max(0, start), min(old_bytes, end))])
-            if sum(end - start for start, end in more) <= most:
-                parts = more
-    return parts
+    parts = _united([(max(0, start), min(old_bytes, end)) for start, end in wanted])
+    left = most - sum(end - start for start, end in parts)
+    for start, end in free if left >= 0 else ():
+        left -= end - start
+        if left < 0:
+            break
+        parts.append((max(0, start), min(old_bytes, end)))
+    return _first_bytes(_united(parts), most)
+
+
+def _first_bytes(parts: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    first = []
+    for start, end in parts:
+        end = min(end, start + most)
+        if start < end:
+            first.append((start, end))
+        most -= end - start
+    return first
 
 
 def _united(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -280,6 +295,18 @@ class _Extender:
                 continue
             self._add(place, shift, equal[at], own)
             at += 1
+
+    def wanted(self, start: int, end: int) -> npt.NDArray[np.bool_]:
+        """Return which places begin a block that is not, or not all equal, in a recent alignment."""
+        wanted = np.ones(end - start, np.bool_)
+        for one in self._recent[-2:]:
+            first, last = max(start, one.start), min(end + BLOCK_BYTES, one.end)
+            if last - first > BLOCK_BYTES:
+                source = self._new if one.own else self._old
+                differs = self._new[first:last] != source[first + one.shift : last + one.shift]
+                sums = np.concatenate(([0], np.cumsum(differs, dtype=np.int32)))
+                wanted[first - start : last - start - BLOCK_BYTES] &= sums[BLOCK_BYTES:-1] > sums[: -BLOCK_BYTES - 1]
+        return wanted
 
     def _covered(self, place: int, shift: int, equal: int, own: bool) -> int:
         """Return for how many bytes no more is to be looked for."""

@@ -17,8 +17,8 @@ __all__ = ["DEPTH", "RESULT_BYTES", "SORT_BYTES", "Near", "Nearest", "nearest"]
 
 DEPTH = 64
 # What sorting takes, for each byte of the text, and what the result takes, for each of the second part.
-SORT_BYTES = 60
-RESULT_BYTES = 80
+SORT_BYTES = 90
+RESULT_BYTES = 60
 
 # Where so many bytes occur once in the first part, that place says where to expect what follows.
 _TELLING_BYTES = 16
@@ -91,6 +91,8 @@ def nearest(text: Bytes, old_places: Places, places: Places) -> Nearest:
         if order.length >= DEPTH or order.all_differ():
             break
         order.double()
+    longest = tuple(map(near, order.neighbours()))
+    del order
     if shifts:
         # The order by few bytes is made anew instead of being kept all the time.
         again = _Order(padded, len(text), border)
@@ -98,7 +100,7 @@ def nearest(text: Bytes, old_places: Places, places: Places) -> Nearest:
             if again.length in _EXPECTED_BYTES:
                 expected += [near(again.expected(np.searchsorted(old_places, places + shift))) for shift in shifts]
             again.double()
-    return Nearest(tuple(map(near, order.neighbours())), tuple(expected), near(earlier))
+    return Nearest(longest, tuple(expected), near(earlier))
 
 
 class _Order:
@@ -111,8 +113,9 @@ class _Order:
         self._sort()
 
     def _sort(self) -> None:
-        self._order = np.argsort(self._keys, kind="stable")
+        self._order = np.argsort(self._keys, kind="stable").astype(np.int32)
         ordered = self._keys[self._order]
+        self._keys = ordered[:0]
         self._fresh = np.ones(self._count, np.bool_)
         self._fresh[1:] = ordered[1:] != ordered[:-1]
 
@@ -135,7 +138,7 @@ class _Order:
 
     def neighbours(self) -> tuple[Places, Places]:
         """Return for each place of the second part the places of the first that are next to it in the order."""
-        at = np.arange(self._count)
+        at = np.arange(self._count, dtype=np.int32)
         is_first = self._order < self._border
         last = np.maximum.accumulate(np.where(is_first, at, -1))
         following = np.minimum.accumulate(np.where(is_first, at, self._count)[::-1])[::-1]
