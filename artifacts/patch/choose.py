@@ -33,6 +33,7 @@ __all__ = [
 MIN_CLUSTER_LOG = 6
 _GAP_LOG = 4
 _CHUNK = 1 << 20
+_CLUSTERS_AT_A_TIME = 1 << 12
 
 # Of alignments that lie at one place, no more are kept: among zeros there are any number.
 _MAX_STATES = 24
@@ -73,10 +74,15 @@ class Differences:
 
     def rates(self, prices: Prices) -> list[float]:
         """Return what each cluster costs for each of its bytes."""
-        if not len(self.symbols):
-            return []
-        costs = np.add.reduceat(prices.different[self.symbols], self.firsts) / (self.ends - self.starts)
-        return [float(cost) for cost in costs]
+        rates: list[float] = []
+        firsts = np.append(self.firsts, len(self.symbols))
+        # Some at a time: the costs of single bytes take four times what the symbols take.
+        for at in range(0, len(self.starts), _CLUSTERS_AT_A_TIME):
+            some = slice(at, at + _CLUSTERS_AT_A_TIME)
+            begin, end = firsts[at], firsts[min(at + _CLUSTERS_AT_A_TIME, len(self.starts))]
+            costs = np.add.reduceat(prices.different[self.symbols[begin:end]], self.firsts[some] - begin)
+            rates += (costs / (self.ends[some] - self.starts[some])).tolist()
+        return rates
 
 
 def differences(target: Bytes, source: Bytes, alignment: Alignment, cluster_log: int = MIN_CLUSTER_LOG) -> Differences:

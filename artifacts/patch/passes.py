@@ -162,7 +162,8 @@ def _chosen(files: Files, choices: Sequence[Choice]) -> Chosen:
             length = step.end - step.start
             if step.alignment == NEW:
                 chosen.news[length] += 1
-                chosen.new += np.bincount(files.new[step.start : step.end], minlength=256)
+                for at in range(step.start, step.end, _CHUNK):
+                    chosen.new += np.bincount(files.new[at : min(at + _CHUNK, step.end)], minlength=256)
                 continue
             alignment = choice.alignments[step.alignment]
             chosen.copies[length] += 1
