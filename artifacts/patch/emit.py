@@ -57,7 +57,7 @@ class Emitted:
         streams: of each stream, how many bytes went in and how many came out.
     """
 
-    content: bytes
+    content: memoryview
     streams: dict[int, tuple[int, int]]
 
     @property
@@ -148,14 +148,14 @@ class _Variant:
     def bytes_without_elements(self) -> int:
         """Return what the patch takes without the elements of tensors."""
         writer = _BareWriter(self._old.side, self._new.side, self._layout, self._addresses.members)
-        return len(self._written(writer))
+        return self._written(writer).getbuffer().nbytes
 
     def patch(self) -> Emitted:
         """Return the patch."""
         writer = PatchWriter(self._old.side, self._new.side, self._layout, self._addresses.members)
-        return Emitted(self._written(writer), writer.sizes())
+        return Emitted(self._written(writer).getbuffer(), writer.sizes())
 
-    def _written(self, writer: PatchWriter) -> bytes:
+    def _written(self, writer: PatchWriter) -> BytesIO:
         room = 0
         for step in self._plan.steps:
             if isinstance(step, TensorStep):
@@ -167,7 +167,7 @@ class _Variant:
                 self._write(writer, step)
         sink = BytesIO()
         writer.finish(sink)
-        return sink.getvalue()
+        return sink
 
     def _write_data(self, writer: PatchWriter, step: Data, room: int) -> int:
         """Write new bytes; with a prefix, each frame of them gets it. Return the room that is left in the last one."""

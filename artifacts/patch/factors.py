@@ -53,19 +53,19 @@ def decompose(update: Singles, max_rank: int = MAX_RANK) -> Decomposition | None
     """Return the largest parts of a matrix, None if it is too small to have any that are worth it.
 
     Args:
-        update: finite numbers, rows by columns.
+        update: finite numbers, rows by columns; they are scaled in place, because a copy would be large.
         max_rank: how many parts at most.
     """
     rows, columns = update.shape
     rank = min(max_rank, MAX_RANK, min(rows, columns) // 2, MAX_FACTORS // (rows + columns))
     if rank < 1 or min(rows, columns) < _MIN_SIDE:
         return None
-    size = float(np.abs(update).max())
+    size = float(max(update.max(), -update.min()))
     if size == 0:
         return None
     # The seed is fixed: the same files make the same patch.
     directions = np.random.default_rng(0).standard_normal((columns, rank + _OVERSAMPLING), np.float32)
-    scaled: Singles = update / np.float32(size)
+    scaled = np.divide(update, np.float32(size), out=update)
     basis = _orthonormal(scaled @ directions)
     for _ in range(_POWERS):
         basis = _orthonormal(scaled @ _orthonormal(scaled.T @ basis))

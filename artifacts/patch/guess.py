@@ -76,7 +76,7 @@ def _cost(target: Singles, base: Singles, rows: int, columns: int, floor: int) -
         update = target[:count] - known.ravel()
         bits += 32.0 * len(np.unique(gains))
     matrix = update.reshape(rows, columns)
-    parts = decompose(matrix, _RANK)
+    parts = decompose(matrix.copy(), _RANK)
     if parts is not None:
         rank = len(parts.values)
         matrix = matrix - (parts.left * parts.values.astype(np.float32)) @ parts.right.astype(np.float32)

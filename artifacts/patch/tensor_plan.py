@@ -290,7 +290,9 @@ class _Work:
                 if prediction is not None and self._base is not None:
                     base = self._numbers(self._base, part).astype(np.float32).reshape(-1, split[1])
                     prediction.subtract(update[part].reshape(-1, split[1]), base, part.start // split[1])
-        return np.nan_to_num(update, copy=False, posinf=0.0, neginf=0.0).reshape(split)
+                    # Gains may be as large as floats are.
+                    np.nan_to_num(update[part], copy=False, posinf=0.0, neginf=0.0)
+        return update.reshape(split)
 
     def magnitudes(self, split: tuple[int, int], prediction: _Prediction | None) -> Singles:
         """Return how large the differences are that are left of a prediction."""

@@ -77,7 +77,7 @@ def test_scales_of_the_smallest_and_largest_floats_are_no_error(value: float) ->
 def test_an_exact_low_rank_is_found_and_rounded_finely() -> None:
     generator = np.random.default_rng(0)
     update = (generator.normal(size=(96, 3)) @ generator.normal(size=(3, 128))).astype(np.float32)
-    parts = decompose(update)
+    parts = decompose(update.copy())
     assert parts is not None
     floor = float(np.square(update).sum()) * 1e-12
     assert worthwhile_rank(parts, floor) == 3
