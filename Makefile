@@ -27,20 +27,25 @@ SECONDS := 2
 MINUTES ?= 10
 CASES ?=
 
+# `make bench-patches PAIRS="silero-5.1-6.0 text-adam-f32"`: a part of it; tables are only printed then. FRESH=yes measures
+# the other tools again, whose results are kept.
+PAIRS ?=
+FRESH ?= no
+
 VENV := .venv
 BENCH_VENV := .venv-bench
 PUBLISHED_VENV := .venv-published
 LOCK_VENV := .venv-lock
 BIN := $(VENV)/bin
 
-# The servers that the tests talk to, what checks the units of systemd, and a compiler for the load generator. `make run` needs
-# none of them.
-DEBIAN_PACKAGES := redis-server postgresql clickhouse-server nginx haproxy systemd zstd gcc libc6-dev
+# The servers that the tests talk to, a browser that talks to ours, what checks the units of systemd, and a compiler for the load
+# generator. `make run` needs none of them.
+DEBIAN_PACKAGES := redis-server postgresql clickhouse-server nginx haproxy systemd zstd chromium gcc libc6-dev
 
-.PHONY: help setup setup-dev packages bench-packages models run test check bench bench-edge lock clean
+.PHONY: help setup setup-dev packages bench-packages models run test check bench bench-edge bench-patches lock clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 # --- Setting up ------------------------------------------------------------------------------------------------------
 
@@ -82,9 +87,14 @@ $(PUBLISHED_VENV)/.stamp: requirements-published-client.txt
 	@touch $@
 
 $(BENCH_VENV)/.stamp: bench/requirements.txt
-	@echo "Creating $(BENCH_VENV) with granian and locust …"
+	@echo "Creating $(BENCH_VENV) with granian, locust, bsdiff4 and hdiffpatch …"
 	$(call create_venv,$(BENCH_VENV))
 	@$(BENCH_VENV)/bin/python -m pip install -q --require-hashes -r $<
+	@touch $@
+
+$(BENCH_VENV)/.stamp-torch: bench/requirements-torch.txt $(BENCH_VENV)/.stamp | bench-packages
+	@echo "Adding PyTorch and zipnn …"
+	@$(BENCH_VENV)/bin/python -m pip install -q -r $<
 	@touch $@
 
 # Servers are only wanted as programs. Debian would start them as services, nginx on port 80; policy-rc.d(8) keeps it from
@@ -109,9 +119,13 @@ packages:
 		echo "Tests that need these servers will be skipped. To run them: sudo apt-get install$$missing"; exit 0; fi; \
 	$(install_missing)
 
+# A program, and the package that has it. A variable of a target holds for what the target needs first as well.
+bench-edge: PROGRAMS := nginx:nginx wrk:wrk cc:gcc cc:libc6-dev
+bench-patches: PROGRAMS := xdelta3:xdelta3 zstd:zstd xz:xz-utils cc:gcc cc:libc6-dev
+
 bench-packages:
 	@missing=""; export PATH="$$PATH:/usr/sbin"; \
-	for pair in nginx:nginx wrk:wrk cc:gcc cc:libc6-dev; do \
+	for pair in $(PROGRAMS); do \
 		command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
@@ -143,6 +157,11 @@ bench: $(VENV)/.stamp-dev models ## measure sizes and times, and write docs/perf
 bench-edge: $(VENV)/.stamp-dev $(BENCH_VENV)/.stamp bench-packages ## measure the edge beside nginx, aiohttp and granian
 	@$(BIN)/python -m bench.edge --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --minutes "$(MINUTES)" \
 		$(if $(strip $(CASES)),--cases "$(CASES)",--write docs)
+
+bench-patches: $(VENV)/.stamp-dev bench-packages $(BENCH_VENV)/.stamp-torch ## measure patches beside those of other tools
+	@$(BIN)/python -m bench.patches.corpus
+	@$(BIN)/python -m bench.patches $(if $(filter yes,$(FRESH)),--fresh) \
+		$(if $(strip $(PAIRS)),--pairs "$(PAIRS)",--write docs/performance.md)
 
 # --- Keeping ---------------------------------------------------------------------------------------------------------
 

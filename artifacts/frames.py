@@ -20,7 +20,7 @@ from artifacts.hashing import CHUNK_BYTES
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 # The longest frame header (RFC 8878, 3.1.1.1): magic, descriptor, window, 4 bytes of dictionary id, 8 of content size.
-_MAX_HEADER_BYTES = 18
+MAX_HEADER_BYTES = 18
 # The smallest and the largest window that a decoder can be told to allow (zstd's ZSTD_WINDOWLOG_ABSOLUTEMIN, _MAX_64).
 _MIN_WINDOW_LOG = 10
 _MAX_WINDOW_LOG = 31
@@ -42,7 +42,7 @@ def read_header(blob: BinaryIO) -> FrameHeader:
     Raises:
         EncodingInvalid: it is no Zstandard frame, or one with a dictionary id, which none of ours has.
     """
-    start = blob.read(_MAX_HEADER_BYTES)
+    start = blob.read(MAX_HEADER_BYTES)
     blob.seek(0)
     # RFC 8878, 3.1.1.1.1: the descriptor says which fields follow and how wide they are.
     if len(start) < 6 or start[:4] != _MAGIC:

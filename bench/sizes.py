@@ -193,7 +193,7 @@ def device_updates(skafos: Running, client: Client, folder: Path) -> Iterator[Fi
     for version, way in ((1, "in full"), (2, "by patch")):
         client.deploy(*names, version=version, environment="prod")
         if way == "by patch":
-            until(lambda: "zstd-prefix" in httpx.get(manifest).text, "the patch")
+            until(lambda: '"base":' in httpx.get(manifest).text, "the patch")
         began = time.monotonic()
         result = skafos.skafos(
             *("device", "sync", "--edge", skafos.edge_url, "--key", key),

@@ -19,7 +19,6 @@ import structlog
 from aiohttp import web
 
 from artifacts.errors import BlobMissing
-from artifacts.patch.build import PatchLimits
 from artifacts.store import ObjectStore, open_store
 from control_plane.accounts import LAST_USE_SECONDS, LastUses
 from control_plane.api.call import Services
@@ -31,10 +30,12 @@ from control_plane.database import Database
 from control_plane.errors import Unavailable
 from control_plane.garbage import GarbageCollector
 from control_plane.health import Health
+from control_plane.holdings import TelemetryCensus
 from control_plane.listeners import address_of, bound
 from control_plane.metrics_app import create_metrics_app
 from control_plane.migrate import migrate
 from control_plane.outbox import OutboxRelay
+from control_plane.patch_planner import PatchPlanner
 from control_plane.patches import PatchBuilder
 from control_plane.presign import Presigner, load_or_create_secret
 from control_plane.publish import Publisher
@@ -146,7 +147,7 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
     store = RedisManifestStore(redis)
     relay = OutboxRelay(database, store)
     lifetimes = Lifetimes()
-    publisher = Publisher(database, relay, Signing(_key_store(settings), lifetimes))
+    publisher = Publisher(database, relay, Signing(_key_store(settings), lifetimes), settings.patch_policy)
     presigner = Presigner(load_or_create_secret(settings.upload_secret_file))
     uploads = Uploads(database, objects, settings.staging_dir, presigner, settings.upload_limits, public_url)
     warehouse = WarehouseGate(settings.clickhouse_url, settings.clickhouse_dir)
@@ -171,8 +172,13 @@ def _start_tasks(parts: _Parts, stack: AsyncExitStack) -> None:
         services.objects,
         services.publisher,
         settings.patch_dir,
-        PatchLimits(max_build_bytes=settings.patch_memory_bytes),
+        settings.patch_limits,
         settings.patch_workers,
+        policy=settings.patch_policy,
+        seconds=settings.patch_seconds,
+    )
+    planner = PatchPlanner(
+        services.database, services.publisher, TelemetryCensus(services.warehouse), settings.patch_look_seconds
     )
     redis: Any = parts.redis  # the stream is written for every kind of client, and typed for one
     registrations = RegistrationConsumer(services.database, Registrations(redis))
@@ -183,6 +189,7 @@ def _start_tasks(parts: _Parts, stack: AsyncExitStack) -> None:
     supervisor.start("resign", Resigner(services.database, services.publisher, parts.lifetimes).run)
     supervisor.start("uploads", services.uploads.run)
     supervisor.start("garbage", GarbageCollector(services.database, services.objects).run)
+    supervisor.start("patch_plans", planner.run)
     supervisor.start("patches", patches.run)
     supervisor.start("registrations", registrations.run)
     supervisor.start("last_uses", partial(_keep_writing, services.last_uses))

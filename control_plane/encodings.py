@@ -1,24 +1,23 @@
 """The forms in which devices can download an artifact: recorded once its blob is stored, listed in each release.
 
 A release lists the artifact itself, its compressed form, and patches. Every device of the environment reads the list,
-so only patches that some device may use are in it: their base was offered there lately, and they are worth it.
+so only patches are in it that the environment wants (`control_plane.patch_plan`) and that are worth it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import groupby
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from artifacts.encodings import Encoded
+from control_plane.patch_policy import PatchPolicy
 from control_plane.tables import ArtifactEncoding, new_id, utc_now
 from control_plane.upserts import insert_into
 from manifests.model import Encoding
 
-# The versions that were deployed lately (`control_plane.offered.RECENT_VERSIONS`), and a few that were offered beside
-# them; about 200 bytes each in a manifest that every device fetches.
-MAX_PATCHES_PER_RELEASE = 8
 # A patch costs the device memory and time, so it has to save something.
 WORTHWHILE = 0.9
 
@@ -50,19 +49,23 @@ async def encodings_of(session: AsyncSession, artifacts: Iterable[str]) -> dict[
     return found
 
 
-def listed_encodings(rows: Sequence[ArtifactEncoding], bases: Sequence[str]) -> tuple[Encoding, ...]:
-    """Return the encodings that a release lists: full ones, then the patches that are worth it.
+def listed_encodings(
+    rows: Sequence[ArtifactEncoding], bases: Collection[str], policy: PatchPolicy
+) -> tuple[Encoding, ...]:
+    """Return the encodings that a release lists: full ones, then the patches that are worth it, in an order that stays.
 
     Args:
         rows: everything recorded for the artifact.
-        bases: artifacts that devices of the environment may hold, the likeliest first.
+        bases: artifacts from which patches are wanted.
+        policy: in which encodings, and whether the smallest patch from each base is enough.
     """
     full = sorted((row for row in rows if not row.base_sha256), key=lambda row: row.length)
-    smallest = full[0].length if full else 0
-    patches = {row.base_sha256: row for row in sorted(rows, key=lambda row: -row.length) if row.base_sha256}
-    wanted = [patches[base] for base in dict.fromkeys(bases) if base in patches]
-    worthwhile = [patch for patch in wanted if patch.length <= smallest * WORTHWHILE]
-    return tuple(_encoding(row) for row in (*full, *worthwhile[:MAX_PATCHES_PER_RELEASE]))
+    most = full[0].length * WORTHWHILE if full else 0
+    wanted = [row for row in rows if row.base_sha256 in bases and row.name in policy.encodings and row.length <= most]
+    patches = sorted(wanted, key=lambda row: (row.base_sha256, row.length, policy.encodings.index(row.name)))
+    if not policy.every_encoding:
+        patches = [next(of_base) for _, of_base in groupby(patches, key=lambda row: row.base_sha256)]
+    return tuple(_encoding(row) for row in (*full, *patches))
 
 
 def _encoding(row: ArtifactEncoding) -> Encoding:

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -24,10 +24,11 @@ from artifacts.store import ObjectStore, StoredObject, StoreUnavailable
 from control_plane.database import Database
 from control_plane.errors import Conflict, Unavailable
 from control_plane.metrics import GARBAGE_BYTES, GARBAGE_OBJECTS
-from control_plane.patch_plan import RUNNING
-from control_plane.tables import ArtifactEncoding, Manifest, ModelVersion, OutboxRow, PatchJob, utc_now
+from control_plane.patch_jobs import PENDING, RUNNING, lock_jobs, skip_unwanted
+from control_plane.patch_wishes import Unwanted
+from control_plane.tables import ArtifactEncoding, Manifest, ModelVersion, OutboxRow, PatchJob, PatchWish, utc_now
 from control_plane.uploads import UPLOADING
-from manifests.trust import releases_of
+from manifests.trust import Lifetimes, releases_of
 from telemetry.cancellation import heed_cancellation
 
 # What was written in the last day may belong to an upload that is being finished, or to one that goes on tomorrow.
@@ -43,6 +44,9 @@ EVERY_SECONDS = 24 * 3600.0
 FIRST_AFTER_SECONDS = 600.0
 # What kept a collection from being made is mostly over by then.
 AGAIN_AFTER_SECONDS = 3600.0
+# A manifest that lists a patch is valid until its timestamp expires, in a cache on the way or on a device; a day more
+# for clocks, and for a download that goes on. So long after nobody wants a patch any more, its blob is kept.
+UNWANTED_FOR = Lifetimes().timestamp + timedelta(days=1)
 # Rows that are read at once; a manifest has up to some hundred kilobytes.
 _BATCH = 1000
 _MANIFEST_BATCH = 50
@@ -101,9 +105,11 @@ class GarbageCollector:
         """
         before = now - grace
         await self._refuse_while_edges_are_behind()
+        kept = _lives() & ~_is_forgotten(now - UNWANTED_FOR)
         if not dry_run:
             await self._forget_encodings_of_the_dead()
-        marked, uploading = await self._named_blobs(only_living=dry_run), await self._open_uploads()
+            await self._forget_unwanted_patches(now - UNWANTED_FOR)
+        marked, uploading = await self._named_blobs(kept if dry_run else true()), await self._open_uploads()
         collected = Collected()
         async for blob in _old(self._objects.blobs(), before):
             if bytes.fromhex(blob.name) in marked:
@@ -142,19 +148,39 @@ class GarbageCollector:
         async with self._database.write() as session:
             await session.execute(delete(ArtifactEncoding).where(~_lives()))
             dead = ~_is_an_artifact(PatchJob.target_sha256) | ~_is_an_artifact(PatchJob.base_sha256)
-            await session.execute(delete(PatchJob).where(dead, PatchJob.state != RUNNING))
+            jobs = await lock_jobs(session, dead & (PatchJob.state != RUNNING))
+            await session.execute(delete(PatchJob).where(PatchJob.id.in_([job.id for job in jobs])))
 
-    async def _named_blobs(self, only_living: bool) -> set[bytes]:
+    async def _forget_unwanted_patches(self, before: datetime) -> None:
+        """Remove patches that no environment has wanted since ``before``; one that is wanted again is made anew."""
+        async with self._database.write() as session:
+            pair = ArtifactEncoding.artifact_sha256, ArtifactEncoding.base_sha256
+            rows = await session.execute(select(*pair).where(_is_forgotten(before)).distinct())
+            forgotten = [tuple(row) for row in rows]
+            for start in range(0, len(forgotten), _BATCH):
+                pairs = forgotten[start : start + _BATCH]
+                jobs = await lock_jobs(session, tuple_(PatchJob.target_sha256, PatchJob.base_sha256).in_(pairs))
+                ended = [job.id for job in jobs if job.state not in (PENDING, RUNNING)]
+                await skip_unwanted(session, ended, Unwanted.NO_LONGER_WANTED, utc_now(), tried=[])
+                # Asked again: whoever wished one meanwhile held its job.
+                await session.execute(delete(ArtifactEncoding).where(tuple_(*pair).in_(pairs), _is_forgotten(before)))
+        async with self._database.write() as session:
+            # One that a plan holds at this moment goes the next time.
+            old = PatchWish.unwanted == Unwanted.NO_LONGER_WANTED, PatchWish.since < before
+            for wish in await session.scalars(select(PatchWish).where(*old).with_for_update(skip_locked=True)):
+                await session.delete(wish)
+
+    async def _named_blobs(self, kept: ColumnElement[bool]) -> set[bytes]:
         """Return the hashes of all blobs that something names, at a hundred bytes of memory each.
 
         Args:
-            only_living: leave out encodings that `_forget_encodings_of_the_dead` would forget.
+            kept: of the encodings, those that count.
         """
         encodings = select(ArtifactEncoding.blob_sha256)
         queries: tuple[Select[Any], ...] = (
             select(ModelVersion.upload_sha256).where(ModelVersion.upload_sha256.is_not(None)),
             select(ModelVersion.artifact_sha256).where(ModelVersion.artifact_sha256.is_not(None)),
-            encodings.where(_lives()) if only_living else encodings,
+            encodings.where(kept),
         )
         named: set[bytes] = set()
         async with self._database.read() as session:
@@ -179,6 +205,16 @@ def _lives() -> ColumnElement[bool]:
     """Return the condition that an encoding leads to a version's artifact, from one if it is a patch."""
     base = ArtifactEncoding.base_sha256
     return _is_an_artifact(ArtifactEncoding.artifact_sha256) & or_(base == "", _is_an_artifact(base))
+
+
+def _is_forgotten(before: datetime) -> ColumnElement[bool]:
+    """Return the condition that an encoding is a patch that no environment has wanted since ``before``."""
+    pair = (
+        PatchWish.target_sha256 == ArtifactEncoding.artifact_sha256,
+        PatchWish.base_sha256 == ArtifactEncoding.base_sha256,
+    )
+    wished = select(PatchWish.rank).where(*pair, PatchWish.unwanted.is_(None) | (PatchWish.since >= before)).exists()
+    return (ArtifactEncoding.base_sha256 != "") & (ArtifactEncoding.created_at < before) & ~wished
 
 
 async def _batches(session: AsyncSession, query: Select[Any], size: int) -> AsyncIterator[list[Any]]:

@@ -24,6 +24,10 @@ class ProcessDied(RuntimeError):
     """The process ended before the call did: killed, out of memory, or out of time."""
 
 
+class TookTooLong(ProcessDied):
+    """The process was killed because its time was over."""
+
+
 async def call_isolated(call: Callable[[], T], timeout_seconds: float) -> T:
     """Return what ``call`` returns, or raise what it raises, from a freshly spawned process.
 
@@ -34,7 +38,7 @@ async def call_isolated(call: Callable[[], T], timeout_seconds: float) -> T:
         timeout_seconds: after this long the process is killed.
 
     Raises:
-        ProcessDied: there is no result and there will be none.
+        ProcessDied: there is no result and there will be none; `TookTooLong` if only the time was short.
     """
     loop = asyncio.get_running_loop()
     spawn = multiprocessing.get_context("spawn")
@@ -48,7 +52,7 @@ async def call_isolated(call: Callable[[], T], timeout_seconds: float) -> T:
         raise ProcessDied("the process died") from error
     except TimeoutError as error:
         _kill(pid)
-        raise ProcessDied(f"the process took longer than {timeout_seconds:g} seconds") from error
+        raise TookTooLong(f"the process took longer than {timeout_seconds:g} seconds") from error
     except asyncio.CancelledError:
         _kill(pid)
         raise

@@ -43,6 +43,19 @@ async def lock_applications(session: AsyncSession, which: ColumnElement[bool]) -
     return list(await session.scalars(environments.order_by(Environment.id).with_for_update()))
 
 
+async def share_application(session: AsyncSession, application_id: str) -> None:
+    """Keep an application from being deleted until the transaction ends; others may add to it as well.
+
+    A row that refers to it takes the same share by itself, which is too late for whoever holds a model by then.
+
+    Raises:
+        Missing: it is gone.
+    """
+    query = select(Application.id).where(Application.id == application_id)
+    if await session.scalar(query.with_for_update(read=True, key_share=True)) is None:
+        raise Missing("There is no such application.")
+
+
 async def lock_environment(session: AsyncSession, environment_id: str) -> Environment:
     """Return the environment, held until the transaction ends.
 

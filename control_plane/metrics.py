@@ -28,6 +28,20 @@ MANIFESTS_DUE = Gauge("skafos_control_manifests_due", "Manifests that were due t
 MANIFESTS_RESIGNED = Counter("skafos_control_manifests_resigned_total", "Manifests signed anew without a change.")
 PATCH_JOBS_WAITING = Gauge("skafos_control_patch_jobs_waiting", "Patches that wait or are being made.")
 PATCH_JOBS_ENDED = Counter("skafos_control_patch_jobs_ended_total", "Patch jobs that ended, by how.", ["state"])
+PATCHES_SKIPPED = Counter(
+    "skafos_control_patches_skipped_total",
+    "Patches that an environment or their making decided against, by why.",
+    ["code"],
+)
+PATCH_LOOKS = Counter(
+    "skafos_control_patch_looks_total",
+    "Looks at which patches are wanted, by what told: adoption, remembered or history.",
+    ["source"],
+)
+PATCH_LOOKS_UNANSWERED = Counter(
+    "skafos_control_patch_looks_unanswered_total", "Looks for which ClickHouse could not be asked."
+)
+PATCH_LOOKS_DUE = Gauge("skafos_control_patch_looks_due", "Looks that were due when last counted.")
 GARBAGE_OBJECTS = Counter("skafos_control_garbage_objects_total", "Objects freed because nothing named them any more.")
 GARBAGE_BYTES = Counter("skafos_control_garbage_bytes_total", "Their bytes.")
 REGISTRATIONS_STORED = Counter("skafos_control_registrations_stored_total", "Device registrations stored.")

@@ -1,82 +1,214 @@
-"""Which patches a deployment asks for: from what devices of the environment may hold to what it newly offers.
+"""The patches of one model in one environment, planned: what is wanted is written down, and what is to be made queued.
 
-After a deploy that is from the versions before to the new one; after a roll-back, from the version that was taken
-back to those that returned. A patch that could not be made for a while, and was given up, is asked for anew.
+A deployment plans by what is known, in its own transaction, so that the manifest that it signs lists the patches that
+are there. Right after that, and again from time to time, telemetry is asked what devices hold, and the plan is made
+anew (`control_plane.patch_planner`). Which patches are wanted is decided by `control_plane.patch_wishes`; here it meets
+the database. Each environment writes its own wishes, under its lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from control_plane.encodings import MAX_PATCHES_PER_RELEASE
-from control_plane.offered import recent_artifacts
-from control_plane.tables import Deployment, ModelVersion, PatchJob, new_id, utc_now
+from control_plane import tables
+from control_plane.holdings import Holdings, moved
+from control_plane.metrics import PATCHES_SKIPPED
+from control_plane.offered import recent_versions
+from control_plane.patch_jobs import hopeless_pairs, settle
+from control_plane.patch_policy import PatchPolicy
+from control_plane.patch_room import within_budget
+from control_plane.patch_wishes import Held, Known, Pair, Unwanted, Wish, wishes
+from control_plane.tables import ModelVersion, PatchPlan, PatchWish
 from control_plane.upserts import insert_into
 
-# What becomes of a patch job. A pair that was skipped would be skipped again: its bytes never change.
-PENDING = "pending"
-RUNNING = "running"
-BUILT = "built"
-SKIPPED = "skipped"  # not worth it, or too costly
-FAILED = "failed"  # given up, after too many failures or because a version was deleted, until a deployment asks again
+_KNOWN = ModelVersion.version, ModelVersion.artifact_sha256, ModelVersion.interface
 
-_FRESH: dict[str, Any] = {"state": PENDING, "attempts": 0, "failures": 0, "retry_at": None}
-
-
-async def plan_patches(session: AsyncSession, environment_id: str, model_id: str) -> None:
-    """Queue the patches that the newest deployment makes useful, and again those that were given up.
-
-    The others that were asked for before stay as they are.
-    """
-    targets = await _new_artifacts(session, environment_id, model_id)
-    bases = (await recent_artifacts(session, environment_id, model_id)).get(model_id, [])
-    rows = [
-        {"id": new_id(), "base_sha256": base, "target_sha256": target, "created_at": utc_now()}
-        for base, target in wanted_pairs(targets, bases)
-    ]
-    if rows:
-        revived = {"updated_at": utc_now()} | _FRESH
-        insert = insert_into(session, PatchJob).values([row | revived for row in rows])
-        pair = [PatchJob.base_sha256, PatchJob.target_sha256]
-        await session.execute(
-            insert.on_conflict_do_update(index_elements=pair, set_=revived, where=PatchJob.state == FAILED)
-        )
+# Most devices ask once a day, and an app that is opened now and then takes some days to move.
+ROLLOUT_FOR = timedelta(days=3)
+# A move of one device in twenty between two looks may go on.
+MOVED_SHARE = 0.05
+# While nothing is rolled out and nothing moves: a version that devices come to hold by itself, as an old one that a new
+# build of the app ships, gets its patch within the hour.
+CALM_PAUSE = timedelta(hours=1)
+# How long the last answer of telemetry stands in when it cannot be asked: what devices hold moves in days.
+REMEMBERED_FOR = timedelta(days=1)
 
 
-def wanted_pairs(targets: Sequence[str], bases: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the (base, target) pairs to build.
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a plan was made by, and when it is looked at again.
 
     Args:
-        targets: artifacts that are newly offered, the most wanted first.
-        bases: artifacts that devices may hold, the likeliest first.
+        source: "adoption", the devices' own word; "remembered", that of a while ago; "history", what was deployed.
     """
-    likeliest = list(dict.fromkeys(bases))
-    return [
-        (base, target)
-        for target in targets
-        for base in [base for base in likeliest if base != target][:MAX_PATCHES_PER_RELEASE]
-    ]
+
+    source: str
+    look_at: datetime
 
 
-async def _new_artifacts(session: AsyncSession, environment_id: str, model_id: str) -> list[str]:
-    """Return the artifacts that the newest deployment offers and the one before it did not, or else its first."""
-    place = Deployment.environment_id == environment_id, Deployment.model_id == model_id
-    query = select(Deployment.offers).where(*place).order_by(Deployment.number.desc()).limit(2)
-    newest, *before = [[offer["version"] for offer in offers] for offers in await session.scalars(query)]
-    known = before[0] if before else []
-    wanted = [version for version in newest if version not in known] or newest[:1]
-    return await _artifacts_of(session, model_id, wanted)
+async def plan_deployed(
+    session: AsyncSession, environment_id: str, model_id: str, policy: PatchPolicy, now: datetime
+) -> None:
+    """Plan the patches of a deployment that the transaction has recorded, and have them looked at right after it.
+
+    Patches that were given up are tried anew.
+    """
+    plan = await _plan_row(session, environment_id, model_id, now)
+    plan.deployed_at = plan.look_at = now
+    await _plan(session, plan, _remembered(plan, now), policy, now, deployed=True)
 
 
-async def _artifacts_of(session: AsyncSession, model_id: str, versions: Sequence[int]) -> list[str]:
-    """Return the artifacts of these versions, in their order."""
-    query = select(ModelVersion.version, ModelVersion.artifact_sha256).where(
-        ModelVersion.model_id == model_id, ModelVersion.version.in_(versions)
+async def plan_again(
+    session: AsyncSession,
+    environment_id: str,
+    model_id: str,
+    holdings: Holdings | None,
+    pause: timedelta,
+    policy: PatchPolicy,
+    now: datetime,
+) -> Planned:
+    """Plan the patches by what devices hold now. The transaction holds the environment and the model.
+
+    Args:
+        holdings: telemetry's answer; None when it could not be asked.
+        pause: until the next look while a rollout is under way, or telemetry is away.
+    """
+    plan = await _plan_row(session, environment_id, model_id, now)
+    before = _stored(plan)
+    if holdings is not None:
+        plan.asked_at, plan.active_devices = holdings.asked_at, holdings.active
+        plan.held = sorted([version, devices] for version, devices in holdings.devices.items())
+    used = holdings if holdings is not None else _remembered(plan, now)
+    source = "history"
+    if await _plan(session, plan, used, policy, now):
+        source = "adoption" if holdings is not None else "remembered"
+    under_way = plan.deployed_at is not None and now - plan.deployed_at < ROLLOUT_FOR
+    restless = holdings is None or moved(before, holdings) >= MOVED_SHARE
+    plan.look_at = now + (pause if under_way or restless else max(pause, CALM_PAUSE))
+    return Planned(source, plan.look_at)
+
+
+# --- One plan -----------------------------------------------------------------------------------------------------
+
+
+async def _plan(
+    session: AsyncSession,
+    plan: PatchPlan,
+    holdings: Holdings | None,
+    policy: PatchPolicy,
+    now: datetime,
+    deployed: bool = False,
+) -> bool:
+    """Write down what is wanted, and settle the jobs; say whether it was decided by what devices hold."""
+    offered = await _offered(session, plan)
+    recent = await recent_versions(session, plan.environment_id, plan.model_id)
+    held_versions = holdings.devices if holdings is not None else {}
+    known = await _known(session, plan.model_id, {*recent, *held_versions})
+    held = _held(holdings, known)
+    stored = await _stored_wishes(session, plan)
+    standing = {pair for pair, wish in stored.items() if wish.unwanted is None}
+    lately = plan.deployed_at is not None and now - plan.deployed_at < ROLLOUT_FOR
+    likely = [known[version] for version in recent if version in known]
+    hopeless = await hopeless_pairs(session, {each.artifact for each in offered}, policy)
+    thought_of = wishes(offered, likely, held, standing, policy, lately, hopeless)
+    thought_of = await within_budget(session, plan.environment_id, plan.model_id, thought_of, standing, policy)
+    await _write_wishes(session, plan, thought_of, stored, now)
+    await settle(session, {wish.pair for wish in thought_of}, stored.keys(), policy, now, deployed)
+    return held is not None
+
+
+async def _offered(session: AsyncSession, plan: PatchPlan) -> list[Known]:
+    query = (
+        select(*_KNOWN)
+        .join(tables.Release, tables.Release.model_version_id == ModelVersion.id)
+        .where(tables.Release.environment_id == plan.environment_id, tables.Release.model_id == plan.model_id)
+        .order_by(tables.Release.position)
     )
-    artifacts = dict((await session.execute(query)).all())
-    found = [artifacts.get(version) for version in versions]
-    return list(dict.fromkeys(artifact for artifact in found if artifact))
+    return [found for row in await session.execute(query) if (found := _as_known(*row))]
+
+
+async def _known(session: AsyncSession, model_id: str, versions: Collection[int]) -> dict[int, Known]:
+    """Return those of these versions that are there, by their number."""
+    query = select(*_KNOWN).where(ModelVersion.model_id == model_id, ModelVersion.version.in_(versions))
+    return {found.version: found for row in await session.execute(query) if (found := _as_known(*row))}
+
+
+def _as_known(version: int | None, artifact: str | None, interface: str | None) -> Known | None:
+    return Known(version, artifact, interface) if version is not None and artifact is not None else None
+
+
+def _held(holdings: Holdings | None, known: dict[int, Known]) -> Held | None:
+    """Return what devices hold of the versions that are there; None when there is no such device."""
+    if holdings is None:
+        return None
+    versions = tuple(
+        (known[version], devices) for version, devices in sorted(holdings.devices.items()) if version in known
+    )
+    return Held(holdings.active, versions) if versions else None
+
+
+# --- Wishes -------------------------------------------------------------------------------------------------------
+
+
+async def _stored_wishes(session: AsyncSession, plan: PatchPlan) -> dict[Pair, PatchWish]:
+    query = select(PatchWish).where(
+        PatchWish.environment_id == plan.environment_id, PatchWish.model_id == plan.model_id
+    )
+    return {(row.base_sha256, row.target_sha256): row for row in await session.scalars(query)}
+
+
+async def _write_wishes(
+    session: AsyncSession, plan: PatchPlan, thought_of: Sequence[Wish], stored: dict[Pair, PatchWish], now: datetime
+) -> None:
+    """Bring the stored wishes to what was thought of; what was thought of no more is no longer wanted."""
+    forgotten = [
+        Wish(base, target, row.rank, None, None, Unwanted.NO_LONGER_WANTED)
+        for (base, target), row in stored.items()
+        if (base, target) not in {wish.pair for wish in thought_of}
+    ]
+    place = {"environment_id": plan.environment_id, "model_id": plan.model_id}
+    rows = []
+    for wish in (*thought_of, *forgotten):
+        row = stored.get(wish.pair)
+        decided = row is None or row.unwanted != wish.unwanted
+        if decided and wish.unwanted is not None:
+            PATCHES_SKIPPED.labels(wish.unwanted.value).inc()
+        said = {"rank": wish.rank, "devices": wish.devices, "share": wish.share, "unwanted": wish.unwanted}
+        if row is None or any(getattr(row, name) != value for name, value in said.items()):
+            since = now if row is None or decided else row.since
+            rows.append(place | {"base_sha256": wish.base, "target_sha256": wish.target, "since": since} | said)
+    if rows:
+        insert = insert_into(session, PatchWish).values(rows)
+        key = [PatchWish.environment_id, PatchWish.model_id, PatchWish.target_sha256, PatchWish.base_sha256]
+        told = {name: insert.excluded[name] for name in ("rank", "devices", "share", "unwanted", "since")}
+        await session.execute(insert.on_conflict_do_update(index_elements=key, set_=told))
+
+
+# --- What was heard of devices ------------------------------------------------------------------------------------
+
+
+async def _plan_row(session: AsyncSession, environment_id: str, model_id: str, now: datetime) -> PatchPlan:
+    plan = await session.get(PatchPlan, (environment_id, model_id))
+    if plan is None:
+        plan = PatchPlan(environment_id=environment_id, model_id=model_id, look_at=now)
+        session.add(plan)
+        await session.flush()
+    return plan
+
+
+def _stored(plan: PatchPlan) -> Holdings | None:
+    """Return the last answer of telemetry; None when there was none."""
+    if plan.asked_at is None:
+        return None
+    return Holdings(plan.active_devices, dict(plan.held), plan.asked_at)
+
+
+def _remembered(plan: PatchPlan, now: datetime) -> Holdings | None:
+    """Return the last answer of telemetry while it may stand in for a new one."""
+    stored = _stored(plan)
+    return stored if stored is not None and now - stored.asked_at < REMEMBERED_FOR else None

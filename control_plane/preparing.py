@@ -19,6 +19,8 @@ ZSTD_WORKERS = 0
 # The headers of an archive always compress. Below a hundredth of gain, the blob would be stored twice, and
 # decompressed on every device, for nothing.
 WORTHWHILE = 0.99
+# The artifact itself, and its compressed form.
+FULL_ENCODINGS = 2
 
 
 @dataclass(frozen=True, slots=True)

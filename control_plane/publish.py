@@ -23,11 +23,13 @@ from control_plane import audit, tables
 from control_plane.actor import Actor
 from control_plane.database import Database
 from control_plane.errors import Conflict, Invalid, Missing
+from control_plane.holdings import Holdings
 from control_plane.locks import lock_environment, lock_model
 from control_plane.offered import offered_releases, present_offers
 from control_plane.offers import Offer, buckets_of, checked_conditions, deploy
 from control_plane.outbox import RETELL_WITHDRAWN_FOR, OutboxRelay
-from control_plane.patch_plan import plan_patches
+from control_plane.patch_plan import Planned, plan_again, plan_deployed
+from control_plane.patch_policy import PatchPolicy
 from control_plane.places import labels_of_one
 from control_plane.publications import valid_keys
 from control_plane.repository import (
@@ -54,7 +56,8 @@ from control_plane.tables import (
 )
 from control_plane.uploads import READY
 from manifests.keys import MAX_OVERLAP, RANDOM_BYTES, make_key
-from manifests.model import BUCKETS
+from manifests.model import BUCKETS, Release
+from manifests.trust import releases_of
 
 LATEST: Literal["latest"] = "latest"
 
@@ -86,14 +89,20 @@ class Publisher:
         database: the truth.
         relay: delivers what changed to the edges.
         signing: the keys, and how long metadata lives.
+        policy: which patches are listed.
     """
 
-    def __init__(self, database: Database, relay: OutboxRelay, signing: Signing) -> None:
+    def __init__(
+        self, database: Database, relay: OutboxRelay, signing: Signing, policy: PatchPolicy | None = None
+    ) -> None:
         self._database = database
         self._relay = relay
         self._signing = signing
-        # Set when a deployment asked for patches.
+        self._policy = policy or PatchPolicy()
+        # Set when patches were queued.
         self.patches_planned = asyncio.Event()
+        # Set when what a deployment planned is to be looked at again.
+        self.looks_due = asyncio.Event()
         # Set when a renaming made manifests due to be signed anew.
         self.signing_due = asyncio.Event()
 
@@ -151,16 +160,40 @@ class Publisher:
         await self._announce(environment_id)
         return deployment
 
-    async def republish(self, environment_id: str) -> None:
-        """Sign what the environment offers with the encodings that there are by now.
+    async def republish(self, environment_id: str) -> bool:
+        """Sign what the environment offers with the encodings that there are by now; say whether anything changed.
 
         Raises:
             Missing: the environment is gone.
         """
         async with self._database.write() as session:
             await lock_environment(session, environment_id)
-            await self.sign(session, environment_id)
-        await self.announce(environment_id)
+            changed = await self._sign_if_changed(session, environment_id)
+        if changed:
+            await self.announce(environment_id)
+        return changed
+
+    async def plan_again(
+        self, environment_id: str, model_id: str, holdings: Holdings | None, pause: timedelta, now: datetime
+    ) -> Planned:
+        """Choose anew which patches a model's devices in an environment need, and sign what that changes.
+
+        Args:
+            holdings: what the devices hold now; None when that cannot be asked.
+            pause: until the next look, as `control_plane.patch_plan.plan_again` takes it.
+
+        Raises:
+            Missing: the environment or the model is gone.
+        """
+        async with self._database.write() as session:
+            await lock_environment(session, environment_id)
+            await lock_model(session, model_id)
+            planned = await plan_again(session, environment_id, model_id, holdings, pause, self._policy, now)
+            changed = await self._sign_if_changed(session, environment_id)
+        if changed:
+            await self.announce(environment_id)
+        self.patches_planned.set()
+        return planned
 
     async def resign(self, environment_id: str, renew_root: bool = False) -> None:
         """Sign the same content anew, before it expires.
@@ -189,8 +222,18 @@ class Publisher:
             Missing: the environment is gone.
             Invalid: the manifest would be too large, or hold too many releases.
         """
-        releases = await offered_releases(session, environment_id)
+        releases = await offered_releases(session, environment_id, self._policy)
         return await sign_content(session, self._signing, environment_id, releases, utc_now())
+
+    async def _sign_if_changed(self, session: AsyncSession, environment_id: str) -> bool:
+        """Sign what the environment offers, unless the manifest in force says it: a new one goes to every device."""
+        releases = await offered_releases(session, environment_id, self._policy)
+        manifest = await session.get_one(Manifest, environment_id, populate_existing=True)
+        in_force = await asyncio.to_thread(releases_of, manifest.targets_bytes)
+        if sorted(in_force, key=_path) == sorted(releases, key=_path):
+            return False
+        await sign_content(session, self._signing, environment_id, releases, utc_now())
+        return True
 
     async def _publish(
         self, session: AsyncSession, actor: Actor, scene: Scene, deployment: Deployment, offers: Sequence[Offer]
@@ -200,7 +243,7 @@ class Publisher:
         await _replace_releases(session, environment_id, model_id, offers)
         deployment.number = await _next_number(session, environment_id, model_id)
         session.add(deployment)
-        await plan_patches(session, environment_id, model_id)
+        await plan_deployed(session, environment_id, model_id, self._policy, utc_now())
         deployment.revision = await self.sign(session, environment_id)
         await _record(session, actor, scene, deployment)
 
@@ -210,6 +253,7 @@ class Publisher:
 
     async def _announce(self, environment_id: str) -> None:
         await self.announce(environment_id)
+        self.looks_due.set()
         self.patches_planned.set()
 
     # --- Environments and their keys ------------------------------------------------------------------------------
@@ -339,6 +383,10 @@ class Publisher:
 
 
 # --- Reading and writing what a change is about -------------------------------------------------------------------
+
+
+def _path(release: Release) -> str:
+    return release.path
 
 
 async def _hold(session: AsyncSession, environment_id: str, model_id: str) -> Scene:

@@ -13,6 +13,17 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from artifacts.archive import UploadLimits
+from artifacts.patch.build import ENCODERS, PatchLimits
+from control_plane.patch_policy import (
+    BUILD_SECONDS,
+    LOOK_SECONDS,
+    MAX_PER_TARGET,
+    MIN_DEVICE_SHARE,
+    TOTAL_SHARE,
+    PatchPolicy,
+)
+from control_plane.preparing import FULL_ENCODINGS
+from manifests.model import MAX_ENCODINGS
 
 _MIB = 1024 * 1024
 _DATABASES = ("sqlite", "postgresql", "postgres")
@@ -43,10 +54,19 @@ def _absolute_sqlite(url: str) -> str:
     return url
 
 
+def _checked_encodings(text: str) -> str:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in ENCODERS:
+            raise ValueError(f"{name!r} is not an encoding of patches; there is {', '.join(ENCODERS)}")
+    return ",".join(dict.fromkeys(names))
+
+
 Listen = Annotated[str, AfterValidator(_checked_listen)]
 # The embedded ClickHouse changes the working directory, so relative paths are made absolute while it is the user's.
 Folder = Annotated[Path, AfterValidator(Path.absolute)]
 DatabaseUrl = Annotated[str, AfterValidator(_absolute_sqlite)]
+EncodingNames = Annotated[str, AfterValidator(_checked_encodings)]
 
 
 class Settings(BaseSettings):
@@ -102,7 +122,39 @@ class Settings(BaseSettings):
     patch_memory_bytes: int = Field(
         default=1024 * _MIB, ge=64 * _MIB, description="What making one patch may take; larger pairs get no patch."
     )
-    patch_workers: int = Field(default=1, ge=1, le=64, description="Processes that make patches.")
+    patch_seconds: int = Field(
+        default=BUILD_SECONDS, ge=10, description="What making one patch in one encoding may take."
+    )
+    patch_workers: int = Field(default=1, ge=1, le=64, description="Patches that are made at once.")
+    patch_encodings: EncodingNames = Field(
+        default=",".join(ENCODERS),
+        description="Encodings in which patches are made, the preferred one first.",
+    )
+    patch_offer: Literal["smallest", "each"] = Field(
+        default="each",
+        description="each: a patch in every encoding that is worth it, for devices and browsers that know only some. "
+        "smallest: one patch for a pair of versions.",
+    )
+    patch_max_per_target: int = Field(
+        default=MAX_PER_TARGET, ge=0, description="Patches that lead to one version and that an environment lists."
+    )
+    patch_total_share: float = Field(
+        default=TOTAL_SHARE,
+        gt=0,
+        allow_inf_nan=False,
+        description="Bytes of all wanted patches to one artifact, as a multiple of its full encoding.",
+    )
+    patch_min_device_share: float = Field(
+        default=MIN_DEVICE_SHARE,
+        ge=0,
+        le=1,
+        description="Of an environment's active devices; a version that fewer hold gets no patch.",
+    )
+    patch_look_seconds: int = Field(
+        default=LOOK_SECONDS,
+        ge=10,
+        description="Between two looks at which versions devices hold, while a rollout is under way.",
+    )
     sql_max_rows: int = Field(default=10_000, ge=1, le=1_000_000, description="Of an answer to a question in SQL.")
     sql_max_seconds: int = Field(default=30, ge=1, le=600, description="For a question in SQL.")
 
@@ -114,6 +166,8 @@ class Settings(BaseSettings):
             raise ValueError("SKAFOS_CONTROL_PUBLIC_URL must begin with http:// or https://")
         if self.max_unpacked_bytes < self.max_upload_bytes:
             raise ValueError("SKAFOS_MAX_UNPACKED_BYTES is less than SKAFOS_MAX_UPLOAD_BYTES")
+        if self.patch_max_per_target * self.patch_policy.for_each_pair > MAX_ENCODINGS - FULL_ENCODINGS:
+            raise ValueError("SKAFOS_PATCH_MAX_PER_TARGET patches in so many encodings are more than a manifest lists")
         return self
 
     @property
@@ -150,6 +204,23 @@ class Settings(BaseSettings):
     def clickhouse_dir(self) -> Path:
         """The folder of the embedded ClickHouse."""
         return self.data / "clickhouse"
+
+    @property
+    def patch_policy(self) -> PatchPolicy:
+        """What bounds the patches."""
+        return PatchPolicy(
+            max_per_target=self.patch_max_per_target,
+            total_share=self.patch_total_share,
+            min_device_share=self.patch_min_device_share,
+            encodings=tuple(self.patch_encodings.split(",")),
+            every_encoding=self.patch_offer == "each",
+        )
+
+    @property
+    def patch_limits(self) -> PatchLimits:
+        """What making a patch may take."""
+        # At half of the time an encoder stops trying, and finishes in the other half.
+        return PatchLimits(max_build_bytes=self.patch_memory_bytes, max_build_seconds=self.patch_seconds / 2)
 
     @property
     def upload_limits(self) -> UploadLimits:

@@ -262,7 +262,7 @@ class ArtifactEncoding(Base):
 
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
     artifact_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH), index=True)
-    name: Mapped[str] = mapped_column(String(32))  # identity, zstd, zstd-prefix
+    name: Mapped[str] = mapped_column(String(32))  # identity, zstd, or the name of an encoding of patches
     blob_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH))
     length: Mapped[int] = mapped_column(BigInteger)
     # "" for an encoding that needs no base: NULLs would not be unique.
@@ -271,7 +271,10 @@ class ArtifactEncoding(Base):
 
 
 class PatchJob(Base):
-    """A patch that was asked for: from which version to which, how it went, and why it is not there if it is not."""
+    """A patch that came into question: from which version to which, how it went, and why it is not there if it is not.
+
+    Whether it is wanted, and by which environment, is in `PatchWish`.
+    """
 
     __tablename__ = "patch_jobs"
     __table_args__ = (UniqueConstraint("base_sha256", "target_sha256"),)
@@ -279,9 +282,14 @@ class PatchJob(Base):
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
     base_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH))
     target_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH), index=True)
-    state: Mapped[str] = mapped_column(String(16), default="pending")  # … running, built, skipped, failed
+    state: Mapped[str] = mapped_column(String(16), default="pending", index=True)  # … running, built, skipped, failed
+    # Why it was skipped, in a word (`artifacts.patch.build.SkipReason`, `control_plane.patch_wishes.Unwanted`), and for
+    # people.
+    code: Mapped[str | None] = mapped_column(String(32), default=None)
     reason: Mapped[str | None] = mapped_column(String(255), default=None)
     length: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    # The encodings whose outcome is known: a pair is tried again when there is a new one.
+    tried: Mapped[list[Any]] = mapped_column(default=list)
     # How often it was begun and failed by its own fault, the one under way included.
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     # How often it failed by whatever cause: the pause until `retry_at` grows with it.
@@ -289,6 +297,42 @@ class PatchJob(Base):
     retry_at: Mapped[datetime | None] = mapped_column(default=None)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+
+
+class PatchWish(Base):
+    """A patch that an environment lists once it is made, or why it does not want it (any more)."""
+
+    __tablename__ = "patch_wishes"
+    __table_args__ = (Index("patch_wishes_by_pair", "target_sha256", "base_sha256"),)
+
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True, index=True)
+    target_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH), primary_key=True)
+    base_sha256: Mapped[str] = mapped_column(String(SHA256_LENGTH), primary_key=True)
+    # Its place among those to the same target, the most wanted first.
+    rank: Mapped[int] = mapped_column(Integer)
+    # Active devices that hold the base, and their share of all active ones; None when that was not known.
+    devices: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    share: Mapped[float | None] = mapped_column(default=None)
+    # None when it is wanted, else `control_plane.patch_wishes.Unwanted`.
+    unwanted: Mapped[str | None] = mapped_column(String(32), default=None)
+    # Since when it is wanted, or not for this reason.
+    since: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class PatchPlan(Base):
+    """What was last heard of the devices of a model in an environment, and when its patches are looked at again."""
+
+    __tablename__ = "patch_plans"
+
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True, index=True)
+    look_at: Mapped[datetime] = mapped_column(index=True)
+    deployed_at: Mapped[datetime | None] = mapped_column(default=None)
+    # The last answer of telemetry: when it was asked, how many devices are active, and how many hold which version.
+    asked_at: Mapped[datetime | None] = mapped_column(default=None)
+    active_devices: Mapped[int] = mapped_column(BigInteger, default=0)
+    held: Mapped[list[Any]] = mapped_column(default=list)  # [version, devices]
 
 
 class Release(Base):

@@ -90,7 +90,8 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         cache_control = fresh_for(settings.manifest_max_age_seconds, settings.manifest_stale_seconds)
         spool = Spool(settings.spool_dir / settings.worker, settings.spool_max_bytes)
         # Both follow the cache, so they are there before anything is in it.
-        prepared = PreparedManifests(manifests, cache_control)
+        # Lines about refusals name the client, whom only aiohttp's route finds out.
+        prepared = PreparedManifests(manifests, cache_control, refuse=not settings.edge_log_refusals)
         batches = Batches(manifests, spool, settings.edge_max_body_bytes)
         snapshot = ManifestSnapshot(settings.directory / "manifests", manifests)
         restored = snapshot.restore()

@@ -35,7 +35,7 @@ class BatchSpool(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Taken:
     """A batch that is on its way to the disk.
 

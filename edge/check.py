@@ -50,7 +50,11 @@ class Checks:
 
     async def manifest(self, request: web.Request) -> web.StreamResponse:
         """``GET /v2/environments/{key}/manifest``."""
-        environment = self._cache.require(request.match_info["key"])
+        try:
+            environment = self._cache.require(request.match_info["key"])
+        except Missing:
+            metrics.CHECKS.of(metrics.NOBODY, 404).count += 1
+            raise
         response = answer(request, environment.manifest, self._changing)
         metrics.CHECKS.of(environment.labels, response.status).count += 1
         return response

@@ -24,9 +24,12 @@ from edge.refusals import Refusals
 from edge.request_head import CRLF, END, MAX_HEAD_BYTES, is_request_line
 
 # Fields in a request's head, and bytes in one of them: real clients behind two proxies send some 20 fields, and an
-# If-None-Match of many tags is the longest. Half a MiB a connection at the most, while it is being parsed.
+# If-None-Match of many tags is the longest. A head may have half a MiB, for which aiohttp needs twice as much.
 MAX_HEADERS = 64
 MAX_FIELD_BYTES = 8190
+# So much of a head may wait for its end as long as the connection may be idle: what nginx takes of heads at all. With
+# more of it a client has until the second sweep, or thousands who never end theirs would hold gigabytes.
+MAX_UNFINISHED_BYTES = 32 * 1024
 # For the rest of a body that we refused: long enough for the client to see the answer.
 LINGERING_SECONDS = 5.0
 
@@ -86,6 +89,8 @@ class Door:
     def count(self, change: int) -> None:
         """Take note of a connection that came (+1) or went (-1)."""
         self._open += change
+        if change > 0:
+            metrics.CONNECTIONS_OPENED.inc(change)
         metrics.CONNECTIONS.set(self._open)
         if self.closing:
             self._look_who_is_left()
@@ -98,7 +103,7 @@ class Door:
 
     def is_check(self, data: bytes) -> bool:
         """Say whether what was read begins with a check that the lane may answer."""
-        return data[: data.find(CRLF)] in self._desk.manifests
+        return self._desk.is_check(data[: data.find(CRLF)])
 
     def size_of_request(self, data: bytes) -> int | None:
         """Return the length of the request that begins ``data``, head and body, if it has but one meaning."""
@@ -137,7 +142,7 @@ class Door:
             return
         for handler in self._server.connections:
             if isinstance(handler, _Connection):
-                handler.rest(now - LINGER_AT_AIOHTTP_SECONDS)
+                handler.sweep(now - LINGER_AT_AIOHTTP_SECONDS)
 
     async def close(self, seconds: float) -> None:
         """End connections in order, for those of aiohttp as far as `web.Server.shutdown` does not do it.
@@ -170,9 +175,23 @@ class _Connection(web.RequestHandler):
     It knows when it can give its connection back: `_begun` is a head that is not whole yet, `_due` how many bytes are
     still to come of the request that aiohttp was given. That is known, and not None, while every request so far was of
     the strict grammar and none came before its turn.
+
+    Of every request it knows when its head has ended, since its handler begins then: `_unfinished` is how many bytes
+    have come while none was at work, and `_overdue` that these were too many at the last sweep.
     """
 
-    __slots__ = ("_answering", "_begun", "_door", "_due", "_refusals", "_rested", "_stall")
+    __slots__ = (
+        "_answering",
+        "_begun",
+        "_door",
+        "_due",
+        "_handling",
+        "_overdue",
+        "_refusals",
+        "_rested",
+        "_stall",
+        "_unfinished",
+    )
 
     def __init__(
         self,
@@ -200,14 +219,20 @@ class _Connection(web.RequestHandler):
         self._answering = False
         self._begun = b""
         self._rested = 0.0
+        self._handling = False
+        self._unfinished = 0
+        self._overdue = False
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._door.count(-1)
+        if exc is not None:
+            metrics.CONNECTIONS_RESET.inc()
         super().connection_lost(exc)
 
     def begin(self, data: bytes) -> None:
         """Take what the lane has read and does not answer."""
         self._follow(data)
+        self._unfinished = len(data)
         super().data_received(data)
 
     def data_received(self, data: bytes) -> None:
@@ -217,7 +242,14 @@ class _Connection(web.RequestHandler):
                 self._give_back().data_received(data)
                 return
             self._follow(data)
+        if not self._handling:
+            self._unfinished += len(data)
         super().data_received(data)
+
+    def head_ended(self) -> None:
+        """Take note that a request is handled, so that its head is whole."""
+        self._handling = True
+        self._unfinished, self._overdue = 0, False
 
     def _is_at_rest(self) -> bool:
         return self._due == 0 and not self._answering and not self._begun
@@ -234,10 +266,19 @@ class _Connection(web.RequestHandler):
             data, self._begun = self._begun, b""
         self._due = None if due is None or due < len(data) else due - len(data)
 
-    def rest(self, since: float) -> None:
-        """Give the connection back when it has been at rest since that moment: a lane keeps a tenth of the memory."""
+    def sweep(self, since: float) -> None:
+        """Give the connection back when it has been at rest since that moment: a lane keeps a tenth of the memory.
+
+        Or close it, when it holds much of a head, and did so at the last sweep.
+        """
         if self._is_at_rest() and self._rested < since and self.transport is not None:
             self._give_back()
+        elif self._overdue and self.transport is not None:
+            metrics.UNFINISHED.inc()
+            self._refusals.connection(self.transport, "head_unfinished")
+            self.force_close()
+        else:
+            self._overdue = self._unfinished > MAX_UNFINISHED_BYTES
 
     def _give_back(self) -> Lane:
         """End this handler as if the connection were lost, without closing it."""
@@ -259,6 +300,8 @@ class _Connection(web.RequestHandler):
             async with asyncio.timeout(self._stall):
                 sent, lost = await super().finish_response(request, answer, start_time)
             self._answering = lost or not sent.keep_alive or not request.content.is_eof()
+            # What comes of a body that nobody wants, aiohttp drops, and only for a while.
+            self._handling = not request.content.is_eof()
             self._rested = time.monotonic()
             return sent, lost
         except TimeoutError:
@@ -289,6 +332,12 @@ class _Connection(web.RequestHandler):
             response = render(500, "Something went wrong here; it has been recorded.", "internal")
         response.force_close()
         return response
+
+
+def note_head(request: web.Request) -> None:
+    """Tell a request's connection that its head is whole; for the first of the handlers."""
+    if isinstance(request.protocol, _Connection):
+        request.protocol.head_ended()
 
 
 # What aiohttp itself answers, before any handler of ours is asked.

@@ -23,6 +23,8 @@ from edge.clients import TOLD, Clients, parse_peer, plain
 from edge.proxy_protocol import BadHeader, HeaderReader
 from edge.refusals import Refusals
 
+# Connections that wait to be accepted while the loop is busy with something for a moment.
+BACKLOG = 1024
 # Connections accepted before other work gets its turn.
 ACCEPTS_A_TURN = 64
 # When the process has no descriptors left, accepting again at once would only fail again.
@@ -74,7 +76,8 @@ async def accepting(
         finally:
             await entrance.close()
     else:
-        server = await asyncio.get_running_loop().create_server(protocol, sock=listening)
+        # It listens anew, and without being told with room for 100.
+        server = await asyncio.get_running_loop().create_server(protocol, sock=listening, backlog=BACKLOG)
         try:
             yield
         finally:

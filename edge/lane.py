@@ -61,6 +61,7 @@ class Desk:
         "leaving",
         "manifests",
         "reader",
+        "refusal",
     )
 
     def __init__(
@@ -73,6 +74,7 @@ class Desk:
         self.manifests = answering.prepared.by_request_line
         self.heads = answering.prepared.by_head
         self.answers = answering.prepared.by_head.entries
+        self.refusal: Callable[[bytes], Answer | None] = answering.prepared.refusal
         self.batches = answering.batches
         self.blobs = answering.blobs
         self.leaving = False
@@ -87,21 +89,39 @@ class Desk:
         self.leaving = True
         self.manifests = {}
         self.answers = {}
+        self.refusal = _no_refusal
 
     def answer_to(self, head: bytes) -> Answer | None:
         """Return the answer to what ends with an empty line; None when it is not one head, or aiohttp is to answer."""
         end = head.find(CRLF)
         manifest = self.manifests.get(head[:end])
         if manifest is None:
-            return None
+            refusal = self.refusal(head[:end])
+            return None if refusal is None or not self._is_plain(head, end) else refusal
         fields = self.reader.read(head, end)
         if fields is None or fields.conditional or fields.body_bytes is not None:
             return None
         answer = _choose(manifest, fields.tag)
-        # What comes once, as with an id of its own in each request, would only push out what comes again.
-        if answer is not None and not fields.new:
-            self.heads.add(head, answer)
+        if answer is not None:
+            # What comes once, as with an id of its own in each request, would only push out what comes again.
+            if fields.new:
+                metrics.CHECKS.new_heads += 1
+            else:
+                self.heads.add(head, answer)
         return answer
+
+    def is_check(self, line: bytes) -> bool:
+        """Say whether this is the request line of a check that can be answered here."""
+        return line in self.manifests or self.refusal(line) is not None
+
+    def _is_plain(self, head: bytes, end: int) -> bool:
+        """Say whether a head is of the grammar, and no body follows it."""
+        fields = self.reader.read(head, end)
+        return fields is not None and fields.body_bytes is None
+
+
+def _no_refusal(_: bytes) -> Answer | None:
+    return None
 
 
 def _choose(manifest: PreparedManifest, held: bytes | None) -> Answer | None:
@@ -142,8 +162,10 @@ class Lane(asyncio.Protocol):
         self._desk.lanes.add(self)
         self._desk.counted(+1)
 
-    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 - whatever ended it, it is gone
+    def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
+        if exc is not None:
+            metrics.CONNECTIONS_RESET.inc()
         if isinstance(self._taken, Sending):
             self._desk.blobs.cancel(self._taken)
         self._desk.lanes.discard(self)
@@ -194,10 +216,10 @@ class Lane(asyncio.Protocol):
             if end < len(END):
                 self._hand_over(data[start:], _FRAGMENT)
                 return
-            head = data[start:end]
-            answer = desk.answers.get(head) or desk.answer_to(head)
+            posted = data.startswith(b"POST ", start)
+            answer = None if posted else self._answer_to(data[start:end])
             if answer is None:
-                taken = None if desk.leaving else self._take(data, start, end)
+                taken = None if desk.leaving else self._take(data, start, end, posted=posted)
                 if taken is None:
                     self._hand_over(data[start:], _OTHER)
                     return
@@ -212,12 +234,14 @@ class Lane(asyncio.Protocol):
             self.seen = desk.clock.now
             start = end
 
-    def _take(self, data: bytes, start: int, head_end: int) -> Taken | Sending | None:
+    def _answer_to(self, head: bytes) -> Answer | None:
+        return self._desk.answers.get(head) or self._desk.answer_to(head)
+
+    def _take(self, data: bytes, start: int, head_end: int, *, posted: bool) -> Taken | Sending | None:
         """Begin to answer what takes its time: a blob that we send, or a batch that we have stored."""
         desk = self._desk
-        sending = desk.blobs.take(desk.reader, data, start, head_end, self._transport, desk.clock, self._sent)
-        if sending is not None:
-            return sending
+        if not posted:
+            return desk.blobs.take(desk.reader, data, start, head_end, self._transport, desk.clock, self._sent)
         taken = desk.batches.take(desk.reader, data, start, head_end, self._settle)
         if taken is not None:
             self._batch = data[start : taken.end]
@@ -278,6 +302,7 @@ class Lane(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Read nothing more until the client has taken what is written."""
         self._paused = self._waits = True
+        metrics.PAUSED.inc()
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:

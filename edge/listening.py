@@ -9,12 +9,10 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from edge.connections import ConnectionLimits, Door
-from edge.entrance import Introduction, accepting
+from edge.entrance import BACKLOG, Introduction, accepting
 from edge.lane import Answering
 from edge.settings import parse_address
 
-# Connections that wait to be accepted while the loop is busy with something for a moment.
-BACKLOG = 1024
 # The kernel's own bound on a peer that takes nothing: behind our time-outs, which see whole pieces only, it also ends
 # connections that are closing. Milliseconds.
 TCP_USER_TIMEOUT_MS = 120_000

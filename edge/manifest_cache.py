@@ -87,6 +87,11 @@ def _document(name: str, body: bytes) -> Document:
     return Document(body, Validators(f'"{hashlib.sha256(body).hexdigest()}"'))
 
 
+def unknown_key() -> Missing:
+    """Return the error of a request with a key that no environment has."""
+    return Missing("No environment has this key.", "unknown_key")
+
+
 class ManifestCache:
     """The environments of this worker, by key."""
 
@@ -130,10 +135,14 @@ class ManifestCache:
             raise self._unknown()
         return environment
 
+    def is_nobodys(self, key: str) -> bool:
+        """Tell whether it is certain that no environment has this key."""
+        return self._complete and key not in self._environments
+
     def _unknown(self) -> EdgeError:
         if not self._complete:
             return Unavailable("This edge has just started and does not know all environments yet.", "starting")
-        return Missing("No environment has this key.", "unknown_key")
+        return unknown_key()
 
     def revision(self, key: str) -> int:
         """Return the revision that is served under ``key``; 0 when none is."""

@@ -20,12 +20,20 @@ REQUESTS: Final = Counter(
 REQUEST_SECONDS: Final = Histogram(
     "skafos_edge_request_seconds", "Time to answer, downloads included.", ["route"], buckets=_SECONDS
 )
+WAITED: Final = Counter(
+    "skafos_edge_requests_waited", "Requests of aiohttp's that waited for a turn, because many came at once."
+)
 HANDED_OVER: Final = Counter(
     "skafos_edge_lane_handed_over", "Requests that the lane handed over to aiohttp, by reason.", ["reason"]
 )
 GIVEN_BACK: Final = Counter("skafos_edge_lane_given_back", "Connections that came back to the lane from aiohttp.")
+PAUSED: Final = Counter(
+    "skafos_edge_lane_paused", "Times that the lane read no more because a client did not take its answers."
+)
 IDLE_CLOSED: Final = Counter("skafos_edge_connections_idle", "Connections that the lane closed because nothing came.")
 CONNECTIONS: Final = Gauge("skafos_edge_connections", "Open connections of devices.")
+CONNECTIONS_OPENED: Final = Counter("skafos_edge_connections_opened", "Connections of devices that were accepted.")
+CONNECTIONS_RESET: Final = Counter("skafos_edge_connections_reset", "Connections that clients cut off (TCP reset).")
 CONNECTIONS_REFUSED: Final = Counter("skafos_edge_connections_refused", "Connections over the bound, refused with 503.")
 CONNECTIONS_FAILED: Final = Counter(
     "skafos_edge_connections_failed", "Connections that ended before their first request, by cause.", ["cause"]
@@ -37,6 +45,9 @@ CERTIFICATE_FAILURES: Final = Counter(
     "skafos_edge_certificate_failures", "Changed certificates that could not be used; the one before stays in use."
 )
 MALFORMED: Final = Counter("skafos_edge_requests_malformed", "Requests that are no HTTP.")
+UNFINISHED: Final = Counter(
+    "skafos_edge_heads_unfinished", "Connections closed because a long head did not end within two seconds."
+)
 STALLED: Final = Counter("skafos_edge_answers_stalled", "Answers given up because the client took too long to read.")
 FAILURES: Final = Counter("skafos_edge_requests_failed", "Requests that met an error of ours (500).")
 
@@ -55,10 +66,17 @@ BLOB_FILL_FAILURES: Final = Counter("skafos_edge_blob_fill_failures", "Fetches t
 BLOB_EVICTED_BYTES: Final = Counter("skafos_edge_blob_evicted_bytes", "Bytes that had to go from the cache.")
 BLOB_CACHE_BYTES: Final = Gauge("skafos_edge_blob_cache_bytes", "Bytes of whole blobs in the cache.")
 SENT_BYTES: Final = Counter("skafos_edge_sent_bytes", "Bytes of blobs sent to devices.")
+VERSIONS_ASKED: Final = Counter(
+    "skafos_edge_versions_asked", "Versions asked for by number, by the content coding of the answer.", ["coding"]
+)
 
 EVENTS: Final = Counter("skafos_edge_events", "Events handed in, by outcome.", ["outcome"])
 REGISTRATIONS: Final = Counter("skafos_edge_registrations", "Device registrations, by outcome.", ["outcome"])
 SATURATED: Final = Counter("skafos_edge_saturated", "Requests refused because a bound was reached.", ["bound"])
+
+
+# Whose checks are counted that have a key of nobody's.
+NOBODY: Final = Labels("", "", "", "", "", "")
 
 
 class CheckTally:
@@ -76,10 +94,14 @@ class CheckCounts(Collector):
     """Manifests answered, by environment and status, in the lane and by aiohttp's route alike.
 
     An environment is told by its id and names; its key is known to devices only. There are two tallies for each
-    environment that was in memory, far smaller than its manifest.
+    environment that was in memory, far smaller than its manifest, and one for all keys that nobody has (404).
+
+    Attributes:
+        new_heads: checks in the lane whose head had a line that was not remembered; counted as a number, too.
     """
 
     def __init__(self) -> None:
+        self.new_heads = 0
         self._tallies: dict[tuple[str, int], CheckTally] = {}
 
     def of(self, labels: Labels, status: int) -> CheckTally:
@@ -89,10 +111,10 @@ class CheckCounts(Collector):
         return tally
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """Yield the one family, with the environments that were asked for."""
+        """Yield the checks of the environments that were asked for, and the heads."""
         family = CounterMetricFamily(
             "skafos_edge_checks",
-            "Checks answered with a manifest (200) or without (304), by environment and status.",
+            "Checks answered with a manifest (200) or without (304), by environment and status; 404: key of nobody's.",
             labels=["environment_id", "application", "environment", "status"],
         )
         for tally in self._tallies.values():
@@ -100,6 +122,11 @@ class CheckCounts(Collector):
                 names = (tally.labels.environment_id, tally.labels.application, tally.labels.environment)
                 family.add_metric([*names, str(tally.status)], tally.count)
         yield family
+        yield CounterMetricFamily(
+            "skafos_edge_lane_heads_new",
+            "Checks in the lane whose head had a line that was not remembered, so that it was read.",
+            self.new_heads,
+        )
 
 
 CHECKS: Final = CheckCounts()

@@ -10,11 +10,13 @@ import time
 from email.utils import formatdate
 
 from edge import metrics
-from edge.manifest_cache import Document, Environment, ManifestCache
+from edge.errors import UNCACHED, error_body
+from edge.manifest_cache import Document, Environment, ManifestCache, unknown_key
 from edge.memory import BoundedMemory
 
 # The shape of an environment key: such a key stands in a request line as it is, with nothing to decode.
 PLAIN_KEY = re.compile(r"[a-z][a-z0-9-]{0,99}")
+_CHECK = re.compile(rb"GET /v2/environments/(%b)/manifest HTTP/1\.1" % PLAIN_KEY.pattern.encode())
 # A larger manifest is aiohttp's to send, since prepared it is in memory twice. One of three models has 2 KB.
 MAX_PREPARED_BYTES = 64 * 1024
 # 4 MiB of heads at the most. Devices of one kind that hold the same manifest send the same bytes.
@@ -108,6 +110,14 @@ class PreparedManifest:
             )
 
 
+def _unknown_answer() -> Answer:
+    """Return the answer to a check whose key no environment has, as `edge.errors.render_error` gives it."""
+    error = unknown_key()
+    body = error_body(error.sentence, error.code)
+    fields = {"Cache-Control": UNCACHED, "Content-Type": "application/json", "Content-Length": str(len(body))}
+    return Answer(_head("404 Not Found", fields), body, metrics.CHECKS.of(metrics.NOBODY, 404))
+
+
 def _head(status: str, fields: dict[str, str]) -> bytes:
     """Return the bytes before the date."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
@@ -120,18 +130,28 @@ class PreparedManifests:
     Args:
         cache: followed from now on.
         cache_control: of manifests.
+        refuse: whether there is an answer to checks with a key of nobody's as well.
 
     Attributes:
         by_request_line: by the request line that asks for each.
         by_head: answers to heads that were read before, forgotten whenever a manifest changes.
     """
 
-    def __init__(self, cache: ManifestCache, cache_control: str) -> None:
+    def __init__(self, cache: ManifestCache, cache_control: str, *, refuse: bool = True) -> None:
         self._cache = cache
+        self._unknown = _unknown_answer() if refuse else None
         self._cache_control = cache_control
         self.by_request_line: dict[bytes, PreparedManifest] = {}
         self.by_head: BoundedMemory[Answer] = BoundedMemory(MAX_HEADS, MAX_HEAD_BYTES)
         cache.on_change(self._prepare)
+
+    def refusal(self, line: bytes) -> Answer | None:
+        """Return the answer to a check, told by its request line, whose key certainly is nobody's.
+
+        Devices whose environment was deleted ask as often as any others, and so may somebody who guesses keys.
+        """
+        check = _CHECK.fullmatch(line)
+        return self._unknown if check is not None and self._cache.is_nobodys(check[1].decode()) else None
 
     def _prepare(self, key: str) -> None:
         if not PLAIN_KEY.fullmatch(key):

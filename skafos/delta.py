@@ -1,36 +1,36 @@
 """Patches between plain files, as `skafos delta` makes and applies them.
 
-A patch file is one Zstandard frame with the old file as its prefix, followed by a skippable frame (RFC 8878, section
-3.1.2) that names what it leads from and to. So ``zstd -d --patch-from=OLD PATCH`` decodes it as well.
+``skafos-delta`` knows tensors and leaves least (``docs/patch-format.md``). ``zstd-prefix`` is what the `zstd` program
+decodes (`skafos.zstd_patch`).
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from artifacts.encodings import ZSTD_PREFIX
+from artifacts.encodings import SKAFOS_DELTA, ZSTD_PREFIX
 from artifacts.errors import ArtifactError, BaseMismatch, PatchTooCostly
-from artifacts.files import whole_file
-from artifacts.hashing import hash_file, is_sha256
-from artifacts.patch.zstd_prefix import PatchLimits, apply_patch, make_patch
+from artifacts.hashing import hash_file
+from artifacts.patch import apply as tensor_patch
+from artifacts.patch import zstd_prefix
+from artifacts.patch.encode import EncodeLimits, EncodeReport, encode_patch
+from artifacts.patch.format import MAGIC, Header, read_header
+from artifacts.patch.limits import PatchLimits
+from skafos import zstd_patch
 from skafos.exceptions import InvalidParamError, SkafosError
+from skafos.zstd_patch import NoZstdPatch
 
-# Any of the sixteen skippable magic numbers will do; this one is ours.
-SKIPPABLE_MAGIC = 0x184D2A5B
-_HEADER = struct.Struct("<II")
-# The record's length again, at the very end, so that it is found from there.
-_FOOTER = struct.Struct("<I")
-# Five short fields; anything longer is not ours.
-MAX_RECORD_BYTES = 1024
-FORMAT = 1
+__all__ = ["ENCODINGS", "Limits", "Made", "PatchFailedError", "PatchInfo", "apply", "as_json", "info", "make"]
+
+ENCODINGS = (SKAFOS_DELTA, ZSTD_PREFIX)
+
+Progress = Callable[[int, int], None]
 
 
 class PatchFailedError(SkafosError):
@@ -38,8 +38,30 @@ class PatchFailedError(SkafosError):
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What making or applying a patch may cost; the defaults of its encoding where nothing is said.
+
+    Attributes:
+        memory_bytes: of the process.
+        seconds: after which nothing more is tried to make a patch smaller; only of ``skafos-delta``.
+    """
+
+    memory_bytes: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PatchInfo:
-    """What a patch file says of itself. Lengths are bytes, hashes SHA-256 in hex."""
+    """What a patch file says of itself. Lengths are bytes, hashes SHA-256 in hex.
+
+    Attributes:
+        encoding: one of `ENCODINGS`.
+        length: of the patch.
+        old_sha256, old_length: of the file that it leads from; of ``skafos-delta`` the first 16 bytes of the hash.
+        new_sha256, new_length: of the file that it leads to.
+        memory_bytes: what applying it takes beside the old file, which is mapped; of ``zstd-prefix`` with both files.
+        scratch_bytes: disk that applying it takes beside the new file.
+    """
 
     encoding: str
     length: int
@@ -47,36 +69,75 @@ class PatchInfo:
     old_length: int
     new_sha256: str
     new_length: int
+    memory_bytes: int
+    scratch_bytes: int
 
 
-def make(old: Path, new: Path, patch: Path, limits: PatchLimits | None = None) -> PatchInfo:
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A patch that was made and tried.
+
+    Attributes:
+        info: what it says of itself.
+        report: how each part of the new file is made; only of ``skafos-delta``.
+    """
+
+    info: PatchInfo
+    report: EncodeReport | None
+
+
+def make(
+    old: Path,
+    new: Path,
+    patch: Path,
+    limits: Limits | None = None,
+    *,
+    encoding: str = SKAFOS_DELTA,
+    making: Progress | None = None,
+    trying: Progress | None = None,
+) -> Made:
     """Write the patch that leads from ``old`` to ``new``, having tried that it does.
+
+    Args:
+        old: the file that it leads from.
+        new: the file that it leads to.
+        patch: where it goes; it appears whole.
+        limits: what it may cost.
+        encoding: one of `ENCODINGS`.
+        making: is told how much is made, of a total; only of ``skafos-delta``.
+        trying: is told the bytes of the new file that were made from the patch, and their total; likewise.
 
     Raises:
         PatchFailedError: it would take more memory than ``limits`` allow.
-        InvalidParamError: a file is missing.
+        InvalidParamError: a file is missing, or the encoding is unknown.
     """
-    (old_sha256, old_length), (new_sha256, new_length) = _hash(old), _hash(new)
-    with tempfile.TemporaryDirectory(dir=_folder_of(patch), prefix=".skafos-delta-") as folder:
-        frame = Path(folder) / "frame"
-        with _explained("make"):
-            make_patch(old, new, frame, limits)
-            tried = Path(folder) / "tried"
-            apply_patch(old, frame, tried, length=new_length, sha256=new_sha256, limits=limits)
-        record = {"skafos": FORMAT, "encoding": ZSTD_PREFIX} | {
-            "old_sha256": old_sha256,
-            "old_length": old_length,
-            "new_sha256": new_sha256,
-            "new_length": new_length,
-        }
-        with whole_file(patch) as out, frame.open("rb") as source:
-            shutil.copyfileobj(source, out)
-            out.write(_trailer(record))
-    return info(patch)
+    if encoding not in ENCODINGS:
+        raise InvalidParamError(f"The encoding {encoding} is unknown; there are {' and '.join(ENCODINGS)}.")
+    for path in (old, new):
+        _require_file(path)
+    with tempfile.TemporaryDirectory(dir=_folder_of(patch), prefix=".skafos-delta-") as folder, _explained("make"):
+        made, tried = Path(folder) / "made", Path(folder) / "tried"
+        report = None
+        if encoding == SKAFOS_DELTA:
+            report = encode_patch(old, new, made, _encode_limits(limits), progress=making)
+        else:
+            _make_zstd(old, new, made, limits)
+        _apply(old, made, tried, _described(made), limits, trying)
+        made.replace(patch)
+    return Made(_described(patch), report)
 
 
-def apply(old: Path, patch: Path, new: Path, limits: PatchLimits | None = None) -> PatchInfo:
+def apply(
+    old: Path, patch: Path, new: Path, limits: Limits | None = None, *, progress: Progress | None = None
+) -> PatchInfo:
     """Write the file that ``patch`` leads to from ``old``; it appears once its length and hash are right.
+
+    Args:
+        old: the file that the patch was made from.
+        patch: in any of the `ENCODINGS`.
+        new: where the result goes.
+        limits: what it may cost.
+        progress: is told the bytes that are made, and their total; only of ``skafos-delta``.
 
     Raises:
         PatchFailedError: ``old`` is not the file that the patch was made from, the patch is damaged, or it would take
@@ -85,19 +146,10 @@ def apply(old: Path, patch: Path, new: Path, limits: PatchLimits | None = None) 
     """
     known = info(patch)
     _require_file(old)
-    with tempfile.TemporaryDirectory(dir=_folder_of(new), prefix=".skafos-delta-") as folder:
-        frame = Path(folder) / "frame"
-        _copy_frame(patch, frame)
-        with _explained("apply"):
-            apply_patch(
-                old,
-                frame,
-                new,
-                length=known.new_length,
-                sha256=known.new_sha256,
-                limits=limits,
-                base_sha256=known.old_sha256,
-            )
+    with tempfile.TemporaryDirectory(dir=_folder_of(new), prefix=".skafos-delta-") as folder, _explained("apply"):
+        made = Path(folder) / "made"
+        _apply(old, patch, made, known, limits, progress)
+        made.replace(new)
     return known
 
 
@@ -108,8 +160,10 @@ def info(patch: Path) -> PatchInfo:
         InvalidParamError: it is missing, or no patch.
     """
     _require_file(patch)
-    record, _ = _read_trailer(patch)
-    return PatchInfo(length=patch.stat().st_size, **record)
+    try:
+        return _described(patch)
+    except (NoZstdPatch, ArtifactError) as error:
+        raise InvalidParamError(f"{patch} cannot be read: {error}.") from None
 
 
 def as_json(patch: PatchInfo) -> dict[str, Any]:
@@ -117,53 +171,58 @@ def as_json(patch: PatchInfo) -> dict[str, Any]:
     return asdict(patch)
 
 
-def _trailer(record: dict[str, Any]) -> bytes:
-    text = json.dumps(record).encode()
-    return _HEADER.pack(SKIPPABLE_MAGIC, len(text) + _FOOTER.size) + text + _FOOTER.pack(len(text))
+def _make_zstd(old: Path, new: Path, patch: Path, limits: Limits | None) -> None:
+    (old_sha256, old_length), (new_sha256, new_length) = hash_file(old), hash_file(new)
+    frame = patch.with_name("frame")
+    zstd_prefix.make_patch(old, new, frame, _patch_limits(limits))
+    zstd_patch.write_patch(frame, patch, zstd_patch.Record(old_sha256, old_length, new_sha256, new_length))
 
 
-def _read_trailer(patch: Path) -> tuple[dict[str, Any], int]:
-    """Return the record at a patch's end, checked, and the length of the frame before it."""
+def _apply(
+    old: Path, patch: Path, new: Path, known: PatchInfo, limits: Limits | None, progress: Progress | None
+) -> None:
+    apply_it: Callable[..., None] = partial(tensor_patch.apply_patch, progress=progress)
+    if known.encoding == ZSTD_PREFIX:
+        frame = new.with_name("frame")
+        zstd_patch.copy_frame(patch, frame)
+        patch, apply_it = frame, zstd_prefix.apply_patch
+    apply_it(
+        old,
+        patch,
+        new,
+        length=known.new_length,
+        sha256=known.new_sha256,
+        base_sha256=known.old_sha256,
+        limits=_patch_limits(limits),
+    )
+
+
+def _described(patch: Path) -> PatchInfo:
+    length = patch.stat().st_size
     with patch.open("rb") as file:
-        total = file.seek(0, 2)
-        file.seek(max(0, total - MAX_RECORD_BYTES))
-        end = file.read()
-    length = _FOOTER.unpack(end[-_FOOTER.size :])[0] if len(end) > _FOOTER.size else 0
-    start = len(end) - _FOOTER.size - length
-    if length == 0 or start < _HEADER.size:
-        raise InvalidParamError(f"{patch} is no patch of Skafos.")
-    magic, stated = _HEADER.unpack(end[start - _HEADER.size : start])
-    if (magic, stated) != (SKIPPABLE_MAGIC, length + _FOOTER.size):
-        raise InvalidParamError(f"{patch} is no patch of Skafos.")
-    return _checked(end[start : start + length], patch), total - _FOOTER.size - length - _HEADER.size
+        if file.read(len(MAGIC)) == MAGIC:
+            file.seek(0)
+            return _of_header(read_header(file), length)
+    record = zstd_patch.read_record(patch)
+    memory = zstd_prefix.estimate_apply_bytes(record.old_length, record.new_length)
+    sides = record.old_sha256, record.old_length, record.new_sha256, record.new_length
+    return PatchInfo(ZSTD_PREFIX, length, *sides, memory, 0)
 
 
-def _checked(text: bytes, patch: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-        if found["skafos"] != FORMAT or found["encoding"] != ZSTD_PREFIX:
-            raise InvalidParamError(f"{patch} has an encoding that this version does not know.")
-        hashes = {name: str(found[name]) for name in ("old_sha256", "new_sha256")}
-        lengths = {name: int(found[name]) for name in ("old_length", "new_length")}
-    except (ValueError, KeyError, TypeError):
-        raise InvalidParamError(f"{patch} is a damaged patch.") from None
-    if not all(map(is_sha256, hashes.values())) or min(lengths.values()) < 0:
-        raise InvalidParamError(f"{patch} is a damaged patch.")
-    return {"encoding": found["encoding"], **hashes, **lengths}
+def _of_header(header: Header, length: int) -> PatchInfo:
+    base, target = header.base, header.target
+    sides = base.sha256, base.length, target.sha256, target.length
+    return PatchInfo(SKAFOS_DELTA, length, *sides, header.memory_bytes, header.inflated_bytes)
 
 
-def _copy_frame(patch: Path, frame: Path) -> None:
-    """Copy the part of a patch that is compressed."""
-    _, left = _read_trailer(patch)
-    with patch.open("rb") as source, frame.open("wb") as sink:
-        while left and (chunk := source.read(min(left, 1 << 20))):
-            sink.write(chunk)
-            left -= len(chunk)
+def _encode_limits(limits: Limits | None) -> EncodeLimits:
+    default, limits = EncodeLimits(), limits or Limits()
+    return EncodeLimits(limits.seconds or default.max_seconds, limits.memory_bytes or default.max_bytes)
 
 
-def _hash(path: Path) -> tuple[str, int]:
-    _require_file(path)
-    return hash_file(path)
+def _patch_limits(limits: Limits | None) -> PatchLimits | None:
+    allowed = limits.memory_bytes if limits is not None else None
+    return None if allowed is None else PatchLimits(max_build_bytes=allowed, max_apply_bytes=allowed)
 
 
 def _require_file(path: Path) -> None:
@@ -179,15 +238,15 @@ def _folder_of(path: Path) -> Path:
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turn the errors of the encoder into sentences."""
+    """Turn the errors of encoders and decoders into sentences."""
     try:
         yield
     except BaseMismatch:
         raise PatchFailedError("The old file is not the one that the patch was made from.") from None
     except PatchTooCostly as error:
         raise PatchFailedError(
-            f"To {what} this patch takes about {error.needed >> 20} MiB of memory, and {error.allowed >> 20} MiB are "
-            "allowed; see --max-memory."
+            f"To {what} this patch takes about {error.needed >> 20} MiB of {error.what}, and {error.allowed >> 20} MiB "
+            "are allowed; see --max-memory."
         ) from None
     except ArtifactError as error:
         raise PatchFailedError(f"The patch cannot be used: {error}.") from None

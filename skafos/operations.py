@@ -351,9 +351,25 @@ def list_deployments(org: str, app: str, model: str, *, environment: str | None 
     return listing(Deployment, of_model(org, app, model, "deployments"), query)
 
 
-def list_patches(org: str, app: str, model: str) -> Steps[list[Patch]]:
-    """List the patches between a model's versions: built, pending or skipped, with sizes."""
-    return listing(Patch, of_model(org, app, model, "patches"))
+def list_patches(
+    org: str,
+    app: str,
+    model: str,
+    *,
+    environment: str | None = None,
+    from_version: int | None = None,
+    to_version: int | None = None,
+) -> Steps[list[Patch]]:
+    """List the patches between a model's versions, newest first: built, pending or skipped and why, with sizes.
+
+    Args:
+        environment: only those that came into question there; its name or id.
+        from_version: only those that lead from it.
+        to_version: only those that lead to it.
+    """
+    asked = {"environment": environment, "from_version": from_version, "to_version": to_version}
+    query = {name: str(value) for name, value in asked.items() if value is not None}
+    return listing(Patch, of_model(org, app, model, "patches"), query)
 
 
 def adoption(org: str, app: str, model: str, *, environment: str, days: int = 30) -> Steps[Adoption]:

@@ -113,6 +113,15 @@ class Tensor(Struct, frozen=True, kw_only=True):
     shape: list[int | str | None] = field(default_factory=list)
 
 
+class PatchCounts(Struct, frozen=True, kw_only=True):
+    """What became of the patches that lead to a version; `skipped` by the word that says why."""
+
+    built: int = 0
+    waiting: int = 0
+    failed: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
 class ModelVersion(Struct, frozen=True, kw_only=True):
     """An immutable version of a model, as uploaded, and what was read from it. Lengths are bytes."""
 
@@ -132,6 +141,7 @@ class ModelVersion(Struct, frozen=True, kw_only=True):
     files: list[File] = field(default_factory=list)
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    patches: PatchCounts = PatchCounts()
     created_at: str | None = None
     updated_at: str | None = None
 
@@ -146,12 +156,30 @@ class Device(Struct, frozen=True, kw_only=True):
     updated_at: str | None = None
 
 
+class OfferedPatch(Struct, frozen=True, kw_only=True):
+    """A patch to a version that an environment offers, as it stands there: made, under way, or skipped and why."""
+
+    state: str
+    from_version: int | None = None
+    code: str | None = None
+    reason: str | None = None
+    encoding: str | None = None
+    length: int | None = None
+    devices: int | None = None
+    share: float | None = None
+
+
 class Offer(Struct, frozen=True, kw_only=True):
-    """A version that an environment offers: to which share of devices (percent), and to which of them."""
+    """A version that an environment offers: to which share of devices (percent), and to which of them.
+
+    `patches` and `full_length`, the bytes that a device downloads without one, are told of what is offered now.
+    """
 
     version: int
     percent: float = 100.0
     conditions: dict[str, Any] = field(default_factory=dict)
+    full_length: int | None = None
+    patches: list[OfferedPatch] = field(default_factory=list)
 
 
 class EnvironmentGroup(Struct, frozen=True, kw_only=True):
@@ -190,16 +218,32 @@ class Deployment(Struct, frozen=True, kw_only=True):
     created_at: str | None = None
 
 
+class PatchPlace(Struct, frozen=True, kw_only=True):
+    """Whether an environment wants a patch (`code` says why not), and for how many of its active devices."""
+
+    environment: str
+    wanted: bool
+    code: str | None = None
+    devices: int | None = None
+    share: float | None = None
+
+
 class Patch(Struct, frozen=True, kw_only=True):
-    """A patch from one version to another: its state, its length in bytes, and that of the smallest full encoding."""
+    """A patch from one version to another: its state, its length in bytes, and that of the smallest full encoding.
+
+    A patch that was skipped says why: in a word (`code`) and for people (`reason`).
+    """
 
     state: str
     id: str = ""
     from_version: int | None = None
     to_version: int | None = None
+    code: str | None = None
     reason: str | None = None
+    encoding: str | None = None
     length: int | None = None
     full_length: int | None = None
+    environments: list[PatchPlace] = field(default_factory=list)
     created_at: str | None = None
     updated_at: str | None = None
 

@@ -55,6 +55,16 @@ GROUP BY held
 ORDER BY held
 """
 
+# The same for the versions that are asked about alone: what devices say may be anything, and stays out of the answer.
+HELD: Final = """
+SELECT if(held IN {versions}, held, toUInt32(0)) AS known, count() AS devices
+FROM (%s
+) AS device
+WHERE day >= {first_day}
+GROUP BY known
+ORDER BY devices DESC, known DESC
+"""
+
 INSTALLATIONS: Final = """
 SELECT count() AS installations
 FROM (
@@ -241,23 +251,9 @@ async def adoption(
         ValueError: ``days`` is out of range.
         WarehouseUnavailable: ClickHouse cannot answer; that is not the same as "no data".
     """
-    if not 1 <= days <= MAX_DAYS:
-        raise ValueError(f"days is between 1 and {MAX_DAYS}")
-    last_day = now.astimezone(UTC).date()
-    first_day = last_day - timedelta(days=days - 1)
-    values: dict[str, Value] = {
-        "organization_id": organization_id,
-        "application_id": application_id,
-        "environment": environment,
-        "names": [each.name for each in names],
-        "first_day": first_day,
-        "last_day": last_day,
-        "max_failures": MAX_FAILURES,
-    }
+    first_day, last_day = _window(days, now)
+    values = _values(organization_id, application_id, environment, names, first_day, last_day)
     questions = _questions(names)
-    for place, each in enumerate(names):
-        values |= {f"name_{place}": each.name, f"first_{place}": each.first, f"since_{place}": each.since}
-        values |= {f"last_{place}": each.last or 0}
     return AdoptionReport(
         model=names[0].name,
         environment=environment,
@@ -271,10 +267,77 @@ async def adoption(
     )
 
 
+async def held_now(
+    warehouse: Warehouse,
+    organization_id: str,
+    application_id: str,
+    environment: str,
+    names: Sequence[ModelName],
+    versions: Sequence[int],
+    days: int,
+    now: datetime,
+) -> tuple[VersionShare, ...]:
+    """Answer which of some versions the active devices hold now: one question, and a row a version at most.
+
+    Args:
+        environment: its name, as edges write it.
+        names: as for ``adoption``.
+        versions: numbers of the model's versions, at least one; a device that holds another counts under None.
+        days: a device that was heard of in so many days, today included, is active; 1 to ``MAX_DAYS``.
+        now: the present, with its zone.
+
+    Returns:
+        The shares, most devices first.
+
+    Raises:
+        ValueError: ``days`` is out of range, or there are no versions.
+        WarehouseUnavailable: ClickHouse cannot answer; that is not the same as "no devices".
+    """
+    first_day, last_day = _window(days, now)
+    values = _values(organization_id, application_id, environment, names, first_day, last_day)
+    rows = await warehouse.query(_questions(names).held, values | {"versions": list(versions)})
+    total = sum(int(row["devices"]) for row in rows)
+    return tuple(
+        VersionShare(int(row["known"]) or None, int(row["devices"]), int(row["devices"]) / total) for row in rows
+    )
+
+
+def _window(days: int, now: datetime) -> tuple[date, date]:
+    if not 1 <= days <= MAX_DAYS:
+        raise ValueError(f"days is between 1 and {MAX_DAYS}")
+    last_day = now.astimezone(UTC).date()
+    return last_day - timedelta(days=days - 1), last_day
+
+
+def _values(
+    organization_id: str,
+    application_id: str,
+    environment: str,
+    names: Sequence[ModelName],
+    first_day: date,
+    last_day: date,
+) -> dict[str, Value]:
+    """Return what the questions' placeholders stand for."""
+    values: dict[str, Value] = {
+        "organization_id": organization_id,
+        "application_id": application_id,
+        "environment": environment,
+        "names": [each.name for each in names],
+        "first_day": first_day,
+        "last_day": last_day,
+        "max_failures": MAX_FAILURES,
+    }
+    for place, each in enumerate(names):
+        values |= {f"name_{place}": each.name, f"first_{place}": each.first, f"since_{place}": each.since}
+        values |= {f"last_{place}": each.last or 0}
+    return values
+
+
 @dataclass(frozen=True, slots=True)
 class _Questions:
     by_day: str
     now: str
+    held: str
     installations: str
     failures: str
     failures_total: str
@@ -285,13 +348,16 @@ def _questions(names: Sequence[ModelName]) -> _Questions:
     failed = _condition(names, "ifNull(version, toUInt32(0))", "day")
     failures, failures_total = FAILURES % failed, FAILURES_TOTAL % failed
     if not any(each.is_shared for each in names):
-        return _Questions(BY_DAY % _DEVICE_DAYS, NOW % _DEVICES, INSTALLATIONS, failures, failures_total)
+        by_day, now, held = BY_DAY % _DEVICE_DAYS, NOW % _DEVICES, HELD % _DEVICES
+        return _Questions(by_day, now, held, INSTALLATIONS, failures, failures_total)
     cases = "".join(f"model = {{name_{place}}}, {place}, " for place in range(len(names)))
     days = _SHARED_DEVICE_DAYS % _condition(names, "held_here", "day")
     devices = _SHARED_DEVICES % _condition(names, "held_here", "heard")
+    place = f"multiIf({cases}{len(names)})"
     return _Questions(
-        (BY_DAY % days).replace("{place}", f"multiIf({cases}{len(names)})"),
-        (NOW % devices).replace("{place}", f"multiIf({cases}{len(names)})"),
+        (BY_DAY % days).replace("{place}", place),
+        (NOW % devices).replace("{place}", place),
+        (HELD % devices).replace("{place}", place),
         SHARED_INSTALLATIONS % _condition(names, "held_here", "day"),
         failures,
         failures_total,

@@ -116,8 +116,7 @@ class Refused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """A decoded batch.
 
     Attributes:
@@ -208,6 +207,8 @@ def decode_events(raw: bytes) -> list[Event]:
 
 
 def _is_lines(body: bytes, content_type: str | None) -> bool:
+    if content_type in _JSON_TYPES:  # as nearly everybody writes it
+        return False
     kind = (content_type or "").partition(";")[0].strip().lower()
     return kind in _NDJSON_TYPES or (kind not in _JSON_TYPES and body.lstrip()[:1] == b"{")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Final
 
-Value = str | int | date | Sequence[str]
+Value = str | int | date | Sequence[str] | Sequence[int]
 
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 

@@ -98,9 +98,14 @@ def encode_header(segment_id: bytes) -> bytes:
 
 def encode_record(record: Record) -> bytes:
     """Return the bytes of one record, frame and all."""
-    head = msgspec.json.encode(_Head(record.labels, record.received_ms))
-    payload = b"".join((HEAD_LENGTH.pack(len(head)), head, record.events))
-    return FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+    return encode_lead(record.labels, record.received_ms, record.events) + record.events
+
+
+def encode_lead(labels: EventLabels, received_ms: int, events: bytes) -> bytes:
+    """Return the bytes of a record that stand before its events, so that these need not be copied to be written."""
+    head = msgspec.json.encode(_Head(labels, received_ms))
+    start = HEAD_LENGTH.pack(len(head)) + head
+    return FRAME.pack(len(start) + len(events), zlib.crc32(events, zlib.crc32(start))) + start
 
 
 def decode_segment(data: bytes) -> SegmentContent:

@@ -1,8 +1,12 @@
 """The spool: accepted batches on the local disk, before anything else happens to them.
 
-``append`` returns when the batch is on the disk, so an answer 202 after it is a promise. Appenders that arrive while a
-commit is under way share the next one (group commit): one write and one ``fdatasync`` for all of them, in a thread, so
-the event loop never waits for the disk. Twice a second the segment is closed and handed to the shipper by a rename.
+A batch that is settled without an error is on the disk, so an answer 202 after it is a promise. Batches that come while
+a commit is under way share the next one (group commit): one write for all of them, in a thread, so the event loop never
+waits for the disk. Twice a second the segment is closed and handed to the shipper by a rename.
+
+The spool does one thing at a time, and `Spool._next` chooses it: a commit when batches wait, else a hand-over when it
+is due, else nothing until a batch or the time comes. The next commit begins before the last one's batches are settled,
+so the disk works while they are answered.
 
 What is full is full: over its bound in bytes, or on a full disk, the spool raises ``SpoolFull`` and keeps nothing of
 the batch. The device keeps it and comes back.
@@ -13,35 +17,23 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import secrets
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, ParamSpec, Self, TypeVar
+from typing import Final, Self
 
 import structlog
 
 from telemetry import metrics
-from telemetry.segment import HEADER, EventLabels, Record, encode_header, encode_record
-from telemetry.spool_directory import (
-    LOCK_NAME,
-    SpoolLocked,
-    close_segment,
-    lock_file,
-    new_segment_name,
-    recover_open_segments,
-    sync_directory,
-    used_bytes,
-)
+from telemetry.disk_thread import DiskThread
+from telemetry.segment import EventLabels, encode_lead
+from telemetry.segment_writer import Durability, SegmentWriter
+from telemetry.spool_directory import LOCK_NAME, SpoolLocked, lock_file, recover_open_segments, used_bytes
 
 __all__ = ["Durability", "EventLabels", "Settle", "Spool", "SpoolClosed", "SpoolFull", "SpoolLocked"]
-
-Durability = Literal["fsync", "os"]
-"""``fsync``: on the disk before the answer. ``os``: with the operating system, lost by a power cut, not by a kill."""
 
 DEFAULT_MAX_BYTES: Final = 1024**3
 """About 3 million events: half an hour without ClickHouse at 1,500 events a second from one worker."""
@@ -60,10 +52,6 @@ _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 log = structlog.get_logger(__name__)
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
 Settle = Callable[[Exception | None], None]
 """Told what became of a batch: None when it is durable, else why it is not."""
 
@@ -77,89 +65,20 @@ class SpoolClosed(Exception):
 
 
 @dataclass(slots=True)
-class _Pending:
-    frames: list[bytes] = field(default_factory=list)
+class _Group:
+    """Batches that are committed together."""
+
+    pieces: list[bytes] = field(default_factory=list)
     settlers: list[Settle] = field(default_factory=list)
     size: int = 0
 
 
-def _settle(batch: _Pending, error: Exception | None) -> None:
-    for settle in batch.settlers:
+def _settle(group: _Group, error: Exception | None) -> None:
+    for settle in group.settlers:
         try:
             settle(error)
         except Exception:  # one who cannot take the word must not keep it from the others
             log.exception("spool_settler_failed")
-
-
-class _SegmentWriter:
-    """The one open segment. Every method blocks on the disk and runs in the spool's own thread."""
-
-    def __init__(self, directory: Path, durability: Durability) -> None:
-        self._directory = directory
-        self._durability = durability
-        self._path: Path | None = None
-        self._descriptor = -1
-        self.length = 0
-        self.opened_at = 0.0
-
-    @property
-    def is_open(self) -> bool:
-        return self._path is not None
-
-    def commit(self, frames: list[bytes]) -> None:
-        """Write the frames and sync them; on failure nothing of them stays in the segment."""
-        if self._path is None:
-            self._open()
-        data = b"".join(frames)
-        try:
-            self._write(data)
-            if self._durability == "fsync":
-                os.fdatasync(self._descriptor)
-        except OSError:
-            self._abandon_tail()
-            raise
-        self.length += len(data)
-
-    def roll(self) -> None:
-        """Close the segment and hand it over; one without a record is removed, or a full disk would fill with them."""
-        if self._path is None:
-            return
-        path, self._path = self._path, None
-        os.close(self._descriptor)
-        if self.length > HEADER.size:
-            close_segment(path)
-        else:
-            path.unlink()
-
-    def _open(self) -> None:
-        path = self._directory / new_segment_name()
-        header = encode_header(secrets.token_bytes(16))
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._path, self._descriptor = path, descriptor
-        self.length, self.opened_at = 0, time.monotonic()
-        try:
-            self._write(header)
-            self.length = len(header)
-            if self._durability == "fsync":
-                sync_directory(self._directory)  # the name must outlive a power cut as well as the bytes
-        except OSError:
-            os.close(descriptor)
-            path.unlink(missing_ok=True)
-            self._path = None
-            raise
-
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
-
-    def _abandon_tail(self) -> None:
-        # A half-written record would hide every later one from the reader, so cut it off; and after a failed sync the
-        # kernel may have dropped dirty pages, so never write to this file again.
-        try:
-            os.ftruncate(self._descriptor, self.length)
-        finally:
-            self.roll()
 
 
 class Spool:
@@ -186,16 +105,17 @@ class Spool:
         self._max_bytes = max_bytes
         self._roll_seconds = roll_seconds
         self._segment_bytes = segment_bytes
-        self._writer = _SegmentWriter(directory, durability)
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
-        self._pending = _Pending()
-        self._wake = asyncio.Event()
-        self._committer: asyncio.Task[None] | None = None
+        self._writer = SegmentWriter(directory, durability)
+        self._disk = DiskThread("spool")
+        self._pending = _Group()
+        self._open = False  # for batches
+        self._busy = False  # something is under way, or about to be chosen
+        self._roll_timer: asyncio.TimerHandle | None = None
+        self._ended: asyncio.Future[None] | None = None
         self._lock = -1
         self._stored = 0
         self._reserved = 0
         self._counted_at = 0.0
-        self._closing = False
 
     async def start(self) -> None:
         """Take the directory, recover what an earlier writer left, and begin.
@@ -203,8 +123,16 @@ class Spool:
         Raises:
             SpoolLocked: another writer is at work in this directory.
         """
-        self._lock = await self._in_thread(self._take_directory)
-        self._committer = asyncio.create_task(self._commit_forever(), name="spool-committer")
+        self._loop = asyncio.get_running_loop()
+        self._disk.start(self._loop)
+        taken: asyncio.Future[int] = self._loop.create_future()
+        self._disk.run(self._take_directory, taken.set_result, taken.set_exception)
+        try:
+            self._lock = await taken
+        except BaseException:
+            self._disk.stop()
+            raise
+        self._open = True
 
     async def append(self, labels: EventLabels, events: bytes, received_at: datetime) -> None:
         """Store one batch; return when it is durable.
@@ -245,25 +173,30 @@ class Spool:
             SpoolFull: over the bound; ``settle`` is not called.
             SpoolClosed: closed; ``settle`` is not called.
         """
-        if self._closing or self._committer is None or self._committer.done():
+        if not self._open:
             raise SpoolClosed("the spool is closed")
-        frame = encode_record(Record(labels, received_ms, events))
-        self._reserve(len(frame))
-        self._pending.frames.append(frame)
-        self._pending.settlers.append(settle)
-        self._pending.size += len(frame)
-        self._wake.set()
+        lead = encode_lead(labels, received_ms, events)
+        size = len(lead) + len(events)
+        self._reserve(size)
+        group = self._pending
+        group.pieces += (lead, events)
+        group.settlers.append(settle)
+        group.size += size
+        if not self._busy:
+            self._choose_soon()
 
     async def close(self) -> None:
         """Commit what waits, hand the last segment over and give the directory back."""
-        self._closing = True
-        self._wake.set()
-        if self._committer is not None:
-            await self._committer
+        if self._open:
+            self._open = False
+            self._ended = self._loop.create_future()
+            if not self._busy:
+                self._choose_soon()
+            await self._ended
+        self._disk.stop()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-        self._disk.shutdown()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -311,50 +244,55 @@ class Spool:
         self._counted_at = time.monotonic()
         metrics.SPOOL_BYTES.set(self._stored)
 
-    async def _commit_forever(self) -> None:
-        try:
-            while not self._closing or self._pending.frames:
-                await self._wait_for_work()
-                batch, self._pending = self._pending, _Pending()
-                if batch.frames:
-                    await self._commit(batch)
-                if self._roll_is_due():
-                    await self._roll()
-            await self._roll()
-        finally:
-            _settle(self._pending, SpoolClosed("the spool is closed"))  # nobody may wait for a commit that never comes
+    # --- One thing at a time --------------------------------------------------------------------------------------
 
-    async def _wait_for_work(self) -> None:
-        if self._pending.frames or self._closing:
-            self._wake.clear()
-            return
-        remaining = self._writer.opened_at + self._roll_seconds - time.monotonic() if self._writer.is_open else None
-        try:
-            async with asyncio.timeout(None if remaining is None else max(0.0, remaining)):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-        self._wake.clear()
+    def _choose_soon(self) -> None:
+        """Choose what to do when the event loop has read what there is to read: it is one group then."""
+        self._busy = True
+        self._loop.call_soon(self._next)
 
-    async def _commit(self, batch: _Pending) -> None:
-        try:
-            await self._in_thread(self._writer.commit, batch.frames)
-        except OSError as error:
-            log.error("spool_write_failed", errno=error.errno, reason=error.strerror)
-            metrics.SPOOL_FAILURES.inc()
-            _settle(
-                batch, SpoolFull("the disk is full") if error.errno in _DISK_FULL else SpoolClosed("the disk failed")
-            )
-            return
-        except BaseException:
-            _settle(batch, SpoolClosed("the spool failed"))
-            raise
-        finally:
-            self._reserved -= batch.size
-        self._stored += batch.size
-        metrics.SPOOL_COMMITS.inc()
-        metrics.SPOOL_BATCHES.inc(len(batch.settlers))
-        _settle(batch, None)
+    def _next(self) -> None:
+        """Begin the next thing: commit, hand over, end, or wait."""
+        self._busy = True
+        if self._roll_is_due():
+            self._roll()
+        elif self._pending.pieces:
+            self._commit()
+        elif not self._open and self._writer.is_open:
+            self._roll()
+        else:
+            self._busy = False
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+        elif self._writer.is_open and self._roll_timer is None:
+            due = self._writer.opened_at + self._roll_seconds
+            self._roll_timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._roll_in_time)
+
+    def _roll_in_time(self) -> None:
+        self._roll_timer = None
+        if not self._busy:
+            self._next()
+
+    def _commit(self) -> None:
+        group, self._pending = self._pending, _Group()
+
+        def done(_: None) -> None:
+            self._reserved -= group.size
+            self._stored += group.size
+            metrics.SPOOL_COMMITS.inc()
+            metrics.SPOOL_BATCHES.inc(len(group.settlers))
+            self._next()
+            _settle(group, None)
+
+        def failed(error: BaseException) -> None:
+            self._reserved -= group.size
+            self._next()
+            _settle(group, _what_failed(error))
+
+        self._disk.run(lambda: self._writer.commit(group.pieces, group.size), done, failed)
 
     def _roll_is_due(self) -> bool:
         writer = self._writer
@@ -362,12 +300,23 @@ class Spool:
             return False
         return writer.length >= self._segment_bytes or time.monotonic() - writer.opened_at >= self._roll_seconds
 
-    async def _roll(self) -> None:
-        try:
-            await self._in_thread(self._writer.roll)
-            await self._in_thread(self._measure)
-        except OSError as error:
-            log.error("spool_roll_failed", errno=error.errno, reason=error.strerror)
+    def _roll(self) -> None:
+        def roll_and_measure() -> None:
+            self._writer.roll()
+            self._measure()
 
-    async def _in_thread(self, call: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._disk, lambda: call(*arguments, **named))
+        def failed(error: BaseException) -> None:
+            log.error("spool_roll_failed", reason=str(error))
+            self._next()
+
+        self._disk.run(roll_and_measure, lambda _: self._next(), failed)
+
+
+def _what_failed(error: BaseException) -> Exception:
+    """Return what those are told whose batches could not be committed."""
+    if not isinstance(error, OSError):
+        log.error("spool_failed", exc_info=error)
+        return SpoolClosed("the spool failed")
+    log.error("spool_write_failed", errno=error.errno, reason=error.strerror)
+    metrics.SPOOL_FAILURES.inc()
+    return SpoolFull("the disk is full") if error.errno in _DISK_FULL else SpoolClosed("the disk failed")

@@ -13,6 +13,11 @@ from tests.flows.running import Running, running
 from tests.flows.whole_path import Releases
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have whole paths run first: few tests that take longest, so that none is left for one process alone."""
+    items.sort(key=lambda item: "tests/flows/" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def skafos_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A whole Skafos with embedded engines; the tests that share it keep to apps of their own."""

@@ -84,7 +84,7 @@ def apply_patch(
 def _require_promised(header: Header, length: int, sha256: str, base_sha256: str | None) -> None:
     if (header.target.length, header.target.sha256) != (length, sha256):
         raise PatchInvalid("the patch is for another target than was promised")
-    if base_sha256 not in (None, header.base.sha256):
+    if base_sha256 is not None and not header.base.is_file(base_sha256):
         raise PatchInvalid("the patch is for another base than was promised")
 
 

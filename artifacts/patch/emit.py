@@ -236,7 +236,14 @@ class _Tensors:
     def fits(self, layout: Layout, streams: int, features: int = 0) -> bool:
         """Tell whether a decoder has the memory for a layout."""
         try:
-            Header(self._old.side, self._new.side, layout, streams, self.addresses.members, self._features | features)
+            Header(
+                self._old.side.as_base(),
+                self._new.side,
+                layout,
+                streams,
+                self.addresses.members,
+                self._features | features,
+            )
         except ValueError:
             return False
         return True

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from artifacts.encoded import Encoded
 from artifacts.errors import PatchInvalid, PatchTooCostly
 from artifacts.files import whole_file
@@ -105,7 +107,8 @@ def encode_patch(
     """
     limits = limits or EncodeLimits()
     started = clock()
-    with opened(base, out.parent) as old, opened(target, out.parent) as new:
+    # Matrices are small here: more threads of the linear algebra would wait for each other most of the time.
+    with threadpool_limits(1, "blas"), opened(base, out.parent) as old, opened(target, out.parent) as new:
         _require_affordable(old, new, limits)
         candidates = _Candidates(old, new, limits, progress or _unheard, lambda: clock() - started)
         name, steps, best = candidates.best()

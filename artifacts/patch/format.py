@@ -43,6 +43,11 @@ __all__ = [
 MAGIC: Final = b"\x93SKP"
 VERSION: Final = 1
 
+TARGET_HASH_BYTES: Final = 32
+BASE_HASH_BYTES: Final = 16
+"""Of the base's SHA-256: it tells a wrong base from a bad patch, and need not withstand an enemy, since the target is
+proved by its whole hash. A patch of a renamed layer has some dozen bytes beside its hashes."""
+
 # One bit of the header's features: the target has members that zlib deflates, so the decoder needs zlib's own deflate.
 FEATURE_DEFLATE: Final = 1
 # Another: frames refer to sources, so the decoder holds one more window.
@@ -119,10 +124,18 @@ class Codec(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A file at one end of a patch: its length in bytes and its SHA-256 in hex."""
+    """A file at one end of a patch: its length in bytes and its SHA-256 in hex, or the beginning of that."""
 
     length: int
     sha256: str
+
+    def as_base(self) -> Side:
+        """Return what a header says of the file as a base."""
+        return Side(self.length, self.sha256[: 2 * BASE_HASH_BYTES])
+
+    def is_file(self, sha256: str) -> bool:
+        """Tell whether it is the file with this whole hash, as far as its own hash goes."""
+        return sha256.startswith(self.sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +241,7 @@ class Header:
     """What a patch says of itself.
 
     Attributes:
-        base: the file that it leads from.
+        base: the file that it leads from, with the first `BASE_HASH_BYTES` of its hash.
         target: the file that it leads to.
         layout: of its streams.
         streams: how many there are.
@@ -247,6 +260,8 @@ class Header:
     features: int = 0
 
     def __post_init__(self) -> None:
+        if [len(side.sha256) for side in (self.base, self.target)] != [2 * BASE_HASH_BYTES, 2 * TARGET_HASH_BYTES]:
+            raise ValueError("a hash has another length than the format gives it")
         if max(self.base.length, self.target.length) > MAX_FILE_BYTES:
             raise ValueError("a file is longer than a patch can be for")
         if not 1 <= self.streams <= MAX_STREAMS:
@@ -418,7 +433,7 @@ def read_header(patch: Readable) -> Header:
     try:
         layout = Layout(block_log, frame_log, window_log, _bits(continuous), number(), number())
         members = _read_members(number)
-        hashes = _read(patch, 32), _read(patch, 32)
+        hashes = _read(patch, BASE_HASH_BYTES), _read(patch, TARGET_HASH_BYTES)
         base, target = (Side(length, digest.hex()) for length, digest in zip(lengths, hashes, strict=True))
         return Header(base, target, layout, streams, members, features)
     except ValueError as problem:

@@ -133,6 +133,9 @@ class _Trials:
         self._most_operations = _FEW_OPERATIONS + made // _BYTES_PER_OPERATION
         some = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
         self._steps = some if limits.max_steps is None else limits.max_steps
+        self._runs: tuple[int, ...] = _RUNS
+        if not found.is_mostly_settled:  # one way is enough: what is new is most of the patch whatever is chosen
+            self._steps, self._runs = 0, _RUNS[:1] + _RUNS[-1:]
 
     def best(self, *, prefixed: bool) -> Matched:
         prefix = _prefix(self._found, len(self._files.old)) if prefixed else None
@@ -168,7 +171,7 @@ class _Trials:
     def _smallest(self, choices: Sequence[Choice], prefix: tuple[int, int] | None) -> Matched:
         """Return the operations of some choices in the form that compresses best."""
         best: Matched | None = None
-        for run in _RUNS:
+        for run in self._runs:
             operations = [one for choice in choices for one in choice.operations(run)]
             if len(operations) > self._most_operations and run != _RUNS[-1]:
                 continue
@@ -184,6 +187,8 @@ def _prefix(found: Found, old_bytes: int) -> tuple[int, int] | None:
     if found.near is None or old_bytes < MIN_PREFIX_BYTES:
         return None
     length = min(old_bytes, _MAX_PREFIX_BYTES)
+    if length < MIN_PREFIX_BYTES:
+        return None
     bins = np.zeros(old_bytes // _PREFIX_BIN + 2)
     for near in found.near.longest:
         there = near.places >= 0

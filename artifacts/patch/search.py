@@ -42,10 +42,13 @@ _MAX_OVERLAP = 8
 # Gaps from this length on may be bridged, if one byte in eight is equal: one in 256 is by chance, in text one in 15.
 _MIN_BRIDGE = 64
 _MIN_EQUAL_SHARE = 8
-# A base of up to so many bytes is searched whole for short pieces; of a longer one, so much around where a gap's
-# neighbours come from.
-_ALL_BYTES = 1 << 20
+# So many bytes of a base are searched for short pieces, in a second: of a longer one, so much around where a gap's
+# neighbours come from, and then what nothing was taken from.
+_MOST_SORTED = 1 << 18
 _MIN_AROUND, _MAX_AROUND = 1 << 10, 1 << 16
+# More than this outside of long equal stretches is not searched for short pieces, nor chosen from again and again: most
+# of it is new then, as weights are, and seconds would save some hundred bytes of it.
+THOROUGH_BYTES = 256 * 1024
 # Places in files have 31 bits where there are many of them.
 _MAX_PLACE = (1 << 31) - 1
 
@@ -66,6 +69,11 @@ class Found:
     places: Places
     near: Nearest | None
 
+    @property
+    def is_mostly_settled(self) -> bool:
+        """Whether so little is left to find that it is worth some effort."""
+        return sum(end - start for start, end in self.gaps) <= THOROUGH_BYTES
+
 
 def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     """Find alignments for the target's ``ranges``, with at most ``max_bytes`` of memory beside the files."""
@@ -79,10 +87,13 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     del index
     gaps = _unsettled(old, new, ranges, found)
     found += _bridges(old, new, gaps, found)
+    quick = Found(found, gaps, np.zeros(0, np.int64), None)
+    if not quick.is_mostly_settled:
+        return quick
     open_bytes = sum(end - start for start, end in gaps)
     parts = _relevant(len(old), found, gaps, (max_bytes - RESULT_BYTES * open_bytes) // SORT_BYTES - open_bytes)
     if not gaps or not parts or len(old) > _MAX_PLACE:
-        return Found(found, gaps, np.zeros(0, np.int64), None)
+        return quick
     places = _places(gaps)
     text = np.concatenate([*(old[start:end] for start, end in parts), *(new[start:end] for start, end in gaps)])
     near = nearest(text, _places(parts), places)
@@ -127,9 +138,10 @@ def _relevant(
 
     All of it, if that is short enough; or else what lies where the gaps' neighbours come from, and what was not taken.
     """
+    most = min(most, _MOST_SORTED)
     if most <= 0:
         return []
-    if old_bytes <= min(most, _ALL_BYTES):
+    if old_bytes <= most:
         return [(0, old_bytes)] if old_bytes else []
     taken = sorted((one.start + one.shift, one.end + one.shift) for one in found if not one.own)
     ordered = sorted((one.start, one.shift) for one in found if not one.own)

@@ -56,8 +56,8 @@ class BaseFile:
         Raises:
             BaseMismatch: it is another.
         """
-        if self._state[0] != side.length or self._sha256() != side.sha256:
-            raise BaseMismatch(f"the file at hand is not {side.sha256}")
+        if self._state[0] != side.length or not side.is_file(self._sha256()):
+            raise BaseMismatch(f"the file at hand is not the one whose hash is {side.sha256}")
 
     def require_unchanged(self) -> None:
         """Ask the system whether the file was written to since it was opened.

@@ -256,7 +256,7 @@ class PatchWriter:
                 self._close(number, state)
         highest = max((0, self._layout.lengths, self._layout.sources, *self._layout.continuous, *self._streams))
         features = self._features | features_for_factors(self._factors)
-        header = Header(self._base, self._target, self._layout, highest + 1, self._members, features)
+        header = Header(self._base.as_base(), self._target, self._layout, highest + 1, self._members, features)
         sink.write(write_header(header))
         for frame in self._frames:
             sink.write(frame.written)

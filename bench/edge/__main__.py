@@ -20,9 +20,12 @@ from bench.edge import cases
 from bench.edge.capacity import render_capacity
 from bench.edge.cores import Cores, TooFewCores, choose_cores
 from bench.edge.figures import Sample
+from bench.edge.flood_report import render_floods
+from bench.edge.flooding import measure_flood
+from bench.edge.floods import FLOODS
 from bench.edge.idle import allow_open_files
 from bench.edge.locust_run import run_locust, why_no_locust
-from bench.edge.machine import preface
+from bench.edge.machine import circumstances, preface
 from bench.edge.measuring import (
     Bench,
     measure_downloads,
@@ -42,7 +45,7 @@ from bench.edge.wrk import LoadFailed
 ROUNDS = 5
 SECONDS = 2
 # After this, cases that are left have one round each, so that the whole ends within twelve minutes. On two idle cores
-# the defaults take about eight.
+# the defaults take about ten.
 BUDGET_MINUTES = 10.0
 
 
@@ -63,15 +66,23 @@ def main(words: Sequence[str] | None = None) -> int:
     os.sched_setaffinity(0, {cores.load})
     allow_open_files()
     try:
-        text, results = measure(options, chosen, cores)
+        text, floods, results = measure(options, chosen, cores)
     except (LoadFailed, NotStarted, WrongAnswer) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(text)
+    print("\n\n".join(part for part in (text, floods) if part))
     if options.write:
-        write_section(options.write / "performance.md", "edge figures", text)
-        write_section(options.write / "capacity.md", "capacity figures", render_capacity(results))
+        write(options.write, text, floods, results)
     return 0
+
+
+def write(documents: Path, text: str, floods: str, results: Results) -> None:
+    """Write what was measured into the documents; what was not stays there."""
+    if text:
+        write_section(documents / "performance.md", "edge figures", text)
+        write_section(documents / "capacity.md", "capacity figures", render_capacity(results))
+    if floods:
+        write_section(documents / "performance.md", "flood figures", floods)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -80,7 +91,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each peer in each case")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="length of a turn")
     parser.add_argument("--minutes", type=float, default=BUDGET_MINUTES, help="after these, one round each must do")
-    parser.add_argument("--cases", default="", help=f"some of: {' '.join(cases.NAMES)}")
+    parser.add_argument("--cases", default="", help=f"some of: {' '.join((*cases.NAMES, *cases.GROUPS))}")
     parser.add_argument("--write", type=Path, metavar="DOCS", help="write the tables into the documents of this folder")
     options = parser.parse_args(words)
     if options.rounds < 1 or options.seconds < 1:
@@ -94,15 +105,19 @@ def choose(text: str) -> list[str]:
     Raises:
         ValueError: there is no such case.
     """
-    wanted = text.replace(",", " ").split()
+    words = text.replace(",", " ").split()
+    wanted = [name for word in words for name in cases.GROUPS.get(word, (word,))]
     unknown = [name for name in wanted if name not in cases.NAMES]
     if unknown:
-        raise ValueError(f"no case is named {unknown[0]}; there are {', '.join(cases.NAMES)}")
+        raise ValueError(f"no case is named {unknown[0]}; there are {', '.join((*cases.NAMES, *cases.GROUPS))}")
     return [name for name in cases.NAMES if name in wanted] if wanted else list(cases.DEFAULT)
 
 
-def measure(options: argparse.Namespace, chosen: Sequence[str], cores: Cores) -> tuple[str, Results]:
-    """Run the cases and return the tables with what they were made from."""
+def measure(options: argparse.Namespace, chosen: Sequence[str], cores: Cores) -> tuple[str, str, Results]:
+    """Run the cases and return the tables, that of floods by itself, with what they were made from.
+
+    When only floods were chosen the first is empty.
+    """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="skafos-bench-") as name, running_site(Path(name)) as site:
         bench = Bench(
@@ -118,7 +133,10 @@ def measure(options: argparse.Namespace, chosen: Sequence[str], cores: Cores) ->
         for case in chosen:
             run(bench, case, results)
         results.left_out += [f"{title}: {rounds} rounds only, for lack of time" for title, rounds in bench.cut]
-        return render(results, preface(Path(name), options.rounds, options.seconds)), results
+        floods = render_floods(results.floods, circumstances(Path(name)))
+        others = not floods or not set(chosen) <= set(cases.GROUPS["floods"])
+        text = render(results, preface(Path(name), options.rounds, options.seconds)) if others else ""
+        return text, floods, results
 
 
 def run(bench: Bench, name: str, results: Results) -> None:
@@ -133,11 +151,14 @@ def run(bench: Bench, name: str, results: Results) -> None:
             results.throughput.append(measure_downloads(bench, download_case))
     if name == cases.LUA and not why_missing("nginx", tls=False):
         results.lua = measure_lua(bench)
+    if name in (cases.LATENCY, *cases.GROUPS["floods"]) and compiler() is None:
+        results.left_out.append(f"{name}: there is no C compiler (Debian: gcc, libc6-dev)")
+        return
     if name == cases.LATENCY:
-        if compiler() is None:
-            results.left_out.append("latencies: there is no C compiler (Debian: gcc, libc6-dev)")
-        else:
-            results.latency = measure_latency(bench, bench.seconds)
+        results.latency = measure_latency(bench, bench.seconds)
+    for flood in FLOODS:
+        if flood.name == name:
+            results.floods.append(measure_flood(bench, flood))
     if name == cases.MEMORY:
         results.memory = measure_memory(bench)
     if name == cases.PUBLISH:

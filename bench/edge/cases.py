@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bench.edge.floods import FLOODS
 from bench.edge.probe import request
 from bench.edge.site import RANGE_BYTES, RANGE_FIRST, Site
 
@@ -138,6 +139,7 @@ WRK_CASES = (
     WrkCase("tls", "304 over TLS, 64", PAIR, 64, conditional, tls=True),
     WrkCase("register", "registering a device, 64", ("edge",), 64, registering),
     WrkCase("events", "20 events as JSON, 64", ("edge",), 64, events_json, Goal(rate=20_000), fresh=True),
+    WrkCase("events-512", "20 events as JSON, 512", ("edge",), 512, events_json, Goal(rate=20_000), fresh=True),
     WrkCase("ndjson", "20 events as NDJSON, 64", ("edge",), 64, events_ndjson, Goal(rate=20_000), fresh=True),
 )
 LUA_CASE = WrkCase("lua", "the same 304 through Lua", ("nginx",), 64, through_lua)
@@ -165,5 +167,8 @@ DEFAULT = (
     MEMORY,
     PUBLISH,
     *(case.name for case in DOWNLOAD_CASES),
+    *(flood.name for flood in FLOODS),
 )
+# Names for several at once.
+GROUPS = {"floods": tuple(flood.name for flood in FLOODS)}
 NAMES = (*DEFAULT, LOCUST)

@@ -26,13 +26,20 @@ def preface(folder: Path, rounds: int, seconds: int) -> str:
         rounds: how often each peer had its turn.
         seconds: length of a turn.
     """
+    return (
+        f"{circumstances(folder)} "
+        f"{rounds} rounds of {seconds} s a peer; medians, and in parentheses or beside them the least and the greatest."
+    )
+
+
+def circumstances(folder: Path) -> str:
+    """Return the date, the machine and the versions."""
     memory = psutil.virtual_memory().total / 1e9
     return (
         f"Measured on {datetime.now(UTC):%Y-%m-%d}: {cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GB of memory, "
         f"{platform.system()} {platform.release().partition('-')[0]}, files on {file_system(folder)}. "
         f"Python {platform.python_version()}, aiohttp {version('aiohttp')}, uvloop {version('uvloop')}, "
-        f"nginx {nginx_version()}, granian {granian_version()}. "
-        f"{rounds} rounds of {seconds} s a peer; medians, and in parentheses or beside them the least and the greatest."
+        f"nginx {nginx_version()}, granian {granian_version()}."
     )
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from bench.edge.cases import DownloadCase, WrkCase
@@ -19,7 +20,7 @@ from bench.edge.cpu import tree_seconds
 from bench.edge.downloads import Downloaded
 from bench.edge.figures import Sample
 from bench.edge.idle import Idle, measure_idle, most_connections
-from bench.edge.openloop import Latencies, build, run_openloop
+from bench.edge.openloop import Asked, Latencies, build, run_openloop
 from bench.edge.peers import PEERS, why_missing
 from bench.edge.probe import Answer, WrongAnswer, ask, request
 from bench.edge.publishing import measure_publishing
@@ -81,9 +82,14 @@ class Bench:
     cut: list[tuple[str, int]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def turns(self, title: str) -> Iterator[int]:
-        """Yield the rounds' numbers; after the deadline no more than the first."""
-        for number in range(self.rounds):
+    @cached_property
+    def generator(self) -> Path:
+        """The open-loop generator, compiled when it is first needed."""
+        return build(self.new_folder("openloop"))
+
+    def turns(self, title: str, most: int | None = None) -> Iterator[int]:
+        """Yield the rounds' numbers, ``most`` at the most; after the deadline no more than the first."""
+        for number in range(self.rounds if most is None else min(self.rounds, most)):
             if number and time.monotonic() > self.deadline:
                 self.say(f"{title}: out of time, {number} rounds must do")
                 self.cut.append((title, number))
@@ -212,14 +218,13 @@ def download_sample(bench: Bench, case: DownloadCase, server: Server) -> Sample:
 def measure_latency(bench: Bench, seconds: int) -> dict[str, list[AtRate]]:
     """Measure each peer's capacity, then its latencies at half of that, in turn."""
     results: dict[str, list[AtRate]] = {}
-    program = build(bench.new_folder("openloop"))
     with ExitStack() as stack:
         running = {
             peer: stack.enter_context(bench.peer(peer)) for peer in LATENCY_PEERS if not why_missing(peer, tls=False)
         }
         for number in bench.turns("latency"):
             for peer, server in running.items():
-                one = latency_sample(bench, server, program, seconds)
+                one = latency_sample(bench, server, seconds)
                 results.setdefault(peer, []).append(one)
                 seen = one.latencies
                 bench.say(
@@ -229,7 +234,7 @@ def measure_latency(bench: Bench, seconds: int) -> dict[str, list[AtRate]]:
     return results
 
 
-def latency_sample(bench: Bench, server: Server, program: Path, seconds: int) -> AtRate:
+def latency_sample(bench: Bench, server: Server, seconds: int) -> AtRate:
     """Measure one server's capacity and its latencies at half of it, once."""
     etag = ask(server.address, request("GET", bench.site.manifest_path)).header("ETag")
     headers = {"If-None-Match": etag}
@@ -237,7 +242,8 @@ def latency_sample(bench: Bench, server: Server, program: Path, seconds: int) ->
     sent = request("GET", bench.site.manifest_path, headers)
     size = len(_example(server, sent, 304))
     rate = load.rate * LATENCY_SHARE
-    return AtRate(load.rate, run_openloop(program, server.address[1], sent, size, NOT_MODIFIED, rate, seconds))
+    asked = Asked(server.address[1], sent, size, NOT_MODIFIED, rate)
+    return AtRate(load.rate, run_openloop(bench.generator, asked, seconds))
 
 
 def measure_memory(bench: Bench) -> dict[str, Idle]:

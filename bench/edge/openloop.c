@@ -4,16 +4,19 @@
  * all that waited (no coordinated omission). In C because the load must reach half of what the servers can do: the same
  * loop in Python takes about twice the CPU per request, more than its core has.
  *
- * openloop PORT CONNECTIONS RATE SECONDS WARM_SECONDS ANSWER_BYTES ANSWER_START OUTPUT < request
+ * openloop PORT CONNECTIONS RATE SECONDS WARM_SECONDS ANSWER_BYTES ANSWER_START OUTPUT [FLOOD...] < request
  *
- * ANSWER_BYTES: size of every answer; it must begin with ANSWER_START. OUTPUT: two float32 arrays of one length, in
- * microseconds: time to the answer, and how late the request left. Requests of the first WARM_SECONDS are not recorded.
+ * ANSWER_BYTES: size of every answer; it must begin with ANSWER_START. Any other answer, and a connection that ends, are
+ * counted as wrong, and the connection is opened anew. OUTPUT: two float32 arrays of one length, in microseconds: time to
+ * the answer, and how late the request left. Requests of the first WARM_SECONDS are not recorded. FLOOD: see flood.c; it
+ * begins and ends with the load.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,15 +24,19 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "flood.h"
+
 #define MAX_REQUEST 65536
 #define MAX_EVENTS 256
 /* After the last request was due, for those that still wait to be sent or answered. */
 #define DRAIN_SECONDS 10.0
 /* Sent before answers are looked at again; after a stall this bounds how long answers lie unread. */
 #define BURST 16
+#define ARGUMENTS 8
 
 struct connection {
     int descriptor;
+    bool asked;
     size_t received;
     double meant, left;
 };
@@ -55,30 +62,50 @@ static int connected(int port) {
     return descriptor;
 }
 
+static void open_in(int poll, struct connection *connection, int port) {
+    connection->descriptor = connected(port);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
+    if (epoll_ctl(poll, EPOLL_CTL_ADD, connection->descriptor, &event) < 0) fail("epoll_ctl");
+}
+
+enum outcome { LATER, ANSWERED, WRONG };
+
+/* Read what has arrived, and say what it makes of the answer that is awaited. */
+static enum outcome take(struct connection *connection, size_t answer, const char *answer_start) {
+    static char buffer[MAX_REQUEST];
+    size_t start_bytes = strlen(answer_start);
+    ssize_t got = recv(connection->descriptor, buffer, sizeof buffer, 0);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return LATER;
+    if (got <= 0 || !connection->asked) return WRONG;
+    if (!connection->received && ((size_t)got < start_bytes || memcmp(buffer, answer_start, start_bytes))) return WRONG;
+    connection->received += got;
+    return connection->received < answer ? LATER : connection->received == answer ? ANSWERED : WRONG;
+}
+
 int main(int count, char **arguments) {
-    if (count != 9) fail("eight arguments are needed");
+    if (count != 1 + ARGUMENTS && count != 1 + ARGUMENTS + FLOOD_ARGUMENTS) fail("another number of arguments is needed");
     int port = atoi(arguments[1]), connections = atoi(arguments[2]);
     double rate = atof(arguments[3]), seconds = atof(arguments[4]), warm = atof(arguments[5]);
-    size_t answer = strtoul(arguments[6], NULL, 10), start_bytes = strlen(arguments[7]);
-    static char request[MAX_REQUEST], buffer[MAX_REQUEST];
+    size_t answer = strtoul(arguments[6], NULL, 10);
+    static char request[MAX_REQUEST];
     size_t request_bytes = fread(request, 1, sizeof request, stdin);
-    if (!request_bytes || connections < 1 || rate <= 0 || !answer || answer > sizeof buffer) fail("bad arguments");
+    if (!request_bytes || connections < 1 || rate <= 0 || !answer) fail("bad arguments");
 
-    long total = (long)(rate * (seconds + warm)), sent = 0, answered = 0, recorded = 0;
+    long total = (long)(rate * (seconds + warm)), sent = 0, answered = 0, recorded = 0, wrong = 0;
     float *times = malloc((total + 1) * sizeof *times), *late = malloc((total + 1) * sizeof *late);
     struct connection *all = calloc(connections, sizeof *all);
     struct connection **idle = malloc(connections * sizeof *idle);
     if (!times || !late || !all || !idle) fail("memory");
     int poll = epoll_create1(0), free_count = 0;
     for (int i = 0; i < connections; i++) {
-        all[i].descriptor = connected(port);
-        struct epoll_event event = {.events = EPOLLIN, .data.ptr = &all[i]};
-        if (epoll_ctl(poll, EPOLL_CTL_ADD, all[i].descriptor, &event) < 0) fail("epoll_ctl");
+        open_in(poll, &all[i], port);
         idle[free_count++] = &all[i];
     }
 
     struct epoll_event events[MAX_EVENTS];
     double start = now(), end = start + warm + seconds, measured = start + warm, moment = start;
+    struct flood *flood = count > 1 + ARGUMENTS ? flood_open(port, arguments + 1 + ARGUMENTS, start) : NULL;
+    if (count > 1 + ARGUMENTS && !flood) fail("bad flood");
     while (answered < total && moment < end + DRAIN_SECONDS) {
         long due = moment < end ? (long)((moment - start) * rate) : total;
         for (int burst = 0; burst < BURST && sent < due && free_count; burst++) {
@@ -86,22 +113,27 @@ int main(int count, char **arguments) {
             c->meant = start + sent++ / rate;
             c->left = now();
             c->received = 0;
-            if (send(c->descriptor, request, request_bytes, MSG_NOSIGNAL) != (ssize_t)request_bytes) fail("send");
+            c->asked = true;
+            ssize_t left = send(c->descriptor, request, request_bytes, MSG_NOSIGNAL);
+            if (left < 0 && (errno == EPIPE || errno == ECONNRESET)) continue; /* its end will be read */
+            if (left != (ssize_t)request_bytes) fail("send");
         }
+        if (flood && moment < end) flood_step(flood, moment);
         int ready = epoll_wait(poll, events, MAX_EVENTS, 0);
         for (int i = 0; i < ready; i++) {
             struct connection *c = events[i].data.ptr;
-            ssize_t got = recv(c->descriptor, buffer, sizeof buffer, 0);
-            if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
-            errno = got < 0 ? errno : 0;
-            if (got <= 0) fail("a connection ended");
-            if (!c->received && ((size_t)got < start_bytes || memcmp(buffer, arguments[7], start_bytes))) fail("another answer");
-            c->received += got;
-            if (c->received < answer) continue;
-            if (c->received > answer) fail("a longer answer");
+            enum outcome outcome = take(c, answer, arguments[7]);
+            if (outcome == LATER) continue;
             moment = now();
+            if (outcome == WRONG) {
+                wrong++;
+                close(c->descriptor);
+                open_in(poll, c, port);
+            }
+            if (!c->asked) continue;
+            c->asked = false;
             answered++;
-            if (c->meant >= measured) {
+            if (outcome == ANSWERED && c->meant >= measured) {
                 times[recorded] = (moment - c->meant) * 1e6;
                 late[recorded++] = (c->left - c->meant) * 1e6;
             }
@@ -113,6 +145,9 @@ int main(int count, char **arguments) {
     FILE *output = fopen(arguments[8], "wb");
     if (!output || fwrite(times, sizeof *times, recorded, output) != (size_t)recorded
         || fwrite(late, sizeof *late, recorded, output) != (size_t)recorded || fclose(output)) fail("output");
-    printf("{\"recorded\": %ld, \"unanswered\": %ld}\n", recorded, total - answered);
+    printf("{\"recorded\": %ld, \"unanswered\": %ld, \"wrong\": %ld, \"flood\": ", recorded, total - answered, wrong);
+    if (flood) flood_tell(flood, stdout);
+    else printf("null");
+    printf("}\n");
     return 0;
 }

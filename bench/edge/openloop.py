@@ -6,13 +6,14 @@ import array
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.edge.figures import percentile
 from bench.edge.wrk import LoadFailed
 
-SOURCE = Path(__file__).resolve().parent / "openloop.c"
+SOURCES = [Path(__file__).resolve().parent / name for name in ("openloop.c", "flood.c")]
 # Enough that a free connection is at hand while the slowest answers of a thousand are awaited: 100,000 requests a
 # second that take a millisecond each need a hundred.
 CONNECTIONS = 256
@@ -49,33 +50,103 @@ def build(folder: Path) -> Path:
     program = folder / "openloop"
     found = compiler()
     assert found is not None, "the case was looked at before"
-    subprocess.run([found, "-O2", "-o", str(program), str(SOURCE)], check=True)
+    subprocess.run([found, "-O2", "-o", str(program), *map(str, SOURCES)], check=True)
     return program
 
 
-def run_openloop(
-    program: Path, port: int, request: bytes, answer_bytes: int, answer_start: str, rate: float, seconds: float
-) -> Latencies:
-    """Ask the loopback ``port`` at ``rate`` per second and return how long answers took.
+@dataclass(frozen=True)
+class Flooded:
+    """What a flood beside the load did and saw; see ``flood.c``.
+
+    Args:
+        turns: of its connections.
+        skipped: turns in which nothing could be sent, because an answer was still awaited.
+        opened: connections.
+        requests: that were sent, or begun.
+        answers: that began to arrive.
+        unexpected: of these, how many did not begin as they should.
+        ended: connections that the server ended with an answer still due.
+        received: bytes.
+    """
+
+    turns: int
+    skipped: int
+    opened: int
+    requests: int
+    answers: int
+    unexpected: int
+    ended: int
+    received: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the generator saw: latencies, answers that were wrong or cut off, and what a flood beside it did."""
+
+    latencies: Latencies
+    wrong: int
+    flood: Flooded | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The load.
+
+    Args:
+        port: on the loopback interface.
+        request: the same each time.
+        answer_bytes: size of every answer.
+        answer_start: what each begins with.
+        rate: requests per second.
+        connections: over which they go.
+        warm: seconds before anything is recorded.
+    """
+
+    port: int
+    request: bytes
+    answer_bytes: int
+    answer_start: str
+    rate: float
+    connections: int = CONNECTIONS
+    warm: float = WARM_SECONDS
+
+
+def run_openloop(program: Path, asked: Asked, seconds: float) -> Latencies:
+    """Ask for so long and return how long answers took.
 
     Raises:
         LoadFailed: an answer was another than expected, or some requests were never answered.
     """
+    seen = run_beside(program, asked, seconds)
+    if seen.wrong:
+        raise LoadFailed(f"{seen.wrong} of {asked.rate:,.0f} requests per second got another answer, or none")
+    return seen.latencies
+
+
+def run_beside(program: Path, asked: Asked, seconds: float, flood: Sequence[str] = ()) -> Seen:
+    """Ask for so long, beside a flood when one is given by its arguments, and return what was seen.
+
+    Raises:
+        LoadFailed: the generator failed, or some requests were never answered.
+    """
     output = program.with_suffix(".samples")
-    numbers = (port, CONNECTIONS, rate, seconds, WARM_SECONDS, answer_bytes)
+    numbers = (asked.port, asked.connections, asked.rate, seconds, asked.warm, asked.answer_bytes)
     done = subprocess.run(
-        [str(program), *map(str, numbers), answer_start, str(output)],
-        input=request,
+        [str(program), *map(str, numbers), asked.answer_start, str(output), *flood],
+        input=asked.request,
         capture_output=True,
-        timeout=seconds + GRACE_SECONDS,
+        timeout=asked.warm + seconds + GRACE_SECONDS,
         check=False,
     )
     if done.returncode:
         raise LoadFailed(done.stderr.decode(errors="replace").strip())
     told = json.loads(done.stdout)
     if told["unanswered"]:
-        raise LoadFailed(f"{told['unanswered']} of {rate:,.0f} requests per second were not answered in time")
-    return latencies(output.read_bytes(), rate)
+        raise LoadFailed(f"{told['unanswered']} of {asked.rate:,.0f} requests per second were not answered in time")
+    if not told["recorded"]:
+        raise LoadFailed(f"all {told['wrong']} requests got another answer, or none")
+    flooded = Flooded(**told["flood"]) if told["flood"] else None
+    return Seen(latencies(output.read_bytes(), asked.rate), told["wrong"], flooded)
 
 
 def latencies(samples: bytes, rate: float) -> Latencies:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.edge.cases import IDLE_BYTES_GOAL, P99_RATIO_GOAL, PUBLISH_P99_MS_GOAL, DownloadCase
 from bench.edge.figures import Sample, Spread, percentile, ratio_in_rounds
+from bench.edge.flooding import Flooding
 from bench.edge.idle import Idle
 from bench.edge.measuring import AtRate, Throughput
 
@@ -26,6 +27,7 @@ class Results:
     latency: dict[str, list[AtRate]] = field(default_factory=dict)
     memory: dict[str, Idle] = field(default_factory=dict)
     publish: list[float] = field(default_factory=list)
+    floods: list[Flooding] = field(default_factory=list)
     lua: tuple[list[Sample], list[Sample]] | None = None
     left_out: list[str] = field(default_factory=list)
 

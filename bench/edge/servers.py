@@ -32,12 +32,14 @@ class Server:
         address: host and port of plain HTTP, or of TLS when ``tls``.
         pid: its first process; children belong to it.
         tls: connections are encrypted.
+        metrics: host and port where a server tells what it counts, if it does.
     """
 
     name: str
     address: tuple[str, int]
     pid: int
     tls: bool = False
+    metrics: tuple[str, int] | None = None
 
     @property
     def url(self) -> str:

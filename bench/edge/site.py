@@ -151,14 +151,16 @@ def event(number: int) -> dict[str, object]:
 
 
 async def publish(site: Site, blobs: Sequence[bytes]) -> None:
-    """Store the blobs, then publish the manifest that names them."""
+    """Store the blobs, then publish the manifest that names them, which is all there is."""
     for blob in blobs:
         file = site.folder / "blob"
         file.write_bytes(blob)
         await open_store(site.objects_url).put_file(hashlib.sha256(blob).hexdigest(), file)
     redis = connect_redis(site.redis_url)
     try:
-        if not await RedisManifestStore(redis).publish(site.publication()):
+        store = RedisManifestStore(redis)
+        if not await store.publish(site.publication()):
             raise RuntimeError("the manifest was not taken")
+        await store.set_generation("filled")  # so that other keys are known to be none
     finally:
         await redis.aclose()

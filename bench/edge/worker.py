@@ -13,7 +13,7 @@ from bench.edge.certificate import Certificate
 from bench.edge.servers import Server, started
 from bench.edge.site import Site
 from bench.edge.waiting import written
-from edge.settings import EdgeSettings
+from edge.settings import EdgeSettings, parse_address
 
 # Above the 10,000 connections of the memory case; low enough that the files they may need are within common limits.
 MAX_CONNECTIONS = 12_000
@@ -51,5 +51,6 @@ def edge_worker(
         settings["SKAFOS_EDGE_TLS_CERTIFICATE"] = str(certificate.certificate)
         settings["SKAFOS_EDGE_TLS_KEY"] = str(certificate.key)
     with started([sys.executable, "-m", "edge"], folder / "log", written(ready), settings) as pid:
-        host, _, port = json.loads(ready.read_text())["listen"].rpartition(":")
-        yield Server("edge", (host, int(port)), pid, tls=certificate is not None)
+        told = json.loads(ready.read_text())
+        listen, operators = parse_address(told["listen"]), parse_address(told["metrics"])
+        yield Server("edge", listen, pid, tls=certificate is not None, metrics=operators)

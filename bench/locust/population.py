@@ -108,7 +108,7 @@ def offer_of(manifest: bytes, model: str | None = None) -> Offer:
     downloads = [
         Download(one["blob"], one["length"], one["name"], "base" in one)
         for one in newest["encodings"]
-        if one["name"] in ("identity", "zstd", "zstd-prefix")
+        if one["name"] in ("identity", "zstd", "zstd-prefix", "skafos-delta")
     ]
     full = _smallest([one for one in downloads if not one.patch])
     if full is None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 
 from control_plane import lookup
 from control_plane.api.call import Call
 from control_plane.api.environments import valid_keys
-from control_plane.api.paging import Keyset, Page, Paging, fetch_page
+from control_plane.api.paging import Keyset, Page, fetch_page
+from control_plane.api.patches import offered_patches
 from control_plane.api.schemas import (
     DeployedOut,
     DeploymentOut,
@@ -21,20 +21,18 @@ from control_plane.api.schemas import (
     EnvironmentGroupsQuery,
     NewDeployment,
     NewRollback,
+    OfferedOut,
     OfferOut,
-    PatchOut,
     PushOut,
 )
 from control_plane.api.versions import find_model
 from control_plane.errors import Invalid, Missing
 from control_plane.tables import (
-    ArtifactEncoding,
     Deployment,
     Device,
     Environment,
     Model,
     ModelVersion,
-    PatchJob,
     Release,
     User,
 )
@@ -92,7 +90,7 @@ async def list_environment_groups(call: Call, query: EnvironmentGroupsQuery) -> 
         environments: list[Environment] = [row[0] for row in page.items]
         ids = [environment.id for environment in environments]
         keys = await valid_keys(session, ids, call.now)
-        releases = await _releases(session, model.id)
+        releases = await _releases(session, model.id, ids)
         counts = await _device_counts(session, ids) if query.with_device_count else {}
     shown = [
         EnvironmentGroupOut(
@@ -107,28 +105,6 @@ async def list_environment_groups(call: Call, query: EnvironmentGroupsQuery) -> 
         for environment in environments
     ]
     return Page(shown, page.next_cursor)
-
-
-async def list_patches(call: Call, query: Paging) -> Page[PatchOut]:
-    """List the patches between the model's versions: built, under way, or skipped and why."""
-    base, target = aliased(ModelVersion), aliased(ModelVersion)
-    full = (
-        select(func.min(ArtifactEncoding.length))
-        .where(ArtifactEncoding.artifact_sha256 == PatchJob.target_sha256, ArtifactEncoding.base_sha256 == "")
-        .correlate(PatchJob)
-        .scalar_subquery()
-    )
-    async with call.database.read() as session:
-        _, model = await find_model(session, call)
-        # Versions with the same bytes share a patch: it is shown once, with the newest number of either side.
-        rows = (
-            select(PatchJob, func.max(base.version), func.max(target.version), full)
-            .join(base, (base.artifact_sha256 == PatchJob.base_sha256) & (base.model_id == model.id))
-            .join(target, (target.artifact_sha256 == PatchJob.target_sha256) & (target.model_id == model.id))
-            .group_by(PatchJob.id)
-        )
-        page = await fetch_page(session, rows, Keyset((PatchJob.created_at, PatchJob.id), descending=True), query)
-    return page.map(lambda row: _show_patch(*row))
 
 
 async def _find(call: Call, environment: str) -> tuple[Model, Environment]:
@@ -176,17 +152,33 @@ def _percent(buckets: int) -> float:
     return buckets * 100 / BUCKETS
 
 
-async def _releases(session: AsyncSession, model_id: str) -> dict[str, list[OfferOut]]:
+async def _releases(
+    session: AsyncSession, model_id: str, environment_ids: Sequence[str]
+) -> dict[str, list[OfferedOut]]:
     """Return what is offered of a model, by environment id, in the order in which devices ask."""
     query = (
-        select(Release.environment_id, Release.buckets, Release.conditions, ModelVersion.version)
+        select(
+            Release.environment_id,
+            Release.buckets,
+            Release.conditions,
+            ModelVersion.version,
+            ModelVersion.artifact_sha256,
+        )
         .join(ModelVersion, ModelVersion.id == Release.model_version_id)
-        .where(Release.model_id == model_id)
+        .where(Release.model_id == model_id, Release.environment_id.in_(environment_ids))
         .order_by(Release.environment_id, Release.position)
     )
-    found: dict[str, list[OfferOut]] = {}
-    for environment_id, buckets, conditions, version in (await session.execute(query)).all():
-        offer = OfferOut(version=version, percent=_percent(buckets), conditions=conditions)
+    rows = (await session.execute(query)).all()
+    patches, lengths = await offered_patches(session, model_id, environment_ids, {row[4] or "" for row in rows})
+    found: dict[str, list[OfferedOut]] = {}
+    for environment_id, buckets, conditions, version, artifact in rows:
+        offer = OfferedOut(
+            version=version or 0,
+            percent=_percent(buckets),
+            conditions=conditions,
+            full_length=lengths.get(artifact or ""),
+            patches=patches.get((environment_id, artifact or ""), []),
+        )
         found.setdefault(environment_id, []).append(offer)
     return found
 
@@ -198,17 +190,3 @@ async def _device_counts(session: AsyncSession, environment_ids: Sequence[str]) 
         .group_by(Device.environment_id)
     )
     return {row[0]: row[1] for row in (await session.execute(query)).all()}
-
-
-def _show_patch(job: PatchJob, from_version: int | None, to_version: int | None, full: int | None) -> PatchOut:
-    return PatchOut(
-        id=job.id,
-        from_version=from_version,
-        to_version=to_version,
-        state=job.state,
-        reason=job.reason,
-        length=job.length,
-        full_length=full,
-        created_at=job.created_at,
-        updated_at=job.updated_at,
-    )

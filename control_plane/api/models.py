@@ -13,7 +13,7 @@ from control_plane.api.paging import Keyset, Page, Paging, fetch_page
 from control_plane.api.schemas import DeleteModelQuery, ModelChange, ModelOut, NewModel
 from control_plane.api.unique import unique
 from control_plane.errors import Conflict
-from control_plane.locks import lock_applications, lock_model
+from control_plane.locks import lock_applications, lock_model, share_application
 from control_plane.model_names import change_name, give_up_name, take_name
 from control_plane.tables import Application, Environment, Model, ModelVersion, Release
 
@@ -60,6 +60,7 @@ async def change_model(call: Call, body: ModelChange) -> ModelOut:
     async with call.database.write() as session:
         application = await lookup.application(session, call.organization.id, call.part("app"))
         found = await lookup.model(session, application.id, call.part("model"))
+        await share_application(session, application.id)  # the name is recorded there, and applications come first
         model = await lock_model(session, found.id)  # so that nobody deploys it under its old name meanwhile
         offered_in = await _environments_offering(session, model.id)
         if offered_in and body.name != model.name:

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from artifacts.patch.build import SkipReason
 from control_plane import names
 from control_plane.accounts import RoleName
 from control_plane.api.paging import Paging
+from control_plane.patch_wishes import Unwanted
 from control_plane.tables import NAME_LENGTH
 from manifests.keys import DEFAULT_OVERLAP, MAX_OVERLAP
 
@@ -34,6 +36,8 @@ Email = Annotated[str, StringConstraints(max_length=names.EMAIL_LENGTH), AfterVa
 Description = Annotated[str, StringConstraints(max_length=names.DESCRIPTION_LENGTH), AfterValidator(names.check_text)]
 Filename = Annotated[str, StringConstraints(max_length=names.FILENAME_LENGTH), AfterValidator(names.check_filename)]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_RAW_NAME)]  # a name or an id
+PatchState = Literal["pending", "running", "built", "skipped", "failed"]
+PATCH_CODES = f"Why it was skipped: {', '.join([*SkipReason, *Unwanted])}."
 Platform = Literal["ios", "ipados", "macos", "tvos", "watchos", "visionos", "android", "linux", "windows", "other"]
 
 
@@ -219,6 +223,14 @@ class DeploymentsQuery(Paging):
     environment: Reference | None = Field(None, description="Only of this environment.")
 
 
+class PatchesQuery(Paging):
+    """Which patches to list, newest first."""
+
+    environment: Reference | None = Field(None, description="Only those that came into question there.")
+    from_version: int | None = Field(None, ge=1, le=MAX_VERSION, description="Only those that lead from it.")
+    to_version: int | None = Field(None, ge=1, le=MAX_VERSION, description="Only those that lead to it.")
+
+
 class AdoptionQuery(BaseModel):
     """What adoption to show."""
 
@@ -375,6 +387,15 @@ class TensorOut(Answer):
     shape: Annotated[list[int | str | None], BeforeValidator(_known_dimensions)]
 
 
+class PatchCountsOut(Answer):
+    """What became of the patches that lead to a version from others of its model."""
+
+    built: int = 0
+    waiting: int = Field(default=0, description="Pending or being made.")
+    failed: int = 0
+    skipped: dict[str, int] = Field(default_factory=dict, description="How many, by the `code` that says why.")
+
+
 class ModelVersionOut(Answer):
     """A version. `version` is null until its upload has finished."""
 
@@ -394,6 +415,7 @@ class ModelVersionOut(Answer):
     files: list[FileOut]
     inputs: list[TensorOut]
     outputs: list[TensorOut]
+    patches: PatchCountsOut
     created_at: datetime
     updated_at: datetime
 
@@ -406,13 +428,33 @@ class OfferOut(Answer):
     conditions: dict[str, Any]
 
 
+class OfferedPatchOut(Answer):
+    """A patch to a version that an environment offers, as it stands there."""
+
+    from_version: int | None
+    state: PatchState
+    code: str | None = Field(description=PATCH_CODES)
+    reason: str | None
+    encoding: str | None = Field(description="Of the smallest that is made.")
+    length: int | None = Field(description="Its bytes.")
+    devices: int | None = Field(description="Active ones that hold `from_version`; null when they were not counted.")
+    share: float | None = Field(description="Of the environment's active devices, from 0 to 1.")
+
+
+class OfferedOut(OfferOut):
+    """A version that an environment offers now, with the patches to it."""
+
+    full_length: int | None = Field(description="Bytes of the smallest encoding that needs no patch.")
+    patches: list[OfferedPatchOut] = Field(description="The most wanted first, those that are not made among them.")
+
+
 class EnvironmentGroupOut(Answer):
     """An environment as a model sees it: what it offers there, the first that fits a device first."""
 
     id: str
     name: str
     key: str | None
-    releases: list[OfferOut]
+    releases: list[OfferedOut]
     device_count: int | None
     created_at: datetime
     updated_at: datetime
@@ -449,16 +491,29 @@ class DeployedOut(Answer):
     deployment: DeploymentOut
 
 
+class PatchPlaceOut(Answer):
+    """What an environment wants of a patch."""
+
+    environment: str
+    wanted: bool
+    code: str | None = Field(description="Why not.")
+    devices: int | None = Field(description="Active ones that hold `from_version`; null when they were not counted.")
+    share: float | None = Field(description="Of the environment's active devices, from 0 to 1.")
+
+
 class PatchOut(Answer):
-    """A patch that was asked for, from one version to another."""
+    """A patch that came into question, from one version to another."""
 
     id: str
     from_version: int | None
     to_version: int | None
-    state: str
-    reason: str | None
-    length: int | None = Field(description="Of the patch.")
+    state: PatchState
+    code: str | None = Field(description=PATCH_CODES)
+    reason: str | None = Field(description="The same for people, or what keeps failing.")
+    encoding: str | None = Field(description="Of the smallest that is made.")
+    length: int | None = Field(description="Its bytes; of one that found no room, what it would take.")
     full_length: int | None = Field(description="Of the smallest full encoding of the version it leads to.")
+    environments: list[PatchPlaceOut] = Field(description="Where it came into question lately, by name.")
     created_at: datetime
     updated_at: datetime
 

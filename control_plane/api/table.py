@@ -11,6 +11,7 @@ from control_plane.api import (
     models,
     openapi,
     organizations,
+    patches,
     tokens,
     versions,
 )
@@ -350,10 +351,10 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET",
         f"{MODEL}/patches",
-        deployments.list_patches,
+        patches.list_patches,
         VIEWER,
         "List patches",
-        query=Paging,
+        query=s.PatchesQuery,
         answer=list[s.PatchOut],
     ),
     Route(

@@ -10,11 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from control_plane import audit, lookup
 from control_plane.api.call import Call
 from control_plane.api.paging import Keyset, Page, fetch_page
+from control_plane.api.patch_counts import count_patches
 from control_plane.api.schemas import (
     ModelVersionChange,
     ModelVersionOut,
     ModelVersionsQuery,
     NewModelVersion,
+    PatchCountsOut,
     UploadOut,
 )
 from control_plane.api.unique import unique
@@ -31,7 +33,8 @@ async def list_versions(call: Call, query: ModelVersionsQuery) -> Page[ModelVers
         _, model = await find_model(session, call)
         rows = select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.version.is_not(None))
         page = await fetch_page(session, rows, Keyset((ModelVersion.version,)), query)
-    return page.map(lambda row: show_version(row[0], model))
+        counts = await count_patches(session, [row[0] for row in page.items])
+    return page.map(lambda row: show_version(row[0], model, counts[row[0].id]))
 
 
 async def begin_upload(call: Call, body: NewModelVersion) -> UploadOut:
@@ -48,7 +51,8 @@ async def show_one_version(call: Call) -> ModelVersionOut:
     """Show a version, by its number or its id."""
     async with call.database.read() as session:
         _, model = await find_model(session, call)
-        return show_version(await lookup.model_version(session, model.id, call.part("version")), model)
+        version = await lookup.model_version(session, model.id, call.part("version"))
+        return await _shown(session, version, model)
 
 
 async def change_version(call: Call, body: ModelVersionChange) -> ModelVersionOut:
@@ -62,7 +66,8 @@ async def change_version(call: Call, body: ModelVersionChange) -> ModelVersionOu
         version = await call.services.uploads.finish(call.actor, version.id, body.filepath)
     if body.name is not None or "description" in body.model_fields_set:
         version = await _describe(call, version.id, body)
-    return show_version(version, model)
+    async with call.database.read() as session:
+        return await _shown(session, version, model)
 
 
 async def delete_version(call: Call) -> None:
@@ -84,10 +89,14 @@ async def find_model(session: AsyncSession, call: Call) -> tuple[Application, Mo
     return application, await lookup.model(session, application.id, call.part("model"))
 
 
-def show_version(version: ModelVersion, model: Model) -> ModelVersionOut:
+def show_version(version: ModelVersion, model: Model, patches: PatchCountsOut) -> ModelVersionOut:
     """Return a version as the API shows it. Its name is the uploaded file's, as the published client expects."""
     plain: dict[str, Any] = {field: getattr(version, field, None) for field in ModelVersionOut.model_fields}
-    return ModelVersionOut.model_validate(plain | {"name": version.filename, "model": model.name})
+    return ModelVersionOut.model_validate(plain | {"name": version.filename, "model": model.name, "patches": patches})
+
+
+async def _shown(session: AsyncSession, version: ModelVersion, model: Model) -> ModelVersionOut:
+    return show_version(version, model, (await count_patches(session, [version]))[version.id])
 
 
 async def _describe(call: Call, version_id: str, body: ModelVersionChange) -> ModelVersion:

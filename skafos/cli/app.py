@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "shipper": servers.shipper,
     "upload": versions.upload,
     "versions": versions.versions,
+    "patches": versions.patches,
     "fetch": versions.fetch,
     "deploy": versions.deploy,
     "rollback": versions.rollback,

@@ -13,7 +13,7 @@ from skafos.cli.session import Session, session
 from skafos.exceptions import InvalidParamError
 
 if TYPE_CHECKING:
-    from skafos.records import EnvironmentGroup
+    from skafos.records import EnvironmentGroup, Patch, PatchCounts
 
 Version = Annotated[str, typer.Argument(metavar="[VERSION]", help="A number or latest.", show_default=True)]
 Condition = Annotated[
@@ -75,8 +75,47 @@ def versions(
     if json:
         print_json(found)
         return
-    rows = [[v.version, v.format, v.artifact_length, v.interface, v.updated_at, v.description] for v in found]
-    print_table(["VERSION", "FORMAT", "BYTES", "INTERFACE", "UPDATED", "DESCRIPTION"], rows, "no versions yet")
+    rows = [
+        [v.version, v.format, v.artifact_length, v.interface, v.updated_at, _counts_text(v.patches), v.description]
+        for v in found
+    ]
+    columns = ["VERSION", "FORMAT", "BYTES", "INTERFACE", "UPDATED", "PATCHES", "DESCRIPTION"]
+    print_table(columns, rows, "no versions yet")
+
+
+def patches(
+    env: Annotated[
+        str | None,
+        typer.Option("--env", "--environment", metavar="NAME", help="Only those that came into question there."),
+    ] = None,
+    from_version: Annotated[
+        int | None, typer.Option("--from", min=1, metavar="VERSION", help="Only those from this version.")
+    ] = None,
+    to_version: Annotated[
+        int | None, typer.Option("--to", min=1, metavar="VERSION", help="Only those to this version.")
+    ] = None,
+    org: options.Org = None,
+    app: options.App = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """List the patches between a model's versions. Also why those that are not there are not.
+
+    DEVICES are active ones that hold the version a patch leads from, over all environments, when last counted.
+    """
+    with session(org, app, model) as chosen:
+        found = chosen.client.list_patches(
+            *chosen.of_model, environment=env, from_version=from_version, to_version=to_version
+        )
+    if json:
+        print_json(found)
+        return
+    rows = [
+        [p.from_version, p.to_version, p.state, p.code, p.encoding, p.length, p.full_length, _devices(p), p.reason]
+        for p in found
+    ]
+    columns = ["FROM", "TO", "STATE", "WHY", "ENCODING", "BYTES", "FULL", "DEVICES", "REASON"]
+    print_table(columns, rows, "no patch came into question yet")
 
 
 def fetch(
@@ -196,6 +235,16 @@ def parse_conditions(given: list[str]) -> dict[str, dict[str, Any]]:
     except ValueError as error:
         raise InvalidParamError(f"{error}.") from None
     return found
+
+
+def _counts_text(counts: PatchCounts) -> str | None:
+    told = {"built": counts.built, "waiting": counts.waiting, "failed": counts.failed} | counts.skipped
+    return ", ".join(f"{number} {what}" for what, number in told.items() if number) or None
+
+
+def _devices(patch: Patch) -> int | None:
+    counted = [place.devices for place in patch.environments if place.devices is not None]
+    return sum(counted) if counted else None
 
 
 def _version(text: str) -> int | Literal["latest"]:

@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import os
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from artifacts.archive import archive_upload
+from artifacts.encoded import Encoded
 from artifacts.encodings import (
     IDENTITY,
     SKAFOS_DELTA,
@@ -28,9 +30,10 @@ from artifacts.encodings import (
     decode_full,
     encode_full,
 )
-from artifacts.frames import read_header
+from artifacts.frames import FrameHeader, read_header
 from artifacts.hashing import hash_file
-from artifacts.patch.build import Built, Skipped, SkipReason, build_patch
+from artifacts.patch import build
+from artifacts.patch.build import Built, Skipped, SkipReason, best, build_patch
 from artifacts.patch.zstd_prefix import (
     PatchLimits,
     PatchTooCostly,
@@ -111,6 +114,54 @@ def test_debian_s_zstd_decodes_both(tmp_path: Path) -> None:
     assert (tmp_path / "full").read_bytes() == target
     assert (tmp_path / "patched").read_bytes() == target
     assert (tmp_path / "patch.zst").stat().st_size < 10_000
+
+
+@pytest.mark.parametrize(
+    ("base_length", "target_length"),
+    [
+        *((0, 0), (0, 100), (7, 100), (8, 0), (100, 1)),  # a base shorter than 8 bytes is no prefix
+        *((300, 255), (300, 256), (300, 65_791), (70_000, 65_792)),  # where the frame's content size grows
+        (5_000, 8 * 1024 * 1024 + 1),  # a window that decoders do not allow by themselves
+        (9_000_000, 9_000_000),
+        (17_000_000, 1_000_000),  # by the quick level, with sizes of our own for its tables
+        (1_000_000, 17_000_000),
+    ],
+)
+def test_debian_s_zstd_alone_makes_the_target_from_base_and_patch(
+    tmp_path: Path, base_length: int, target_length: int
+) -> None:
+    program = require("zstd")
+    base = random.Random(1).randbytes(base_length)
+    # What is beyond the base's length repeats itself, so that some patches refer to the base and to the target.
+    target = edited((base or b"nothing") * (target_length // max(1, base_length) + 1), 2)[:target_length]
+    old, new = file_of(tmp_path, "old", base), file_of(tmp_path, "new", target)
+    encoded = make_patch(old, new, tmp_path / "patch")
+    # No option, no setting and no suffix helps, and there is nothing to warn of.
+    command: list[str | Path] = [program, "-d", f"--patch-from={old}", encoded.path, "-o", tmp_path / "out"]
+    done = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower()
+    assert (tmp_path / "out").read_bytes() == target
+    told = subprocess.run([program, "-lv", encoded.path], env={}, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"Frames: (\d+)|(Skippable.*)", told) == [("1", "")]
+    assert re.findall(r"DictID: (\d+)", told) == ["0"]
+    assert re.findall(r"Decompressed Size: .*\((\d+) B\)", told) == [str(len(target))]
+    assert re.findall(r"Check: XXH64", told)
+    with encoded.path.open("rb") as opened:
+        assert read_header(opened) == FrameHeader(len(target), len(target)), "no larger window than is needed"
+
+
+def test_debian_s_zstd_refuses_a_patch_for_another_base(tmp_path: Path) -> None:
+    base = random.Random(1).randbytes(300_000)
+    old, new = file_of(tmp_path, "old", base), file_of(tmp_path, "new", edited(base, 3))
+    other = file_of(tmp_path, "other", random.Random(2).randbytes(300_000))
+    make_patch(old, new, tmp_path / "patch")
+    done = subprocess.run(
+        [require("zstd"), "-q", "-d", f"--patch-from={other}", tmp_path / "patch", "-o", tmp_path / "out"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode != 0
 
 
 def test_a_patch_that_debian_s_zstd_made_is_applied(tmp_path: Path) -> None:
@@ -380,3 +431,35 @@ def test_patches_are_built_in_spawned_processes(tmp_path: Path) -> None:
     assert isinstance(built, Built)
     assert isinstance(skipped, Skipped)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "patch"]
+
+
+def test_of_several_encodings_the_smallest_is_offered_and_of_equal_ones_the_preferred() -> None:
+    def built(name: str, length: int) -> Built:
+        return Built(Encoded(name, "0" * 64, length, "1" * 64, Path(name)))
+
+    skipped = Skipped(SkipReason.TOO_COSTLY, "memory")
+    assert best([skipped, built("large", 10), built("first", 9), built("second", 9)]) == built("first", 9)
+
+
+def test_when_no_encoding_does_the_one_that_came_furthest_says_why() -> None:
+    costly, long, wrong = (Skipped(reason, reason) for reason in SkipReason)
+    assert best([costly, long]) is long
+    assert best([wrong, costly, long]) is wrong
+    assert best([costly]) is costly
+
+
+def test_a_patch_that_does_not_make_the_target_is_never_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = random.Random(1).randbytes(10_000)
+    old, new = file_of(tmp_path, "old", base), file_of(tmp_path, "new", edited(base, 4))
+    other = file_of(tmp_path, "other", edited(base, 7))
+
+    def faulty(base: Path, _: Path, out: Path, limits: PatchLimits | None) -> Encoded:
+        return make_patch(base, other, out, limits)
+
+    monkeypatch.setattr(build, "ENCODERS", {ZSTD_PREFIX: faulty})
+    skipped = build_patch(old, new, tmp_path / "patch", full_length=10_000)
+    assert isinstance(skipped, Skipped)
+    assert skipped.reason is SkipReason.NOT_EXACT
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "other"]

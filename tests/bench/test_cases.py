@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bench.edge.cases import DEFAULT, DOWNLOAD_CASES, NAMES, WRK_CASES, WrkCase
 from bench.edge.certificate import Certificate
 from bench.edge.cores import Cores, TooFewCores, choose_cores
 from bench.edge.downloads import download
+from bench.edge.floods import FLOODS
 from bench.edge.measuring import Bench
 from bench.edge.nginx import configuration
 from bench.edge.peers import PEERS
@@ -113,6 +115,12 @@ def test_cases_run_in_their_order_and_locust_only_when_it_is_asked_for() -> None
     assert set(NAMES) - set(DEFAULT) == {"locust"}
 
 
+def test_a_group_stands_for_its_cases() -> None:
+    floods = [flood.name for flood in FLOODS]
+    assert choose("floods latency") == ["latency", *floods]
+    assert choose(f"floods {floods[0]}") == floods
+
+
 def test_a_case_that_does_not_exist_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="305"):
         choose("304-64 305")
@@ -122,3 +130,10 @@ def test_after_the_deadline_every_case_still_has_a_round_and_the_cut_is_told(sit
     bench = Bench(site, tmp_path, Cores(0, 1), rounds=5, seconds=1, deadline=0.0, say=lambda _: None)
     assert list(bench.turns("304")) == [0]
     assert bench.cut == [("304", 1)]
+
+
+def test_a_case_may_have_fewer_rounds_than_others(site: Site, tmp_path: Path) -> None:
+    bench = Bench(site, tmp_path, Cores(0, 1), rounds=5, seconds=1, deadline=math.inf, say=lambda _: None)
+    assert list(bench.turns("floods", 2)) == [0, 1]
+    assert list(bench.turns("floods", 9)) == [0, 1, 2, 3, 4]
+    assert bench.cut == []

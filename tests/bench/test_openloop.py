@@ -12,13 +12,14 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from bench.edge.openloop import build, latencies, run_openloop
+from bench.edge.openloop import Asked, build, latencies, run_beside, run_openloop
 from bench.edge.probe import ask, request
 from bench.edge.wrk import LoadFailed
 from tests.components import require
 
 RATE = 500
 SECONDS = 0.5
+WARM = 0.1
 
 
 def samples(times: list[float], late: list[float]) -> bytes:
@@ -45,10 +46,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture
 async def serve() -> AsyncIterator[Callable[..., Awaitable[int]]]:
-    """Give a function that starts a server: it answers 304, after one pause of so many seconds, or 200."""
+    """Give a function that starts a server: it answers 304, after one pause of so many seconds, or another status."""
     runners = []
 
-    async def start(pause: float, status: int = 304) -> int:
+    async def start(pause: float, status: int = 304, failing: int = 0) -> int:
         asked = 0
 
         async def handler(_: web.Request) -> web.Response:
@@ -56,6 +57,8 @@ async def serve() -> AsyncIterator[Callable[..., Awaitable[int]]]:
             asked += 1
             if asked == RATE // 2:
                 time.sleep(pause)  # noqa: ASYNC251 - the whole server stands still, as in a stall
+            if asked == failing:
+                raise RuntimeError
             return web.Response(status=status, headers={"Date": "now"})
 
         app = web.Application()
@@ -77,12 +80,29 @@ async def test_every_request_that_was_due_is_recorded_also_when_the_server_stood
     port = await serve(0.2)
     sent = request("GET", "/")
     size = len(await asyncio.to_thread(ask, ("127.0.0.1", port), sent))
-    seen = await asyncio.to_thread(run_openloop, program, port, sent, size, "HTTP/1.1 304", RATE, SECONDS)
+    asked = Asked(port, sent, size, "HTTP/1.1 304", RATE, warm=WARM)
+    seen = await asyncio.to_thread(run_openloop, program, asked, SECONDS)
     assert abs(seen.answered - RATE * SECONDS) <= 1
     assert seen.median <= seen.p99 <= seen.p999
 
 
-async def test_an_answer_of_another_status_ends_the_run(program: Path, serve: Callable[..., Awaitable[int]]) -> None:
-    port = await serve(0, 200)
+@pytest.mark.parametrize("status", [200, 304], ids=["another status", "another length"])
+async def test_answers_that_are_others_than_expected_end_the_run(
+    program: Path, serve: Callable[..., Awaitable[int]], status: int
+) -> None:
+    asked = Asked(await serve(0, status), request("GET", "/"), 50, "HTTP/1.1 304", RATE, warm=WARM)
     with pytest.raises(LoadFailed, match="another answer"):
-        await asyncio.to_thread(run_openloop, program, port, request("GET", "/"), 100, "HTTP/1.1 304", RATE, SECONDS)
+        await asyncio.to_thread(run_openloop, program, asked, SECONDS)
+
+
+async def test_wrong_answers_beside_a_flood_are_counted_and_the_load_goes_on(
+    program: Path, serve: Callable[..., Awaitable[int]]
+) -> None:
+    """Here one answer in the middle of the run is an error, whose connection the server closes."""
+    port = await serve(0, 304, failing=RATE // 2)
+    sent = request("GET", "/")
+    size = len(await asyncio.to_thread(ask, ("127.0.0.1", port), sent))
+    asked = Asked(port, sent, size, "HTTP/1.1 304", RATE, warm=0)
+    seen = await asyncio.to_thread(run_beside, program, asked, SECONDS)
+    assert seen.wrong == 1
+    assert abs(seen.latencies.answered - RATE * SECONDS) <= 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from artifacts.patch.build import ENCODERS
 from tests.control_plane.running import ORGANIZATION, Api
 
 APPS = f"/v2/organizations/{ORGANIZATION}/apps"
@@ -337,6 +340,72 @@ def test_patches_between_versions_are_told(api: Api, model: str) -> None:
     assert (patch["from_version"], patch["to_version"]) == (1, 2)
     assert patch["state"] in ("pending", "running", "built", "skipped")
     assert patch["full_length"] > 0
+
+
+def test_why_a_patch_was_skipped_is_told_wherever_versions_are_shown(api: Api, model: str) -> None:
+    alike = os.urandom(20_000)
+    for data in (alike, os.urandom(20_000), alike + b"more"):
+        api.upload(model, data, "tagger.tflite")
+    for version in (1, 2, 3):
+        deploy(api, model, version)
+
+    def ended() -> Any:
+        found = api.get(f"{model}/patches?to_version=3")
+        return found if all(patch["state"] not in ("pending", "running") for patch in found) else None
+
+    patches = {patch["from_version"]: patch for patch in until(ended)}
+    built, skipped = patches[1], patches[2]
+    assert (built["state"], built["code"], built["encoding"] in ENCODERS) == ("built", None, True)
+    assert built["length"] < 1000 < 20_000 < built["full_length"]
+    assert (skipped["state"], skipped["code"], skipped["encoding"]) == ("skipped", "not_smaller", None)
+    assert skipped["reason"].startswith("the patch has")
+    nobody_counted = {"environment": "prod", "wanted": True, "code": None, "devices": None, "share": None}
+    assert built["environments"] == [nobody_counted]
+
+    assert api.get(f"{model}/model_versions/3")["patches"] == {
+        "built": 1,
+        "waiting": 0,
+        "failed": 0,
+        "skipped": {"not_smaller": 1},
+    }
+    listed = {version["version"]: version["patches"] for version in api.get(f"{model}/model_versions")}
+    assert listed[1] == {"built": 0, "waiting": 0, "failed": 0, "skipped": {}}
+
+    (prod,) = [group for group in api.get(f"{model}/environment_groups") if group["name"] == "prod"]
+    (offer,) = prod["releases"]
+    assert offer["full_length"] == built["full_length"]
+    told = {patch["from_version"]: (patch["state"], patch["code"], patch["length"]) for patch in offer["patches"]}
+    assert told == {1: ("built", None, built["length"]), 2: ("skipped", "not_smaller", None)}
+
+    assert [patch["from_version"] for patch in api.get(f"{model}/patches?from_version=2")] == [2]
+    assert api.get(f"{model}/patches?environment=dev") == []
+    assert len(api.get(f"{model}/patches?environment=prod&to_version=3")) == 2
+    for wrong, status in (("environment=qa", 404), ("to_version=0", 400), ("to_version=x", 400), ("other=1", 400)):
+        assert api.call("GET", f"{model}/patches?{wrong}").status_code == status
+
+
+def test_looks_at_what_devices_hold_and_skipped_patches_are_counted(api: Api, model: str) -> None:
+    for _ in (1, 2):
+        api.upload(model, os.urandom(5000), "tagger.tflite")
+        deploy(api, model, "latest")
+
+    def counted() -> bool:
+        lines = httpx.get(f"{api.metrics_url}/metrics").text.splitlines()
+        looks = [line for line in lines if line.startswith('skafos_control_patch_looks_total{source="history"}')]
+        skipped = [
+            line for line in lines if line.startswith('skafos_control_patches_skipped_total{code="not_smaller"}')
+        ]
+        return bool(looks and skipped)
+
+    assert until(counted)
+
+
+def until(found: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 60
+    while not (result := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return result
 
 
 # --- At once ---------------------------------------------------------------------------------------------------------

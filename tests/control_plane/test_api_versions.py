@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from control_plane.api.schemas import PatchCountsOut
 from control_plane.api.versions import show_version
 from control_plane.tables import Model, ModelVersion, new_id, utc_now
 from tests.control_plane.running import ORGANIZATION, Api
@@ -49,5 +50,5 @@ def test_a_stored_shape_that_is_none_is_shown_as_unknown() -> None:
         created_at=now,
         updated_at=now,
     )
-    shown = json.loads(show_version(version, Model(name="m")).model_dump_json())
+    shown = json.loads(show_version(version, Model(name="m"), PatchCountsOut()).model_dump_json())
     assert [tensor["shape"] for tensor in shown["inputs"]] == [[1, "n", None, None, None, None], []]

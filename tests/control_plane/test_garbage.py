@@ -20,7 +20,7 @@ from control_plane import garbage
 from control_plane.encodings import record_encodings
 from control_plane.errors import Conflict
 from control_plane.garbage import GRACE, Collected, GarbageCollector
-from control_plane.patch_plan import BUILT, RUNNING
+from control_plane.patch_jobs import BUILT, RUNNING
 from control_plane.tables import (
     ArtifactEncoding,
     Model,

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.engine import Connection
 
 from control_plane.database import Database
 from control_plane.migrate import MIGRATIONS, migrate
-from control_plane.tables import Application, Deployment, Environment, Model, ModelVersion, Organization, PatchJob
+from control_plane.tables import (
+    Application,
+    ArtifactEncoding,
+    Base,
+    Deployment,
+    Environment,
+    Model,
+    ModelVersion,
+    Organization,
+    PatchJob,
+    PatchPlan,
+    PatchWish,
+    Release,
+)
 from tests.control_plane.databases import empty_database
 
 __all__ = ["empty_database"]
@@ -54,5 +69,59 @@ async def test_deployments_of_the_first_schema_learn_their_interfaces_and_patch_
             assert [offer["buckets"] for offer in deployment.offers] == [10_000, 10_000]
             job = await session.get_one(PatchJob, "j")
             assert (job.attempts, job.failures, job.retry_at) == (1, 0, None)
+            assert (job.code, job.tried) == (None, [])
+    finally:
+        await database.close()
+
+
+async def test_patches_that_an_environment_lists_stay_wanted_and_reasons_get_a_word(empty_database: str) -> None:
+    database = Database(empty_database)
+    try:
+        async with database.write() as session:
+            connection = await session.connection()
+            await connection.run_sync(upgrade_to, "0004")
+            file: dict[str, Any] = {"filename": "f", "filepath": "p", "model_id": "m"}
+            patch: dict[str, Any] = {"name": "zstd-prefix", "blob_sha256": "p", "length": 9}
+            offer: dict[str, Any] = {"model_id": "m", "position": 0, "buckets": 10_000, "conditions": {}}
+            rows: list[tuple[type[Base], dict[str, Any]]] = [
+                (Organization, {"id": "o", "name": "Acme"}),
+                (Application, {"id": "a", "organization_id": "o", "name": "A", "bundle_id": "b", "platform": "ios"}),
+                (Environment, {"id": "e", "application_id": "a", "name": "prod"}),
+                (Environment, {"id": "f", "application_id": "a", "name": "dev"}),
+                (Model, {"id": "m", "application_id": "a", "name": "digits"}),
+                *((ModelVersion, {"id": f"v{n}", "version": n, "artifact_sha256": f"a{n}"} | file) for n in (1, 2, 3)),
+                (Release, {"id": "r", "environment_id": "e", "model_version_id": "v3"} | offer),
+                *(
+                    (ArtifactEncoding, {"artifact_sha256": "a3", "base_sha256": base} | patch)
+                    for base in ("a1", "a2", "of another model")
+                ),
+            ]
+            for table, row in rows:
+                await session.execute(insert(table).values(row))
+            columns = "id, base_sha256, target_sha256, state, reason, attempts, failures, created_at, updated_at"
+            for job, state, reason in (
+                ("i", "skipped", "not_smaller: the patch has 9 bytes"),
+                ("j", "built", None),
+                ("k", "failed", "failed 5 times: memory"),
+            ):
+                values = {"j": job, "s": state, "r": reason}
+                statement = (
+                    f"INSERT INTO patch_jobs ({columns})"
+                    " VALUES (:j, :j, 't', :s, :r, 1, 0, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)"
+                )
+                await session.execute(text(statement), values)
+        assert await migrate(database)
+        async with database.read() as session:
+            jobs = {job.id: job for job in await session.scalars(select(PatchJob))}
+            wishes = list(await session.scalars(select(PatchWish).order_by(PatchWish.rank)))
+            (plan,) = await session.scalars(select(PatchPlan))
+        assert (jobs["i"].code, jobs["i"].reason) == ("not_smaller", "the patch has 9 bytes")
+        assert (jobs["j"].code, jobs["j"].tried) == (None, ["zstd-prefix"])
+        assert (jobs["k"].reason, jobs["k"].tried) == ("failed 5 times: memory", [])
+        assert [(wish.environment_id, wish.base_sha256, wish.target_sha256, wish.unwanted) for wish in wishes] == [
+            ("e", "a2", "a3", None),
+            ("e", "a1", "a3", None),
+        ]
+        assert (plan.environment_id, plan.model_id, plan.held, plan.asked_at) == ("e", "m", [], None)
     finally:
         await database.close()

@@ -15,6 +15,7 @@ from control_plane.api import models
 from control_plane.api.organizations import delete_organization
 from control_plane.api.schemas import DeleteModelQuery, ModelChange
 from control_plane.errors import Conflict, Invalid, Missing
+from control_plane.locks import lock_applications
 from control_plane.tables import Deployment, Member, Model
 from tests.control_plane.calls import call_in
 from tests.control_plane.databases import empty_database
@@ -97,6 +98,16 @@ async def test_a_deploy_while_the_model_is_being_renamed_offers_the_new_name(
     await rename(world, "numbers")
     assert isinstance(await meanwhile.ended(), Deployment)
     assert await model_names(world) == await offered(world) == ["numbers"]
+
+
+async def test_a_renaming_while_the_model_is_being_deleted_waits_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile = Meanwhile(lock_applications, lambda: rename(world, "numbers"))
+    monkeypatch.setattr(models, "lock_applications", meanwhile)
+    await delete(world, withdraw=True)
+    assert isinstance(await meanwhile.ended(), Missing)
+    assert await model_names(world) == []
 
 
 @pytest.mark.parametrize("withdraw", [False, True])

@@ -131,7 +131,7 @@ async def test_an_older_revision_in_redis_is_found_by_comparing_revisions(
     older = await world.store.load(key)
     assert isinstance(older, Publication)
     await world.relay.step(utc_now())
-    await world.publisher.republish(world.prod.id)
+    await deploy(world)
     client = connect_redis(redis_server.url)
     await client.delete(f"skafos:environment:{key}")
     await client.zrem("skafos:revisions", key)

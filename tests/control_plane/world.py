@@ -15,12 +15,14 @@ from typing import Any
 from sqlalchemy import select
 
 from artifacts.archive import UploadLimits
+from artifacts.encodings import ZSTD_PREFIX
 from artifacts.store import ObjectStore, open_store
 from control_plane.actor import Actor
 from control_plane.database import Database
 from control_plane.migrate import migrate
 from control_plane.model_names import take_name
 from control_plane.outbox import OutboxRelay
+from control_plane.patch_policy import PatchPolicy
 from control_plane.presign import Presigner
 from control_plane.publish import Publisher
 from control_plane.repository import Signing, signed
@@ -45,6 +47,8 @@ from manifests.store import ManifestStore, MemoryManifestStore, Publication
 from manifests.trust import Lifetimes, releases_of
 
 LIMITS = UploadLimits(max_upload_bytes=1 << 20, max_unpacked_bytes=4 << 20)
+# The encoding that is made the quickest, where a test is not about another.
+QUICK = PatchPolicy(encodings=(ZSTD_PREFIX,))
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ async def open_world(
     lifetimes: Lifetimes | None = None,
     limits: UploadLimits = LIMITS,
     objects: ObjectStore | None = None,
+    policy: PatchPolicy = QUICK,
 ) -> AsyncIterator[World]:
     """Make a world in ``folder``; with the URL of a database that is empty, or that another world has filled."""
     database = Database(database_url or f"sqlite:///{folder / 'test.sqlite3'}")
@@ -122,7 +127,7 @@ async def open_world(
     store = store or MemoryManifestStore()
     objects = objects or open_store((folder / "objects").as_uri())
     relay = OutboxRelay(database, store)
-    publisher = Publisher(database, relay, Signing(FileKeyStore(folder / "keys"), lifetimes or Lifetimes()))
+    publisher = Publisher(database, relay, Signing(FileKeyStore(folder / "keys"), lifetimes or Lifetimes()), policy)
     staging_dir = folder / "staging"
     uploads = Uploads(database, objects, staging_dir, Presigner(bytes(32)), limits, "http://control.test")
     try:

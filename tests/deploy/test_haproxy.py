@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
@@ -17,8 +18,10 @@ from structlog.testing import capture_logs
 from bench.edge.certificate import Certificate
 from edge.settings import EdgeSettings
 from tests.deploy.behind import BLOB, BLOB_PATH, CLIENT, Behind, Start, behind, reached
+from tests.edge.rfc9842 import Client
 from tests.edge.site import Edge, Site, eventually, metric
 from tests.edge.test_intake import event
+from tests.edge.versions import Versions, successor
 from tests.servers.proxies import DEPLOY, running_haproxy
 
 CONFIGURATIONS = ("haproxy.cfg", "haproxy-passthrough.cfg")
@@ -66,6 +69,22 @@ async def test_devices_are_served_as_by_the_edge(haproxy: Behind) -> None:
     assert (await haproxy.ask("POST", haproxy.events, json=[event()])).status == 202
     device = f"/v2/environments/{haproxy.environment.key}/devices/device-1"
     assert (await haproxy.ask("PUT", device, json={"facts": {"os": "ios"}})).status == 202
+
+
+async def test_a_client_of_the_rfc_updates_by_a_patch(haproxy: Behind) -> None:
+    first = random.Random(1).randbytes(300_000)
+    versions = await Versions(haproxy.site, haproxy.environment, (first, successor(first, 2))).publish()
+
+    async def served() -> bool:
+        return (await haproxy.get(versions.path(1))).status == 200
+
+    await eventually(served)
+    client = Client(lambda url, headers: haproxy.ask("GET", url.removeprefix("https://edge"), headers=headers))
+    got = [await client.get(f"https://edge{versions.path(number)}") for number in (1, 2)]
+    assert [(each.coding, each.content) for each in got] == [
+        ("identity", versions.artifacts[0]),
+        ("dcz", versions.artifacts[1]),
+    ]
 
 
 async def test_the_edge_learns_whose_a_request_is_and_believes_no_client(haproxy: Behind) -> None:

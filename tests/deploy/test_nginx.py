@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -20,8 +20,11 @@ from edge.connections import MAX_FIELD_BYTES
 from edge.settings import EdgeSettings
 from skafos.device import DeviceClient
 from tests.deploy.behind import BLOB, BLOB_PATH, CLIENT, Behind, Start, behind, reached, revalidations
+from tests.edge.rfc9842 import Client
 from tests.edge.site import Edge, Environment, Site, eventually, metric, release_of
+from tests.edge.test_dictionary import holding
 from tests.edge.test_intake import event
+from tests.edge.versions import Versions, successor
 from tests.servers.proxies import DEPLOY, running_nginx
 
 SLICE = 4 * 1024 * 1024
@@ -197,6 +200,109 @@ async def test_a_whole_device_is_kept_up_to_date_and_reports(hasty: Behind, tmp_
             assert installed.path is not None
             assert (installed.path / "weights.bin").read_bytes() == weights
             assert reached("events") > before
+
+
+@pytest_asyncio.fixture
+async def versions(nginx: Behind) -> Versions:
+    """Three versions at the edges behind nginx."""
+    first = random.Random(1).randbytes(300_000)
+    second = successor(first, 2)
+    made = Versions(nginx.site, nginx.environment, (first, second, successor(second, 3)))
+    await made.publish()
+
+    async def served() -> bool:
+        answers = [await edge.ask("HEAD", made.path(3)) for edge in nginx.edges]
+        return {answer.status for answer in answers} == {200}
+
+    await eventually(served)
+    return made
+
+
+async def test_a_client_of_the_rfc_updates_through_nginx_and_each_answer_is_cached(
+    nginx: Behind, versions: Versions
+) -> None:
+    before = reached("version")
+    for _ in range(3):
+        client = Client(lambda url, headers: nginx.ask("GET", url.removeprefix("https://edge"), headers=headers))
+        got = [await client.get(f"https://edge{versions.path(number)}") for number in (1, 2, 3)]
+        assert [each.coding for each in got] == ["identity", "dcz", "dcz"]
+        assert [each.content for each in got] == list(versions.artifacts)
+        assert [each.sent_bytes for each in got[1:]] == [40 + len(patch) for patch in versions.patches]
+    assert reached("version") == before + 3
+    direct = await nginx.edges[0].get(versions.path(2), headers=holding(versions.artifacts[0]))
+    for name in ("ETag", "Vary", "Use-As-Dictionary", "Cache-Control", "Content-Encoding", "Content-Length"):
+        assert got[1].response.headers[name] == direct.headers[name], name
+
+
+async def test_no_client_gets_from_the_cache_what_it_cannot_decode(nginx: Behind, versions: Versions) -> None:
+    first, second, _ = versions.artifacts
+    path, before = versions.path(2), reached("version")
+    patched = await nginx.ask("GET", path, headers=holding(first))
+    assert patched.headers["Content-Encoding"] == "dcz"
+    plain: list[Mapping[str, str]] = [
+        {},
+        {"Accept-Encoding": "gzip, deflate, br, zstd"},
+        {"Accept-Encoding": "dcz"},
+        holding(first, "gzip, br"),
+        holding(first, "dcz;q=0"),
+        holding(first, "dczx, x-dcz"),
+        holding(first) | {"Available-Dictionary": "nonsense"},
+        holding(first) | {"Available-Dictionary": ":" + "A" * 42 + "=:"},
+        holding(first, Range="bytes=0-"),
+    ]
+    for fields in plain:
+        answer = await nginx.ask("GET", path, headers=fields)
+        assert (answer.body == second, "Content-Encoding" in answer.headers) == (True, False), fields
+        assert answer.headers["Vary"] == "accept-encoding, available-dictionary"
+    for codings in ("dcz", "gzip, deflate, br, zstd, dcb, dcz", "DCZ,br"):
+        again = await nginx.ask("GET", path, headers=holding(first, codings))
+        assert (again.body, again.headers["ETag"]) == (patched.body, patched.headers["ETag"])
+    assert reached("version") == before + 2, "the patch, and the artifact that all the others have in common"
+
+
+async def test_a_dictionary_that_does_not_help_takes_no_room_in_the_cache(
+    nginx: Behind, versions: Versions, folder: Path
+) -> None:
+    def kept() -> int:
+        return sum(path.stat().st_size for path in (folder / "skafos-blobs").rglob("*") if path.is_file())
+
+    before, room = reached("version"), kept()
+    for number in range(4):
+        answer = await nginx.ask("GET", versions.path(2), headers=holding(f"made up {number // 2}".encode()))
+        assert (answer.status, answer.body) == (200, versions.artifacts[1])
+    assert (reached("version"), kept()) == (before + 4, room)
+
+
+async def test_tags_and_ranges_of_both_representations_hold_through_nginx(nginx: Behind, versions: Versions) -> None:
+    first, second, _ = versions.artifacts
+    path = versions.path(2)
+    plain, patched = await nginx.get(path), await nginx.ask("GET", path, headers=holding(first))
+    tag = patched.headers["ETag"]
+    assert plain.headers["ETag"] != tag
+    held = await nginx.ask("GET", path, headers=holding(first, If_None_Match=tag))
+    assert (held.status, held.headers["ETag"], held.headers["Vary"]) == (304, tag, plain.headers["Vary"])
+    assert (await nginx.get(path, If_None_Match=plain.headers["ETag"])).status == 304
+    assert (await nginx.get(path, If_None_Match=tag)).status == 200
+    part = await nginx.ask("GET", path, headers=holding(first, Range="bytes=100-199"))
+    assert (part.status, part.body, "Content-Encoding" in part.headers) == (206, second[100:200], False)
+    resumed = await nginx.ask("GET", path, headers=holding(first, Range="bytes=30-99", If_Range=tag))
+    assert (resumed.status, resumed.body) == (206, patched.body[30:100])
+    assert resumed.headers["Content-Encoding"] == "dcz"
+    other = await nginx.ask("GET", path, headers=holding(first, Range="bytes=30-", If_Range=plain.headers["ETag"]))
+    assert (other.status, other.body) == (206, second[30:])
+
+
+async def test_models_whose_names_are_encoded_pass_through(nginx: Behind) -> None:
+    first = random.Random(1).randbytes(300_000)
+    versions = Versions(nginx.site, nginx.environment, (first, successor(first, 2)), "Größe 50%")
+    await versions.publish()
+
+    async def served() -> bool:
+        return (await nginx.get(versions.path(1))).status == 200
+
+    await eventually(served)
+    answer = await nginx.ask("GET", versions.path(2), headers=holding(first))
+    assert (answer.headers["Content-Encoding"], len(answer.body)) == ("dcz", 40 + len(versions.patches[0]))
 
 
 async def test_failures_are_not_cached(nginx: Behind) -> None:

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from edge.connections import MAX_FIELD_BYTES, MAX_HEADERS
+from edge.connections import MAX_FIELD_BYTES, MAX_HEADERS, MAX_UNFINISHED_BYTES
 from tests.edge.raw import connect, raw, read_answer, request
 from tests.edge.site import Edge, Environment, Site, eventually, metric
 
@@ -200,6 +200,47 @@ async def test_a_client_that_never_finishes_its_head_is_closed(
         writer.write(begun)
         async with asyncio.timeout(20):
             assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("first", [b"", b"GET /nowhere HTTP/1.1\r\nHost: x\r\nTE: trailers\r\n\r\n"])
+async def test_a_long_head_has_little_time_to_end_where_a_body_and_a_short_head_have_more(
+    site: Site, environment: Environment, first: bytes
+) -> None:
+    async with site.edge() as edge:
+        before = metric("skafos_edge_heads_unfinished_total")
+        short, long, posting = [await connect(edge) for _ in range(3)]
+        for _, writer in (short, long, posting):
+            writer.write(first)
+        for reader, _ in (short, long, posting) if first else ():
+            await read_answer(reader)
+        head = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n"
+        field = b"X-Long: " + b"x" * 8000 + b"\r\n"
+        batch = b"[" + b" " * (MAX_UNFINISHED_BYTES + 1) + b"]"
+        post = request("POST", f"/v2/environments/{environment.key}/events", body=batch)
+        short[1].write(head + field)
+        long[1].write(head + field * 5)
+        posting[1].write(post[:-1])
+        async with asyncio.timeout(20):
+            assert await long[0].read() == b""
+        assert metric("skafos_edge_heads_unfinished_total") == before + 1
+        short[1].write(b"\r\n")
+        posting[1].write(post[-1:])
+        assert (await read_answer(short[0])).status == 404
+        assert (await read_answer(posting[0])).status == 202
+        for _, writer in (short, long, posting):
+            writer.close()
+
+
+async def test_a_long_head_that_ends_is_answered_and_forgotten(site: Site, environment: Environment) -> None:
+    field = b"X-Long: " + b"x" * 8000 + b"\r\n"
+    whole = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n" + field * 5 + b"\r\n"
+    async with site.edge() as edge:
+        reader, writer = await connect(edge)
+        for _ in range(4):
+            writer.write(whole)
+            assert (await read_answer(reader)).status == 404
+            await asyncio.sleep(0.6)  # over several sweeps
         writer.close()
 
 

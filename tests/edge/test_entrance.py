@@ -1,15 +1,41 @@
-"""When a worker runs out of descriptors, connections wait, and are served once it has some again."""
+"""Connections that wait to be accepted: while the loop is busy, and while a worker has no descriptors left."""
 
 from __future__ import annotations
 
 import resource
+import socket
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
+import pytest
 
 from tests.edge.raw import connect, read_answer, request
 from tests.edge.site import Environment, Site, eventually, release_of
 from tests.edge.test_proxy_protocol import LINE
+
+# More than would wait unless the edge said how many may.
+CROWD = 150
+
+
+@pytest.mark.parametrize("proxies", [{}, {"edge_proxy_protocol": True, "edge_trusted_proxies": "192.0.2.1"}])
+async def test_connections_wait_while_the_loop_is_busy(site: Site, proxies: dict[str, object]) -> None:
+    async with site.edge(**proxies) as edge:
+        with ExitStack() as stack:
+            crowd = [stack.enter_context(socket.socket()) for _ in range(CROWD)]
+            for one in crowd:
+                one.setblocking(False)
+                with suppress(BlockingIOError):
+                    one.connect(edge.address)
+            # The loop has not run since, so nothing was accepted; those who found no room are not connected yet.
+            assert sum(_is_connected(one) for one in crowd) == CROWD
+
+
+def _is_connected(one: socket.socket) -> bool:
+    with suppress(OSError):
+        one.getpeername()
+        return True
+    return False
 
 
 async def test_a_worker_without_descriptors_accepts_again_when_it_has_some(site: Site) -> None:

@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import socket
+import struct
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -250,6 +251,19 @@ async def test_a_flood_that_is_read_late_is_answered_whole_and_holds_little(
         assert statuses == [b"200"] * ((sent + missing) // len(whole) * 10) + [b"404"]
 
 
+async def test_a_client_that_does_not_take_its_answers_is_counted(edge: Edge, environment: Environment) -> None:
+    before = metric("skafos_edge_lane_paused_total")
+    with socket.create_connection(edge.address) as client:
+        client.setblocking(False)
+
+        async def counted() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                client.send(request("GET", path(environment)) * 100)
+            return metric("skafos_edge_lane_paused_total") > before
+
+        await eventually(counted)
+
+
 async def test_a_connection_that_comes_back_while_its_client_reads_nothing_waits_for_it(
     environment: Environment, tmp_path: Path, sender: FileSender
 ) -> None:
@@ -344,21 +358,92 @@ async def test_clients_that_vanish_leave_nothing_behind(edge: Edge, environment:
     assert (await raw(edge, check(environment))).status == 304
 
 
+async def test_a_client_that_resets_its_connection_is_counted(edge: Edge, environment: Environment) -> None:
+    opened, reset = metric("skafos_edge_connections_opened_total"), metric("skafos_edge_connections_reset_total")
+    for data in (check(environment), check(environment)[:50]):  # one in the lane, one at aiohttp
+        client = socket.create_connection(edge.address)
+        client.sendall(data)
+        await asyncio.sleep(0.05)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+    async def counted() -> bool:
+        return metric("skafos_edge_connections_reset_total") == reset + 2
+
+    await eventually(counted)
+    assert metric("skafos_edge_connections_opened_total") == opened + 2
+
+
+UNKNOWN_PATH = "/v2/environments/prod-aaaaaaaaaaaa-bbbbbbbbbbbbbbbbbbbbbbbbbb/manifest"
+
+
+def refused_checks() -> float:
+    return metric("skafos_edge_checks_total", environment_id="", application="", environment="", status="404")
+
+
+async def test_a_key_that_nobody_has_is_refused_in_the_lane_and_counted(edge: Edge, environment: Environment) -> None:
+    client, before = await Client.of(edge), refused_checks()
+    answers = [await client.ask(request("GET", UNKNOWN_PATH, *field)) for field in ((), ("Range: bytes=0-1",))]
+    assert [(answer.status, by_lane(answer)) for answer in answers] == [(404, True)] * 2
+    assert answers[0].json() == {"error": "No environment has this key.", "code": "unknown_key"}
+    by_aiohttp = await client.ask(request("GET", UNKNOWN_PATH, "Content-Length: 0"))
+    assert (by_aiohttp.status, by_lane(by_aiohttp), by_aiohttp.body) == (404, False, answers[0].body)
+    assert refused_checks() == before + 3
+    assert by_lane(await client.ask(check(environment)))
+
+
+async def test_a_key_that_was_withdrawn_is_refused_in_the_lane(
+    site: Site, edge: Edge, environment: Environment
+) -> None:
+    client = await Client.of(edge)
+    await site.store.withdraw(environment.key, 1)
+
+    async def gone() -> bool:
+        answer = await client.ask(check(environment))
+        return (answer.status, by_lane(answer)) == (404, True)
+
+    await eventually(gone)
+
+
+async def test_who_is_refused_is_left_to_aiohttp_when_it_shall_be_told(site: Site, environment: Environment) -> None:
+    async with site.edge(edge_log_refusals=True) as edge:
+        answer = await raw(edge, request("GET", UNKNOWN_PATH))
+        assert (answer.status, by_lane(answer)) == (404, False)
+
+
+async def test_a_key_is_not_refused_before_all_are_known_nor_at_the_end(
+    environment: Environment, tmp_path: Path, sender: FileSender
+) -> None:
+    cache = ManifestCache()
+    desk = desk_of(answering(PreparedManifests(cache, "no-store"), cache, tmp_path, sender))
+    cache.take(environment.publication())
+    unknown, known = request("GET", UNKNOWN_PATH), check(environment)
+    assert desk.answer_to(unknown) is None
+    cache.complete()
+    assert desk.answer_to(unknown) is not None
+    desk.leave_all_to_aiohttp()
+    assert desk.answer_to(unknown) is None
+    assert desk.answer_to(known) is None
+
+
 async def test_distinct_keys_and_headers_without_number_are_not_kept(
     environment: Environment, tmp_path: Path, sender: FileSender
 ) -> None:
     cache = ManifestCache()
     prepared = PreparedManifests(cache, "no-store")
     cache.take(environment.publication())
+    cache.complete()
     desk = desk_of(answering(prepared, cache, tmp_path, sender))
+    new = metric("skafos_edge_lane_heads_new_total")
     for number in range(20_000):
-        assert desk.answer_to(request("GET", f"/v2/environments/prod-{number}/manifest", f"X: {number}")) is None
+        assert desk.answer_to(request("GET", f"/v2/environments/prod-{number}/manifest", f"X: {number}")) is not None
         assert desk.answer_to(check(environment, f"X-Request-Id: {number}")) is not None
         assert desk.answer_to(check(environment, f"X-{number}: x")) is not None
     assert len(prepared.by_request_line) == 1
     assert len(prepared.by_head.entries) == 0
     assert len(desk.reader.lines) <= MAX_LINES
     assert len(desk.reader.layouts) <= MAX_LAYOUTS
+    assert metric("skafos_edge_lane_heads_new_total") == new + 40_000
 
 
 async def test_at_the_end_each_client_is_told_with_its_last_answer(site: Site, environment: Environment) -> None:

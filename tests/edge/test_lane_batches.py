@@ -8,7 +8,7 @@ import gzip
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -42,12 +42,14 @@ class SlowDisk:
         self.waiting = 0
         self.failure: OSError | None = None
         self._free = threading.Event()
+        self._pwritev = os.pwritev
 
-    def fdatasync(self, descriptor: int) -> None:
+    def pwritev(self, descriptor: int, pieces: Sequence[bytes], offset: int, flags: int) -> int:
         self.waiting += 1
         assert self._free.wait(60)
         if self.failure is not None:
             raise self.failure
+        return self._pwritev(descriptor, pieces, offset, flags)
 
     async def is_busy(self) -> bool:
         return self.waiting > 0
@@ -59,7 +61,7 @@ class SlowDisk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
     slow = SlowDisk()
-    monkeypatch.setattr(os, "fdatasync", slow.fdatasync)
+    monkeypatch.setattr(os, "pwritev", slow.pwritev)
     return slow
 
 

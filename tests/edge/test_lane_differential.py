@@ -107,6 +107,13 @@ async def test_real_clients_are_answered_by_the_lane_as_aiohttp_would(pair: Pair
     assert handed_over() == before
 
 
+async def test_a_key_that_nobody_has_is_refused_by_the_lane_as_by_aiohttp(pair: Pair) -> None:
+    before = handed_over()
+    for head in CLIENTS.values():
+        assert (await pair.same([head.replace(b"{key}", b"prod-nobodys")] * 3)).statuses == [404] * 3
+    assert handed_over() == before
+
+
 async def test_requests_that_two_readers_may_take_differently_are_answered_alike(pair: Pair) -> None:
     for hostile in SMUGGLING.values():
         for pieces in ([hostile], [check() + hostile], [hostile + check()], [check(), hostile, check()]):
@@ -141,6 +148,7 @@ PIECES = st.sampled_from(
         check(b'"a", {etag}'),
         check(b"*"),
         b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v2/environments/nobodys/manifest HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1\r\n\r\n",
         b"HEAD /v2/environments/{key}/manifest HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST /v2/environments/{key}/events HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n[]",
         b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",

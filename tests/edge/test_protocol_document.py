@@ -11,12 +11,13 @@ import pytest
 from edge import body, check, connections, download, errors, intake
 from edge.body import MAX_GZIP_MEMBERS, MAX_ZSTD_WINDOW_LOG
 from edge.connections import MAX_FIELD_BYTES, MAX_HEADERS
+from edge.dictionary import LARGEST_WINDOW, VARY, WINDOW_OF_ALL, prologue
 from edge.intake import MAX_DEVICE_BYTES
 from edge.manifest_cache import MAX_DOCUMENT_BYTES
 from edge.ranges import MAX_RANGES, MERGE_GAP
 from edge.routes import device_app
 from edge.settings import EdgeSettings
-from manifests.model import MAX_ENCODINGS, MAX_RELEASES
+from manifests.model import MAX_ENCODINGS, MAX_RELEASES, Encoding
 from manifests.trust import MAX_MANIFEST_BYTES
 from telemetry.events import (
     EVENT_TYPES,
@@ -95,6 +96,8 @@ def test_every_code_is_told_and_exists() -> None:
         ("characters of a push token", MAX_PUSH_TOKEN_CHARS),
         ("body of a registration, as sent and unpacked", MAX_DEVICE_BYTES),
         ("ranges in a request", MAX_RANGES),
+        ("window of a patch as `dcz` with a small dictionary, below", WINDOW_OF_ALL),
+        ("window of a patch as `dcz`, below", LARGEST_WINDOW),
         ("header fields of a request", MAX_HEADERS),
         ("bytes of a header field or request line", MAX_FIELD_BYTES),
     ],
@@ -109,6 +112,14 @@ def test_the_times_and_the_gap_are_told_as_they_are() -> None:
     assert f"a body has {setting('edge_body_seconds'):g} seconds" in section(11)
     assert f"256 KiB of an answer in {setting('edge_stall_seconds'):g} seconds" in section(11)
     assert f"within {MERGE_GAP} bytes" in section(6)
+
+
+def test_what_standard_clients_get_is_told_as_it_is() -> None:
+    route = "/v2/environments/{key}/models/{model}/versions/{version}/artifact"
+    assert any(row[1].strip("`") == route for row in rows(section(2)))
+    assert f'match="{route.replace("{version}", "*")}"' in section(6)
+    assert f"`Vary: {VARY}`" in section(6)
+    assert f"`{prologue(Encoding('zstd-prefix', '0' * 64, 1, '0' * 64))[:8].hex(' ')}`" in section(6)
 
 
 def test_every_field_and_type_of_an_event_is_told() -> None:

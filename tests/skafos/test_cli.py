@@ -129,8 +129,33 @@ def test_a_push_without_credentials_says_what_is_missing(app: Running, folder: P
 def test_tables_are_for_people(app: Running, folder: Path) -> None:
     app.skafos("upload", str(folder), "-d", "x" * 200, app=APP, model=MODEL)
     table = app.command("versions", app=APP, model=MODEL).stdout.splitlines()
-    assert table[0].split() == ["VERSION", "FORMAT", "BYTES", "INTERFACE", "UPDATED", "DESCRIPTION"]
+    assert table[0].split() == ["VERSION", "FORMAT", "BYTES", "INTERFACE", "UPDATED", "PATCHES", "DESCRIPTION"]
     assert table[-1].endswith("x" * (MAX_CELL - 1) + "…")
+
+
+def test_patches_are_told_with_the_reasons_of_those_that_are_not_there(app: Running, tmp_path: Path) -> None:
+    app.skafos("models", "create", "patched", app=APP)
+    for _ in (1, 2):
+        (tmp_path / "m.bin").write_bytes(os.urandom(10_000))
+        app.skafos("upload", str(tmp_path / "m.bin"), "--deploy", "prod", app=APP, model="patched")
+    (patch,) = until(
+        lambda: (
+            (found := app.skafos("patches", "--to", "2", "--env", "prod", app=APP, model="patched"))
+            and found[0]["state"] == "skipped"
+            and found
+        ),
+        "the end of the patch",
+    )
+    assert (patch["from_version"], patch["to_version"], patch["code"]) == (1, 2, "not_smaller")
+    assert [place["environment"] for place in patch["environments"]] == ["prod"]
+    table = app.command("patches", app=APP, model="patched").stdout.splitlines()
+    assert table[0].split() == ["FROM", "TO", "STATE", "WHY", "ENCODING", "BYTES", "FULL", "DEVICES", "REASON"]
+    assert table[1].split()[:4] == ["1", "2", "skipped", "not_smaller"]
+    assert "1 not_smaller" in app.command("versions", app=APP, model="patched").stdout
+    assert app.skafos("versions", app=APP, model="patched")[1]["patches"]["skipped"] == {"not_smaller": 1}
+    assert app.skafos("patches", "--from", "2", app=APP, model="patched") == []
+    nothing = app.command("patches", "--from", "2", app=APP, model="patched")
+    assert nothing.stdout == "no patch came into question yet\n"
 
 
 def test_adoption_and_sql_answer_from_clickhouse(app: Running, folder: Path, tmp_path: Path) -> None:
@@ -304,8 +329,23 @@ def test_patches_between_files_are_made_applied_and_shown(tmp_path: Path) -> Non
     Path(new).write_bytes(bytes(100_000) + b"!")
     assert "of" in run("delta", "make", old, new, patch).stdout
     shown = json.loads(run("delta", "info", patch, "--json").stdout)
-    assert (shown["encoding"], shown["new_length"]) == ("zstd-prefix", 100_001)
+    assert (shown["encoding"], shown["new_length"]) == ("skafos-delta", 100_001)
     assert run("delta", "apply", old, patch, again).returncode == 0
     assert Path(again).read_bytes() == Path(new).read_bytes()
     wrong = run("delta", "apply", new, patch, again)
     assert wrong.stderr == "error: The old file is not the one that the patch was made from.\n"
+
+
+def test_a_patch_is_explained_region_by_region(tmp_path: Path) -> None:
+    old, new, patch = (str(tmp_path / name) for name in ("old", "new", "patch"))
+    Path(old).write_bytes(bytes(100_000))
+    Path(new).write_bytes(bytes(50_000) + b"!" + bytes(50_000))
+    explained = run("delta", "make", old, new, patch, "--explain").stdout
+    assert "tried " in explained
+    assert "IN THE PATCH" in explained
+    told = json.loads(run("delta", "make", old, new, patch, "--explain", "--json").stdout)
+    assert sum(region["length"] for region in told["regions"]) == 100_001
+    assert {region["how"] for region in told["regions"]} >= {"copy"}
+    other = run("delta", "make", old, new, patch, "--explain", "--encoding", "zstd-prefix").stdout
+    assert "no regions" in other
+    assert run("delta", "make", old, new, patch, "--encoding", "nonsense").returncode != 0

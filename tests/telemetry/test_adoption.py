@@ -13,7 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry.adoption import MAX_DAYS, MAX_FAILURES, AdoptionReport, Failure, ModelName, VersionShare, adoption
+from telemetry.adoption import (
+    MAX_DAYS,
+    MAX_FAILURES,
+    AdoptionReport,
+    Failure,
+    ModelName,
+    VersionShare,
+    adoption,
+    held_now,
+)
 from telemetry.columns import event_columns
 from telemetry.segment import Record
 from telemetry.warehouse import Warehouse, WarehouseUnavailable, open_warehouse
@@ -232,6 +241,54 @@ def truth(story: list[tuple[int, int, int, str, int | None, int | None]]) -> dic
     for (day, _), version in held.items():
         counted[day][version] += 1
     return {day: dict(versions) for day, versions in counted.items()}
+
+
+# --- what is held now -------------------------------------------------------------------------------------------------
+
+
+async def held(
+    warehouse: Warehouse,
+    *records: Record,
+    versions: Sequence[int] = (1, 2, 3),
+    days: int = 7,
+    names: Sequence[ModelName] = FACES,
+) -> tuple[VersionShare, ...]:
+    """Insert the records, each on its own, and ask which of these versions are held."""
+    for place, one in enumerate(records):
+        await warehouse.insert_events(event_columns([one]), f"insert-{place}")
+    now = NOON + timedelta(hours=3)
+    return await held_now(warehouse, "org-1", "app-1", "prod", names, versions, days, now)
+
+
+async def test_versions_that_are_held_come_with_the_most_devices_first(warehouse: Warehouse) -> None:
+    found = await held(
+        warehouse,
+        record(event("check", "gone", version=3), at=NOON - 10 * DAY),
+        record(*(event("check", device, version=1) for device in "abc"), at=NOON - DAY),
+        record(event("activate", "c", version=2, from_version=1), event("check", "d"), event("check", "e", version=1)),
+    )
+
+    assert found == (VersionShare(1, 3, 0.6), VersionShare(2, 1, 0.2), VersionShare(None, 1, 0.2))
+
+
+async def test_versions_that_nobody_asked_about_count_as_none(warehouse: Warehouse) -> None:
+    made_up = [event("check", f"d{number}", version=4_000_000_000 + number) for number in range(5)]
+    found = await held(warehouse, record(event("check", "a", version=3), *made_up))
+
+    assert found == (VersionShare(None, 5, 5 / 6), VersionShare(3, 1, 1 / 6))
+
+
+async def test_what_is_held_of_two_models_of_one_name_stays_apart(warehouse: Warehouse) -> None:
+    records = [record(event("check", "a", version=3), event("check", "b", version=4), event("check", "c", version=4))]
+    new = await held(warehouse, *records, versions=(4,), names=[ModelName("faces", first=4, since=TODAY)])
+    old = await held(warehouse, versions=(1, 2, 3), names=[ModelName("faces", first=1, last=3)])
+
+    assert new == (VersionShare(4, 2, 1.0),)
+    assert old == (VersionShare(3, 1, 1.0),)
+
+
+async def test_without_devices_nothing_is_held(embedded: Warehouse) -> None:
+    assert await held(embedded) == ()
 
 
 # --- names that change hands ------------------------------------------------------------------------------------------

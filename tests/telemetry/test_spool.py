@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -65,18 +66,20 @@ async def test_closing_hands_over_everything_that_was_appended_in_order(tmp_path
 
 
 async def test_appenders_that_arrive_together_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    syncs: list[int] = []
-    real = os.fdatasync
+    writes: list[int] = []
+    real = os.pwritev
 
-    def counted(descriptor: int) -> None:
-        syncs.append(descriptor)
-        real(descriptor)
+    def counted(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int, flags: int) -> int:
+        writes.append(len(pieces))
+        return real(descriptor, pieces, offset, flags)
 
-    monkeypatch.setattr(os, "fdatasync", counted)
+    monkeypatch.setattr(os, "pwritev", counted)
     async with Spool(tmp_path / "edge-0") as spool:
         await asyncio.gather(*(append(spool, event()) for _ in range(100)))
 
-    assert 1 <= len(syncs) <= 3
+    header, *commits = writes
+    assert header == 1
+    assert 1 <= len(commits) <= 3
 
 
 async def test_an_old_segment_is_handed_over_without_another_batch(tmp_path: Path) -> None:
@@ -115,20 +118,28 @@ async def test_what_waits_for_the_disk_is_bounded(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("failure", "raised"), [(errno.ENOSPC, SpoolFull), (errno.EDQUOT, SpoolFull), (errno.EIO, SpoolClosed)]
+    ("failure", "raised"),
+    [
+        (OSError(errno.ENOSPC, "full"), SpoolFull),
+        (OSError(errno.EDQUOT, "full"), SpoolFull),
+        (OSError(errno.EIO, "broken"), SpoolClosed),
+        (MemoryError(), SpoolClosed),
+    ],
+    ids=["full", "over the quota", "broken", "out of memory"],
 )
-async def test_what_the_disk_refuses_is_not_acknowledged_and_leaves_no_trace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: int, raised: type[Exception]
+async def test_what_cannot_be_written_is_not_acknowledged_and_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, raised: type[Exception]
 ) -> None:
-    real = os.write
+    real = os.pwritev
 
-    def half_then_fail(descriptor: int, data: memoryview) -> int:
-        if len(data) > 200 and b"too-much" in bytes(data):
-            real(descriptor, bytes(data[: len(data) // 2]))
-            raise OSError(failure, os.strerror(failure))
-        return real(descriptor, data)
+    def half_then_fail(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int, flags: int) -> int:
+        data = b"".join(pieces)
+        if b"too-much" in data:
+            real(descriptor, [data[: len(data) // 2]], offset, flags)
+            raise failure
+        return real(descriptor, pieces, offset, flags)
 
-    monkeypatch.setattr(os, "write", half_then_fail)
+    monkeypatch.setattr(os, "pwritev", half_then_fail)
     async with Spool(tmp_path / "edge-0") as spool:
         await append(spool, event(device="before"))
         with pytest.raises(raised):
@@ -142,16 +153,16 @@ async def test_what_the_disk_refuses_is_not_acknowledged_and_leaves_no_trace(
 async def test_a_disk_that_takes_no_batch_does_not_fill_with_empty_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.write
+    real = os.pwritev
 
-    def headers_alone(descriptor: int, data: memoryview) -> int:
-        if len(data) > HEADER.size:
+    def headers_alone(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int, flags: int) -> int:
+        if offset:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(descriptor, data)
+        return real(descriptor, pieces, offset, flags)
 
     async with Spool(tmp_path / "edge-0") as spool:
         with monkeypatch.context() as full:
-            full.setattr(os, "write", headers_alone)
+            full.setattr(os, "pwritev", headers_alone)
             for _ in range(3):
                 with pytest.raises(SpoolFull):
                     await append(spool, event())
@@ -161,13 +172,103 @@ async def test_a_disk_that_takes_no_batch_does_not_fill_with_empty_segments(
     assert len(stored(tmp_path / "edge-0")) == 1
 
 
+def _break_the_sync(patch: pytest.MonkeyPatch) -> None:
+    """Have the bytes written and the wait for the disk fail, be it one call or, where there is none, two."""
+    real = os.pwritev
+
+    def written_but_not_synced(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int, flags: int) -> int:
+        real(descriptor, pieces, offset, 0)
+        raise OSError(errno.EIO, "broken")
+
+    def not_synced(descriptor: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    if hasattr(os, "RWF_DSYNC"):
+        patch.setattr(os, "pwritev", written_but_not_synced)
+    else:
+        patch.setattr(os, "fdatasync", not_synced)
+
+
+async def test_a_write_that_the_disk_takes_in_parts_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwritev
+
+    def at_most_a_hundred_bytes(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int, flags: int) -> int:
+        return real(descriptor, [b"".join(pieces)[:100]], offset, flags)
+
+    monkeypatch.setattr(os, "pwritev", at_most_a_hundred_bytes)
+    sent = [event(device=f"device-{n}") for n in range(5)]
+    async with Spool(tmp_path / "edge-0") as spool:
+        await asyncio.gather(*(append(spool, one) for one in sent))
+
+    assert [one.events for one in stored(tmp_path / "edge-0")] == [body(one) for one in sent]
+
+
+async def test_more_batches_than_one_call_takes_are_written_in_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.segment_writer._MAX_PIECES", 6)
+    sent = [event(device=f"device-{n}") for n in range(20)]
+    async with Spool(tmp_path / "edge-0") as spool:
+        await asyncio.gather(*(append(spool, one) for one in sent))
+
+    assert [one.events for one in stored(tmp_path / "edge-0")] == [body(one) for one in sent]
+
+
+@pytest.mark.parametrize("synced", [True, False], ids=["one call", "two calls"])
+async def test_what_is_durable_is_synced_with_one_call_or_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synced: bool
+) -> None:
+    if not synced:
+        monkeypatch.setattr("telemetry.segment_writer._SYNCED_WRITE", 0)
+    seen: list[str] = []
+    write, sync = os.pwritev, os.fdatasync
+
+    def written(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int, flags: int) -> int:
+        seen.append("synced write" if flags else "write")
+        return write(descriptor, pieces, offset, flags)
+
+    def waited(descriptor: int) -> None:
+        seen.append("sync")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "pwritev", written)
+    monkeypatch.setattr(os, "fdatasync", waited)
+    async with Spool(tmp_path / "edge-0") as spool:
+        await append(spool, event())
+        assert seen == (["synced write"] * 2 if synced else ["write", "sync"] * 2)
+
+
+async def test_a_spool_that_leaves_durability_to_the_system_does_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.segment_writer._SYNCED_WRITE", 0)
+    monkeypatch.setattr(os, "fdatasync", lambda _: pytest.fail("it waited"))
+    async with Spool(tmp_path / "edge-0", durability="os") as spool:
+        await append(spool, event())
+
+    assert len(stored(tmp_path / "edge-0")) == 1
+
+
+async def test_one_who_cannot_take_the_word_does_not_keep_it_from_the_others(tmp_path: Path) -> None:
+    told: list[Exception | None] = []
+
+    def fails(_: Exception | None) -> None:
+        raise RuntimeError("not at home")
+
+    async with Spool(tmp_path / "edge-0") as spool:
+        spool.submit(labels(), body(event()), 0, fails)
+        spool.submit(labels(), body(event()), 0, told.append)
+
+    assert told == [None]
+
+
 async def test_a_failed_sync_is_not_acknowledged_and_the_file_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Spool(tmp_path / "edge-0", roll_seconds=60) as spool:
         await append(spool, event(device="before"))
         with monkeypatch.context() as broken:
-            broken.setattr(os, "fdatasync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+            _break_the_sync(broken)
             with pytest.raises(SpoolClosed):
                 await append(spool, event(device="lost"))
         await append(spool, event(device="after"))

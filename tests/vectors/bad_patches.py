@@ -41,7 +41,7 @@ class Hand:
             *(number for each in self.members for number in each),
         ]
         start = self.magic + bytes([self.version, self.features]) + b"".join(map(varint, numbers))
-        return start + bytes.fromhex(side(BASE).sha256) + bytes.fromhex(side(self.target).sha256)
+        return start + bytes.fromhex(side(BASE).as_base().sha256) + bytes.fromhex(side(self.target).sha256)
 
     def patch(self, *numbers: int, frames: bytes | None = None, behind: bytes = b"") -> bytes:
         """Return the patch with operations in one stored frame, or with other frames."""
@@ -82,7 +82,7 @@ def bad_headers() -> Iterator[tuple[str, bytes]]:
     yield "a header that is cut off", Hand().header()[:-1]
     yield "a number with a byte that it does not need", good[:6] + b"\xe4\x00" + good[7:]
     yield "a number of 64 bits", good[:6] + b"\xff" * 9 + b"\x01" + good[7:]
-    yield "another base", good.replace(bytes.fromhex(side(BASE).sha256), bytes(32))
+    yield "another base", good.replace(bytes.fromhex(side(BASE).as_base().sha256), bytes(16))
     yield "a base of another length", Hand(base_length=99).patch(*ALL)
     yield "a base of more than 2^40 bytes", Hand(base_length=(1 << 40) + 1).patch(*ALL)
     yield "a target of 2^63 - 1 bytes", Hand(target_length=(1 << 63) - 1).patch(*ALL)

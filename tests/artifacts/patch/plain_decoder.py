@@ -85,7 +85,7 @@ class Decoder:
             content = zlib.decompress(self.space[address:end], -15)
             assert len(content) == inflated
             self.space += content
-        self.place += 64
+        self.place += 16 + 32
         self.queues = [b""] * streams
         self.flows: list[Any] = [ZstdDecompressor() if continuous >> stream & 1 else None for stream in range(streams)]
         self.begun = [False] * streams

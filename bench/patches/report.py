@@ -1,0 +1,307 @@
+"""Results become tables: sizes by pair, costs by tool, ours pair by pair, and the goals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.edge.report import verdict
+from bench.patches.measuring import Measured
+from bench.patches.peers import PEERS, Family
+from bench.patches.results import Row
+
+__all__ = ["SECTION", "Goal", "best", "goals", "render"]
+
+SECTION = "patch figures"
+
+OURS = "skafos-delta"
+MB = 1_000_000
+
+FAMILIES: Mapping[str, Family] = {peer.name: peer.family for peer in PEERS}
+GENERAL = tuple(name for name, family in FAMILIES.items() if family == "general")
+ALL = tuple(FAMILIES)
+
+GENERAL_RATIO_GOAL = 0.65
+ALL_RATIO_GOAL = 0.80
+EXCESS_BYTES_GOAL = 64
+TUNED_DECODE_GOAL = 60
+ZIP_DECODE_GOAL = 25
+WORKING_MB_GOAL = 8
+ENCODE_RATE_GOAL = 2
+ENCODE_MEMORY_GOAL = 6
+# Below that, memory is what encoders need whatever the file: tables of zstd, buffers of a block.
+LARGE_BYTES = 2 * MB
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One goal: what was reached, and whether that does; None where there is nothing to judge."""
+
+    what: str
+    measured: str
+    goal: str
+    holds: bool | None
+
+
+def render(rows: Sequence[Row], versions: Mapping[str, str], preface: str) -> str:
+    """Return all tables below a preface."""
+    parts = [preface, _goals(rows), _sizes(rows, versions), _tools(rows, versions), _ours(rows), _notes(rows)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def best(row: Row, tools: Iterable[str]) -> tuple[str, int] | None:
+    """Return the tool with the smallest patch and that patch's size; None if none made one."""
+    sizes = [(name, result.patch_bytes) for name in tools if (result := row.measured(name))]
+    return min(sizes, key=lambda pair: pair[1], default=None)
+
+
+def goals(rows: Sequence[Row]) -> list[Goal]:
+    """Return what became of each goal; without our own encoding there is nothing to judge."""
+    ours = [row for row in rows if row.measured(OURS)]
+    if not ours:
+        return []
+    return [*_size_goals(ours), *_cost_goals(ours)]
+
+
+# ---- goals
+
+
+def _size_goals(rows: Sequence[Row]) -> list[Goal]:
+    found = []
+    for label, tools, limit in (
+        ("general tool (xdelta3, bsdiff4, HDiffPatch, zstd)", GENERAL, GENERAL_RATIO_GOAL),
+        ("tool of all, zipnn, full zstd and full xz among them", ALL, ALL_RATIO_GOAL),
+    ):
+        ratio = _ratio(rows, tools)
+        if ratio is None:
+            continue
+        parts = [
+            f"{group}: {part:.3f}"
+            for group, name in (("released", "released"), ("fine-tuned", "finetuned"))
+            if (part := _ratio([row for row in rows if row.pair.group == name], tools)) is not None
+        ]
+        found.append(
+            Goal(
+                f"total of the patches against the best {label} for each pair",
+                f"{ratio:.3f} ({', '.join(parts)})",
+                f"≤ {limit:.2f}",
+                ratio <= limit,
+            )
+        )
+    if worst := _worst_excess(rows):
+        row, tool, excess = worst
+        measured = f"{excess:+,} bytes ({row.pair.name}, {tool})"
+        found.append(
+            Goal("worst pair against the best tool for it", measured, "≤ +64 bytes", excess <= EXCESS_BYTES_GOAL)
+        )
+    return found
+
+
+def _ratio(rows: Sequence[Row], tools: Sequence[str]) -> float | None:
+    """Return our total by that of the smallest patch of ``tools`` for each pair; None if no pair has both."""
+    mine = theirs = 0
+    for row in rows:
+        result, other = row.measured(OURS), best(row, tools)
+        if result and other:
+            mine, theirs = mine + result.patch_bytes, theirs + other[1]
+    return mine / theirs if theirs else None
+
+
+def _worst_excess(rows: Sequence[Row]) -> tuple[Row, str, int] | None:
+    excesses = [
+        (row, other[0], result.patch_bytes - other[1])
+        for row in rows
+        if (result := row.measured(OURS)) and (other := best(row, ALL))
+    ]
+    return max(excesses, key=lambda one: one[2], default=None)
+
+
+def _cost_goals(rows: Sequence[Row]) -> list[Goal]:
+    zips = [row for row in rows if row.pair.new.endswith(".zip")]
+    tuned = [row for row in rows if row.pair.group == "finetuned" and row not in zips]
+    large = [row for row in rows if max(row.old_bytes, row.new_bytes) >= LARGE_BYTES]
+    small = [row for row in rows if row not in large]
+    memory = "encoding, peak of memory by the larger file, highest"
+    return [
+        *_slowest("decoding fine-tunes, one core, slowest pair", tuned, _decode_rate, TUNED_DECODE_GOAL),
+        *_slowest("decoding zips, one core, slowest pair", zips, _decode_rate, ZIP_DECODE_GOAL),
+        *_highest(
+            "decoding, working memory beside the mapped base, highest", rows, _working_memory, WORKING_MB_GOAL, "MB"
+        ),
+        *_slowest("encoding, one core, slowest pair", rows, _encode_rate, ENCODE_RATE_GOAL),
+        *_highest(
+            f"{memory} of files from {LARGE_BYTES // MB} MB on", large, _memory_ratio, ENCODE_MEMORY_GOAL, "times"
+        ),
+        *_highest(f"{memory} of smaller files", small, _memory_ratio, None, "times"),
+    ]
+
+
+Figure = Callable[[Row, Measured], float]
+
+
+def _decode_rate(row: Row, one: Measured) -> float:
+    return row.new_bytes / MB / max(one.decode_seconds, 1e-6)
+
+
+def _encode_rate(row: Row, one: Measured) -> float:
+    return row.new_bytes / MB / max(one.encode_seconds, 1e-6)
+
+
+def _working_memory(_row: Row, one: Measured) -> float:
+    return one.decode_working_bytes / MB
+
+
+def _memory_ratio(row: Row, one: Measured) -> float:
+    return one.encode_bytes / max(row.old_bytes, row.new_bytes)
+
+
+def _figures(rows: Sequence[Row], figure: Figure) -> list[tuple[float, str]]:
+    return [(figure(row, one), row.pair.name) for row in rows if (one := row.measured(OURS))]
+
+
+def _slowest(what: str, rows: Sequence[Row], figure: Figure, limit: float) -> list[Goal]:
+    if not (figures := _figures(rows, figure)):
+        return []
+    value, name = min(figures)
+    return [Goal(what, f"{value:,.1f} MB/s ({name})", f"≥ {limit} MB/s", value >= limit)]
+
+
+def _highest(what: str, rows: Sequence[Row], figure: Figure, limit: float | None, unit: str) -> list[Goal]:
+    if not (figures := _figures(rows, figure)):
+        return []
+    value, name = max(figures)
+    measured = f"{value:,.1f} {unit} ({name})"
+    return [
+        Goal(what, measured, "", None) if limit is None else Goal(what, measured, f"≤ {limit} {unit}", value <= limit)
+    ]
+
+
+def _goals(rows: Sequence[Row]) -> str:
+    if not (found := goals(rows)):
+        return ""
+    lines = [f"| {one.what} | {one.measured} | {one.goal} | {verdict(one.holds)} |" for one in found]
+    return "\n".join(["| what | measured | goal | |", "|---|---|---|---|", *lines])
+
+
+# ---- tables
+
+
+def _sizes(rows: Sequence[Row], versions: Mapping[str, str]) -> str:
+    tools = [name for name in (*ALL, "zstd-prefix", OURS) if name in versions]
+    head = ["pair", "what", "new file", *tools, "of the best general tool", "of the best of all"]
+    lines = [_line(head), "|---|---" + "|--:" * (len(head) - 2) + "|"]
+    for row in rows:
+        cells = [row.pair.name, row.pair.kind, f"{row.new_bytes:,}", *(_share(row, tool) for tool in tools)]
+        lines.append(_line([*cells, _beside(row, GENERAL), _beside(row, ALL)]))
+    for label, group in (("all released", "released"), ("all fine-tuned", "finetuned"), ("all", "")):
+        chosen = [row for row in rows if not group or row.pair.group == group]
+        if len(chosen) > 1:
+            lines.append(_total(label, chosen, tools))
+    return "\n".join(lines)
+
+
+def _share(row: Row, tool: str) -> str:
+    result = row.measured(tool)
+    if result is None:
+        return "failed" if tool in row.results else ""
+    return _told_share(result.patch_bytes, row.new_bytes)
+
+
+def _told_share(size: int, whole: int) -> str:
+    """Return a share in per cent, or bytes where that would be nothing."""
+    return f"{100 * size / whole:.2f} %" if size * 1000 >= whole else f"{size:,} B"
+
+
+def _beside(row: Row, tools: Sequence[str]) -> str:
+    result, other = row.measured(OURS), best(row, tools)
+    if result is None or other is None:
+        return ""
+    return f"{result.patch_bytes / other[1]:.3f} ({result.patch_bytes - other[1]:+,} B, {other[0]})"
+
+
+def _total(label: str, rows: Sequence[Row], tools: Sequence[str]) -> str:
+    whole = sum(row.new_bytes for row in rows)
+    cells = [f"**{label}**", f"{len(rows)} pairs", f"{whole:,}"]
+    for tool in tools:
+        results = [row.measured(tool) for row in rows]
+        sizes = [result.patch_bytes for result in results if result]
+        # A tool that failed somewhere has no total to compare.
+        cells.append(_told_share(sum(sizes), whole) if len(sizes) == len(rows) else "")
+    for group in (GENERAL, ALL):
+        ratio = _ratio(rows, group)
+        cells.append("" if ratio is None else f"{ratio:.3f}")
+    return _line(cells)
+
+
+def _tools(rows: Sequence[Row], versions: Mapping[str, str]) -> str:
+    head = [
+        "tool",
+        "version",
+        "encode, all pairs",
+        "encode",
+        "slowest",
+        "peak",
+        "by file",
+        "decode",
+        "slowest",
+        "peak",
+        "exact",
+    ]
+    lines = [_line(head), "|---|---" + "|--:" * (len(head) - 2) + "|"]
+    lines += [_tool(name, version, rows) for name, version in versions.items()]
+    return "\n".join(lines)
+
+
+def _tool(name: str, version: str, rows: Sequence[Row]) -> str:
+    done = [(row, one) for row in rows if (one := row.measured(name))]
+    if not done:
+        return _line([name, version, *[""] * 8, f"0 of {len(rows)}"])
+    whole = sum(row.new_bytes for row, _ in done) / MB
+    encoding, decoding = sum(one.encode_seconds for _, one in done), sum(one.decode_seconds for _, one in done)
+    return _line(
+        [
+            *(name, version, f"{encoding:,.0f} s"),
+            f"{whole / max(encoding, 1e-6):,.1f} MB/s",
+            f"{min(_encode_rate(row, one) for row, one in done):,.1f} MB/s",
+            f"{max(one.encode_bytes for _, one in done) / MB:,.0f} MB",
+            f"{max(_memory_ratio(row, one) for row, one in done):,.1f} times",
+            f"{whole / max(decoding, 1e-6):,.0f} MB/s",
+            f"{min(_decode_rate(row, one) for row, one in done):,.0f} MB/s",
+            f"{max(one.decode_bytes for _, one in done) / MB:,.0f} MB",
+            f"{len(done)} of {len(rows)}",
+        ]
+    )
+
+
+def _ours(rows: Sequence[Row]) -> str:
+    done = [(row, one) for row in rows if (one := row.measured(OURS))]
+    if not done:
+        return ""
+    head = [f"{OURS}, pair", "patch", "encode", "rate", "peak", "by file", "decode", "peak", "working memory", "exact"]
+    lines = [_line(head), "|---" + "|--:" * (len(head) - 1) + "|"]
+    for row, one in done:
+        cells = [
+            *(row.pair.name, f"{one.patch_bytes:,}", f"{one.encode_seconds:.2f} s"),
+            f"{_encode_rate(row, one):,.1f} MB/s",
+            f"{one.encode_bytes / MB:,.0f} MB",
+            f"{_memory_ratio(row, one):.1f} times",
+            f"{_decode_rate(row, one):,.0f} MB/s",
+            f"{one.decode_bytes / MB:,.1f} MB",
+            f"{one.decode_working_bytes / MB:,.1f} MB",
+            "yes",
+        ]
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def _notes(rows: Sequence[Row]) -> str:
+    return "\n".join(
+        f"- {row.pair.name}, {tool}: {result.splitlines()[-1] if result else 'failed'}."
+        for row in rows
+        for tool, result in row.results.items()
+        if isinstance(result, str)
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
