@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from artifacts.patch.containers import find_deflations
 from artifacts.patch.deflation import Deflation
 from artifacts.patch.excerpt import Excerpt
 from artifacts.patch.kinds import FLOATS
-from artifacts.patch.matching import Add, Data, MatchLimits, Operation, match_with_prefix
+from artifacts.patch.matching import Add, Copy, Data, MatchLimits, Operation, match_with_prefix
 from artifacts.patch.opened import Opened
 from artifacts.patch.steps import DeflateEnd, Segment, Step, TensorStep, joined, part_of, segments
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
@@ -96,7 +97,7 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
     deflations = _worthwhile_deflations(old, new)
     parts = list(segments(new.unpacked, deflations))
     tensors = _Tensors(old, new, budget)
-    chosen: list[tuple[Segment, list[TensorStep]]] = []
+    chosen: list[tuple[Segment, list[TensorStep | Repeated]]] = []
     for part in parts:
         chosen.append((part, []))
         for step in tensors.steps(part):
@@ -104,13 +105,26 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
             if progress is not None:
                 progress(step.tensor.start + step.length)
     gaps = [gap for part, steps in chosen for gap in _gaps(part, steps)]
-    used = tensors.unmatched([step for _, steps in chosen for step in steps])
+    used = tensors.unmatched([step for _, steps in chosen for step in steps if isinstance(step, TensorStep)])
     matches = _Matches(old, new, gaps, [*used, *_inflated(old, new, deflations)])
     steps = [step for part, coded in chosen for step in _woven(part, coded, matches)]
     return Plan(joined(steps, len(old.content)), matches.prefix)
 
 
-def _gaps(part: Segment, steps: Sequence[TensorStep]) -> Iterator[Segment]:
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A tensor that the target has had before, as files of one archive do: it is copied from there."""
+
+    tensor: Tensor
+    copy: Copy
+
+    @property
+    def length(self) -> int:
+        """Bytes of the target."""
+        return self.copy.length
+
+
+def _gaps(part: Segment, steps: Sequence[TensorStep | Repeated]) -> Iterator[Segment]:
     """Yield what of a segment lies between its tensors."""
     at = part.start
     for start, end in [*((step.tensor.start, step.tensor.start + step.length) for step in steps), (part.end, part.end)]:
@@ -119,14 +133,14 @@ def _gaps(part: Segment, steps: Sequence[TensorStep]) -> Iterator[Segment]:
         at = end
 
 
-def _woven(part: Segment, steps: Sequence[TensorStep], matches: _Matches) -> Iterator[Step]:
+def _woven(part: Segment, steps: Sequence[TensorStep | Repeated], matches: _Matches) -> Iterator[Step]:
     """Yield the steps of a segment: its tensors and what lies between them."""
     if part.deflate is not None:
         yield part.deflate
     at = part.start
     for step in steps:
         yield from matches.between(at, step.tensor.start)
-        yield step
+        yield step.copy if isinstance(step, Repeated) else step
         at = step.tensor.start + step.length
     yield from matches.between(at, part.end)
     if part.deflate is not None:
@@ -207,13 +221,27 @@ class _Tensors:
         self._budget = budget
         self._pairs = align(old.tensors, new.tensors, old.unpacked, new.unpacked)
         self._origins = _origins(new)
+        self._seen: dict[bytes, int] = {}
 
-    def steps(self, segment: Segment) -> Iterator[TensorStep]:
-        """Yield the tensors of a segment that are coded by their elements, in their order."""
+    def steps(self, segment: Segment) -> Iterator[TensorStep | Repeated]:
+        """Yield the tensors of a segment that are coded by their elements or repeated, in their order."""
         for tensor, base in self._pairs:
             inside = segment.start <= tensor.start and tensor.start + tensor.length <= segment.end
-            if inside and tensor.length >= _MIN_TENSOR_BYTES and (step := self._step(tensor, base)) is not None:
+            if not inside or tensor.length < _MIN_TENSOR_BYTES:
+                continue
+            # What is deflated cannot be copied from: the file has it in another form.
+            repeated = self._repeated(tensor) if segment.deflate is None else None
+            step = repeated or self._step(tensor, base)
+            if step is not None:
                 yield step
+
+    def _repeated(self, tensor: Tensor) -> Repeated | None:
+        """Return a tensor's copy from where the target had the same bytes first; None where this is the first time."""
+        digest = sha256(self._new.unpacked.view(tensor.start, tensor.length)).digest()
+        first = self._seen.setdefault(digest, tensor.start)
+        if first == tensor.start:
+            return None
+        return Repeated(tensor, Copy(len(self._old.content) + first, tensor.length))
 
     def unmatched(self, steps: Sequence[TensorStep]) -> Iterator[tuple[int, int]]:
         """Yield where tensors of the base are that nothing is matched with if these steps are taken.

@@ -101,6 +101,15 @@ def test_what_is_in_zips_is_seen(tmp_path: Path, deflated: bool) -> None:
     assert _patch(tmp_path, old, new).encoded.length < 0.52 * len(new)
 
 
+def test_tensors_that_two_files_of_an_archive_share_are_sent_once(tmp_path: Path) -> None:
+    both = safetensors(trained(model()))
+    once = zipped({"one.safetensors": both}, deflated=False)
+    twice = zipped({"one.safetensors": both, "other.safetensors": both}, deflated=False)
+    old = zipped({"one.safetensors": safetensors(model())}, deflated=False)
+    first, second = (_patch(tmp_path, old, new).encoded.length for new in (once, twice))
+    assert second < first + 1024
+
+
 def test_a_member_that_zlib_does_not_make_is_opaque(tmp_path: Path) -> None:
     old, new = (zipped({"w": safetensors(weights)}, deflated=True) for weights in (model(), trained(model())))
     # One bit of the deflated stream's first block header less, and it is no stream: what is left is bytes.
