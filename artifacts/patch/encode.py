@@ -133,6 +133,8 @@ _FACTOR_SHARE, _TENSOR_SHARE, _CANDIDATE_SHARE = 0.5, 0.7, 0.5
 # A target that takes less than this share of its bytes is not tried without its base, or without inflating its members;
 # one with tensors not below the second share, since what these take as bytes is known.
 _POOR, _POOREST = 0.75, 0.95
+# Where tensors take more than this, the last bytes of all else do not matter.
+_POLISHED_BITS = 8 * 16 * 1024
 # Tensors that save more than this share of the patch by being coded as such, by estimates, surely save something.
 _SURE_SHARE = 0.03
 
@@ -196,7 +198,8 @@ class _Candidates:
             another = replace(plan, steps=with_prefixes(self._old, self._new, plan.steps))
             if len(another.steps) < len(plan.steps):
                 plan = min((plan, another), key=lambda one: bytes_without_elements(self._old, self._new, one))
-            plan = polished(self._old, self._new, plan)
+            if sum(step.plan.bits for step in plan.steps if isinstance(step, TensorStep)) < _POLISHED_BITS:
+                plan = polished(self._old, self._new, plan)
             emitted = emit(self._old, self._new, plan, progress)
         except PatchInvalid:
             return None

@@ -80,8 +80,14 @@ def tally(numbers: npt.NDArray[Any], levels: npt.NDArray[np.uint8]) -> Counts:
     places[small] = numbers[small]
     # The largest of 8 bytes are rounded up out of the last bucket.
     np.minimum(places, count - 1, out=places)
-    places += levels.astype(np.int64) * count
-    return np.bincount(places, minlength=LEVELS * count).reshape(LEVELS, count)
+    counts = np.zeros((LEVELS, count), np.int64)
+    if len(levels):
+        # Most tensors have few levels: the others are not touched.
+        lowest, highest = int(levels.min()), int(levels.max())
+        places += (levels.astype(np.int64) - lowest) * count
+        found = np.bincount(places, minlength=(highest - lowest + 1) * count)
+        counts[lowest : highest + 1] = found.reshape(-1, count)
+    return counts
 
 
 def tally_factors(factors: Factors) -> Counts:
@@ -108,6 +114,13 @@ def estimated_bits(counts: Counts, width: int) -> float:
     """Return about how many bits numbers take that were counted, each level with a code of its own."""
     kinds = buckets(width)
     active = counts[counts.any(axis=1)]
-    merged = np.zeros((int(kinds.coarse.max()) + 1, len(active)), np.int64)
-    np.add.at(merged, kinds.coarse, active.T)
-    return sum(entropy(row) for row in merged.T) + float((active.sum(axis=0) * kinds.coarse_bits).sum())
+    if not len(active):
+        return 0.0
+    # The coarse buckets are runs of the others.
+    merged = np.add.reduceat(active, np.flatnonzero(np.diff(kinds.coarse, prepend=-1)), axis=1)
+    bits = _by_logarithm(merged.sum(axis=1)).sum() - _by_logarithm(merged).sum()
+    return float(bits) + float((active.sum(axis=0) * kinds.coarse_bits).sum())
+
+
+def _by_logarithm(counts: Counts) -> npt.NDArray[np.float64]:
+    return np.asarray(counts * np.log2(np.maximum(counts, 1)), np.float64)

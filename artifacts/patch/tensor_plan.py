@@ -46,7 +46,7 @@ _COMMON_GAIN_BITS = 8 * 8
 # Fewer elements than these have no rows and columns, or no factors, that are worth it.
 _MIN_SCALED, _MIN_FACTORED = 256, 2048
 # Shares of the rank that is worth it by an estimate: the estimate is mostly too high.
-_RANKS = (1.0, 0.8, 0.6, 0.45, 0.3)
+_RANKS = (1.0, 0.7, 0.45)
 # Factors predict nothing that hardly ever changes.
 _MIN_CHANGED = 0.02
 # Where the low bits of all elements are zero: floats of 4 bytes that were half ones or bfloat16, and of 8 that were
