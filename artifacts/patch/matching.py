@@ -7,7 +7,7 @@ from what was chosen (`passes`), from several beginnings, and what compresses be
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from mmap import mmap
 
@@ -43,15 +43,20 @@ _BYTES_PER_STEP = 200
 
 
 # What passes begin with, the most promising first: prices; whether new bytes have a prefix, if there is one; whether
-# differences are expected to be like those in long alignments.
-_BEGINNINGS: tuple[tuple[Prices, bool, bool], ...] = (
-    (Prices(), False, False),
-    (Prices(), True, False),
-    (CHEAP_OPERATIONS, False, False),
-    (Prices(), False, True),
-    (Prices(), True, True),
-    (CHEAP_OPERATIONS, False, True),
+# differences are expected to be like those in long alignments; and whether short pieces of the target are copied, which
+# a compressor of new bytes mostly does better.
+_BEGINNINGS: tuple[tuple[Prices, bool, bool, bool], ...] = (
+    (Prices(), False, False, False),
+    (Prices(), True, False, False),
+    (Prices(), False, True, False),
+    (CHEAP_OPERATIONS, True, True, False),
+    (CHEAP_OPERATIONS, False, False, False),
+    (Prices(), True, True, False),
+    (Prices(), False, True, True),
+    (CHEAP_OPERATIONS, False, False, True),
 )
+# Pieces of the target are not short from this length on.
+_LONG_OWN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,10 @@ class _Trials:
 
     def __init__(self, files: Files, found: Found, limits: MatchLimits) -> None:
         self._files, self._found = files, found
-        self._choices = Choices(files, found)
+        long = [one for one in found.alignments if not one.own or one.end - one.start >= _LONG_OWN]
+        self._choices = [Choices(files, replace(found, alignments=long))]
+        if len(long) < len(found.alignments):
+            self._choices.append(Choices(files, found))
         self._estimator = Estimator(files.old, files.new)
         made = sum(end - start for start, end in files.ranges)
         self._most_operations = _FEW_OPERATIONS + made // _BYTES_PER_OPERATION
@@ -137,10 +145,11 @@ class _Trials:
         prefix = _prefix(self._found, len(self._files.old)) if prefixed else None
         seen = seen_differences(self._files, self._found)
         best: Matched | None = None
-        for prices, with_prefix, different in _BEGINNINGS:
-            if with_prefix and prefix is None:
+        for prices, with_prefix, different, own in _BEGINNINGS:
+            if (with_prefix and prefix is None) or (own and len(self._choices) == 1):
                 continue
-            for matched in self._chain(prices, prefix if with_prefix else None, seen if different else None):
+            choices = self._choices[own]
+            for matched in self._chain(choices, prices, prefix if with_prefix else None, seen if different else None):
                 if best is None or matched.estimate < best.estimate:
                     best = matched
             if self._spent():
@@ -148,14 +157,15 @@ class _Trials:
         assert best is not None
         return best
 
-    def _chain(self, prices: Prices, prefix: tuple[int, int] | None, different: Counts | None) -> Iterator[Matched]:
+    def _chain(
+        self, choices: Choices, prices: Prices, prefix: tuple[int, int] | None, different: Counts | None
+    ) -> Iterator[Matched]:
         """Yield what passes choose, until some in a row are not smaller than the one before."""
         least, worse = None, 0
-        made = self._choices.passes(prices, prefixed=prefix is not None, different=different)
-        for choices in islice(made, _PASSES):
-            matched = self._smallest(choices, prefix)
+        for made in islice(choices.passes(prices, prefixed=prefix is not None, different=different), _PASSES):
+            matched = self._smallest(made, prefix)
             yield matched
-            self._steps -= self._choices.steps
+            self._steps -= choices.steps
             worse = worse + 1 if least is not None and matched.estimate >= least else 0
             if self._spent() or worse == _MAX_WORSE:
                 return
