@@ -22,6 +22,7 @@ __all__ = [
     "Differences",
     "Event",
     "NewBytes",
+    "Rates",
     "Step",
     "choose",
     "differences",
@@ -39,6 +40,9 @@ _CLUSTERS_AT_A_TIME = 1 << 12
 _MAX_STATES = 24
 # What it costs to go from the base to the target's own bytes, or back.
 _FAR = 3.0
+
+_NONE = np.zeros(0, np.int64)
+_NO_SYMBOLS = np.zeros(0, np.uint16)
 
 # The state in which bytes are new.
 NEW = -1
@@ -72,16 +76,28 @@ class Differences:
     firsts: Places
     symbols: npt.NDArray[np.uint16]
 
-    def rates(self, prices: Prices) -> list[float]:
-        """Return what each cluster costs for each of its bytes."""
+
+class Rates:
+    """What the clusters of several alignments cost for each of their bytes, all of them looked up at once."""
+
+    def __init__(self, found: Sequence[Differences]) -> None:
+        self._lengths = np.concatenate([_NONE, *(one.ends - one.starts for one in found)])
+        self._symbols = np.concatenate([_NO_SYMBOLS, *(one.symbols for one in found)])
+        before = np.cumsum([0, *(len(one.symbols) for one in found)])
+        firsts = [one.firsts + number for one, number in zip(found, before.tolist(), strict=False)]
+        self._firsts = np.concatenate([_NONE, *firsts, [len(self._symbols)]]).astype(np.int64)
+        # The number of each alignment's first cluster.
+        self.numbers = np.cumsum([0, *(len(one.starts) for one in found)]).tolist()
+
+    def __call__(self, prices: Prices) -> list[float]:
+        """Return the costs at some prices."""
         rates: list[float] = []
-        firsts = np.append(self.firsts, len(self.symbols))
         # Some at a time: the costs of single bytes take four times what the symbols take.
-        for at in range(0, len(self.starts), _CLUSTERS_AT_A_TIME):
-            some = slice(at, at + _CLUSTERS_AT_A_TIME)
-            begin, end = firsts[at], firsts[min(at + _CLUSTERS_AT_A_TIME, len(self.starts))]
-            costs = np.add.reduceat(prices.different[self.symbols[begin:end]], self.firsts[some] - begin)
-            rates += (costs / (self.ends[some] - self.starts[some])).tolist()
+        for at in range(0, len(self._lengths), _CLUSTERS_AT_A_TIME):
+            to = min(at + _CLUSTERS_AT_A_TIME, len(self._lengths))
+            begin, end = self._firsts[at], self._firsts[to]
+            costs = np.add.reduceat(prices.different[self._symbols[begin:end]], self._firsts[at:to] - begin)
+            rates += (costs / self._lengths[at:to]).tolist()
         return rates
 
 
@@ -102,8 +118,7 @@ def differences(target: Bytes, source: Bytes, alignment: Alignment, cluster_log:
     return Differences(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-_NONE = np.zeros(0, np.int64)
-_EQUAL = Differences(_NONE, _NONE, _NONE, np.zeros(0, np.uint16))
+_EQUAL = Differences(_NONE, _NONE, _NONE, _NO_SYMBOLS)
 
 
 def _clusters(
@@ -185,8 +200,18 @@ class Event:
     left: list[int]
 
 
-def timeline(start: int, end: int, alignments: Sequence[Alignment], found: Sequence[Differences]) -> list[Event]:
-    """Return what changes between two places of the target, in order."""
+def timeline(
+    start: int, end: int, alignments: Sequence[Alignment], found: Sequence[Differences], numbers: Sequence[int]
+) -> list[Event]:
+    """Return what changes between two places of the target, in order.
+
+    Args:
+        start: a place in the target.
+        end: a later one.
+        alignments: what lies there.
+        found: how each of them differs.
+        numbers: of each alignment's first cluster among all clusters.
+    """
     events: dict[int, Event] = {}
 
     def at(place: int) -> Event:
@@ -208,7 +233,7 @@ def timeline(start: int, end: int, alignments: Sequence[Alignment], found: Seque
         for place in differing.ends[inside].tolist():
             if place < last:
                 at(place).changed.append((number, -1))
-        for cluster, place in enumerate(differing.starts[inside].tolist(), inside.start):
+        for cluster, place in enumerate(differing.starts[inside].tolist(), numbers[number] + inside.start):
             at(max(place, first)).changed.append((number, cluster))
     return [events[place] for place in sorted(events)]
 
@@ -216,7 +241,7 @@ def timeline(start: int, end: int, alignments: Sequence[Alignment], found: Seque
 def choose(
     events: Sequence[Event],
     alignments: Sequence[Alignment],
-    rates: Sequence[Sequence[float]],
+    rates: Sequence[float],
     prices: Prices,
     new: NewBytes,
 ) -> list[Step]:
@@ -225,7 +250,7 @@ def choose(
     Args:
         events: what changes where.
         alignments: what can be chosen.
-        rates: what each cluster of each alignment costs for each of its bytes.
+        rates: what each cluster costs for each of its bytes.
         prices: what things cost.
         new: what new bytes cost.
     """
@@ -234,9 +259,10 @@ def choose(
     for event, cost in zip(events, costs, strict=True):
         path.go_to(event.place, cost)
         path.enter(event.entered)
-        path.change_over()
+        if event.entered or event.left or path.matters(event.changed):
+            path.change_over()
         for number, cluster in event.changed:
-            path.change_rate(number, rates[number][cluster] if cluster >= 0 else 0.0)
+            path.change_rate(number, rates[cluster] if cluster >= 0 else 0.0)
         path.leave(event.left)
     return path.steps(events[-1].place)
 
@@ -280,6 +306,11 @@ class _Path:
         if state in self._rate:
             self._rate[state] = rate
 
+    def matters(self, changed: list[tuple[int, int]]) -> bool:
+        """Return whether a state may be better left or entered here: not where others than the best begin to differ."""
+        best = min(self._cost, key=self._cost.__getitem__)
+        return any(cluster < 0 or number == best for number, cluster in changed)
+
     def change_over(self) -> None:
         """Let each state be entered from the cheapest one, or from new bytes, if that is cheaper than to stay."""
         cost, place = self._cost, self._place
@@ -289,7 +320,10 @@ class _Path:
             cost[NEW] = low + self._data
             self._chain[NEW] = (place, NEW, chain)
         bound = low + self._copy
-        new_bound = cost[NEW] + self._copy if best != NEW else float("inf")
+        new_chain = self._chain[NEW]
+        assert new_chain is not None
+        # New bytes that would begin here are no way from the best to another state.
+        new_bound = float("inf") if best == NEW or new_chain[0] == place else cost[NEW] + self._copy
         for state, now in cost.items():
             if now <= bound or state in (NEW, best):
                 continue
@@ -298,10 +332,10 @@ class _Path:
                 cost[state] = now = then
                 self._chain[state] = (place, state, chain)
             if new_bound < now:
-                then = new_bound + self._distance(self._chain[NEW], state)
+                then = new_bound + self._distance(new_chain, state)
                 if then < now:
                     cost[state] = then
-                    self._chain[state] = (place, state, self._chain[NEW])
+                    self._chain[state] = (place, state, new_chain)
         if len(cost) > _MAX_STATES:
             self._forget()
 

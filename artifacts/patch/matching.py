@@ -7,7 +7,7 @@ from what was chosen (`passes`), from several beginnings, and what compresses be
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from mmap import mmap
 
@@ -30,7 +30,10 @@ _RUNS = (4, 6, 32, 1 << 40)
 # Operations take time to decode, so there are not more of them than these and one for every so many bytes.
 _FEW_OPERATIONS = 1 << 14
 _BYTES_PER_OPERATION = 32
-_PASSES = 4
+# Passes from each beginning, and then so many in all of so many that are best.
+_FIRST_PASSES = 2
+_BEST_CHAINS = 2
+_PASSES = 5
 # So many passes in a row may fail to be better than the best before: the next one may be.
 _MAX_WORSE = 2
 # Enough to sort all suffixes of files of some hundred kilobytes, and those that matter of longer ones.
@@ -39,20 +42,25 @@ _LEAST_MAX_BYTES = 128 << 20
 _MAX_PREFIX_BYTES = 1 << 20
 _PREFIX_BIN = 1 << 14
 # Steps of the search for the cheapest way, of all passes together: some seconds.
-_BASIC_STEPS = 600_000
+_BASIC_STEPS = 1_500_000
 _BYTES_PER_STEP = 200
 
 
 # What passes begin with, the most promising first: prices; whether new bytes have a prefix, if there is one; whether
-# differences are expected to be like those in long alignments.
-_BEGINNINGS: tuple[tuple[Prices, bool, bool], ...] = (
-    (Prices(), False, False),
-    (Prices(), True, False),
-    (CHEAP_OPERATIONS, False, False),
-    (Prices(), False, True),
-    (Prices(), True, True),
-    (CHEAP_OPERATIONS, False, True),
+# differences are expected to be like those in long alignments; and whether short pieces of the target are copied, which
+# a compressor of new bytes mostly does better.
+_BEGINNINGS: tuple[tuple[Prices, bool, bool, bool], ...] = (
+    (Prices(), False, False, False),
+    (Prices(), True, False, False),
+    (Prices(), False, True, False),
+    (CHEAP_OPERATIONS, True, True, False),
+    (CHEAP_OPERATIONS, False, False, False),
+    (Prices(), True, True, False),
+    (Prices(), False, True, True),
+    (CHEAP_OPERATIONS, False, False, True),
 )
+# Pieces of the target are not short from this length on.
+_LONG_OWN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +135,10 @@ class _Trials:
 
     def __init__(self, files: Files, found: Found, limits: MatchLimits) -> None:
         self._files, self._found = files, found
-        self._choices = Choices(files, found)
+        long = [one for one in found.alignments if not one.own or one.end - one.start >= _LONG_OWN]
+        self._choices = [Choices(files, replace(found, alignments=long))]
+        if len(long) < len(found.alignments):
+            self._choices.append(Choices(files, found))
         self._estimator = Estimator(files.old, files.new)
         made = sum(end - start for start, end in files.ranges)
         self._most_operations = _FEW_OPERATIONS + made // _BYTES_PER_OPERATION
@@ -138,28 +149,31 @@ class _Trials:
             self._steps, self._runs = 0, _RUNS[:1] + _RUNS[-1:]
 
     def best(self, *, prefixed: bool) -> Matched:
+        """Return the smallest of all: a few passes from each beginning, and more of those that lead to the smallest."""
         prefix = _prefix(self._found, len(self._files.old)) if prefixed else None
         seen = seen_differences(self._files, self._found)
-        best: Matched | None = None
-        for prices, with_prefix, different in _BEGINNINGS:
-            if with_prefix and prefix is None:
+        chains: list[tuple[Matched, int, Iterator[Matched]]] = []
+        for number, (prices, with_prefix, different, own) in enumerate(_BEGINNINGS):
+            if (with_prefix and prefix is None) or (own and len(self._choices) == 1):
                 continue
-            for matched in self._chain(prices, prefix if with_prefix else None, seen if different else None):
-                if best is None or matched.estimate < best.estimate:
-                    best = matched
+            choices = self._choices[own]
+            chain = self._chain(choices, prices, prefix if with_prefix else None, seen if different else None)
+            chains.append((_smallest(islice(chain, _FIRST_PASSES)), number, chain))
             if self._spent():
                 break
-        assert best is not None
-        return best
+        chains.sort(key=lambda found: (found[0].estimate, found[1]))
+        further = [_smallest(chain, first) for first, _, chain in chains[:_BEST_CHAINS]]
+        return _smallest(iter(further))
 
-    def _chain(self, prices: Prices, prefix: tuple[int, int] | None, different: Counts | None) -> Iterator[Matched]:
+    def _chain(
+        self, choices: Choices, prices: Prices, prefix: tuple[int, int] | None, different: Counts | None
+    ) -> Iterator[Matched]:
         """Yield what passes choose, until some in a row are not smaller than the one before."""
         least, worse = None, 0
-        made = self._choices.passes(prices, prefixed=prefix is not None, different=different)
-        for choices in islice(made, _PASSES):
-            matched = self._smallest(choices, prefix)
+        for made in islice(choices.passes(prices, prefixed=prefix is not None, different=different), _PASSES):
+            matched = self._smallest_form(made, prefix)
             yield matched
-            self._steps -= self._choices.steps
+            self._steps -= choices.steps
             worse = worse + 1 if least is not None and matched.estimate >= least else 0
             if self._spent() or worse == _MAX_WORSE:
                 return
@@ -168,7 +182,7 @@ class _Trials:
     def _spent(self) -> bool:
         return self._steps <= 0
 
-    def _smallest(self, choices: Sequence[Choice], prefix: tuple[int, int] | None) -> Matched:
+    def _smallest_form(self, choices: Sequence[Choice], prefix: tuple[int, int] | None) -> Matched:
         """Return the operations of some choices in the form that compresses best."""
         best: Matched | None = None
         for run in self._runs:
@@ -180,6 +194,14 @@ class _Trials:
                 best = Matched(operations, prefix, size)
         assert best is not None
         return best
+
+
+def _smallest(found: Iterator[Matched], first: Matched | None = None) -> Matched:
+    for one in found:
+        if first is None or one.estimate < first.estimate:
+            first = one
+    assert first is not None
+    return first
 
 
 def _prefix(found: Found, old_bytes: int) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from artifacts.patch.alignments import Alignment, Bytes, Places
-from artifacts.patch.choose import MIN_CLUSTER_LOG, NEW, Step, choose, differences, new_bytes, timeline
+from artifacts.patch.choose import MIN_CLUSTER_LOG, NEW, Rates, Step, choose, differences, new_bytes, timeline
 from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.prices import Chosen, Counts, Prices, difference_symbols, learned, learned_differences
 from artifacts.patch.search import Found, Ranges
@@ -91,12 +91,14 @@ class Choices:
         for start, end in files.ranges:
             inside = [n for n, one in enumerate(found.alignments) if one.start < end and one.end > start]
             alignments, how = [found.alignments[n] for n in inside], [differing[n] for n in inside]
-            self._ranges.append((timeline(start, end, alignments, how), alignments, how))
+            rates = Rates(how)
+            events = timeline(start, end, alignments, how, rates.numbers)
+            self._ranges.append((events, alignments, rates, [not len(one.starts) for one in how]))
 
     @property
     def steps(self) -> int:
         """How many steps one pass takes: places where one of some can be chosen, and what else takes as long."""
-        places = sum(len(event.changed) + 1 for events, _, _ in self._ranges for event in events)
+        places = sum(len(event.changed) + 1 for events, *_ in self._ranges for event in events)
         others = len(self.found.places) // _NEW_BYTES_PER_STEP + self._aligned // _ALIGNED_BYTES_PER_STEP
         return places + len(self.found.alignments) + others
 
@@ -115,10 +117,9 @@ class Choices:
             repeats = _repeats(self.found, written, prefixed=prefixed)
             new = new_bytes(self.files.new, self.found.places, repeats, prices)
             written = []
-            for events, alignments, differing in self._ranges:
-                equal = [not len(how.starts) for how in differing]
-                rates = [how.rates(prices) for how in differing]
-                written.append(Choice(self.files, choose(events, alignments, rates, prices, new), alignments, equal))
+            for events, alignments, rates, equal in self._ranges:
+                steps = choose(events, alignments, rates(prices), prices, new)
+                written.append(Choice(self.files, steps, alignments, equal))
             yield written
             prices = learned(prices, _chosen(self.files, written))
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from artifacts.patch.alignments import Alignment, equal_length, worthwhile_length
 from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex
-from artifacts.patch.choose import choose, differences, new_bytes, timeline
+from artifacts.patch.choose import Rates, choose, differences, new_bytes, timeline
 from artifacts.patch.estimate import Estimator
 from artifacts.patch.matching import MatchLimits, match, match_with_prefix
 from artifacts.patch.operations import Add, Copy, Data, Operation
@@ -373,7 +373,8 @@ def test_the_cheapest_way_changes_the_alignment_where_another_one_fits_better() 
     how = [differences(new, old, one) for one in both]
     prices = Prices()
     nothing = new_bytes(new, np.zeros(0, np.int64), np.zeros(0, np.int64), prices)
-    steps = choose(timeline(0, 1100, both, how), both, [one.rates(prices) for one in how], prices, nothing)
+    rates = Rates(how)
+    steps = choose(timeline(0, 1100, both, how, rates.numbers), both, rates(prices), prices, nothing)
     assert [(step.start, step.end, step.alignment) for step in steps] == [(0, 500, 0), (500, 1100, 1)]
 
 
