@@ -34,12 +34,19 @@ def preface(folder: Path, rounds: int, seconds: int) -> str:
 
 def circumstances(folder: Path) -> str:
     """Return the date, the machine and the versions."""
+    return (
+        f"{machine(folder)}. "
+        f"Python {platform.python_version()}, aiohttp {version('aiohttp')}, uvloop {version('uvloop')}, "
+        f"nginx {nginx_version()}, granian {granian_version()}."
+    )
+
+
+def machine(folder: Path) -> str:
+    """Return the date and the machine, as a sentence without its end; ``folder`` is where the files lie."""
     memory = psutil.virtual_memory().total / 1e9
     return (
         f"Measured on {datetime.now(UTC):%Y-%m-%d}: {cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GB of memory, "
-        f"{platform.system()} {platform.release().partition('-')[0]}, files on {file_system(folder)}. "
-        f"Python {platform.python_version()}, aiohttp {version('aiohttp')}, uvloop {version('uvloop')}, "
-        f"nginx {nginx_version()}, granian {granian_version()}."
+        f"{platform.system()} {platform.release().partition('-')[0]}, files on {file_system(folder)}"
     )
 
 

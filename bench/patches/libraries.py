@@ -17,6 +17,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,12 +45,12 @@ class Bsdiff4:
 
     def encode(self, old: Path, new: Path, patch: Path, setting: Sequence[str]) -> None:  # noqa: ARG002
         """Write a patch."""
-        module = _imported("bsdiff4")
+        module = import_module("bsdiff4")
         patch.write_bytes(module.diff(old.read_bytes(), new.read_bytes()))
 
     def decode(self, old: Path, patch: Path, new: Path, setting: Sequence[str]) -> None:  # noqa: ARG002
         """Apply a patch."""
-        module = _imported("bsdiff4")
+        module = import_module("bsdiff4")
         new.write_bytes(module.patch(old.read_bytes(), patch.read_bytes()))
 
 
@@ -64,7 +65,7 @@ class HDiffPatch:
 
     def encode(self, old: Path, new: Path, patch: Path, setting: Sequence[str]) -> None:
         """Write a patch."""
-        module = _imported("hdiffpatch")
+        module = import_module("hdiffpatch")
         compressor, form = setting
         if compressor == "zstd":
             config = module.ZStdConfig(level=22, window=self._WINDOW_LOG)
@@ -75,7 +76,7 @@ class HDiffPatch:
 
     def decode(self, old: Path, patch: Path, new: Path, setting: Sequence[str]) -> None:
         """Apply a patch."""
-        module = _imported("hdiffpatch")
+        module = import_module("hdiffpatch")
         apply = module.apply_lite if setting[1] == "lite" else module.apply
         new.write_bytes(apply(old.read_bytes(), patch.read_bytes()))
 
@@ -141,7 +142,7 @@ class ZipNN:
         return bytes(self._codec(setting).decompress(bytearray(packed), delta_second_data=second))
 
     def _codec(self, setting: Sequence[str]) -> Any:
-        return _imported("zipnn").ZipNN(
+        return import_module("zipnn").ZipNN(
             bytearray_dtype=setting[0],
             delta_compressed_type=0 if setting[2] == "none" else "byte",
             threads=1,
@@ -155,38 +156,35 @@ class ZipNN:
         return old[:length].ljust(length, b"\0")
 
 
-class ZstdPrefix:
-    """Our encoding ``zstd-prefix``. A setting is what a manifest promises: the length of the new file and its hash."""
+@dataclass(frozen=True, slots=True)
+class OurEncoding:
+    """One of our encodings. A setting is what a manifest promises: the length of the new file and its hash.
+
+    Attributes:
+        encoder: the module that makes patches.
+        make: the name of the function in it that does.
+        decoder: the module that applies them.
+    """
+
+    encoder: str
+    make: str
+    decoder: str
 
     def encode(self, old: Path, new: Path, patch: Path, setting: Sequence[str]) -> None:  # noqa: ARG002
         """Write a patch."""
-        _imported("artifacts.patch.zstd_prefix").make_patch(old, new, patch)
+        getattr(import_module(self.encoder), self.make)(old, new, patch)
 
     def decode(self, old: Path, patch: Path, new: Path, setting: Sequence[str]) -> None:
         """Apply a patch."""
-        module = _imported("artifacts.patch.zstd_prefix")
-        module.apply_patch(old, patch, new, length=int(setting[0]), sha256=setting[1])
-
-
-class SkafosDelta:
-    """Our encoding ``skafos-delta``, with the settings of `ZstdPrefix`."""
-
-    def encode(self, old: Path, new: Path, patch: Path, setting: Sequence[str]) -> None:  # noqa: ARG002
-        """Write a patch."""
-        _imported("artifacts.patch.encode").encode_patch(old, new, patch)
-
-    def decode(self, old: Path, patch: Path, new: Path, setting: Sequence[str]) -> None:
-        """Apply a patch."""
-        module = _imported("artifacts.patch.apply")
-        module.apply_patch(old, patch, new, length=int(setting[0]), sha256=setting[1])
+        import_module(self.decoder).apply_patch(old, patch, new, length=int(setting[0]), sha256=setting[1])
 
 
 LIBRARIES: dict[str, Library] = {
     "bsdiff4": Bsdiff4(),
     "hdiffpatch": HDiffPatch(),
     "zipnn": ZipNN(),
-    "zstd-prefix": ZstdPrefix(),
-    "skafos-delta": SkafosDelta(),
+    "zstd-prefix": OurEncoding("artifacts.patch.zstd_prefix", "make_patch", "artifacts.patch.zstd_prefix"),
+    "skafos-delta": OurEncoding("artifacts.patch.encode", "encode_patch", "artifacts.patch.apply"),
 }
 
 _MODULES = {
@@ -198,16 +196,12 @@ _MODULES = {
 }
 
 
-def _imported(module: str) -> Any:
-    return import_module(module)
-
-
 def main() -> int:
     """Do what the command line says; return the exit code."""
     name, action, old, *words = sys.argv[1:]
     library = LIBRARIES[name]
     for module in _MODULES[name]:
-        _imported(module)
+        import_module(module)
     if action == "choose":
         assert isinstance(library, ZipNN)
         print(json.dumps(library.choose(Path(old), Path(words[0]))))

@@ -41,7 +41,7 @@ from telemetry.columns import event_columns
 from telemetry.segment import EventLabels
 from tests.control_plane.calls import call_in
 from tests.control_plane.databases import empty_database
-from tests.control_plane.world import QUICK, World, open_world, stop
+from tests.control_plane.world import QUICK, Clock, World, open_world, stop
 from tests.telemetry.samples import event as device_event
 from tests.telemetry.samples import record
 
@@ -87,16 +87,6 @@ class Devices:
             raise Unavailable("ClickHouse cannot be reached.")
         held = self.held.get(question.environment, {})
         return Holdings(sum(held.values()), {version: number for version, number in held.items() if version}, now)
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = utc_now()
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from control_plane.tables import ArtifactEncoding, ModelVersion, PatchJob, utc_n
 from manifests.model import Encoding
 from tests.artifacts.patch.files import safetensors, trained, weights
 from tests.control_plane.databases import empty_database
-from tests.control_plane.world import QUICK, World, open_world, stop
+from tests.control_plane.world import QUICK, Clock, World, open_world, stop
 
 __all__ = ["empty_database"]
 
@@ -48,16 +48,6 @@ NOISE = os.urandom(60_000)
 async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
     async with open_world(tmp_path, empty_database) as world:
         yield world
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = utc_now()
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 def builder_of(

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,16 @@ from manifests.trust import Lifetimes, releases_of
 LIMITS = UploadLimits(max_upload_bytes=1 << 20, max_unpacked_bytes=4 << 20)
 # The encoding that is made the quickest, where a test is not about another.
 QUICK = PatchPolicy(encodings=(ZSTD_PREFIX,))
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = utc_now()
+
+    def __call__(self) -> datetime:
+        return self.now
 
 
 @dataclass(frozen=True)

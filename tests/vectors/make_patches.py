@@ -431,29 +431,22 @@ def packed(code: str, values: list[float]) -> bytes:
     return struct.pack(f"<{len(values)}{code}", *values)
 
 
+def _by_name(*makes: Callable[[], Made]) -> dict[str, tuple[str, Callable[[], Made]]]:
+    return {make.__name__: (make.__doc__ or "", make) for make in makes}
+
+
 GOOD: dict[str, tuple[str, Callable[[], Made]]] = {
     "example": ("COPY, DATA, COPY: the worked example of the format's description.", example),
     "empty": ("An empty file from an empty file: a header alone.", empty),
-    "sources": (sources.__doc__ or "", sources),
+    **_by_name(sources),
     "additions": ("ADD with few and with large differences.", additions),
-    "apart": (apart.__doc__ or "", apart),
-    "frames": (frames.__doc__ or "", frames),
-    "prefix": (prefix.__doc__ or "", prefix),
-    "continuous": (continuous.__doc__ or "", continuous),
-    "members": (members.__doc__ or "", members),
-    "deflate": (deflate.__doc__ or "", deflate),
+    **_by_name(apart, frames, prefix, continuous, members, deflate),
     "float16": ("TENSOR of float16 by exponent.", floats("e", "float", "sub", 12)),
     "float32": ("TENSOR of float32 by exponent.", floats("f", "float", "sub", 13)),
     "float64": ("TENSOR of float64 by exponent.", floats("d", "float", "sub", 14)),
     "float32-xor": ("TENSOR of float32 as exclusive or.", floats("f", "float", "xor", 15)),
     "float16-plain": ("TENSOR of float16 as if they were integers.", floats("e", "plain", "sub", 16)),
-    "quantized": (quantized.__doc__ or "", quantized),
-    "planes": (planes.__doc__ or "", planes),
-    "conversions": (conversions.__doc__ or "", conversions),
-    "escapes": (escapes.__doc__ or "", escapes),
-    "scales": (scales.__doc__ or "", scales),
-    "gains": (gains.__doc__ or "", gains),
-    "ranks": (ranks.__doc__ or "", ranks),
+    **_by_name(quantized, planes, conversions, escapes, scales, gains, ranks),
 }
 
 

@@ -7,9 +7,10 @@ import json
 import pickle
 import struct
 import sys
+import tarfile
 import types
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from unittest import mock
 
@@ -34,6 +35,27 @@ def kind(array: Array) -> str:
 def weights(*shape: int, seed: int = 0, scale: float = 0.05) -> NDArray[np.float32]:
     """Make float32 numbers that are distributed as those of a network."""
     return np.random.default_rng(seed).normal(0, scale, shape).astype(np.float32)
+
+
+def damaged(data: bytes, flips: Iterable[tuple[int, int]], cut: int | None) -> bytearray:
+    """Return what is left of a file: some bytes are others, and from a place on there are none."""
+    left = bytearray(data)
+    for place, value in flips:
+        left[place % len(left)] = value
+    if cut is not None:
+        del left[cut % len(left) :]
+    return left
+
+
+def tar_of(files: Mapping[str, bytes], form: int = tarfile.GNU_FORMAT) -> bytes:
+    """Make a tar of files by name."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
 
 
 def trained(array: NDArray[np.float32], seed: int = 1, step: float = 0.01) -> NDArray[np.float32]:

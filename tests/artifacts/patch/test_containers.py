@@ -16,21 +16,11 @@ from hypothesis import strategies as st
 from artifacts.archive import ArchiveReader, archive_directory
 from artifacts.patch.containers import Deflation, Unpacked, UnpackLimits, find_deflations, unpack
 from artifacts.patch.deflation import find_deflation
-from tests.artifacts.patch.files import weights
+from tests.artifacts.patch.files import damaged, tar_of, weights
 
 TEXT = b"".join(b"line %d of a text, %d\n" % (number, number * number) for number in range(6_000))
 FLOATS = weights(20_000).tobytes()
 FILES = {"a/text.txt": TEXT, "b.bin": FLOATS, "empty": b"", "deep/er/one": b"1"}
-
-
-def tar_of(files: Mapping[str, bytes], form: int = tarfile.GNU_FORMAT) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return out.getvalue()
 
 
 def zip_of(files: Mapping[str, bytes], compression: int = zipfile.ZIP_DEFLATED, level: int | None = None) -> bytes:
@@ -226,11 +216,8 @@ def test_a_stream_of_another_deflater_has_no_settings() -> None:
 )
 def test_damaged_containers_never_raise(flips: list[tuple[int, int]], cut: int | None, tar: bool) -> None:
     files = {"a/t": TEXT[:300], "b": FLOATS[:300]}
-    data = bytearray(tar_of({"z": zip_of(files), **files}) if tar else zip_of({"t": tar_of(files), **files}))
-    for place, value in flips:
-        data[place % len(data)] = value
-    if cut is not None:
-        del data[cut % len(data) :]
+    whole = tar_of({"z": zip_of(files), **files}) if tar else zip_of({"t": tar_of(files), **files})
+    data = damaged(whole, flips, cut)
     with unpack(data) as unpacked:
         end = 0
         for member in unpacked.members:

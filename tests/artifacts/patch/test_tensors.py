@@ -7,7 +7,7 @@ import math
 import tarfile
 import zipfile
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import onnx
@@ -22,25 +22,19 @@ from artifacts.patch.tensors import WIDTHS, Buffer, Tensor, find_tensors
 from tests.artifacts.patch.files import (
     Array,
     blob_file,
+    damaged,
     mil_text,
     ml_program,
     npz,
     safetensors,
+    tar_of,
     tensorflow_checkpoint,
     torch_file,
     weights,
 )
 from tests.models import coreml_model, field, mlpackage, onnx_model, real_models, tflite_model, zipped
 
-
-def tarred(files: Mapping[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return out.getvalue()
+tarred = partial(tar_of, form=tarfile.PAX_FORMAT)
 
 
 def content(data: Buffer, tensor: Tensor) -> bytes:
@@ -272,11 +266,7 @@ def samples() -> tuple[bytes, ...]:
 def test_damaged_files_never_raise_and_never_point_outside(
     sample: int, flips: list[tuple[int, int]], cut: int | None
 ) -> None:
-    data = bytearray(samples()[sample])
-    for place, value in flips:
-        data[place % len(data)] = value
-    if cut is not None:
-        del data[cut % len(data) :]
+    data = damaged(samples()[sample], flips, cut)
     with unpack(data) as unpacked:
         end = 0
         for tensor in find_tensors(unpacked):
