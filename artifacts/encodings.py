@@ -16,7 +16,7 @@ from backports.zstd import CompressionParameter, ZstdCompressor
 from artifacts.encoded import SKAFOS_DELTA, Encoded
 from artifacts.errors import BaseMismatch, EncodingInvalid, PatchInvalid
 from artifacts.files import whole_file
-from artifacts.frames import decoded
+from artifacts.frames import decoded, write_compressed
 from artifacts.hashing import HashingWriter, chunks
 from artifacts.patch import zstd_prefix
 from artifacts.patch.limits import PatchLimits
@@ -69,17 +69,8 @@ def encode_full(artifact: Path, out: Path, level: int = FULL_LEVEL, threads: int
     }
     compressor = ZstdCompressor(options={int(key): value for key, value in options.items()})
     compressor.set_pledged_input_size(length)
-    with artifact.open("rb") as source, whole_file(out) as sink:
-        blob = HashingWriter(sink)
-        for piece in _compressed(compressor, source):
-            blob.write(piece)
+    blob = write_compressed(compressor, artifact, out)
     return Encoded(ZSTD, blob.sha256, blob.length, None, out)
-
-
-def _compressed(compressor: ZstdCompressor, source: BinaryIO) -> Iterator[bytes]:
-    for chunk in chunks(source):
-        yield compressor.compress(chunk)
-    yield compressor.flush()
 
 
 def decode_full(blob: Path, out: Path, *, length: int, sha256: str) -> None:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdDict, ZstdError
+from backports.zstd import DecompressionParameter, ZstdCompressor, ZstdDecompressor, ZstdDict, ZstdError
 
 from artifacts.errors import EncodingInvalid
-from artifacts.hashing import CHUNK_BYTES
+from artifacts.files import whole_file
+from artifacts.hashing import CHUNK_BYTES, HashingWriter, chunks
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 # The longest frame header (RFC 8878, 3.1.1.1): magic, descriptor, window, 4 bytes of dictionary id, 8 of content size.
@@ -135,3 +136,17 @@ def load_prefix(path: Path) -> ZstdDict | None:
         # Mapped, so that the one copy in memory is the one that zstd keeps.
         with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             return ZstdDict(mapped, is_raw=True)
+
+
+def write_compressed(compressor: ZstdCompressor, source: Path, out: Path) -> HashingWriter:
+    """Compress a file into a frame at ``out``, which appears whole; return what counted and hashed the frame.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    with source.open("rb") as content, whole_file(out) as sink:
+        blob = HashingWriter(sink)
+        for chunk in chunks(content):
+            blob.write(compressor.compress(chunk))
+        blob.write(compressor.flush())
+    return blob

@@ -96,7 +96,7 @@ class _Aligner:
     """The two sides, and what is known of them so far."""
 
     def __init__(self, base: Sequence[Tensor], target: Sequence[Tensor], base_view: View, target_view: View) -> None:
-        self._base, self._base_view = base, base_view
+        self._base_view = base_view
         self._target_view = target_view
         self._old = _groups(base)
         # How many of the same key come before a new tensor: that many come before its base, if none was added.

@@ -176,7 +176,6 @@ class _Application:
                 target.sync()
                 if (checkpoint := decoder.checkpoint()) is not None:
                     journal.save(checkpoint)
-        target.flush()
         if target.sha256() != self._header.target.sha256:
             raise PatchInvalid("the patch makes another file than it should")
         self._progress(target.position, target.length)

@@ -24,10 +24,10 @@ _FILTER_SPREAD_LOG = 4
 _MIN_FILTER_LOG, _MAX_FILTER_LOG = 16, 26
 
 
-def hashes(data: Bytes, start: int, count: int, stride: int, block: int = BLOCK_BYTES) -> Words:
+def hashes(data: Bytes, start: int, count: int, stride: int) -> Words:
     """Return the hashes of ``count`` blocks, the first at ``start``, each ``stride`` bytes after the one before."""
     result = np.zeros(count, np.uint64)
-    for word in range(0, block, 8):
+    for word in range(0, BLOCK_BYTES, 8):
         result *= _MULTIPLIER
         result += np.ndarray((count,), "<u8", data, start + word, (stride,))
         result ^= result >> np.uint64(29)
@@ -37,15 +37,13 @@ def hashes(data: Bytes, start: int, count: int, stride: int, block: int = BLOCK_
 class BlockIndex:
     """The places in a source at which blocks with a hash begin."""
 
-    def __init__(self, source: Bytes, start: int = 0, end: int | None = None) -> None:
-        end = len(source) if end is None else end
-        count = max(0, (end - start - BLOCK_BYTES) // STRIDE_BYTES + 1)
-        found = hashes(source, start, count, STRIDE_BYTES) if count else np.zeros(0, np.uint64)
+    def __init__(self, source: Bytes) -> None:
+        count = max(0, (len(source) - BLOCK_BYTES) // STRIDE_BYTES + 1)
+        found = hashes(source, 0, count, STRIDE_BYTES) if count else np.zeros(0, np.uint64)
         order = np.argsort(found, kind="stable")
         self._hashes = found[order]
         self._places = order
         self._places *= STRIDE_BYTES
-        self._places += start
         log = min(max(_MIN_FILTER_LOG, count.bit_length() + _FILTER_SPREAD_LOG), _MAX_FILTER_LOG)
         self._filter_shift = np.uint64(64 - log)
         self._filter = np.zeros(1 << log, np.bool_)

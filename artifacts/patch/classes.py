@@ -52,11 +52,10 @@ class ClassChoice:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The classes of a table: which each level has, and their codes. ``bits`` is about what all elements take."""
+    """The classes of a table: which each level has, and their codes."""
 
     lut: bytes
     choices: tuple[ClassChoice, ...]
-    bits: float
 
 
 @dataclass(slots=True)
@@ -81,7 +80,7 @@ def choose_classes(counts: Counts, width: int) -> Classes:
     coder = _Coder(width)
     runs = [coder.run(int(level), int(level), counts[level]) for level in np.flatnonzero(counts.any(axis=1))]
     _merge_levels(runs, coder)
-    return Classes(_lut(runs), tuple(coder.choice(run) for run in runs), sum(run.bits for run in runs))
+    return Classes(_lut(runs), tuple(coder.choice(run) for run in runs))
 
 
 def _lut(runs: Sequence[_Run]) -> bytes:

@@ -148,7 +148,7 @@ class Decoder:
     def _read_matrix(self) -> None:
         """Read what the rows and columns of the next operation's elements have."""
         matrix = read_matrix(lambda: self._streams.number(0), self._header.streams)
-        if matrix.rank * (matrix.rows + matrix.columns) > self._header.max_factors:
+        if matrix.factor_count > self._header.max_factors:
             raise PatchInvalid("a matrix has more factors than the patch says")
         self._work.matrix(matrix)
         factors = self._table(Op.PLANES, matrix.factors) if matrix.rank else None

@@ -21,8 +21,8 @@ from artifacts.patch.format import (
     features_for_factors,
 )
 from artifacts.patch.kinds import FACTORS
-from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened
+from artifacts.patch.operations import Add, Copy, Data
 from artifacts.patch.planner import Plan, difference
 from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
 from artifacts.patch.tally import tally_factors
@@ -303,7 +303,7 @@ class _Tensors:
 def _features(steps: Sequence[Step]) -> int:
     """Return the features that a patch of some steps will have."""
     plans = [step.plan.data.matrix for step in steps if isinstance(step, TensorStep)]
-    factors = max((matrix.rank * (matrix.rows + matrix.columns) for matrix in plans), default=0)
+    factors = max((matrix.factor_count for matrix in plans), default=0)
     deflates = any(isinstance(step, Deflate) for step in steps)
     prefixes = any(isinstance(step, Prefixed) for step in steps)
     return features_for_factors(factors) | FEATURE_DEFLATE * deflates | FEATURE_PREFIX * prefixes

@@ -13,21 +13,19 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from artifacts.encoded import Encoded
+from artifacts.encoded import SKAFOS_DELTA, Encoded
 from artifacts.errors import PatchInvalid, PatchTooCostly
 from artifacts.files import whole_file
 from artifacts.hashing import HashingWriter
 from artifacts.patch.emit import Emitted, bytes_without_elements, emit
-from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened, opened
+from artifacts.patch.operations import Add, Copy, Data
 from artifacts.patch.planner import Effort, Plan, plan_matches, plan_tensors
 from artifacts.patch.polish import polished
 from artifacts.patch.prefixes import with_prefixes
 from artifacts.patch.steps import Deflate, DeflateEnd, Prefixed, Step, TensorStep
 
-__all__ = ["SKAFOS_DELTA", "EncodeLimits", "EncodeReport", "Region", "encode_patch"]
-
-SKAFOS_DELTA = "skafos-delta"
+__all__ = ["EncodeLimits", "EncodeReport", "Region", "encode_patch"]
 
 Progress = Callable[[int, int], None]
 

@@ -9,8 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from artifacts.patch.matching import Add, Copy, Data, Operation
-from artifacts.patch.steps import part_of
+from artifacts.patch.operations import Add, Copy, Data, Operation, part_of
 
 __all__ = ["Excerpt"]
 

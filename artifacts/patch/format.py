@@ -17,12 +17,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, Protocol
 
-from artifacts.encoded import SKAFOS_DELTA
 from artifacts.errors import PatchInvalid
 from artifacts.patch.matrix import MAX_FACTORS
 
 __all__ = [
-    "SKAFOS_DELTA",
     "Codec",
     "DeflateParameters",
     "Header",
@@ -217,8 +215,13 @@ class Layout:
             raise ValueError(f"a window of 2^{self.window_log} bytes is not allowed")
         if len(self.continuous) > MAX_CONTINUOUS or (self.continuous and not self.window_log):
             raise ValueError("there are too many continuous streams, or no window for them")
-        if max((0, self.lengths, self.sources, *self.continuous)) >= MAX_STREAMS:
+        if self.highest_stream >= MAX_STREAMS:
             raise ValueError("a stream has too high a number")
+
+    @property
+    def highest_stream(self) -> int:
+        """The highest number of a stream that the layout names."""
+        return max((0, self.lengths, self.sources, *self.continuous))
 
     @property
     def block_bytes(self) -> int:
@@ -266,7 +269,7 @@ class Header:
             raise ValueError("a file is longer than a patch can be for")
         if not 1 <= self.streams <= MAX_STREAMS:
             raise ValueError(f"there are 1 to {MAX_STREAMS} streams")
-        if max((self.layout.lengths, self.layout.sources, *self.layout.continuous)) >= self.streams:
+        if self.layout.highest_stream >= self.streams:
             raise ValueError("the layout names a stream that is not there")
         if self.features & ~KNOWN_FEATURES or (self.features & FEATURE_PREFIX and not self.layout.window_log):
             raise ValueError("the patch needs what this version does not know, or prefixes without a window")

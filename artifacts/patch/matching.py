@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from mmap import mmap
 
@@ -15,12 +16,12 @@ import numpy as np
 
 from artifacts.patch.estimate import Estimator
 from artifacts.patch.format import MIN_PREFIX_BYTES
-from artifacts.patch.operations import Add, Copy, Data, Operation
+from artifacts.patch.operations import Operation
 from artifacts.patch.passes import Choice, Choices, Files, seen_differences
 from artifacts.patch.prices import CHEAP_OPERATIONS, Counts, Prices
 from artifacts.patch.search import Found, search
 
-__all__ = ["Add", "Copy", "Data", "MatchLimits", "Matched", "Operation", "match", "match_with_prefix"]
+__all__ = ["MatchLimits", "Matched", "match", "match_with_prefix"]
 
 Buffer = bytes | bytearray | memoryview | mmap
 
@@ -148,16 +149,19 @@ class _Trials:
         if not found.is_mostly_settled:  # one way is enough: what is new is most of the patch whatever is chosen
             self._steps, self._runs = 0, _RUNS[:1] + _RUNS[-1:]
 
+    @cached_property
+    def _seen(self) -> Counts:
+        return seen_differences(self._files, self._found)
+
     def best(self, *, prefixed: bool) -> Matched:
         """Return the smallest of all: a few passes from each beginning, and more of those that lead to the smallest."""
         prefix = _prefix(self._found, len(self._files.old)) if prefixed else None
-        seen = seen_differences(self._files, self._found)
         chains: list[tuple[Matched, int, Iterator[Matched]]] = []
         for number, (prices, with_prefix, different, own) in enumerate(_BEGINNINGS):
             if (with_prefix and prefix is None) or (own and len(self._choices) == 1):
                 continue
             choices = self._choices[own]
-            chain = self._chain(choices, prices, prefix if with_prefix else None, seen if different else None)
+            chain = self._chain(choices, prices, prefix if with_prefix else None, self._seen if different else None)
             chains.append((_smallest(islice(chain, _FIRST_PASSES)), number, chain))
             if self._spent():
                 break
@@ -209,8 +213,6 @@ def _prefix(found: Found, old_bytes: int) -> tuple[int, int] | None:
     if found.near is None or old_bytes < MIN_PREFIX_BYTES:
         return None
     length = min(old_bytes, _MAX_PREFIX_BYTES)
-    if length < MIN_PREFIX_BYTES:
-        return None
     bins = np.zeros(old_bytes // _PREFIX_BIN + 2)
     for near in found.near.longest:
         there = near.places >= 0

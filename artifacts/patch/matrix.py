@@ -95,7 +95,7 @@ class Matrix:
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1 or (self.has_sides and max(self.rows, self.columns) > MAX_SIDE):
             raise ValueError("a matrix has too many rows or columns, or none")
-        if not 0 <= self.rank <= MAX_RANK or self.rank * (self.rows + self.columns) > MAX_FACTORS:
+        if not 0 <= self.rank <= MAX_RANK or self.factor_count > MAX_FACTORS:
             raise ValueError("a matrix has too many factors")
         if not 0 <= self.level <= MAX_LEVEL:
             raise ValueError("the level of a matrix is out of range")
@@ -111,6 +111,11 @@ class Matrix:
     def predicts(self) -> bool:
         """Whether elements of the base are replaced by predictions."""
         return self.gains is not None or self.rank > 0
+
+    @property
+    def factor_count(self) -> int:
+        """How many factors there are."""
+        return self.rank * (self.rows + self.columns)
 
     @property
     def gain_count(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Add", "Copy", "Data", "Operation"]
+__all__ = ["Add", "Copy", "Data", "Operation", "part_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +33,12 @@ class Add:
 
 
 Operation = Copy | Add | Data
+
+
+def part_of(operation: Operation, skipped: int, length: int) -> Operation:
+    """Return ``length`` bytes of what an operation makes, from the byte on after those that are ``skipped``."""
+    if isinstance(operation, Copy):
+        return Copy(operation.source + skipped, length)
+    if isinstance(operation, Add):
+        return Add(operation.source + skipped, operation.start + skipped, length)
+    return Data(operation.start + skipped, length)

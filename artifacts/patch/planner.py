@@ -16,9 +16,10 @@ from artifacts.patch.containers import find_deflations
 from artifacts.patch.deflation import Deflation
 from artifacts.patch.excerpt import Excerpt
 from artifacts.patch.kinds import FLOATS
-from artifacts.patch.matching import Add, Copy, Data, MatchLimits, Operation, match_with_prefix
+from artifacts.patch.matching import MatchLimits, match_with_prefix
 from artifacts.patch.opened import Opened
-from artifacts.patch.steps import DeflateEnd, Segment, Step, TensorStep, joined, part_of, segments
+from artifacts.patch.operations import Add, Copy, Data, Operation, part_of
+from artifacts.patch.steps import DeflateEnd, Segment, Step, TensorStep, joined, segments
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
 from artifacts.patch.tensors import Tensor
 
@@ -279,10 +280,10 @@ class _Tensors:
         if base is None or base.width != tensor.width:
             return _packed_bits(target)
         known = self._old.content[base.start : base.start + base.length]
-        if known == target:
+        differences = np.frombuffer(target, np.uint8) - np.frombuffer(known, np.uint8)
+        if not differences.any():
             return 0.0
-        differences = (np.frombuffer(target, np.uint8) - np.frombuffer(known, np.uint8)).tobytes()
-        return min(_packed_bits(target), _packed_bits(memoryview(differences)))
+        return min(_packed_bits(target), _packed_bits(memoryview(differences.tobytes())))
 
 
 def difference(old: Opened, new: Opened, add: Add) -> bytes:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from artifacts.patch.emit import bytes_without_elements
-from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened
+from artifacts.patch.operations import Add, Copy, Data
 from artifacts.patch.planner import Plan
 from artifacts.patch.steps import Step
 

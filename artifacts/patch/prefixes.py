@@ -13,8 +13,8 @@ from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
 
 from artifacts.patch.elements import Buffer
 from artifacts.patch.format import MIN_PREFIX_BYTES
-from artifacts.patch.matching import Add, Copy, Data
 from artifacts.patch.opened import Opened
+from artifacts.patch.operations import Add, Copy, Data
 from artifacts.patch.planner import difference
 from artifacts.patch.steps import Prefixed, Step
 

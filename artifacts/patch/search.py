@@ -241,18 +241,17 @@ def _extend_near(
     candidates = [(some.places, some.lengths, almost, False) for some in near.longest]
     candidates += [(some.places, some.lengths, np.full(len(places), _LEAST), False) for some in near.expected]
     candidates.append((own_place, near.own.lengths, np.maximum(longest + 8, _LEAST), True))
+    same_part = part[1:] == part[:-1]
     for sources, lengths, least, own in candidates:
         shifts = sources - places
-        same_part = part[1:] == part[:-1]
         rises = np.ones(len(places), np.bool_)
         rises[1:] = (lengths[1:] >= lengths[:-1]) | ~same_part
         again = np.zeros(len(places), np.bool_)
         again[1:] = (shifts[1:] == shifts[:-1]) & same_part & (lengths[:-1] >= least[:-1])
         wanted = rises & (lengths >= least) & ~again
         for start, end in ranges:
-            inside = np.flatnonzero(wanted[slice(*np.searchsorted(places, (start, end)))]) + np.searchsorted(
-                places, start
-            )
+            first, last = np.searchsorted(places, (start, end))
+            inside = np.flatnonzero(wanted[first:last]) + first
             if len(inside):
                 _Extender(old, new, start, end, found, allowance).extend(
                     places[inside], shifts[inside], lengths[inside], own=own

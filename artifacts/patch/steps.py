@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from artifacts.patch.containers import Unpacked
 from artifacts.patch.deflation import Deflation
-from artifacts.patch.matching import Add, Copy, Data, Operation
+from artifacts.patch.operations import Copy, Data, Operation
 from artifacts.patch.tensor_plan import TensorPlan
 from artifacts.patch.tensors import Tensor
 
-__all__ = ["Deflate", "DeflateEnd", "Prefixed", "Segment", "Step", "TensorStep", "joined", "part_of", "segments"]
+__all__ = ["Deflate", "DeflateEnd", "Prefixed", "Segment", "Step", "TensorStep", "joined", "segments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +118,6 @@ def segments(unpacked: Unpacked, deflations: Sequence[Deflation | None]) -> Iter
         at = stream.offset + stream.deflated_length
     if at < length:
         yield Segment(at, length)
-
-
-def part_of(operation: Operation, skipped: int, length: int) -> Operation:
-    """Return ``length`` bytes of what an operation makes, from the byte on after those that are ``skipped``."""
-    if isinstance(operation, Copy):
-        return Copy(operation.source + skipped, length)
-    if isinstance(operation, Add):
-        return Add(operation.source + skipped, operation.start + skipped, length)
-    return Data(operation.start + skipped, length)
 
 
 def joined(steps: Sequence[Step], own: int) -> list[Step]:

@@ -132,7 +132,6 @@ class _Queue:
     content: bytes = b""
     used: int = 0
     frames: list[int] = field(default_factory=list)
-    begun: bool = False
 
 
 class Streams:
@@ -266,24 +265,17 @@ class Streams:
         return ZstdDict(self._sources.read(address, length), is_raw=True)
 
     def _continued(self, queue: _Queue, decompressor: ZstdDecompressor, payload: bytes, length: int) -> bytes:
-        if not queue.begun:
+        if not queue.frames:  # a stream begins with its first frame
             payload = _CONTINUOUS + bytes([(self._header.layout.window_log - 10) << 3]) + payload
-            queue.begun = True
-        try:
-            # One byte more than there should be shows that there is more.
-            content = decompressor.decompress(payload, length + 1)
-        except (ZstdError, EOFError) as problem:
-            raise PatchInvalid("a frame is damaged") from problem
-        if len(content) != length or decompressor.eof:
-            raise PatchInvalid("a frame holds another number of bytes than it says")
-        return content
+        return _decompressed(decompressor, payload, length, ends=False)
 
 
-def _decompressed(decompressor: ZstdDecompressor, frame: bytes, length: int) -> bytes:
+def _decompressed(decompressor: ZstdDecompressor, frame: bytes, length: int, *, ends: bool = True) -> bytes:
     try:
+        # One byte more than there should be shows that there is more.
         content = decompressor.decompress(frame, length + 1)
-    except ZstdError as problem:
+    except (ZstdError, EOFError) as problem:
         raise PatchInvalid("a frame is damaged") from problem
-    if len(content) != length or not decompressor.eof or decompressor.unused_data:
+    if len(content) != length or decompressor.eof != ends or decompressor.unused_data:
         raise PatchInvalid("a frame holds another number of bytes than it says")
     return content

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -151,7 +152,7 @@ def _split(work: _Work, shape: tuple[int, ...]) -> tuple[tuple[int, int], Scales
         scales = fit_scales(work.magnitudes(split, None))
         if scales is not None:
             # Of what elements are expected to be, an octave costs a bit.
-            cost = scales.octaves_above(half_octaves(work.unit() / 4)) * work.count + _side_bits(scales)
+            cost = scales.octaves_above(half_octaves(work.unit / 4)) * work.count + _side_bits(scales)
             best = min(best or (cost, split, scales), (cost, split, scales), key=lambda one: one[0])
     return ((1, work.count), None) if best is None else best[1:]
 
@@ -170,12 +171,12 @@ def _side_bits(scales: Scales) -> float:
 
 def _predictions(work: _Work, split: tuple[int, int], gains: _Prediction | None) -> Iterator[_Prediction]:
     """Yield factors that may be worth it, beside the gains."""
-    if not work.can_be_predicted():
+    if not work.can_be_predicted:
         return
     parts = decompose(work.update(split, gains))
     if parts is None:
         return
-    floor = work.rounding_energy()
+    floor = work.rounding_energy
     rank = worthwhile_rank(parts, floor)
     for candidate in sorted({round(rank * share) for share in _RANKS}):
         if candidate and (found := rounded_factors(parts, candidate, floor)) is not None:
@@ -307,7 +308,7 @@ class _Work:
         sums = GainSums(split)
         for part in self._chunks(split[1]):
             sums.add(self._numbers(self._target, part), self._numbers(base, part), part.start // split[1])
-        saved, side = max((sums.saved_bits(side, self.rounding_energy()), side) for side in SIDES)
+        saved, side = max((sums.saved_bits(side, self.rounding_energy), side) for side in SIDES)
         return _Prediction(gains=sums.gains(side), by_columns=side == "columns") if saved > 0 else None
 
     def _numbers(self, elements: Elements, part: slice) -> npt.NDArray[Any]:
@@ -317,16 +318,17 @@ class _Work:
 
     def guessed_splits(self) -> set[tuple[int, int]]:
         """Return the rows and columns that a tensor seems to have whose shape is not known."""
-        if self._base is None or not self.can_be_predicted():
+        if self._base is None or not self.can_be_predicted:
             return set()
         some = slice(0, min(self.count, GUESSED))
         with np.errstate(over="ignore"):
             target, base = (self._values(one, some).astype(np.float32) for one in (self._target, self._base))
-        columns = guess_columns(target, base, self.count, self.unit())
+        columns = guess_columns(target, base, self.count, self.unit)
         return set() if columns is None else {(self.count // columns, columns)}
 
+    @cached_property
     def can_be_predicted(self) -> bool:
-        """Tell whether factors could be worth it."""
+        """Whether factors could be worth it."""
         if (
             self._base is None
             or self.count < _MIN_FACTORED
@@ -336,12 +338,14 @@ class _Work:
         changed = sum(int(np.count_nonzero(self._differences(part))) for part in self._chunks())
         return changed > _MIN_CHANGED * self.count
 
+    @property
     def unit(self) -> float:
-        """Return about what a difference is at least that is not 0."""
-        return max(float(np.sqrt(12 * self.rounding_energy() / self.count)), 1e-300)
+        """About what a difference is at least that is not 0."""
+        return max(float(np.sqrt(12 * self.rounding_energy / self.count)), 1e-300)
 
+    @cached_property
     def rounding_energy(self) -> float:
-        """Return the sum of squares of what rounding adds to the elements, about."""
+        """The sum of squares of what rounding adds to the elements, about."""
         if self._float is None:
             # Both the tensor and its base were rounded to whole numbers, by a sixth of one together in squares.
             return self.count / 12

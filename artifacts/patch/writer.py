@@ -103,7 +103,6 @@ class _Stream:
         frame: the place of the open frame.
         prefix: what the next frame, or the open one, refers to.
         compressor: of a continuous stream.
-        begun: whether a continuous stream's header was left out already.
         raw: bytes that went in.
         written: bytes of the frames that are closed.
     """
@@ -112,7 +111,6 @@ class _Stream:
     frame: _Frame | None = None
     prefix: _Prefix | None = None
     compressor: ZstdCompressor | None = None
-    begun: bool = False
     raw: int = 0
     written: int = 0
 
@@ -192,7 +190,7 @@ class PatchWriter:
         self._put(0, varint(Op.MATRIX) + write_matrix(matrix))
         self._name(matrix.scales, matrix.gains, matrix.components if matrix.rank else None)
         self._put_all(parts)
-        self._factors = max(self._factors, matrix.rank * (matrix.rows + matrix.columns))
+        self._factors = max(self._factors, matrix.factor_count)
         self._work.matrix(matrix)
         self._matrix = matrix
 
@@ -254,7 +252,7 @@ class PatchWriter:
         for number, state in self._streams.items():
             if state.waiting:
                 self._close(number, state)
-        highest = max((0, self._layout.lengths, self._layout.sources, *self._layout.continuous, *self._streams))
+        highest = max((self._layout.highest_stream, *self._streams))
         features = self._features | features_for_factors(self._factors)
         header = Header(self._base.as_base(), self._target, self._layout, highest + 1, self._members, features)
         sink.write(write_header(header))
@@ -334,12 +332,13 @@ class PatchWriter:
         if state.prefix is None:
             return frame
         prefixed = self._prefixed(state.prefix, content)
-        if len(prefixed) >= len(frame):
+        if prefixed is None or len(prefixed) >= len(frame):
             return frame
         self._features |= FEATURE_PREFIX
         return prefixed
 
-    def _prefixed(self, prefix: _Prefix, content: bytes) -> bytes:
+    def _prefixed(self, prefix: _Prefix, content: bytes) -> bytes | None:
+        """Return the content as a frame with a prefix; None if that is no shorter than the content."""
         compressor = ZstdCompressor(
             options=_options(self._levels[0], PREFIXED_WINDOW_LOG),
             zstd_dict=ZstdDict(prefix.content, is_raw=True).as_prefix,
@@ -347,15 +346,15 @@ class PatchWriter:
         frame = compressor.compress(content, ZstdCompressor.FLUSH_FRAME)
         blocks = frame[_header_bytes(frame) :]
         if len(blocks) >= len(content):
-            return frame_head(len(content), Codec.STORED) + content
+            return None
         reference = varint(prefix.address) + varint(len(prefix.content))
         return frame_head(len(content), Codec.PREFIXED, len(blocks)) + reference + blocks
 
     def _continued(self, state: _Stream, content: bytes) -> bytes:
+        begins = state.compressor is None
         if state.compressor is None:
             state.compressor = ZstdCompressor(options=_options(self._levels[0], self._layout.window_log))
         payload = state.compressor.compress(content, ZstdCompressor.FLUSH_BLOCK)
-        if not state.begun:
+        if begins:
             payload = payload[_header_bytes(payload) :]
-            state.begun = True
         return frame_head(len(content), Codec.ZSTD, len(payload)) + payload

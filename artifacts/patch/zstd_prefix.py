@@ -19,8 +19,8 @@ from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
 from artifacts.encoded import Encoded
 from artifacts.errors import BaseMismatch, EncodingInvalid, PatchInvalid, PatchTooCostly
 from artifacts.files import whole_file
-from artifacts.frames import decoded, load_prefix
-from artifacts.hashing import HashingWriter, chunks, hash_file
+from artifacts.frames import decoded, load_prefix, write_compressed
+from artifacts.hashing import HashingWriter, hash_file
 from artifacts.patch.limits import PatchLimits
 
 __all__ = [
@@ -88,10 +88,7 @@ def make_patch(base: Path, target: Path, out: Path, limits: PatchLimits | None =
     _require_affordable(estimate_apply_bytes(base_length, target_length), limits.max_apply_bytes)
     base_sha256, _ = hash_file(base)
     compressor = _compressor(base_length, target_length, load_prefix(base))
-    with target.open("rb") as source, whole_file(out) as sink:
-        blob = HashingWriter(sink)
-        for piece in _compressed(compressor, source):
-            blob.write(piece)
+    blob = write_compressed(compressor, target, out)
     return Encoded(ZSTD_PREFIX, blob.sha256, blob.length, base_sha256, out)
 
 
@@ -167,12 +164,6 @@ def _options(base_length: int, target_length: int) -> dict[CompressionParameter,
             CompressionParameter.ldm_hash_rate_log: _LONG_DISTANCE_RATE_LOG,
         }
     return options
-
-
-def _compressed(compressor: ZstdCompressor, source: BinaryIO) -> Iterator[bytes]:
-    for chunk in chunks(source):
-        yield compressor.compress(chunk)
-    yield compressor.flush()
 
 
 def _is_thorough(base_length: int, target_length: int) -> bool:
