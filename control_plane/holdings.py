@@ -13,7 +13,7 @@ from typing import Protocol
 
 from control_plane.errors import Unavailable
 from control_plane.warehouse import WarehouseGate
-from telemetry.adoption import ModelName
+from telemetry.adoption import ModelName, held_now
 from telemetry.warehouse import QueryFailed, WarehouseUnavailable
 
 # An app that is not opened for two weeks is rarely opened again, and its device then takes the full artifact.
@@ -84,8 +84,6 @@ class TelemetryCensus:
 
     async def ask(self, question: Question, now: datetime) -> Holdings:
         """See `Census.ask`."""
-        from telemetry.adoption import held_now
-
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 shares = await held_now(

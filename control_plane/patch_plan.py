@@ -9,8 +9,8 @@ the database. Each environment writes its own wishes, under its lock.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -39,16 +39,8 @@ CALM_PAUSE = timedelta(hours=1)
 REMEMBERED_FOR = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What a plan was made by, and when it is looked at again.
-
-    Args:
-        source: "adoption", the devices' own word; "remembered", that of a while ago; "history", what was deployed.
-    """
-
-    source: str
-    look_at: datetime
+Source = Literal["adoption", "remembered", "history"]
+"""What a plan was made by: the devices' own word, that of a while ago, or what was deployed."""
 
 
 async def plan_deployed(
@@ -71,7 +63,7 @@ async def plan_again(
     pause: timedelta,
     policy: PatchPolicy,
     now: datetime,
-) -> Planned:
+) -> Source:
     """Plan the patches by what devices hold now. The transaction holds the environment and the model.
 
     Args:
@@ -84,13 +76,12 @@ async def plan_again(
         plan.asked_at, plan.active_devices = holdings.asked_at, holdings.active
         plan.held = sorted([version, devices] for version, devices in holdings.devices.items())
     used = holdings if holdings is not None else _remembered(plan, now)
-    source = "history"
+    source: Source = "history"
     if await _plan(session, plan, used, policy, now):
         source = "adoption" if holdings is not None else "remembered"
-    under_way = plan.deployed_at is not None and now - plan.deployed_at < ROLLOUT_FOR
     restless = holdings is None or moved(before, holdings) >= MOVED_SHARE
-    plan.look_at = now + (pause if under_way or restless else max(pause, CALM_PAUSE))
-    return Planned(source, plan.look_at)
+    plan.look_at = now + (pause if _deployed_lately(plan, now) or restless else max(pause, CALM_PAUSE))
+    return source
 
 
 # --- One plan -----------------------------------------------------------------------------------------------------
@@ -112,14 +103,17 @@ async def _plan(
     held = _held(holdings, known)
     stored = await _stored_wishes(session, plan)
     standing = {pair for pair, wish in stored.items() if wish.unwanted is None}
-    lately = plan.deployed_at is not None and now - plan.deployed_at < ROLLOUT_FOR
     likely = [known[version] for version in recent if version in known]
     hopeless = await hopeless_pairs(session, {each.artifact for each in offered}, policy)
-    thought_of = wishes(offered, likely, held, standing, policy, lately, hopeless)
+    thought_of = wishes(offered, likely, held, standing, policy, _deployed_lately(plan, now), hopeless)
     thought_of = await within_budget(session, plan.environment_id, plan.model_id, thought_of, standing, policy)
     await _write_wishes(session, plan, thought_of, stored, now)
     await settle(session, {wish.pair for wish in thought_of}, stored.keys(), policy, now, deployed)
     return held is not None
+
+
+def _deployed_lately(plan: PatchPlan, now: datetime) -> bool:
+    return plan.deployed_at is not None and now - plan.deployed_at < ROLLOUT_FOR
 
 
 async def _offered(session: AsyncSession, plan: PatchPlan) -> list[Known]:
@@ -166,10 +160,11 @@ async def _write_wishes(
     session: AsyncSession, plan: PatchPlan, thought_of: Sequence[Wish], stored: dict[Pair, PatchWish], now: datetime
 ) -> None:
     """Bring the stored wishes to what was thought of; what was thought of no more is no longer wanted."""
+    pairs = {wish.pair for wish in thought_of}
     forgotten = [
         Wish(base, target, row.rank, None, None, Unwanted.NO_LONGER_WANTED)
         for (base, target), row in stored.items()
-        if (base, target) not in {wish.pair for wish in thought_of}
+        if (base, target) not in pairs
     ]
     place = {"environment_id": plan.environment_id, "model_id": plan.model_id}
     rows = []

@@ -24,7 +24,7 @@ from control_plane.holdings import Census, Holdings, Question
 from control_plane.metrics import PATCH_LOOKS, PATCH_LOOKS_DUE, PATCH_LOOKS_UNANSWERED
 from control_plane.model_names import names_of
 from control_plane.patch_policy import LOOK_SECONDS
-from control_plane.places import labels_of
+from control_plane.places import labels_of_one
 from control_plane.publish import Publisher
 from control_plane.tables import Model, ModelVersion, PatchPlan, utc_now
 from telemetry.cancellation import heed_cancellation
@@ -119,7 +119,7 @@ class PatchPlanner:
             holdings = await self._ask(question) if answering and question is not None else None
             if holdings is None and question is not None:
                 PATCH_LOOKS_UNANSWERED.inc()
-            planned = await self._publisher.plan_again(
+            source = await self._publisher.plan_again(
                 look.environment_id, look.model_id, holdings, self._pause, self._clock()
             )
         except Missing:
@@ -129,10 +129,10 @@ class PatchPlanner:
         except Exception:  # one plan must not keep the others from being looked at
             _log.exception("patch_look_failed", environment_id=look.environment_id, model_id=look.model_id)
             return answering
-        PATCH_LOOKS.labels(planned.source).inc()
-        if planned.source != "adoption":
+        PATCH_LOOKS.labels(source).inc()
+        if source != "adoption":
             place = {"environment_id": look.environment_id, "model_id": look.model_id}
-            _log.info("patches_planned_without_devices", source=planned.source, answered=holdings is not None, **place)
+            _log.info("patches_planned_without_devices", source=source, answered=holdings is not None, **place)
         return holdings is not None or question is None
 
     async def _ask(self, question: Question) -> Holdings | None:
@@ -149,10 +149,10 @@ class PatchPlanner:
             Missing: the environment or the model is gone.
         """
         async with self._database.read() as session:
-            labels = (await labels_of(session, [look.environment_id])).get(look.environment_id)
+            labels = await labels_of_one(session, look.environment_id)
             model = await session.get(Model, look.model_id)
-            if labels is None or model is None:
-                raise Missing("There is no such environment or model.")
+            if model is None:
+                raise Missing("There is no such model.")
             names, versions = await names_of(session, model), await _newest_versions(session, model.id)
         if not versions:
             return None

@@ -28,7 +28,7 @@ from control_plane.locks import lock_environment, lock_model
 from control_plane.offered import offered_releases, present_offers
 from control_plane.offers import Offer, buckets_of, checked_conditions, deploy
 from control_plane.outbox import RETELL_WITHDRAWN_FOR, OutboxRelay
-from control_plane.patch_plan import Planned, plan_again, plan_deployed
+from control_plane.patch_plan import Source, plan_again, plan_deployed
 from control_plane.patch_policy import PatchPolicy
 from control_plane.places import labels_of_one
 from control_plane.publications import valid_keys
@@ -175,7 +175,7 @@ class Publisher:
 
     async def plan_again(
         self, environment_id: str, model_id: str, holdings: Holdings | None, pause: timedelta, now: datetime
-    ) -> Planned:
+    ) -> Source:
         """Choose anew which patches a model's devices in an environment need, and sign what that changes.
 
         Args:
@@ -188,12 +188,12 @@ class Publisher:
         async with self._database.write() as session:
             await lock_environment(session, environment_id)
             await lock_model(session, model_id)
-            planned = await plan_again(session, environment_id, model_id, holdings, pause, self._policy, now)
+            source = await plan_again(session, environment_id, model_id, holdings, pause, self._policy, now)
             changed = await self._sign_if_changed(session, environment_id)
         if changed:
             await self.announce(environment_id)
         self.patches_planned.set()
-        return planned
+        return source
 
     async def resign(self, environment_id: str, renew_root: bool = False) -> None:
         """Sign the same content anew, before it expires.

@@ -122,9 +122,10 @@ def make(
             report = encode_patch(old, new, made, _encode_limits(limits), progress=making)
         else:
             _make_zstd(old, new, made, limits)
-        _apply(old, made, tried, _described(made), limits, trying)
+        known = _described(made)
+        _apply(old, made, tried, known, limits, trying)
         made.replace(patch)
-    return Made(_described(patch), report)
+    return Made(known, report)
 
 
 def apply(
@@ -172,10 +173,11 @@ def as_json(patch: PatchInfo) -> dict[str, Any]:
 
 
 def _make_zstd(old: Path, new: Path, patch: Path, limits: Limits | None) -> None:
-    (old_sha256, old_length), (new_sha256, new_length) = hash_file(old), hash_file(new)
     frame = patch.with_name("frame")
-    zstd_prefix.make_patch(old, new, frame, _patch_limits(limits))
-    zstd_patch.write_patch(frame, patch, zstd_patch.Record(old_sha256, old_length, new_sha256, new_length))
+    made = zstd_prefix.make_patch(old, new, frame, _patch_limits(limits))
+    assert made.base is not None  # a patch has one
+    new_sha256, new_length = hash_file(new)
+    zstd_patch.write_patch(frame, patch, zstd_patch.Record(made.base, old.stat().st_size, new_sha256, new_length))
 
 
 def _apply(

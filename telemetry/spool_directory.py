@@ -89,11 +89,9 @@ def ready_segments(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if path.name.endswith(READY_SUFFIX))
 
 
-def close_segment(path: Path) -> Path:
+def close_segment(path: Path) -> None:
     """Hand the open segment ``path`` over to the shipper."""
-    ready = path.with_suffix(READY_SUFFIX)
-    path.rename(ready)
-    return ready
+    path.rename(path.with_suffix(READY_SUFFIX))
 
 
 def recover_open_segments(directory: Path) -> int:
