@@ -23,8 +23,10 @@ from edge.batches import Batches, Taken
 from edge.batches import answer as answer_to_batch
 from edge.blob_lane import BlobLane, Sending
 from edge.conditional import names_tag
-from edge.prepared import Answer, Clock, PreparedManifest, PreparedManifests
-from edge.request_head import CRLF, END, MAX_HEAD_BYTES, HeadReader
+from edge.head_patterns import HeadPatterns
+from edge.memory import Doorkeeper
+from edge.prepared import MAX_HEADS, Answer, Clock, PreparedManifest, PreparedManifests
+from edge.request_head import CRLF, END, MAX_HEAD_BYTES, HeadReader, value_of
 
 _OTHER = metrics.HANDED_OVER.labels("other")
 _FRAGMENT = metrics.HANDED_OVER.labels("fragment")
@@ -55,11 +57,13 @@ class Desk:
         "blobs",
         "clock",
         "counted",
+        "doorkeeper",
         "hand_over",
         "heads",
         "lanes",
         "leaving",
         "manifests",
+        "patterns",
         "reader",
         "refusal",
     )
@@ -82,6 +86,8 @@ class Desk:
         self.hand_over = hand_over
         self.counted = counted
         self.reader = HeadReader()
+        self.patterns = HeadPatterns()
+        self.doorkeeper = Doorkeeper(MAX_HEADS)
         self.lanes: set[Lane] = set()
 
     def leave_all_to_aiohttp(self) -> None:
@@ -98,16 +104,25 @@ class Desk:
         if manifest is None:
             refusal = self.refusal(head[:end])
             return None if refusal is None or not self._is_plain(head, end) else refusal
-        fields = self.reader.read(head, end)
-        if fields is None or fields.conditional or fields.body_bytes is not None:
-            return None
-        answer = _choose(manifest, fields.tag)
+        fits = self.patterns.match(head, end)
+        if fits is not None:
+            tag = fits[1].rstrip(b" \t") if fits.lastindex else None
+        else:
+            found = self.reader.scan(head, end)
+            if found is None:
+                return None
+            layout, lines = found
+            if layout.conditional or layout.length >= 0:
+                return None
+            self.patterns.learn(layout.names)
+            tag = value_of(lines, layout.tag)
+        answer = _choose(manifest, tag)
         if answer is not None:
             # What comes once, as with an id of its own in each request, would only push out what comes again.
-            if fields.new:
-                metrics.CHECKS.new_heads += 1
-            else:
+            if self.doorkeeper.came_before(head):
                 self.heads.add(head, answer)
+            else:
+                metrics.CHECKS.new_heads += 1
         return answer
 
     def is_check(self, line: bytes) -> bool:
@@ -116,8 +131,14 @@ class Desk:
 
     def _is_plain(self, head: bytes, end: int) -> bool:
         """Say whether a head is of the grammar, and no body follows it."""
-        fields = self.reader.read(head, end)
-        return fields is not None and fields.body_bytes is None
+        if self.patterns.match(head, end) is not None:
+            return True
+        found = self.reader.scan(head, end)
+        if found is None or found[0].length >= 0:
+            return False
+        if not found[0].conditional:
+            self.patterns.learn(found[0].names)
+        return True
 
 
 def _no_refusal(_: bytes) -> Answer | None:

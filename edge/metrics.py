@@ -97,7 +97,7 @@ class CheckCounts(Collector):
     environment that was in memory, far smaller than its manifest, and one for all keys that nobody has (404).
 
     Attributes:
-        new_heads: checks in the lane whose head had a line that was not remembered; counted as a number, too.
+        new_heads: checks in the lane whose head did not come lately; counted as a number, too.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class CheckCounts(Collector):
         yield family
         yield CounterMetricFamily(
             "skafos_edge_lane_heads_new",
-            "Checks in the lane whose head had a line that was not remembered, so that it was read.",
+            "Checks in the lane whose head did not come lately, so that it was read and not remembered.",
             self.new_heads,
         )
 

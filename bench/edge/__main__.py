@@ -23,7 +23,9 @@ from bench.edge.figures import Sample
 from bench.edge.flood_report import render_floods
 from bench.edge.flooding import measure_flood
 from bench.edge.floods import FLOODS
+from bench.edge.generators import compiler
 from bench.edge.idle import allow_open_files
+from bench.edge.load import LoadFailed
 from bench.edge.locust_run import run_locust, why_no_locust
 from bench.edge.machine import circumstances, preface
 from bench.edge.measuring import (
@@ -32,15 +34,13 @@ from bench.edge.measuring import (
     measure_latency,
     measure_memory,
     measure_publish,
-    measure_wrk,
+    measure_rate,
 )
-from bench.edge.openloop import compiler
 from bench.edge.peers import why_missing
 from bench.edge.probe import WrongAnswer
 from bench.edge.report import Results, render, write_section
 from bench.edge.servers import NotStarted
 from bench.edge.site import running_site
-from bench.edge.wrk import LoadFailed
 
 ROUNDS = 5
 SECONDS = 2
@@ -141,19 +141,20 @@ def measure(options: argparse.Namespace, chosen: Sequence[str], cores: Cores) ->
 
 def run(bench: Bench, name: str, results: Results) -> None:
     """Measure one case and keep what it gave."""
-    for wrk_case in cases.WRK_CASES:
-        if wrk_case.name == name:
-            result = measure_wrk(bench, wrk_case)
+    compiled = name in (cases.LATENCY, *cases.POLLED, *cases.GROUPS["floods"])
+    if compiled and compiler() is None:
+        results.left_out.append(f"{name}: there is no C compiler (Debian: gcc, libc6-dev)")
+        return
+    for rate_case in cases.RATE_CASES:
+        if rate_case.name == name:
+            result = measure_rate(bench, rate_case)
             results.throughput.append(result)
-            results.left_out += [f"{wrk_case.title}, {peer}: {why}" for peer, why in result.missing.items()]
+            results.left_out += [f"{rate_case.title}, {peer}: {why}" for peer, why in result.missing.items()]
     for download_case in cases.DOWNLOAD_CASES:
         if download_case.name == name:
             results.throughput.append(measure_downloads(bench, download_case))
     if name == cases.LUA and not why_missing("nginx", tls=False):
         results.lua = measure_lua(bench)
-    if name in (cases.LATENCY, *cases.GROUPS["floods"]) and compiler() is None:
-        results.left_out.append(f"{name}: there is no C compiler (Debian: gcc, libc6-dev)")
-        return
     if name == cases.LATENCY:
         results.latency = measure_latency(bench, bench.seconds)
     for flood in FLOODS:
@@ -173,7 +174,7 @@ def run(bench: Bench, name: str, results: Results) -> None:
 
 def measure_lua(bench: Bench) -> tuple[list[Sample], list[Sample]]:
     """Measure what it costs the load generator to have its requests handed out by a script."""
-    plain, scripted = (measure_wrk(bench, case) for case in (cases.PLAIN_CASE, cases.LUA_CASE))
+    plain, scripted = (measure_rate(bench, case) for case in (cases.PLAIN_CASE, cases.LUA_CASE))
     return plain.samples["nginx"], scripted.samples["nginx"]
 
 

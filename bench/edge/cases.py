@@ -42,11 +42,12 @@ Asking = Callable[[Site, str, str], Ask]
 
 
 @dataclass(frozen=True)
-class WrkCase:
+class RateCase:
     """Small requests, as many as the server answers.
 
     Args:
         fresh: servers start anew for each round, because they keep what they are given.
+        polled: asked by ``closedloop.c``, which leaves the server the limit, and not by wrk; of one example only.
     """
 
     name: str
@@ -57,6 +58,7 @@ class WrkCase:
     goal: Goal = Goal()
     tls: bool = False
     fresh: bool = False
+    polled: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,20 +132,23 @@ ALL = ("nginx", "edge", "aiohttp", "granian")
 PAIR = ("nginx", "edge")
 PARITY = Goal(rate_ratio=1.0, cost_ratio=1.0)
 
-WRK_CASES = (
-    WrkCase("304-64", "304, 64 connections", ALL, 64, conditional, PARITY),
-    WrkCase("304-512", "304, 512 connections", ("nginx", "edge", "aiohttp"), 512, conditional, PARITY),
-    WrkCase("layouts", "304, another header block each time, 64", PAIR, 64, layouts, Goal(rate_ratio=0.6)),
-    WrkCase("200", "200 with 2 KB, 64", ALL, 64, whole, Goal(rate_ratio=1.0)),
-    WrkCase("mix", "99 times 304, once 200, 64", PAIR, 64, mix),
-    WrkCase("tls", "304 over TLS, 64", PAIR, 64, conditional, tls=True),
-    WrkCase("register", "registering a device, 64", ("edge",), 64, registering),
-    WrkCase("events", "20 events as JSON, 64", ("edge",), 64, events_json, Goal(rate=20_000), fresh=True),
-    WrkCase("events-512", "20 events as JSON, 512", ("edge",), 512, events_json, Goal(rate=20_000), fresh=True),
-    WrkCase("ndjson", "20 events as NDJSON, 64", ("edge",), 64, events_ndjson, Goal(rate=20_000), fresh=True),
+RATE_CASES = (
+    RateCase("304-64", "304, 64 connections", ALL, 64, conditional, PARITY),
+    RateCase("304-64-polled", "304, 64 connections, polled", PAIR, 64, conditional, PARITY, polled=True),
+    RateCase("304-512", "304, 512 connections", ("nginx", "edge", "aiohttp"), 512, conditional, PARITY),
+    RateCase("304-512-polled", "304, 512 connections, polled", PAIR, 512, conditional, PARITY, polled=True),
+    RateCase("layouts", "304, another header block each time, 64", PAIR, 64, layouts, Goal(rate_ratio=0.6)),
+    RateCase("200", "200 with 2 KB, 64", ALL, 64, whole, Goal(rate_ratio=1.0)),
+    RateCase("mix", "99 times 304, once 200, 64", PAIR, 64, mix),
+    RateCase("tls", "304 over TLS, 64", PAIR, 64, conditional, tls=True),
+    RateCase("register", "registering a device, 64", ("edge",), 64, registering),
+    RateCase("events", "20 events as JSON, 64", ("edge",), 64, events_json, Goal(rate=20_000), fresh=True),
+    RateCase("events-512", "20 events as JSON, 512", ("edge",), 512, events_json, Goal(rate=20_000), fresh=True),
+    RateCase("ndjson", "20 events as NDJSON, 64", ("edge",), 64, events_ndjson, Goal(rate=20_000), fresh=True),
 )
-LUA_CASE = WrkCase("lua", "the same 304 through Lua", ("nginx",), 64, through_lua)
-PLAIN_CASE = WrkCase("plain", "304 without Lua", ("nginx",), 64, conditional)
+POLLED = tuple(case.name for case in RATE_CASES if case.polled)
+LUA_CASE = RateCase("lua", "the same 304 through Lua", ("nginx",), 64, through_lua)
+PLAIN_CASE = RateCase("plain", "304 without Lua", ("nginx",), 64, conditional)
 
 _RANGE = f"bytes={RANGE_FIRST}-{RANGE_FIRST + RANGE_BYTES - 1}"
 DOWNLOAD_CASES = (
@@ -161,7 +166,7 @@ PUBLISH_P99_MS_GOAL = 20.0
 
 # The order in which they run. Locust shows behaviour, not ceilings, and runs only when it is asked for.
 DEFAULT = (
-    *(case.name for case in WRK_CASES),
+    *(case.name for case in RATE_CASES),
     LUA,
     LATENCY,
     MEMORY,

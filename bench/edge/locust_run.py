@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 
+from bench.edge.load import LoadFailed
 from bench.edge.measuring import Bench
 from bench.edge.servers import ROOT
 from bench.edge.site import MODELS
-from bench.edge.wrk import LoadFailed
 
 LOCUST = ROOT / ".venv-bench" / "bin" / "locust"
 USERS = 20

@@ -13,20 +13,23 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from bench.edge.cases import DownloadCase, WrkCase
+from bench.edge.cases import DownloadCase, RateCase
 from bench.edge.certificate import make_certificate
+from bench.edge.closedloop import run_closedloop
 from bench.edge.cores import Cores, on
 from bench.edge.cpu import tree_seconds
 from bench.edge.downloads import Downloaded
 from bench.edge.figures import Sample
+from bench.edge.generators import build
 from bench.edge.idle import Idle, measure_idle, most_connections
-from bench.edge.openloop import Asked, Latencies, build, run_openloop
+from bench.edge.load import Load, LoadFailed
+from bench.edge.openloop import Asked, Latencies, run_openloop
 from bench.edge.peers import PEERS, why_missing
 from bench.edge.probe import Answer, WrongAnswer, ask, request
 from bench.edge.publishing import measure_publishing
 from bench.edge.servers import ROOT, Server
 from bench.edge.site import BLOB_BYTES, Site
-from bench.edge.wrk import Load, LoadFailed, run_wrk
+from bench.edge.wrk import run_wrk
 
 # Answers of one kind differ by a few bytes at most (a device id, a date); more means that others were answered.
 SIZE_TOLERANCE = 0.05
@@ -44,7 +47,7 @@ NOT_MODIFIED = "HTTP/1.1 304"
 class Throughput:
     """Samples of a case by peer, one a round, and why peers are missing."""
 
-    case: WrkCase | DownloadCase
+    case: RateCase | DownloadCase
     samples: dict[str, list[Sample]]
     missing: dict[str, str]
 
@@ -85,7 +88,12 @@ class Bench:
     @cached_property
     def generator(self) -> Path:
         """The open-loop generator, compiled when it is first needed."""
-        return build(self.new_folder("openloop"))
+        return build("openloop", self.new_folder("openloop"))
+
+    @cached_property
+    def closed_generator(self) -> Path:
+        """The closed-loop generator of our own, compiled when it is first needed."""
+        return build("closedloop", self.new_folder("closedloop"))
 
     def turns(self, title: str, most: int | None = None) -> Iterator[int]:
         """Yield the rounds' numbers, ``most`` at the most; after the deadline no more than the first."""
@@ -117,7 +125,7 @@ class Bench:
         return f"{next(self._numbers):08x}"
 
 
-def measure_wrk(bench: Bench, case: WrkCase) -> Throughput:
+def measure_rate(bench: Bench, case: RateCase) -> Throughput:
     """Measure small requests."""
     missing, present = _look_up(case.peers, tls=case.tls)
     samples: dict[str, list[Sample]] = {peer: [] for peer in present}
@@ -127,9 +135,9 @@ def measure_wrk(bench: Bench, case: WrkCase) -> Throughput:
             for peer in present:
                 if case.fresh:
                     with bench.peer(peer, tls=case.tls) as server:
-                        sample = wrk_sample(bench, case, server)
+                        sample = rate_sample(bench, case, server)
                 else:
-                    sample = wrk_sample(bench, case, running[peer])
+                    sample = rate_sample(bench, case, running[peer])
                 samples[peer].append(sample)
                 bench.say(
                     f"{case.title}, round {number + 1}: {peer} {sample.rate:,.0f}/s, "
@@ -138,20 +146,26 @@ def measure_wrk(bench: Bench, case: WrkCase) -> Throughput:
     return Throughput(case, samples, missing)
 
 
-def wrk_sample(bench: Bench, case: WrkCase, server: Server) -> Sample:
+def rate_sample(bench: Bench, case: RateCase, server: Server) -> Sample:
     """Look at one server's answers, then load it once."""
     etag = ask(server.address, request("GET", bench.site.manifest_path), tls=server.tls).header("ETag")
     asked = case.asking(bench.site, etag, bench.word())
-    expected = sum(share * len(_example(server, sent, status)) for share, sent, status in asked.examples)
+    answers = [_example(server, sent, status) for _, sent, status in asked.examples]
+    expected = sum(share * len(answer) for (share, _, _), answer in zip(asked.examples, answers, strict=True))
+    program = bench.closed_generator if case.polled else None  # compiled before anything is counted
     before = tree_seconds(server.pid)
-    load = run_wrk(
-        server.url + asked.path,
-        case.connections,
-        bench.seconds,
-        headers=dict(asked.headers),
-        script=asked.script,
-        arguments=asked.arguments,
-    )
+    if program is None:
+        load = run_wrk(
+            server.url + asked.path,
+            case.connections,
+            bench.seconds,
+            headers=dict(asked.headers),
+            script=asked.script,
+            arguments=asked.arguments,
+        )
+    else:
+        (_, sent, _), (answer,) = asked.examples[0], answers
+        load = run_closedloop(program, server.address[1], sent, answer.head, case.connections, bench.seconds)
     used = tree_seconds(server.pid) - before
     _expect_size(server, load, expected)
     return Sample(load.rate, used / load.requests * 1e6, load.cpu_seconds / load.seconds)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import array
 import json
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.edge.figures import percentile
-from bench.edge.wrk import LoadFailed
+from bench.edge.load import LoadFailed
 
-SOURCES = [Path(__file__).resolve().parent / name for name in ("openloop.c", "flood.c")]
 # Enough that a free connection is at hand while the slowest answers of a thousand are awaited: 100,000 requests a
 # second that take a millisecond each need a hundred.
 CONNECTIONS = 256
@@ -38,20 +36,6 @@ class Latencies:
     p999: float
     late_p99: float
     answered: int
-
-
-def compiler() -> str | None:
-    """Return the C compiler, or None."""
-    return shutil.which("cc") or shutil.which("gcc")
-
-
-def build(folder: Path) -> Path:
-    """Compile the generator into ``folder``."""
-    program = folder / "openloop"
-    found = compiler()
-    assert found is not None, "the case was looked at before"
-    subprocess.run([found, "-O2", "-o", str(program), *map(str, SOURCES)], check=True)
-    return program
 
 
 @dataclass(frozen=True)

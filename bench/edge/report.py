@@ -61,7 +61,12 @@ def _row(result: Throughput, peer: str, samples: Sequence[Sample]) -> str:
     ratios = ratios_of(result, peer)
     told = [f"{one.median:.2f} ({one.least:.2f} to {one.greatest:.2f})" if one else "" for one in ratios]
     goal, holds = _goal(result, peer, rate.median)
-    busy = "shared core" if large else f"{load:.0%}" + (" (the limit)" if load >= BUSY_LOAD else "")
+    busy = f"{load:.0%}" + (" (the limit)" if load >= BUSY_LOAD else "")
+    if isinstance(result.case, DownloadCase):
+        busy = "shared core"
+    elif result.case.polled:
+        # The generator never sleeps; what tells that it was not the limit is that the server did not either.
+        busy = f"polls; server {rate.median * cost.median / 1e6:.0%}"
     cells = [
         *(result.case.title, peer, _amount(rate.median, large)),
         f"{_amount(rate.least, large)} to {_amount(rate.greatest, large)}",

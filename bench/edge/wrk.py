@@ -4,39 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
+
+from bench.edge.load import Load, LoadFailed
 
 LUA = Path(__file__).resolve().parent / "lua"
 MARK = "skafos-bench "
 # wrk ends by itself; what it does before and after the measured time (making requests, closing) takes less than this.
 GRACE_SECONDS = 60
-
-
-class LoadFailed(Exception):
-    """The load generator failed, or was not answered as it should be."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """What wrk counted.
-
-    Args:
-        requests: answers that arrived whole.
-        received: bytes.
-        seconds: measured time.
-        cpu_seconds: what the generator itself used, without the making of requests beforehand.
-    """
-
-    requests: int
-    received: int
-    seconds: float
-    cpu_seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Answers per second."""
-        return self.requests / self.seconds
 
 
 def run_wrk(
@@ -81,4 +56,4 @@ def parse(output: str) -> Load:
         raise LoadFailed("wrk met errors: " + ", ".join(f"{count} {name}" for name, count in errors.items()))
     if not told["requests"]:
         raise LoadFailed("nothing was answered")
-    return Load(told["requests"], told["bytes"], told["duration_us"] / 1e6, told["cpu_us"] / 1e6)
+    return Load.told(told)

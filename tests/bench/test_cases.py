@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.edge.__main__ import choose
-from bench.edge.cases import DEFAULT, DOWNLOAD_CASES, NAMES, WRK_CASES, WrkCase
+from bench.edge.cases import DEFAULT, DOWNLOAD_CASES, NAMES, RATE_CASES, RateCase
 from bench.edge.certificate import Certificate
 from bench.edge.cores import Cores, TooFewCores, choose_cores
 from bench.edge.downloads import download
@@ -37,7 +37,7 @@ def edge(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
         yield server
 
 
-def answered_as_expected(case: WrkCase, site: Site, server: Server) -> None:
+def answered_as_expected(case: RateCase, site: Site, server: Server) -> None:
     etag = ask(server.address, request("GET", site.manifest_path)).header("ETag")
     asked = case.asking(site, etag, "w0")
     assert sum(share for share, _, _ in asked.examples) == pytest.approx(1)
@@ -46,13 +46,13 @@ def answered_as_expected(case: WrkCase, site: Site, server: Server) -> None:
     assert (LUA / asked.script).is_file()
 
 
-@pytest.mark.parametrize("case", WRK_CASES, ids=lambda case: case.name)
-def test_the_edge_answers_each_case_as_it_expects(case: WrkCase, site: Site, edge: Server) -> None:
+@pytest.mark.parametrize("case", RATE_CASES, ids=lambda case: case.name)
+def test_the_edge_answers_each_case_as_it_expects(case: RateCase, site: Site, edge: Server) -> None:
     answered_as_expected(case, site, edge)
 
 
-@pytest.mark.parametrize("case", [case for case in WRK_CASES if "aiohttp" in case.peers], ids=lambda case: case.name)
-def test_the_plain_route_answers_like_the_edge(case: WrkCase, site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [case for case in RATE_CASES if "aiohttp" in case.peers], ids=lambda case: case.name)
+def test_the_plain_route_answers_like_the_edge(case: RateCase, site: Site, tmp_path: Path) -> None:
     with PEERS["aiohttp"](site, tmp_path, None) as server:
         answered_as_expected(case, site, server)
         assert ask(server.address, request("GET", site.manifest_path)).body == site.manifest

@@ -12,9 +12,10 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from bench.edge.openloop import Asked, build, latencies, run_beside, run_openloop
+from bench.edge.generators import build
+from bench.edge.load import LoadFailed
+from bench.edge.openloop import Asked, latencies, run_beside, run_openloop
 from bench.edge.probe import ask, request
-from bench.edge.wrk import LoadFailed
 from tests.components import require
 
 RATE = 500
@@ -41,7 +42,7 @@ def test_half_an_output_is_refused(numbers: list[float]) -> None:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     require("cc")
-    return build(tmp_path_factory.mktemp("openloop"))
+    return build("openloop", tmp_path_factory.mktemp("openloop"))
 
 
 @pytest_asyncio.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.edge.capacity import EXAMPLES, Costs, Habits, costs_of, devices_per_core, peak_megabits, render_capacity
-from bench.edge.cases import DOWNLOAD_CASES, WRK_CASES
+from bench.edge.cases import DOWNLOAD_CASES, RATE_CASES
 from bench.edge.figures import Sample
 from bench.edge.idle import Idle
 from bench.edge.measuring import AtRate, Throughput
@@ -13,8 +13,8 @@ from bench.edge.openloop import Latencies
 from bench.edge.report import Results, render, replace_section
 from tests.flows.running import ROOT
 
-PARITY = next(case for case in WRK_CASES if case.name == "304-64")
-EVENTS = next(case for case in WRK_CASES if case.name == "events")
+PARITY = next(case for case in RATE_CASES if case.name == "304-64")
+EVENTS = next(case for case in RATE_CASES if case.name == "events")
 WHOLE = DOWNLOAD_CASES[0]
 
 
@@ -135,7 +135,7 @@ def test_downloads_of_the_busiest_hour_in_megabits() -> None:
 
 def test_capacity_is_told_only_when_every_cost_was_measured() -> None:
     names = ("304-64", "200", "events", "register", "range-64")
-    found = [case for case in (*WRK_CASES, *DOWNLOAD_CASES) if case.name in names]
+    found = [case for case in (*RATE_CASES, *DOWNLOAD_CASES) if case.name in names]
     results = Results(throughput=[Throughput(case, {"edge": rounds(1000, 10.0)}, {}) for case in found])
     assert costs_of(results) == Costs(10, 10, 10, 10, 10)
     assert all(title in render_capacity(results) for title, _ in EXAMPLES)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from bench.edge.wrk import LUA, MARK, LoadFailed, parse
+from bench.edge.load import LoadFailed
+from bench.edge.wrk import LUA, MARK, parse
 
 COUNTED = {
     "requests": 300_000,

@@ -22,9 +22,10 @@ from edge.batches import Batches
 from edge.blob_cache import BlobCache
 from edge.blob_directory import BlobDirectory
 from edge.blob_lane import BlobLane
+from edge.head_patterns import MAX_KNOWN, MAX_RECENT
 from edge.lane import Answering, Desk, Lane
 from edge.manifest_cache import ManifestCache
-from edge.prepared import MAX_PREPARED_BYTES, Clock, PreparedManifests
+from edge.prepared import MAX_HEADS, MAX_PREPARED_BYTES, Clock, PreparedManifests
 from edge.request_head import MAX_LAYOUTS, MAX_LINES
 from edge.sendfile import FileSender
 from manifests.store import Publication
@@ -443,6 +444,9 @@ async def test_distinct_keys_and_headers_without_number_are_not_kept(
     assert len(prepared.by_head.entries) == 0
     assert len(desk.reader.lines) <= MAX_LINES
     assert len(desk.reader.layouts) <= MAX_LAYOUTS
+    assert len(desk.doorkeeper.hashes) <= MAX_HEADS
+    assert desk.patterns.known <= MAX_KNOWN
+    assert len(desk.patterns.recent) <= MAX_RECENT
     assert metric("skafos_edge_lane_heads_new_total") == new + 40_000
 
 

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edge.connections import Door, _Connection
+from edge.head_patterns import HeadPatterns
 from edge.request_head import END
 from tests.edge.heads import CLIENTS, SMUGGLING, check
 from tests.edge.site import Edge, Environment, Site, metric, release_of
@@ -82,8 +83,11 @@ def _ways_to_arrive(pieces: Sequence[bytes]) -> Iterator[list[bytes]]:
         yield [piece for piece in itertools.chain.from_iterable(cut) if piece]
 
 
-@pytest_asyncio.fixture
-async def pair(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Pair]:
+@pytest_asyncio.fixture(params=["lines", "patterns"])
+async def pair(request: pytest.FixtureRequest, site: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
+    """Give two edges; the lane reads heads line by line, or by the pattern of their layout from its second head on."""
+    if request.param == "patterns":
+        monkeypatch.setattr("edge.lane.HeadPatterns", partial(HeadPatterns, requests_before_pattern=1))
     environment = Environment([release_of(b"artifact")])
     await site.publish(environment)
     async with site.edge(edge_name="lane") as lane:

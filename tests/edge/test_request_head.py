@@ -6,8 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.memory import BoundedMemory
-from edge.request_head import CRLF, MAX_FIELDS, MAX_LINE_BYTES, MAX_LINES, Head, HeadReader, is_request_line
+from edge.memory import BoundedMemory, Doorkeeper
+from edge.request_head import (
+    CRLF,
+    MAX_FIELDS,
+    MAX_LINE_BYTES,
+    MAX_LINES,
+    MAX_NAME_BYTES,
+    MAX_NAMES,
+    Head,
+    HeadReader,
+    is_request_line,
+)
 from tests.edge.heads import CLIENTS, check
 
 LINE = b"GET /x HTTP/1.1"
@@ -29,19 +39,19 @@ def test_heads_of_real_clients_are_read(name: str) -> None:
 
 
 def test_tag_and_length_are_told_without_the_white_space_around_them() -> None:
-    assert read(b"Host: x", b'IF-none-MATCH:\t "a" ', b"content-LENGTH:  17 ") == Head(b'"a"', 17, False, True)
-    assert read(b"host:x") == Head(None, None, False, True)
+    assert read(b"Host: x", b'IF-none-MATCH:\t "a" ', b"content-LENGTH:  17 ") == Head(b'"a"', 17, False)
+    assert read(b"host:x") == Head(None, None, False)
     assert read(b"Host: x", b"content-TYPE:a/b; c=d\t", b"Content-Encoding: ") == Head(
-        None, None, False, True, b"a/b; c=d", b""
+        None, None, False, b"a/b; c=d", b""
     )
 
 
 @pytest.mark.parametrize("name", [b"If-Match", b"If-Modified-Since", b"If-Unmodified-Since", b"If-Range", b"RANGE"])
 def test_other_conditions_are_told(name: bytes) -> None:
     alone = b"a" if name == b"RANGE" else None
-    assert read(b"Host: x", name + b": a") == Head(None, None, True, True, range=alone)
+    assert read(b"Host: x", name + b": a") == Head(None, None, True, range=alone)
     assert read(b"Host: x", name + b": a", b"If-Unknown: b", b"If-Match: c") in (
-        Head(None, None, True, True),
+        Head(None, None, True),
         None,  # twice the same
     )
 
@@ -127,8 +137,7 @@ LINES = st.one_of(
 def test_remembering_changes_no_reading(heads: list[list[bytes]]) -> None:
     remembering = HeadReader()
     for lines in heads:
-        remembered, fresh = read(*lines, reader=remembering), read(*lines)
-        assert (remembered and remembered._replace(new=True)) == (fresh and fresh._replace(new=True))
+        assert read(*lines, reader=remembering) == read(*lines)
 
 
 def test_a_million_distinct_lines_are_not_remembered() -> None:
@@ -149,12 +158,30 @@ def test_a_full_memory_begins_anew() -> None:
     assert memory.entries == {b"c": 4}
 
 
-def test_a_head_is_new_until_all_its_lines_are_remembered() -> None:
+def test_what_came_lately_is_told_until_too_much_came() -> None:
+    doorkeeper = Doorkeeper(most=2)
+    assert [doorkeeper.came_before(key) for key in (b"a", b"a", b"b", b"a", b"c")] == [False, True, False, True, False]
+    assert len(doorkeeper.hashes) == 1
+    assert [doorkeeper.came_before(key) for key in (b"c", b"a")] == [True, False]
+
+
+def test_a_million_distinct_names_are_not_remembered() -> None:
     reader = HeadReader()
-    told = [read(*lines, reader=reader) for lines in ([b"Host: x", b"A: 1"], [b"A: 1", b"Host: x"], [b"Host: y"])]
-    assert [head and head.new for head in told] == [True, False, True]
+    for number in range(2 * MAX_NAMES):
+        assert read(b"Host: x", b"X-%d: a" % number, reader=reader) is not None
+        assert len(reader.names) <= MAX_NAMES
+    assert read(b"Host: x", b"X" * (MAX_NAME_BYTES + 1) + b": a", reader=reader) is not None
+    assert max(map(len, reader.names)) <= MAX_NAME_BYTES
+
+
+@pytest.mark.parametrize("name", [b"Host", b"hOsT", b"Connection", b"Content-Length"])
+def test_what_a_name_may_say_is_asked_in_every_spelling(name: bytes) -> None:
+    reader = HeadReader()
+    other = [] if name.lower() == b"host" else [b"Host: x"]
+    assert read(*other, name + b": ,", reader=reader) is None
+    assert read(*other, name + b": ,", reader=reader) is None
 
 
 def test_a_check_has_no_body() -> None:
     head = check()
-    assert HeadReader().read(head, head.find(CRLF)) == Head(b"{etag}", None, False, True)
+    assert HeadReader().read(head, head.find(CRLF)) == Head(b"{etag}", None, False)
