@@ -88,7 +88,9 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
 
         manifests = ManifestCache()
         cache_control = fresh_for(settings.manifest_max_age_seconds, settings.manifest_stale_seconds)
-        spool = Spool(settings.spool_dir / settings.worker, settings.spool_max_bytes)
+        spool = Spool(
+            settings.spool_dir / settings.worker, settings.spool_max_bytes, durability=settings.spool_durability
+        )
         # Both follow the cache, so they are there before anything is in it.
         # Lines about refusals name the client, whom only aiohttp's route finds out.
         prepared = PreparedManifests(manifests, cache_control, refuse=not settings.edge_log_refusals)

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from edge.clients import Network, parse_networks
+from telemetry.spool import Durability
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -94,6 +95,10 @@ class EdgeSettings(BaseSettings):
     redis_timeout_seconds: float = Field(default=2, gt=0, description="Longest wait for Redis within a request.")
     spool_max_bytes: int = Field(
         default=4 * GIB, ge=1, description="Bound of this worker's event spool; when full, 503."
+    )
+    spool_durability: Durability = Field(
+        default="fsync",
+        description="What 202 promises for events: `fsync`, on the disk; `os`, lost by a power cut, not by a kill.",
     )
 
     @field_validator("edge_listen", "edge_metrics_listen")
