@@ -14,6 +14,7 @@ from mmap import mmap
 
 import numpy as np
 
+from artifacts.patch.alignments import Alignment
 from artifacts.patch.estimate import Estimator
 from artifacts.patch.format import MIN_PREFIX_BYTES
 from artifacts.patch.operations import Operation
@@ -32,9 +33,9 @@ _RUNS = (4, 6, 32, 1 << 40)
 _FEW_OPERATIONS = 1 << 14
 _BYTES_PER_OPERATION = 32
 # Passes from each beginning, and then so many in all of so many that are best.
-_FIRST_PASSES = 2
+_FIRST_PASSES = 3
 _BEST_CHAINS = 2
-_PASSES = 5
+_PASSES = 6
 # So many passes in a row may fail to be better than the best before: the next one may be.
 _MAX_WORSE = 2
 # Enough to sort all suffixes of files of some hundred kilobytes, and those that matter of longer ones.
@@ -53,15 +54,15 @@ _BYTES_PER_STEP = 200
 _BEGINNINGS: tuple[tuple[Prices, bool, bool, bool], ...] = (
     (Prices(), False, False, False),
     (Prices(), True, False, False),
-    (Prices(), False, True, False),
-    (CHEAP_OPERATIONS, True, True, False),
-    (CHEAP_OPERATIONS, False, False, False),
+    (CHEAP_OPERATIONS, True, False, False),
     (Prices(), True, True, False),
+    (Prices(), False, False, True),
+    (CHEAP_OPERATIONS, False, False, False),
     (Prices(), False, True, True),
-    (CHEAP_OPERATIONS, False, False, True),
+    (Prices(), False, True, False),
 )
-# Pieces of the target are not short from this length on.
-_LONG_OWN = 256
+# Pieces of the target are not short from this length on, if no more than one byte in so many differs.
+_LONG_OWN, _MAX_DIFFERING = 256, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class _Trials:
 
     def __init__(self, files: Files, found: Found, limits: MatchLimits) -> None:
         self._files, self._found = files, found
-        long = [one for one in found.alignments if not one.own or one.end - one.start >= _LONG_OWN]
+        long = [one for one in found.alignments if not one.own or _is_long(files, one)]
         self._choices = [Choices(files, replace(found, alignments=long))]
         if len(long) < len(found.alignments):
             self._choices.append(Choices(files, found))
@@ -198,6 +199,14 @@ class _Trials:
                 best = Matched(operations, prefix, size)
         assert best is not None
         return best
+
+
+def _is_long(files: Files, own: Alignment) -> bool:
+    length = own.end - own.start
+    if length < _LONG_OWN:
+        return False
+    differing = files.new[own.start : own.end] != files.new[own.start + own.shift : own.end + own.shift]
+    return int(np.count_nonzero(differing)) * _MAX_DIFFERING <= length
 
 
 def _smallest(found: Iterator[Matched], first: Matched | None = None) -> Matched:
