@@ -56,6 +56,7 @@ _BEGINNINGS: tuple[tuple[Prices, bool, bool, bool], ...] = (
     (Prices(), True, False, False),
     (CHEAP_OPERATIONS, True, False, False),
     (Prices(), True, True, False),
+    (Prices(), True, True, True),
     (Prices(), False, False, True),
     (CHEAP_OPERATIONS, False, False, False),
     (Prices(), False, True, True),
