@@ -14,12 +14,11 @@ from mmap import mmap
 
 import numpy as np
 
-from artifacts.patch.alignments import Alignment
 from artifacts.patch.estimate import Estimator
 from artifacts.patch.format import MIN_PREFIX_BYTES
 from artifacts.patch.operations import Operation
 from artifacts.patch.passes import Choice, Choices, Files, seen_differences
-from artifacts.patch.prices import CHEAP_OPERATIONS, Counts, Prices
+from artifacts.patch.prices import CHEAP_DIFFERENCES, CHEAP_OPERATIONS, Counts, Prices
 from artifacts.patch.search import Found, search
 
 __all__ = ["MatchLimits", "Matched", "match", "match_with_prefix"]
@@ -52,6 +51,7 @@ _BYTES_PER_STEP = 200
 # differences are expected to be like those in long alignments; and whether short pieces of the target are copied, which
 # a compressor of new bytes mostly does better.
 _BEGINNINGS: tuple[tuple[Prices, bool, bool, bool], ...] = (
+    (CHEAP_DIFFERENCES, False, False, False),
     (Prices(), False, False, False),
     (Prices(), True, False, False),
     (CHEAP_OPERATIONS, True, False, False),
@@ -62,8 +62,8 @@ _BEGINNINGS: tuple[tuple[Prices, bool, bool, bool], ...] = (
     (Prices(), False, True, True),
     (Prices(), False, True, False),
 )
-# Pieces of the target are not short from this length on, if no more than one byte in so many differs.
-_LONG_OWN, _MAX_DIFFERING = 256, 32
+# Pieces of the target are not short from this length on.
+_LONG_OWN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,9 @@ class _Trials:
 
     def __init__(self, files: Files, found: Found, limits: MatchLimits) -> None:
         self._files, self._found = files, found
-        long = [one for one in found.alignments if not one.own or _is_long(files, one)]
-        self._choices = [Choices(files, replace(found, alignments=long))]
-        if len(long) < len(found.alignments):
-            self._choices.append(Choices(files, found))
+        long = [one for one in found.alignments if not one.own or one.end - one.start >= _LONG_OWN]
+        self._choices = Choices(files, replace(found, alignments=long))
+        self._has_short_own = len(long) < len(found.alignments)
         self._estimator = Estimator(files.old, files.new)
         made = sum(end - start for start, end in files.ranges)
         self._most_operations = _FEW_OPERATIONS + made // _BYTES_PER_OPERATION
@@ -152,6 +151,10 @@ class _Trials:
             self._steps, self._runs = 0, _RUNS[:1] + _RUNS[-1:]
 
     @cached_property
+    def _all_choices(self) -> Choices:
+        return Choices(self._files, self._found)
+
+    @cached_property
     def _seen(self) -> Counts:
         return seen_differences(self._files, self._found)
 
@@ -160,9 +163,9 @@ class _Trials:
         prefix = _prefix(self._found, len(self._files.old)) if prefixed else None
         chains: list[tuple[Matched, int, Iterator[Matched]]] = []
         for number, (prices, with_prefix, different, own) in enumerate(_BEGINNINGS):
-            if (with_prefix and prefix is None) or (own and len(self._choices) == 1):
+            if (with_prefix and prefix is None) or (own and not self._has_short_own):
                 continue
-            choices = self._choices[own]
+            choices = self._all_choices if own else self._choices
             chain = self._chain(choices, prices, prefix if with_prefix else None, self._seen if different else None)
             chains.append((_smallest(islice(chain, _FIRST_PASSES)), number, chain))
             if self._spent():
@@ -200,14 +203,6 @@ class _Trials:
                 best = Matched(operations, prefix, size)
         assert best is not None
         return best
-
-
-def _is_long(files: Files, own: Alignment) -> bool:
-    length = own.end - own.start
-    if length < _LONG_OWN:
-        return False
-    differing = files.new[own.start : own.end] != files.new[own.start + own.shift : own.end + own.shift]
-    return int(np.count_nonzero(differing)) * _MAX_DIFFERING <= length
 
 
 def _smallest(found: Iterator[Matched], first: Matched | None = None) -> Matched:

@@ -27,7 +27,7 @@ _CHUNK = 1 << 20
 # The shortest equal stretch that is worth an operation.
 _LEAST = 8
 # From this length on it is tried whether the bytes around are nearly equal.
-_LEAST_EXTENDED = 16
+_LEAST_EXTENDED = 12
 _RECENT = 8
 # An alignment that differs in so few bytes is as good as another one that does not: to go there and back costs more.
 _FEW = 2
@@ -284,16 +284,34 @@ class _Extender:
         """Add alignments at places in the target, ascending, that agree with those ``shifts`` further in a source."""
         fresh = np.ones(len(targets), np.bool_)
         fresh[1:] = (shifts[1:] != shifts[:-1]) | (np.diff(targets) > STRIDE_BYTES)
-        places, wanted, equal = targets[fresh].tolist(), shifts[fresh].tolist(), lengths[fresh].tolist()
+        firsts = np.flatnonzero(fresh)
+        lasts = np.append(firsts[1:], len(targets))
+        skipped = 0
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+            if self._allowance.number <= 0 or self._allowance.length <= 0:
+                return
+            skipped = self._extend_run(targets[first:last], int(shifts[first]), lengths[first:last], skipped, own)
+
+    def _extend_run(self, targets: Places, shift: int, lengths: Places, skipped: int, own: bool) -> int:
+        """Add an alignment at the first place of a run that wants one; no more is looked for before ``skipped``.
+
+        Returns:
+            the place before which no more is to be looked for.
+        """
         at = 0
-        while at < len(places) and self._allowance.number > 0 and self._allowance.length > 0:
-            place, shift = places[at], wanted[at]
-            covered = self._covered(place, shift, equal[at], own)
-            if covered:
-                at = bisect_left(places, place + covered, at + 1)
-                continue
-            self._add(place, shift, equal[at], own)
-            at += 1
+        while at < len(targets):
+            place = int(targets[at])
+            if place >= skipped:
+                known = self._known_end(place, shift, own)
+                covered = 0 if known else self._covered(place, int(lengths[at]))
+                if not known and not covered:
+                    self._add(place, shift, int(lengths[at]), own)
+                    break
+                skipped = max(skipped, place + covered)
+                # What covers the start of a long run may not cover all of it.
+                place = max(known, place + max(covered, BLOCK_BYTES))
+            at += 1 + int(np.searchsorted(targets[at + 1 :], max(place, skipped)))
+        return skipped
 
     def wanted(self, start: int, end: int) -> npt.NDArray[np.bool_]:
         """Return which places begin a block that is not, or not all equal, in a recent alignment."""
@@ -307,11 +325,12 @@ class _Extender:
                 wanted[first - start : last - start - BLOCK_BYTES] &= sums[BLOCK_BYTES:-1] > sums[: -BLOCK_BYTES - 1]
         return wanted
 
-    def _covered(self, place: int, shift: int, equal: int, own: bool) -> int:
+    def _known_end(self, place: int, shift: int, own: bool) -> int:
+        """Return where an alignment ends that was made already; 0 if there is none at this place and distance."""
+        return max((end for start, end in self._known.get((shift, own), ()) if start <= place < end), default=0)
+
+    def _covered(self, place: int, equal: int) -> int:
         """Return for how many bytes no more is to be looked for."""
-        for start, end in self._known.get((shift, own), ()):
-            if start <= place < end:
-                return 1
         covered = 0
         for other in self._recent[-_RECENT:]:
             if other.start <= place < other.end:
