@@ -80,8 +80,9 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     found: list[Alignment] = []
     allowance = _Allowance(sum(end - start for start, end in ranges))
     index = BlockIndex(old)
+    known = _Known(found)
     for start, end in ranges:
-        extender = _Extender(old, new, start, end, found, allowance)
+        extender = _Extender(old, new, start, end, known, allowance)
         for targets, sources in index.anchors(new, start, end, extender.wanted):
             extender.extend(targets, sources - targets, np.full(len(targets), BLOCK_BYTES), own=False)
     del index
@@ -242,6 +243,7 @@ def _extend_near(
     candidates += [(some.places, some.lengths, np.full(len(places), _LEAST), False) for some in near.expected]
     candidates.append((own_place, near.own.lengths, np.maximum(longest + 8, _LEAST), True))
     same_part = part[1:] == part[:-1]
+    known = _Known(found)
     for sources, lengths, least, own in candidates:
         shifts = sources - places
         rises = np.ones(len(places), np.bool_)
@@ -253,7 +255,7 @@ def _extend_near(
             first, last = np.searchsorted(places, (start, end))
             inside = np.flatnonzero(wanted[first:last]) + first
             if len(inside):
-                _Extender(old, new, start, end, found, allowance).extend(
+                _Extender(old, new, start, end, known, allowance).extend(
                     places[inside], shifts[inside], lengths[inside], own=own
                 )
 
@@ -266,18 +268,35 @@ class _Allowance:
         self.length = _BASIC_LENGTH + _MAX_OVERLAP * made
 
 
+class _Known:
+    """The alignments that were found so far, and where those of one shift are.
+
+    Args:
+        found: the list that further ones go to as well.
+    """
+
+    def __init__(self, found: list[Alignment]) -> None:
+        self.found = found
+        self._parts: dict[tuple[int, bool], list[tuple[int, int]]] = {}
+        for alignment in found:
+            self.remember(alignment)
+
+    def remember(self, alignment: Alignment) -> None:
+        """Keep where an alignment is."""
+        self._parts.setdefault((alignment.shift, alignment.own), []).append((alignment.start, alignment.end))
+
+    def has(self, place: int, shift: int, *, own: bool) -> bool:
+        """Tell whether a place is in an alignment of a shift."""
+        return any(start <= place < end for start, end in self._parts.get((shift, own), ()))
+
+
 class _Extender:
     """Makes alignments from places where two files are equal, each only once."""
 
-    def __init__(
-        self, old: Bytes, new: Bytes, start: int, end: int, found: list[Alignment], allowance: _Allowance
-    ) -> None:
+    def __init__(self, old: Bytes, new: Bytes, start: int, end: int, known: _Known, allowance: _Allowance) -> None:
         self._old, self._new, self._start, self._end = old, new, start, end
         self._allowance = allowance
-        self._found = found
-        self._known: dict[tuple[int, bool], list[tuple[int, int]]] = {}
-        for alignment in found:
-            self._remember(alignment)
+        self._known = known
         self._recent: list[Alignment] = []
 
     def extend(self, targets: Places, shifts: Places, lengths: Places, *, own: bool) -> None:
@@ -309,9 +328,8 @@ class _Extender:
 
     def _covered(self, place: int, shift: int, equal: int, own: bool) -> int:
         """Return for how many bytes no more is to be looked for."""
-        for start, end in self._known.get((shift, own), ()):
-            if start <= place < end:
-                return 1
+        if self._known.has(place, shift, own=own):
+            return 1
         covered = 0
         for other in self._recent[-_RECENT:]:
             if other.start <= place < other.end:
@@ -334,16 +352,13 @@ class _Extender:
         if forward + back < _LEAST or (own and -shift < _LEAST_PERIOD):
             return
         alignment = Alignment(place - back, place + forward, shift, own)
-        self._remember(alignment)
+        self._known.remember(alignment)
         self._recent.append(alignment)
         self._allowance.number -= 1
         self._allowance.length -= forward + back
         if not own:
-            self._found.append(alignment)
+            self._known.found.append(alignment)
             return
         # Only what is written before an operation begins can be read by it.
         for start in range(alignment.start, min(alignment.end, alignment.start - _MAX_PERIODS * shift), -shift):
-            self._found.append(Alignment(start, min(start - shift, alignment.end), shift, True))
-
-    def _remember(self, alignment: Alignment) -> None:
-        self._known.setdefault((alignment.shift, alignment.own), []).append((alignment.start, alignment.end))
+            self._known.found.append(Alignment(start, min(start - shift, alignment.end), shift, True))
