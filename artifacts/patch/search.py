@@ -49,6 +49,9 @@ _MIN_AROUND, _MAX_AROUND = 1 << 10, 1 << 16
 # More than this outside of long equal stretches is not searched for short pieces, nor chosen from again and again: most
 # of it is new then, as weights are, and seconds would save some hundred bytes of it.
 THOROUGH_BYTES = 256 * 1024
+# Nor is what is less than such a part of what the patch takes elsewhere: thoroughness would save a thousandth of the
+# patch (measured on models with tensors), and takes longer than all the rest.
+_SMALL_PART = 16
 # Places in files have 31 bits where there are many of them.
 _MAX_PLACE = (1 << 31) - 1
 
@@ -61,22 +64,27 @@ class Found:
         alignments: in the order in which they were found.
         gaps: parts of the target that lie outside of long equal stretches.
         places: of the bytes of the gaps.
-        near: what agrees with each of them; None if there was no memory to find out.
+        near: what agrees with each of them; None if there was no memory to find out, or it is not worth it.
+        is_worth_effort: whether little is left to find, and enough for the patch.
     """
 
     alignments: list[Alignment]
     gaps: list[tuple[int, int]]
     places: Places
     near: Nearest | None
-
-    @property
-    def is_mostly_settled(self) -> bool:
-        """Whether so little is left to find that it is worth some effort."""
-        return sum(end - start for start, end in self.gaps) <= THOROUGH_BYTES
+    is_worth_effort: bool
 
 
-def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
-    """Find alignments for the target's ``ranges``, with at most ``max_bytes`` of memory beside the files."""
+def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int, elsewhere: int = 0) -> Found:
+    """Find alignments for the target's ``ranges``.
+
+    Args:
+        old: the base.
+        new: the target.
+        ranges: of the target.
+        max_bytes: of memory beside the files.
+        elsewhere: bytes that the patch takes for what is not in the ranges.
+    """
     found: list[Alignment] = []
     allowance = _Allowance(sum(end - start for start, end in ranges))
     index = BlockIndex(old)
@@ -88,10 +96,11 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     del index
     gaps = _unsettled(old, new, ranges, found)
     found += _bridges(old, new, gaps, found)
-    quick = Found(found, gaps, np.zeros(0, np.int64), None)
-    if not quick.is_mostly_settled:
-        return quick
     open_bytes = sum(end - start for start, end in gaps)
+    is_worth_effort = open_bytes <= THOROUGH_BYTES and open_bytes * _SMALL_PART >= elsewhere
+    quick = Found(found, gaps, np.zeros(0, np.int64), None, is_worth_effort)
+    if not is_worth_effort:
+        return quick
     parts = _relevant(len(old), found, gaps, (max_bytes - RESULT_BYTES * open_bytes) // SORT_BYTES - open_bytes)
     if not gaps or not parts or len(old) > _MAX_PLACE:
         return quick
@@ -99,7 +108,7 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     text = np.concatenate([*(old[start:end] for start, end in parts), *(new[start:end] for start, end in gaps)])
     near = nearest(text, _places(parts), places)
     _extend_near(old, new, ranges, gaps, places, near, found, allowance)
-    return Found(found, gaps, places, near)
+    return Found(found, gaps, places, near, is_worth_effort)
 
 
 def _places(parts: Sequence[tuple[int, int]]) -> Places:
