@@ -101,7 +101,8 @@ def _variants(old: Opened, new: Opened, plan: Plan, tensors: _Tensors) -> Iterat
     others = sum(step.length for step in plan.steps if isinstance(step, Add))
     layouts = [layout]
     if data >= _MUCH_DATA:
-        layouts.append(replace(layout, window_log=_WINDOW_LOG, continuous=frozenset({_DATA})))
+        window = max(layout.window_log, min((data - 1).bit_length(), _WINDOW_LOG))
+        layouts.append(replace(layout, window_log=window, continuous=frozenset({_DATA})))
     if operations >= _MANY_OPERATIONS:
         layouts += [replace(one, lengths=_LENGTHS, sources=_SOURCES) for one in layouts]
     streams = max(tensors.streams, _SOURCES + 1)
