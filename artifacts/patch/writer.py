@@ -266,6 +266,8 @@ class PatchWriter:
         sink.write(write_header(header))
         for frame in self._frames:
             sink.write(frame.written)
+            # Not all frames are there twice.
+            frame.written = b""
         return header
 
     # ---- inside
