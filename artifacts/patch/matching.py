@@ -75,10 +75,12 @@ class MatchLimits:
             need.
         max_steps: steps of the search for the cheapest operations, each some microseconds; None for a number that
             keeps to 4 MB of base and target in a second.
+        elsewhere: bytes that the patch takes for what is not matched: beside many of them, little effort is made.
     """
 
     max_bytes: int | None = None
     max_steps: int | None = None
+    elsewhere: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def _matched(
     max_bytes = limits.max_bytes
     if max_bytes is None:
         max_bytes = max(_LEAST_MAX_BYTES, 3 * (len(files.old) + len(files.new)) // 2)
-    found = search(files.old, files.new, ranges, max_bytes)
+    found = search(files.old, files.new, ranges, max_bytes, limits.elsewhere)
     return _Trials(files, found, limits).best(prefixed=prefixed)
 
 
@@ -147,7 +149,7 @@ class _Trials:
         some = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
         self._steps = some if limits.max_steps is None else limits.max_steps
         self._runs: tuple[int, ...] = _RUNS
-        if not found.is_mostly_settled:  # one way is enough: what is new is most of the patch whatever is chosen
+        if not found.is_worth_effort:  # one way is enough: what is new is most of the patch whatever is chosen
             self._steps, self._runs = 0, _RUNS[:1] + _RUNS[-1:]
 
     @cached_property

@@ -81,6 +81,14 @@ def _options(level: int, window_log: int | None = None) -> dict[int, int]:
     return {int(key): value for key, value in options.items()}
 
 
+def _continuous(level: int, window_log: int) -> dict[int, int]:
+    """Return options for a stream whose length zstd is not told: its tables are no larger than the window needs."""
+    options = _options(level, window_log)
+    return options | {
+        int(table): window_log + 1 for table in (CompressionParameter.hash_log, CompressionParameter.chain_log)
+    }
+
+
 @dataclass(slots=True)
 class _Frame:
     """A frame in its place: empty until its stream has its bytes."""
@@ -258,6 +266,8 @@ class PatchWriter:
         sink.write(write_header(header))
         for frame in self._frames:
             sink.write(frame.written)
+            # Not all frames are there twice.
+            frame.written = b""
         return header
 
     # ---- inside
@@ -353,7 +363,7 @@ class PatchWriter:
     def _continued(self, state: _Stream, content: bytes) -> bytes:
         begins = state.compressor is None
         if state.compressor is None:
-            state.compressor = ZstdCompressor(options=_options(self._levels[0], self._layout.window_log))
+            state.compressor = ZstdCompressor(options=_continuous(self._levels[0], self._layout.window_log))
         payload = state.compressor.compress(content, ZstdCompressor.FLUSH_BLOCK)
         if begins:
             payload = payload[_header_bytes(payload) :]
