@@ -149,7 +149,8 @@ class _Trials:
         self._most_operations = _FEW_OPERATIONS + made // _BYTES_PER_OPERATION
         some = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
         self._steps = some if limits.max_steps is None else limits.max_steps
-        self._runs, self._beginnings = _RUNS, _BEGINNINGS
+        self._runs: tuple[int, ...] = _RUNS
+        self._beginnings = _BEGINNINGS
         if not found.is_worth_effort:
             self._steps, self._runs, self._beginnings = 0, _RUNS[:1] + _RUNS[-1:], _QUICK_BEGINNINGS
 
