@@ -45,6 +45,10 @@ _MANY_OPERATIONS, _FEW_OPERATIONS = 24, 512
 _MUCH_DATA, _LITTLE_DATA = 1 << 15, 1 << 12
 _WINDOW_LOG = 20
 
+# Streams of the matched bytes that may be by LZMA, if they have no more bytes: a decoder takes some hundredths of a
+# second for so many, and new bytes in greater number are weights, which zstd codes as well.
+_MATCHED_STREAMS, _LZMA_BYTES = range(_ESCAPES), 1 << 18
+
 Call = Callable[[PatchWriter], None]
 
 
@@ -72,7 +76,9 @@ class Emitted:
         return written / raw if raw else 0.0
 
 
-def emit(old: Opened, new: Opened, plan: Plan, progress: Callable[[int], None] | None = None) -> Emitted:
+def emit(
+    old: Opened, new: Opened, plan: Plan, progress: Callable[[int], None] | None = None, *, by_lzma: bool = True
+) -> Emitted:
     """Write the patch of some steps, laid out as is smallest.
 
     Args:
@@ -80,10 +86,11 @@ def emit(old: Opened, new: Opened, plan: Plan, progress: Callable[[int], None] |
         new: the target.
         plan: the steps.
         progress: is told how many bytes of the target the steps so far make.
+        by_lzma: whether frames may be by LZMA.
     """
     tensors = _Tensors(old, new, plan)
     best = min(_variants(old, new, plan, tensors), key=lambda one: one.bytes_without_elements())
-    return best.patch(progress or _unheard)
+    return best.patch(progress or _unheard, by_lzma=by_lzma)
 
 
 def _unheard(made: int) -> None:
@@ -149,15 +156,20 @@ class _Variant:
         self._layout = layout
         self._data, self._differences = (_CONTROL, _CONTROL) if compact else (_DATA, _DIFFERENCES)
         self._prefix = prefix
+        self._small_streams: frozenset[int] = frozenset()
 
     def bytes_without_elements(self) -> int:
         """Return what the patch takes without the elements of tensors."""
         writer = _BareWriter(self._old.side, self._new.side, self._layout, self._addresses.members)
-        return self._written(writer, _unheard).getbuffer().nbytes
+        length = self._written(writer, _unheard).getbuffer().nbytes
+        sizes = writer.sizes()
+        self._small_streams = frozenset(n for n in _MATCHED_STREAMS if sizes.get(n, (0, 0))[0] <= _LZMA_BYTES)
+        return length
 
-    def patch(self, progress: Callable[[int], None]) -> Emitted:
-        """Return the patch, telling of how many bytes of the target the tensors so far are."""
-        writer = PatchWriter(self._old.side, self._new.side, self._layout, self._addresses.members)
+    def patch(self, progress: Callable[[int], None], *, by_lzma: bool) -> Emitted:
+        """Return the patch, after its length was asked for, telling how many bytes of the target the tensors make."""
+        lzma = self._small_streams if by_lzma else ()
+        writer = PatchWriter(self._old.side, self._new.side, self._layout, self._addresses.members, lzma=lzma)
         return Emitted(self._written(writer, progress).getbuffer(), writer.sizes())
 
     def _written(self, writer: PatchWriter, progress: Callable[[int], None]) -> BytesIO:
