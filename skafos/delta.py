@@ -26,9 +26,21 @@ from skafos import zstd_patch
 from skafos.exceptions import InvalidParamError, SkafosError
 from skafos.zstd_patch import NoZstdPatch
 
-__all__ = ["ENCODINGS", "Limits", "Made", "PatchFailedError", "PatchInfo", "apply", "as_json", "info", "make"]
+__all__ = [
+    "ENCODINGS",
+    "PROFILES",
+    "Limits",
+    "Made",
+    "PatchFailedError",
+    "PatchInfo",
+    "apply",
+    "as_json",
+    "info",
+    "make",
+]
 
 ENCODINGS = (SKAFOS_DELTA, ZSTD_PREFIX)
+PROFILES = ("best", "zstd-only")
 
 Progress = Callable[[int, int], None]
 
@@ -93,6 +105,7 @@ def make(
     limits: Limits | None = None,
     *,
     encoding: str = SKAFOS_DELTA,
+    profile: str = "best",
     making: Progress | None = None,
     trying: Progress | None = None,
 ) -> Made:
@@ -104,22 +117,27 @@ def make(
         patch: where it goes; it appears whole.
         limits: what it may cost.
         encoding: one of `ENCODINGS`.
+        profile: one of `PROFILES`; only of ``skafos-delta``.
         making: is told how much is made, of a total; only of ``skafos-delta``.
         trying: is told the bytes of the new file that were made from the patch, and their total; likewise.
 
     Raises:
         PatchFailedError: it would take more memory than ``limits`` allow.
-        InvalidParamError: a file is missing, or the encoding is unknown.
+        InvalidParamError: a file is missing, or the encoding or the profile is unknown.
     """
     if encoding not in ENCODINGS:
         raise InvalidParamError(f"The encoding {encoding} is unknown; there are {' and '.join(ENCODINGS)}.")
+    if profile not in PROFILES:
+        raise InvalidParamError(f"The profile {profile} is unknown; there are {' and '.join(PROFILES)}.")
     for path in (old, new):
         _require_file(path)
     with tempfile.TemporaryDirectory(dir=_folder_of(patch), prefix=".skafos-delta-") as folder, _explained("make"):
         made, tried = Path(folder) / "made", Path(folder) / "tried"
         report = None
         if encoding == SKAFOS_DELTA:
-            report = encode_patch(old, new, made, _encode_limits(limits), progress=making)
+            report = encode_patch(
+                old, new, made, _encode_limits(limits), zstd_only=profile == "zstd-only", progress=making
+            )
         else:
             _make_zstd(old, new, made, limits)
         known = _described(made)

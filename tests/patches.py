@@ -79,6 +79,7 @@ class Recipe:
         layout: of the patch.
         members: deflated parts of the base, as (address, deflated length).
         levels: as of the writer.
+        lzma: likewise.
     """
 
     def __init__(
@@ -87,10 +88,11 @@ class Recipe:
         layout: Layout | None = None,
         members: Sequence[tuple[int, int]] = (),
         levels: Sequence[int] = (19, 1),
+        lzma: Sequence[int] = (),
     ) -> None:
         self.base = base
         self.layout = layout or Layout()
-        self.levels = levels
+        self.levels, self.lzma = levels, lzma
         self.known = base
         self.members: list[Member] = []
         for address, length in members:
@@ -171,7 +173,8 @@ class Recipe:
 
     def made(self) -> Made:
         """Write the patch."""
-        writer = PatchWriter(side(self.base), side(self.target), self.layout, tuple(self.members), self.levels)
+        sides = side(self.base), side(self.target)
+        writer = PatchWriter(*sides, self.layout, tuple(self.members), self.levels, self.lzma)
         for call in self._calls:
             call(writer)
         out = io.BytesIO()

@@ -20,6 +20,8 @@ Places = npt.NDArray[np.int64]
 _EARNED = np.full(256, -3, np.int32)
 _EARNED[[1, 2, 3, 4, 252, 253, 254, 255]] = 1
 _EARNED[0] = 4
+# What one earns that is as it was a word before: offsets in tables change alike.
+_WORD_BYTES, _EARNED_AGAIN = 4, 2
 # A stretch ends where the loss since its best end is greater than this: fifty bytes that fit nowhere.
 _MAX_LOSS = 150
 _MIN_WINDOW, _MAX_WINDOW = 64, 1 << 16
@@ -59,7 +61,10 @@ def worthwhile_length(one: Bytes, other: Bytes) -> int:
     done, step, total, best, best_at = 0, _MIN_WINDOW, 0, 0, 0
     while done < length:
         stop = min(done + step, length)
-        score = np.cumsum(_EARNED[one[done:stop] - other[done:stop]]) + total
+        difference = one[done:stop] - other[done:stop]
+        earned = _EARNED[difference]
+        earned[_WORD_BYTES:][difference[_WORD_BYTES:] == difference[:-_WORD_BYTES]] = _EARNED_AGAIN
+        score = np.cumsum(earned) + total
         high = np.maximum(np.maximum.accumulate(score), best)
         lost = high - score > _MAX_LOSS
         end = int(lost.argmax())

@@ -110,7 +110,7 @@ def differences(target: Bytes, source: Bytes, alignment: Alignment, cluster_log:
         difference = target[start:end] - source[start + alignment.shift : end + alignment.shift]
         differing = np.flatnonzero(difference)
         if len(differing):
-            starts, ends, firsts, symbols = _clusters(differing, difference[differing], cluster_log)
+            starts, ends, firsts, symbols = _clusters(differing, difference, cluster_log)
             found.append((starts + start, ends + start, firsts + symbols_before, symbols))
             symbols_before += len(symbols)
     if not found:
@@ -122,7 +122,7 @@ _EQUAL = Differences(_NONE, _NONE, _NONE, _NO_SYMBOLS)
 
 
 def _clusters(
-    differing: Places, values: Bytes, cluster_log: int
+    differing: Places, difference: Bytes, cluster_log: int
 ) -> tuple[Places, Places, Places, npt.NDArray[np.uint16]]:
     gaps = np.diff(differing, prepend=-1)
     first = np.ones(len(differing), np.bool_)
@@ -131,7 +131,7 @@ def _clusters(
     first[1:] = far[1:] | far[:-1] | (np.diff(differing >> cluster_log) != 0)
     firsts = np.flatnonzero(first)
     ends = differing[np.append(firsts[1:], len(differing)) - 1] + 1
-    return differing[firsts], ends, firsts, difference_symbols(gaps, values).astype(np.uint16)
+    return differing[firsts], ends, firsts, difference_symbols(difference, differing).astype(np.uint16)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artifacts.patch.elements import ESCAPE, MASKS
-from artifacts.patch.tally import LEVELS, Counts, buckets, entropy
+from artifacts.patch.tally import LEVELS, Counts, Tally, buckets, entropy
 
 __all__ = ["ClassChoice", "Classes", "Histogram", "choose_classes", "mask_place", "symbol_bits"]
 
@@ -70,15 +70,15 @@ class _Run:
     bits: float
 
 
-def choose_classes(counts: Counts, width: int) -> Classes:
+def choose_classes(numbers: Tally) -> Classes:
     """Choose the classes of a table.
 
     Args:
-        counts: of the numbers that it will code, from `tally`; some are there.
-        width: of an element, in bytes.
+        numbers: that it will code; some are there.
     """
-    coder = _Coder(width)
-    runs = [coder.run(int(level), int(level), counts[level]) for level in np.flatnonzero(counts.any(axis=1))]
+    coder = _Coder(numbers.width)
+    levels = numbers.levels.tolist()
+    runs = [coder.run(level, level, counts) for level, counts in zip(levels, numbers.table(), strict=True)]
     _merge_levels(runs, coder)
     return Classes(_lut(runs), tuple(coder.choice(run) for run in runs))
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from artifacts.patch.classes import ClassChoice, Classes, Histogram, choose_classes, mask_place, symbol_bits
 from artifacts.patch.elements import MASKS, ClassCoding, Table
 from artifacts.patch.kinds import Kind
-from artifacts.patch.tally import Counts, buckets, entropy
+from artifacts.patch.tally import Tally, coarse_table, entropy, united
 
 __all__ = ["Codebook", "StreamPlan", "make_codebook"]
 
@@ -60,7 +60,7 @@ class Codebook:
     numbers: tuple[int, ...]
 
 
-def make_codebook(items: Sequence[tuple[Kind, Counts]], streams: StreamPlan) -> Codebook:
+def make_codebook(items: Sequence[tuple[Kind, Tally]], streams: StreamPlan) -> Codebook:
     """Make the tables for tensors, and for the factors of matrices.
 
     Args:
@@ -72,27 +72,26 @@ def make_codebook(items: Sequence[tuple[Kind, Counts]], streams: StreamPlan) -> 
     classes: list[Classes] = []
     for kind in dict.fromkeys(kind for kind, _ in items):
         places = [place for place, item in enumerate(items) if item[0] == kind]
-        for share in _shares([items[place][1] for place in places], kind.width):
+        for share in _shares([items[place][1] for place in places]):
             for place in share:
                 numbers[places[place]] = len(kinds)
-            counts: Counts = np.sum([items[places[place]][1] for place in share], axis=0)
             kinds.append(kind)
-            classes.append(choose_classes(counts, kind.width))
+            classes.append(choose_classes(united([items[places[place]][1] for place in share])))
     return Codebook(_tables(kinds, classes, streams), tuple(numbers))
 
 
 # ---- which items share a table
 
 
-def _shares(items: Sequence[Counts], width: int) -> list[list[int]]:
+def _shares(items: Sequence[Tally]) -> list[list[int]]:
     """Return the items that share a table: those whose levels mean the same.
 
     Starting with one share, the item that loses most by it founds another, to which all move that it suits better.
     """
-    order = sorted(range(len(items)), key=lambda place: -int(items[place].sum()))
+    order = sorted(range(len(items)), key=lambda place: -items[place].total)
     groups = [group for group in [*([place] for place in order[:_MAX_FOUNDERS]), order[_MAX_FOUNDERS:]] if group]
-    levels = np.flatnonzero(np.any([counts.any(axis=1) for counts in items], axis=0))
-    counts = np.stack([_coarse(np.sum([items[place][levels] for place in group], axis=0), width) for group in groups])
+    levels = np.unique(np.concatenate([one.levels for one in items]))
+    counts = np.stack([_coarse(united([items[place] for place in group]), levels) for group in groups])
     own = np.concatenate([_model_bits(one[None], one) for one in counts])
     costs = _model_bits(counts, counts.sum(axis=0))[None]
     while len(costs) < min(_MAX_SHARES, len(groups)):
@@ -115,11 +114,12 @@ def _with_founder(counts: Singles, shares: npt.NDArray[np.intp], founder: int) -
     return costs
 
 
-def _coarse(counts: Counts, width: int) -> Singles:
-    kinds = buckets(width)
-    merged = np.zeros((int(kinds.coarse.max()) + 1, len(counts)), np.float32)
-    np.add.at(merged, kinds.coarse, counts.T.astype(np.float32))
-    return merged.T
+def _coarse(one: Tally, levels: npt.NDArray[np.intp]) -> Singles:
+    """Return the counts of coarse buckets at some levels, those of the tally among them."""
+    table = coarse_table(one)
+    merged = np.zeros((len(levels), table.shape[1]), np.float32)
+    merged[np.searchsorted(levels, one.levels)] = table
+    return merged
 
 
 def _model_bits(counts: Singles, model: Singles) -> npt.NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -45,6 +45,10 @@ _MANY_OPERATIONS, _FEW_OPERATIONS = 24, 512
 _MUCH_DATA, _LITTLE_DATA = 1 << 15, 1 << 12
 _WINDOW_LOG = 20
 
+# Streams of the matched bytes that may be by LZMA, if they have no more bytes: a decoder takes some hundredths of a
+# second for so many, and new bytes in greater number are weights, which zstd codes as well.
+_MATCHED_STREAMS, _LZMA_BYTES = range(_ESCAPES), 1 << 18
+
 Call = Callable[[PatchWriter], None]
 
 
@@ -72,7 +76,9 @@ class Emitted:
         return written / raw if raw else 0.0
 
 
-def emit(old: Opened, new: Opened, plan: Plan, progress: Callable[[int], None] | None = None) -> Emitted:
+def emit(
+    old: Opened, new: Opened, plan: Plan, progress: Callable[[int], None] | None = None, *, by_lzma: bool = True
+) -> Emitted:
     """Write the patch of some steps, laid out as is smallest.
 
     Args:
@@ -80,16 +86,21 @@ def emit(old: Opened, new: Opened, plan: Plan, progress: Callable[[int], None] |
         new: the target.
         plan: the steps.
         progress: is told how many bytes of the target the steps so far make.
+        by_lzma: whether frames may be by LZMA.
     """
-    tensors = _Tensors(old, new, plan, progress)
+    tensors = _Tensors(old, new, plan)
     best = min(_variants(old, new, plan, tensors), key=lambda one: one.bytes_without_elements())
-    return best.patch()
+    return best.patch(progress or _unheard, by_lzma=by_lzma)
+
+
+def _unheard(made: int) -> None:
+    del made
 
 
 def bytes_without_elements(old: Opened, new: Opened, plan: Plan) -> int:
     """Return what a patch takes without the elements of its tensors."""
     bare = replace(plan, steps=[step for step in plan.steps if not isinstance(step, TensorStep)])
-    variants = _variants(old, new, bare, _Tensors(old, new, bare, None))
+    variants = _variants(old, new, bare, _Tensors(old, new, bare))
     return min(variant.bytes_without_elements() for variant in variants)
 
 
@@ -101,7 +112,8 @@ def _variants(old: Opened, new: Opened, plan: Plan, tensors: _Tensors) -> Iterat
     others = sum(step.length for step in plan.steps if isinstance(step, Add))
     layouts = [layout]
     if data >= _MUCH_DATA:
-        layouts.append(replace(layout, window_log=_WINDOW_LOG, continuous=frozenset({_DATA})))
+        window = max(layout.window_log, min((data - 1).bit_length(), _WINDOW_LOG))
+        layouts.append(replace(layout, window_log=window, continuous=frozenset({_DATA})))
     if operations >= _MANY_OPERATIONS:
         layouts += [replace(one, lengths=_LENGTHS, sources=_SOURCES) for one in layouts]
     streams = max(tensors.streams, _SOURCES + 1)
@@ -144,23 +156,30 @@ class _Variant:
         self._layout = layout
         self._data, self._differences = (_CONTROL, _CONTROL) if compact else (_DATA, _DIFFERENCES)
         self._prefix = prefix
+        self._small_streams: frozenset[int] = frozenset()
 
     def bytes_without_elements(self) -> int:
         """Return what the patch takes without the elements of tensors."""
         writer = _BareWriter(self._old.side, self._new.side, self._layout, self._addresses.members)
-        return self._written(writer).getbuffer().nbytes
+        length = self._written(writer, _unheard).getbuffer().nbytes
+        sizes = writer.sizes()
+        self._small_streams = frozenset(n for n in _MATCHED_STREAMS if sizes.get(n, (0, 0))[0] <= _LZMA_BYTES)
+        return length
 
-    def patch(self) -> Emitted:
-        """Return the patch."""
-        writer = PatchWriter(self._old.side, self._new.side, self._layout, self._addresses.members)
-        return Emitted(self._written(writer).getbuffer(), writer.sizes())
+    def patch(self, progress: Callable[[int], None], *, by_lzma: bool) -> Emitted:
+        """Return the patch, after its length was asked for, telling how many bytes of the target the tensors make."""
+        lzma = self._small_streams if by_lzma else ()
+        writer = PatchWriter(self._old.side, self._new.side, self._layout, self._addresses.members, lzma=lzma)
+        return Emitted(self._written(writer, progress).getbuffer(), writer.sizes())
 
-    def _written(self, writer: PatchWriter) -> BytesIO:
-        room = 0
+    def _written(self, writer: PatchWriter, progress: Callable[[int], None]) -> BytesIO:
+        room = made = 0
         for step in self._plan.steps:
             if isinstance(step, TensorStep):
                 for call in self._tensors.calls[id(step)]:
                     call(writer)
+                made += step.length
+                progress(made)
             elif isinstance(step, Data):
                 room = self._write_data(writer, step, room)
             else:
@@ -204,15 +223,24 @@ class _Variant:
 class _BareWriter(PatchWriter):
     """A writer that leaves out the elements of tensors, to compare layouts of the rest."""
 
-    def _put(self, number: int, content: Buffer) -> None:
-        if number < _ESCAPES:
-            super()._put(number, content)
+    def _put_all(self, parts: Iterable[tuple[int, Buffer]]) -> None:
+        del parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Bytes of streams that are made when they are asked for: all of them would take as much memory as the target."""
+
+    make: Callable[[], Iterable[tuple[int, bytes]]]
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        return iter(self.make())
 
 
 class _Tensors:
     """The tensors of a patch as calls of a writer, which are the same in every layout."""
 
-    def __init__(self, old: Opened, new: Opened, plan: Plan, progress: Callable[[int], None] | None) -> None:
+    def __init__(self, old: Opened, new: Opened, plan: Plan) -> None:
         self._old, self._new = old, new
         prefix = (plan.prefix[0], plan.prefix[1] - plan.prefix[0]) if plan.prefix else (0, 0)
         self.addresses = _Addresses(old, [prefix, *(_source(step) for step in plan.steps)])
@@ -220,13 +248,7 @@ class _Tensors:
         self._features = _features(plan.steps)
         self.layout, most = self._sizes(plan)
         self._tables = _Tables(steps, StreamPlan(_ESCAPES, _BITS, _FIRST, most, self.layout.frame_bytes))
-        self.calls: dict[int, list[Call]] = {}
-        made = 0
-        for step in steps:
-            self.calls[id(step)] = list(self._calls(step))
-            made += step.length
-            if progress is not None:
-                progress(made)
+        self.calls: dict[int, list[Call]] = {id(step): list(self._calls(step)) for step in steps}
 
     @property
     def streams(self) -> int:
@@ -277,9 +299,9 @@ class _Tensors:
                 yield partial(PatchWriter.table, number=of_factors, table=factor_table)
         named = replace(data, matrix=matrix)
         if matrix.has_sides or len(table.classes) > 1:
-            parts = encode_matrix(named, factor_table, self.layout.block_bytes)
+            parts = _Parts(partial(encode_matrix, named, factor_table, self.layout.block_bytes))
             yield partial(PatchWriter.matrix, matrix=matrix, parts=parts)
-        elements = list(self._element_parts(step, table, named))
+        elements = _Parts(partial(self._element_parts, step, table, named))
         count = step.tensor.count
         if step.source is None:
             yield partial(PatchWriter.planes, number=number, count=count, parts=elements)

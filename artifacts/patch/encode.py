@@ -86,6 +86,7 @@ def encode_patch(
     out: Path,
     limits: EncodeLimits | None = None,
     *,
+    zstd_only: bool = False,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> EncodeReport:
@@ -96,6 +97,7 @@ def encode_patch(
         target: the file that they should have.
         out: where the patch goes.
         limits: what it may cost; the defaults if None.
+        zstd_only: whether the patch is for decoders without LZMA: the profile ``zstd-only``.
         progress: is told how much is done, of a total.
         clock: seconds that only rise.
 
@@ -108,7 +110,7 @@ def encode_patch(
     # Matrices are small here: more threads of the linear algebra would wait for each other most of the time.
     with threadpool_limits(1, "blas"), opened(base, out.parent) as old, opened(target, out.parent) as new:
         _require_affordable(old, new, limits)
-        candidates = _Candidates(old, new, limits, progress or _unheard, lambda: clock() - started)
+        candidates = _Candidates(old, new, limits, zstd_only, progress or _unheard, lambda: clock() - started)
         name, steps, best = candidates.best()
         with whole_file(out) as sink:
             blob = HashingWriter(sink)
@@ -151,10 +153,16 @@ class _Candidates:
     """Ways to make the target, of which the smallest is kept."""
 
     def __init__(
-        self, old: Opened, new: Opened, limits: EncodeLimits, progress: Progress, elapsed: Callable[[], float]
+        self,
+        old: Opened,
+        new: Opened,
+        limits: EncodeLimits,
+        zstd_only: bool,
+        progress: Progress,
+        elapsed: Callable[[], float],
     ) -> None:
         self._old, self._new = old, new
-        self._limits = limits
+        self._limits, self._by_lzma = limits, not zstd_only
         self._progress = progress
         self._elapsed = elapsed
         self.sizes: dict[str, int] = {}
@@ -198,7 +206,7 @@ class _Candidates:
                 plan = min((plan, another), key=lambda one: bytes_without_elements(self._old, self._new, one))
             if sum(step.plan.bits for step in plan.steps if isinstance(step, TensorStep)) < _POLISHED_BITS:
                 plan = polished(self._old, self._new, plan)
-            emitted = emit(self._old, self._new, plan, progress)
+            emitted = emit(self._old, self._new, plan, progress, by_lzma=self._by_lzma)
         except PatchInvalid:
             return None
         self.sizes[name] = len(emitted.content)

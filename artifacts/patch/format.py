@@ -18,6 +18,7 @@ from enum import IntEnum
 from typing import Final, Protocol
 
 from artifacts.errors import PatchInvalid
+from artifacts.patch.lzma_frames import MAX_PAYLOAD_BYTES
 from artifacts.patch.matrix import MAX_FACTORS
 
 __all__ = [
@@ -50,11 +51,13 @@ proved by its whole hash. A patch of a renamed layer has some dozen bytes beside
 FEATURE_DEFLATE: Final = 1
 # Another: frames refer to sources, so the decoder holds one more window.
 FEATURE_PREFIX: Final = 2
+# Another: frames are by LZMA, which a decoder of the profile `zstd-only` has not.
+FEATURE_LZMA: Final = 4
 # The highest 4 bits: how many factors a matrix may have, because the decoder holds them. 0 for none, else the logarithm
 # of the most, minus 11.
 FACTORS_SHIFT: Final = 4
 _FACTORS_LOG: Final = 11
-KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | 0xF << FACTORS_SHIFT
+KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | FEATURE_LZMA | 0xF << FACTORS_SHIFT
 
 # A number has 63 bits, so that it fits into the signed integers of every language; that is 9 bytes of 7 bits.
 MAX_VARINT_BYTES: Final = 9
@@ -112,12 +115,16 @@ class Op(IntEnum):
 
 
 class Codec(IntEnum):
-    """How a frame's bytes are written. The number is the low 2 bits of the second varint of its head."""
+    """How a frame's bytes are written. The number is the low 2 bits of the second varint of its head.
+
+    LZMA has the number of STORED, and the length of a payload, which that has not.
+    """
 
     STORED = 0
     ZSTD = 1
     REPEATED = 2
     PREFIXED = 3
+    LZMA = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,7 +486,7 @@ def frame_head(length: int, codec: Codec, detail: int = 0) -> bytes:
         detail: the length of the payload; of a stored frame 0, because it is the content's; of a repeated byte, which
             has no payload, that byte.
     """
-    return varint(length) + varint(codec | detail << 2)
+    return varint(length) + varint(codec & 3 | detail << 2)
 
 
 def read_frame_head(number: Callable[[], int], header: Header, *, continuous: bool) -> tuple[int, Codec, int]:
@@ -498,6 +505,8 @@ def read_frame_head(number: Callable[[], int], header: Header, *, continuous: bo
     """
     length, second = number(), number()
     codec, detail = Codec(second & 3), second >> 2
+    if codec == Codec.STORED and detail:
+        codec = Codec.LZMA
     if not 1 <= length <= header.layout.frame_bytes:
         raise PatchInvalid(f"a frame has {length} bytes")
     if continuous:
@@ -507,7 +516,9 @@ def read_frame_head(number: Callable[[], int], header: Header, *, continuous: bo
     elif codec == Codec.REPEATED:
         right = detail <= 0xFF
     else:
-        right = 1 <= detail < length and (codec == Codec.ZSTD or bool(header.features & FEATURE_PREFIX))
+        feature = {Codec.ZSTD: 0, Codec.PREFIXED: FEATURE_PREFIX, Codec.LZMA: FEATURE_LZMA}[codec]
+        most = min(length - 1, MAX_PAYLOAD_BYTES) if codec == Codec.LZMA else length - 1
+        right = 1 <= detail <= most and header.features & feature == feature
     if not right:
         raise PatchInvalid("a frame's codec does not suit its length or its stream")
     return length, codec, detail

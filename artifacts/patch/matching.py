@@ -18,7 +18,7 @@ from artifacts.patch.estimate import Estimator
 from artifacts.patch.format import MIN_PREFIX_BYTES
 from artifacts.patch.operations import Operation
 from artifacts.patch.passes import Choice, Choices, Files, seen_differences
-from artifacts.patch.prices import CHEAP_OPERATIONS, Counts, Prices
+from artifacts.patch.prices import CHEAP_DIFFERENCES, CHEAP_OPERATIONS, Counts, Prices
 from artifacts.patch.search import Found, search
 
 __all__ = ["MatchLimits", "Matched", "match", "match_with_prefix"]
@@ -27,14 +27,14 @@ Buffer = bytes | bytearray | memoryview | mmap
 
 # Operations that are made of one choice: with copies of at least so many bytes, or everything that is aligned and not
 # all equal as differences. Patterns in differences compress better in one piece, differences far apart as operations.
-_RUNS = (4, 6, 32, 1 << 40)
+_RUNS = (4, 6, 32, 1 << 12)
 # Operations take time to decode, so there are not more of them than these and one for every so many bytes.
 _FEW_OPERATIONS = 1 << 14
 _BYTES_PER_OPERATION = 32
 # Passes from each beginning, and then so many in all of so many that are best.
 _FIRST_PASSES = 2
 _BEST_CHAINS = 2
-_PASSES = 5
+_PASSES = 6
 # So many passes in a row may fail to be better than the best before: the next one may be.
 _MAX_WORSE = 2
 # Enough to sort all suffixes of files of some hundred kilobytes, and those that matter of longer ones.
@@ -47,21 +47,26 @@ _BASIC_STEPS = 1_500_000
 _BYTES_PER_STEP = 200
 
 
+# Pieces of the target that are copied: any of them, those from a length on, or none. A compressor of new bytes mostly
+# does short ones better, and to go to the target and back costs more than to stay in the base.
+_ANY_OWN, _LONG_OWN, _NO_OWN = 0, 256, 1 << 62
 # What passes begin with, the most promising first: prices; whether new bytes have a prefix, if there is one; whether
-# differences are expected to be like those in long alignments; and whether short pieces of the target are copied, which
-# a compressor of new bytes mostly does better.
-_BEGINNINGS: tuple[tuple[Prices, bool, bool, bool], ...] = (
-    (Prices(), False, False, False),
-    (Prices(), True, False, False),
-    (Prices(), False, True, False),
-    (CHEAP_OPERATIONS, True, True, False),
-    (CHEAP_OPERATIONS, False, False, False),
-    (Prices(), True, True, False),
-    (Prices(), False, True, True),
-    (CHEAP_OPERATIONS, False, False, True),
+# differences are expected to be like those in long alignments; and which pieces of the target are copied.
+_BEGINNINGS: tuple[tuple[Prices, bool, bool, int], ...] = (
+    (CHEAP_DIFFERENCES, False, False, _LONG_OWN),
+    (CHEAP_DIFFERENCES, False, False, _NO_OWN),
+    (Prices(), False, False, _NO_OWN),
+    (CHEAP_DIFFERENCES, True, False, _NO_OWN),
+    (Prices(), True, False, _NO_OWN),
+    (CHEAP_OPERATIONS, False, False, _NO_OWN),
+    (Prices(), False, False, _LONG_OWN),
+    (CHEAP_OPERATIONS, True, False, _LONG_OWN),
+    (CHEAP_DIFFERENCES, False, False, _ANY_OWN),
+    (Prices(), True, True, _LONG_OWN),
+    (Prices(), False, True, _ANY_OWN),
 )
-# Pieces of the target are not short from this length on.
-_LONG_OWN = 256
+# Where one way is enough: what is new is most of the patch whatever is chosen, or very little of it.
+_QUICK_BEGINNINGS = ((Prices(), False, False, _LONG_OWN),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +78,12 @@ class MatchLimits:
             need.
         max_steps: steps of the search for the cheapest operations, each some microseconds; None for a number that
             keeps to 4 MB of base and target in a second.
+        elsewhere: bytes that the patch takes for what is not matched: beside many of them, little effort is made.
     """
 
     max_bytes: int | None = None
     max_steps: int | None = None
+    elsewhere: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +134,7 @@ def _matched(
     max_bytes = limits.max_bytes
     if max_bytes is None:
         max_bytes = max(_LEAST_MAX_BYTES, 3 * (len(files.old) + len(files.new)) // 2)
-    found = search(files.old, files.new, ranges, max_bytes)
+    found = search(files.old, files.new, ranges, max_bytes, limits.elsewhere)
     return _Trials(files, found, limits).best(prefixed=prefixed)
 
 
@@ -136,18 +143,16 @@ class _Trials:
 
     def __init__(self, files: Files, found: Found, limits: MatchLimits) -> None:
         self._files, self._found = files, found
-        long = [one for one in found.alignments if not one.own or one.end - one.start >= _LONG_OWN]
-        self._choices = [Choices(files, replace(found, alignments=long))]
-        if len(long) < len(found.alignments):
-            self._choices.append(Choices(files, found))
+        self._choices: dict[int, Choices] = {}
         self._estimator = Estimator(files.old, files.new)
         made = sum(end - start for start, end in files.ranges)
         self._most_operations = _FEW_OPERATIONS + made // _BYTES_PER_OPERATION
         some = _BASIC_STEPS + (len(files.old) + len(files.new)) // _BYTES_PER_STEP
         self._steps = some if limits.max_steps is None else limits.max_steps
         self._runs: tuple[int, ...] = _RUNS
-        if not found.is_mostly_settled:  # one way is enough: what is new is most of the patch whatever is chosen
-            self._steps, self._runs = 0, _RUNS[:1] + _RUNS[-1:]
+        self._beginnings = _BEGINNINGS
+        if not found.is_worth_effort:
+            self._steps, self._runs, self._beginnings = 0, _RUNS[:1] + _RUNS[-1:], _QUICK_BEGINNINGS
 
     @cached_property
     def _seen(self) -> Counts:
@@ -157,17 +162,25 @@ class _Trials:
         """Return the smallest of all: a few passes from each beginning, and more of those that lead to the smallest."""
         prefix = _prefix(self._found, len(self._files.old)) if prefixed else None
         chains: list[tuple[Matched, int, Iterator[Matched]]] = []
-        for number, (prices, with_prefix, different, own) in enumerate(_BEGINNINGS):
-            if (with_prefix and prefix is None) or (own and len(self._choices) == 1):
+        for number, (prices, with_prefix, different, least_own) in enumerate(self._beginnings):
+            if with_prefix and prefix is None:
                 continue
-            choices = self._choices[own]
-            chain = self._chain(choices, prices, prefix if with_prefix else None, self._seen if different else None)
+            choices, known = self._choices_with(least_own), self._seen if different else None
+            chain = self._chain(choices, prices, prefix if with_prefix else None, known)
             chains.append((_smallest(islice(chain, _FIRST_PASSES)), number, chain))
             if self._spent():
                 break
         chains.sort(key=lambda found: (found[0].estimate, found[1]))
         further = [_smallest(chain, first) for first, _, chain in chains[:_BEST_CHAINS]]
         return _smallest(iter(further))
+
+    def _choices_with(self, least_own: int) -> Choices:
+        """Return the choices with those pieces of the target that are at least so long."""
+        usable = [one for one in self._found.alignments if not one.own or one.end - one.start >= least_own]
+        # Two bounds may leave the same.
+        if len(usable) not in self._choices:
+            self._choices[len(usable)] = Choices(self._files, replace(self._found, alignments=usable))
+        return self._choices[len(usable)]
 
     def _chain(
         self, choices: Choices, prices: Prices, prefix: tuple[int, int] | None, different: Counts | None

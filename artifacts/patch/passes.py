@@ -183,8 +183,7 @@ def _count(counts: Counts, files: Files, alignment: Alignment, start: int, end: 
         difference = files.new[at:stop] - source[at + shift : stop + shift]
         differing = np.flatnonzero(difference)
         if len(differing):
-            symbols = difference_symbols(np.diff(differing, prepend=-1), difference[differing])
-            counts += np.bincount(symbols, minlength=len(counts))
+            counts += np.bincount(difference_symbols(difference, differing), minlength=len(counts))
 
 
 def _differing(files: Files, alignment: Alignment, start: int, end: int) -> Iterator[Places]:

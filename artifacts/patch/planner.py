@@ -26,7 +26,7 @@ from artifacts.patch.tensors import Tensor
 __all__ = ["Budget", "Effort", "Plan", "plan_matches", "plan_tensors"]
 
 # Steps that matching may take, and more for so many bytes.
-_BASIC_STEPS = 100_000
+_BASIC_STEPS = 200_000
 _BYTES_PER_STEP = 40
 # Shorter tensors of the base are of use to matching, whatever they are.
 _MIN_NOISE_BYTES = 4096
@@ -106,9 +106,10 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
             if progress is not None:
                 progress(step.tensor.start + step.length)
     gaps = [gap for part, steps in chosen for gap in _gaps(part, steps)]
-    used = tensors.unmatched([step for _, steps in chosen for step in steps if isinstance(step, TensorStep)])
-    matches = _Matches(old, new, gaps, [*used, *_inflated(old, new, deflations)])
-    steps = [step for part, coded in chosen for step in _woven(part, coded, matches)]
+    coded = [step for _, steps in chosen for step in steps if isinstance(step, TensorStep)]
+    left_out = [*tensors.unmatched(coded), *_inflated(old, new, deflations)]
+    matches = _Matches(old, new, gaps, left_out, elsewhere=sum(int(step.plan.bits) for step in coded) // 8)
+    steps = [step for part, inside in chosen for step in _woven(part, inside, matches)]
     return Plan(joined(steps, len(old.content)), matches.prefix)
 
 
@@ -171,10 +172,23 @@ def _worthwhile_deflations(old: Opened, new: Opened) -> list[Deflation | None]:
 
 
 class _Matches:
-    """Operations that make the segments of a target, by address."""
+    """Operations that make the segments of a target, by address.
+
+    Args:
+        old: the base.
+        new: the target.
+        parts: of the target.
+        left_out: start and end of parts of the base that nothing is matched with.
+        elsewhere: bytes that the patch takes for what is not in the segments.
+    """
 
     def __init__(
-        self, old: Opened, new: Opened, parts: Sequence[Segment], left_out: Sequence[tuple[int, int]] = ()
+        self,
+        old: Opened,
+        new: Opened,
+        parts: Sequence[Segment],
+        left_out: Sequence[tuple[int, int]] = (),
+        elsewhere: int = 0,
     ) -> None:
         self._own = len(old.content)
         self._length = len(new.unpacked.data)
@@ -182,7 +196,8 @@ class _Matches:
         self._operations: list[Operation] = []
         self._starts: list[int] = []
         ranges = [(segment.start, segment.end) for segment in ordered]
-        limits = MatchLimits(max_steps=_BASIC_STEPS + sum(end - start for start, end in ranges) // _BYTES_PER_STEP)
+        steps = _BASIC_STEPS + sum(end - start for start, end in ranges) // _BYTES_PER_STEP
+        limits = MatchLimits(max_steps=steps, elsewhere=elsewhere)
         excerpt = Excerpt(old.content, left_out)
         matched = match_with_prefix(excerpt.content, new.content, ranges, limits)
         self.prefix = excerpt.prefix(matched.prefix)

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHEAP_OPERATIONS", "Chosen", "Costs", "Prices", "difference_symbols", "learned", "learned_differences"]
+__all__ = [
+    "CHEAP_DIFFERENCES",
+    "CHEAP_OPERATIONS",
+    "Chosen",
+    "Costs",
+    "Prices",
+    "difference_symbols",
+    "learned",
+    "learned_differences",
+]
 
 Costs = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -23,19 +32,32 @@ _LEAST = 0.04
 _KIND = 0.1
 # A byte of a difference that is not 0 is looked at together with its distance from the one before, up to this one.
 _MOST_APART = 63
+# In place of the distance, of a byte that differs as the one a word before does; and what it is guessed to cost.
+_WORD_BYTES, _REPEATED, _REPEATED_COST = 4, 0, 0.2
 # What differs and stands alone makes two more operations, if it is not left in a run of zeros.
 _ALONE_FROM, _ALONE = 5, 0.4
 
 
-def difference_symbols(apart: npt.NDArray[np.int64], values: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Return numbers that stand for bytes of a difference and how far each is from the one before."""
-    symbols: npt.NDArray[np.int64] = np.minimum(apart, _MOST_APART) << 8 | values
+def difference_symbols(difference: npt.NDArray[np.uint8], places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return numbers that stand for bytes of a difference and how far each is from the one before.
+
+    Args:
+        difference: its bytes.
+        places: of those that are not 0, ascending.
+    """
+    values = difference[places]
+    apart = np.minimum(np.diff(places, prepend=-1), _MOST_APART)
+    # Offsets in tables change alike: a compressor finds what is as it was one word before.
+    early = int(np.searchsorted(places, _WORD_BYTES))
+    apart[early:][difference[places[early:] - _WORD_BYTES] == values[early:]] = _REPEATED
+    symbols: npt.NDArray[np.int64] = apart << 8 | values
     return symbols
 
 
 def _guessed_differences() -> Costs:
-    apart = np.minimum(np.arange(_MOST_APART + 1) / 8, 2.2)
-    return np.repeat(apart + 0.8, 256)
+    guess = np.minimum(np.arange(_MOST_APART + 1) / 8, 2.2) + 0.8
+    guess[_REPEATED] = _REPEATED_COST
+    return np.repeat(guess, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +90,8 @@ class Prices:
 
 # Where edits follow a pattern, operations cost little. What is chosen by the usual guess may not show the pattern.
 CHEAP_OPERATIONS = Prices(repeated=2.0, copy=0.5, data=0.3)
+# Where tables of offsets changed, differences follow a pattern, and one long alignment is better than many pieces.
+CHEAP_DIFFERENCES = Prices(different=0.4 * _guessed_differences())
 
 
 @dataclass(slots=True)

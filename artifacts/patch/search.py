@@ -27,7 +27,7 @@ _CHUNK = 1 << 20
 # The shortest equal stretch that is worth an operation.
 _LEAST = 8
 # From this length on it is tried whether the bytes around are nearly equal.
-_LEAST_EXTENDED = 16
+_LEAST_EXTENDED = 12
 _RECENT = 8
 # An alignment that differs in so few bytes is as good as another one that does not: to go there and back costs more.
 _FEW = 2
@@ -49,6 +49,9 @@ _MIN_AROUND, _MAX_AROUND = 1 << 10, 1 << 16
 # More than this outside of long equal stretches is not searched for short pieces, nor chosen from again and again: most
 # of it is new then, as weights are, and seconds would save some hundred bytes of it.
 THOROUGH_BYTES = 256 * 1024
+# Nor is what is less than such a part of what the patch takes elsewhere: thoroughness would save a thousandth of the
+# patch (measured on models with tensors), and takes longer than all the rest.
+_SMALL_PART = 16
 # Places in files have 31 bits where there are many of them.
 _MAX_PLACE = (1 << 31) - 1
 
@@ -61,36 +64,43 @@ class Found:
         alignments: in the order in which they were found.
         gaps: parts of the target that lie outside of long equal stretches.
         places: of the bytes of the gaps.
-        near: what agrees with each of them; None if there was no memory to find out.
+        near: what agrees with each of them; None if there was no memory to find out, or it is not worth it.
+        is_worth_effort: whether little is left to find, and enough for the patch.
     """
 
     alignments: list[Alignment]
     gaps: list[tuple[int, int]]
     places: Places
     near: Nearest | None
-
-    @property
-    def is_mostly_settled(self) -> bool:
-        """Whether so little is left to find that it is worth some effort."""
-        return sum(end - start for start, end in self.gaps) <= THOROUGH_BYTES
+    is_worth_effort: bool
 
 
-def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
-    """Find alignments for the target's ``ranges``, with at most ``max_bytes`` of memory beside the files."""
+def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int, elsewhere: int = 0) -> Found:
+    """Find alignments for the target's ``ranges``.
+
+    Args:
+        old: the base.
+        new: the target.
+        ranges: of the target.
+        max_bytes: of memory beside the files.
+        elsewhere: bytes that the patch takes for what is not in the ranges.
+    """
     found: list[Alignment] = []
     allowance = _Allowance(sum(end - start for start, end in ranges))
     index = BlockIndex(old)
+    known = _Known(found)
     for start, end in ranges:
-        extender = _Extender(old, new, start, end, found, allowance)
+        extender = _Extender(old, new, start, end, known, allowance)
         for targets, sources in index.anchors(new, start, end, extender.wanted):
             extender.extend(targets, sources - targets, np.full(len(targets), BLOCK_BYTES), own=False)
     del index
     gaps = _unsettled(old, new, ranges, found)
     found += _bridges(old, new, gaps, found)
-    quick = Found(found, gaps, np.zeros(0, np.int64), None)
-    if not quick.is_mostly_settled:
-        return quick
     open_bytes = sum(end - start for start, end in gaps)
+    is_worth_effort = open_bytes <= THOROUGH_BYTES and open_bytes * _SMALL_PART >= elsewhere
+    quick = Found(found, gaps, np.zeros(0, np.int64), None, is_worth_effort)
+    if not is_worth_effort:
+        return quick
     parts = _relevant(len(old), found, gaps, (max_bytes - RESULT_BYTES * open_bytes) // SORT_BYTES - open_bytes)
     if not gaps or not parts or len(old) > _MAX_PLACE:
         return quick
@@ -98,7 +108,7 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int) -> Found:
     text = np.concatenate([*(old[start:end] for start, end in parts), *(new[start:end] for start, end in gaps)])
     near = nearest(text, _places(parts), places)
     _extend_near(old, new, ranges, gaps, places, near, found, allowance)
-    return Found(found, gaps, places, near)
+    return Found(found, gaps, places, near, is_worth_effort)
 
 
 def _places(parts: Sequence[tuple[int, int]]) -> Places:
@@ -242,6 +252,7 @@ def _extend_near(
     candidates += [(some.places, some.lengths, np.full(len(places), _LEAST), False) for some in near.expected]
     candidates.append((own_place, near.own.lengths, np.maximum(longest + 8, _LEAST), True))
     same_part = part[1:] == part[:-1]
+    known = _Known(found)
     for sources, lengths, least, own in candidates:
         shifts = sources - places
         rises = np.ones(len(places), np.bool_)
@@ -253,7 +264,7 @@ def _extend_near(
             first, last = np.searchsorted(places, (start, end))
             inside = np.flatnonzero(wanted[first:last]) + first
             if len(inside):
-                _Extender(old, new, start, end, found, allowance).extend(
+                _Extender(old, new, start, end, known, allowance).extend(
                     places[inside], shifts[inside], lengths[inside], own=own
                 )
 
@@ -266,34 +277,69 @@ class _Allowance:
         self.length = _BASIC_LENGTH + _MAX_OVERLAP * made
 
 
+class _Known:
+    """The alignments that were found so far, and where those of one shift are.
+
+    Args:
+        found: the list that further ones go to as well.
+    """
+
+    def __init__(self, found: list[Alignment]) -> None:
+        self.found = found
+        self._parts: dict[tuple[int, bool], list[tuple[int, int]]] = {}
+        for alignment in found:
+            self.remember(alignment)
+
+    def remember(self, alignment: Alignment) -> None:
+        """Keep where an alignment is."""
+        self._parts.setdefault((alignment.shift, alignment.own), []).append((alignment.start, alignment.end))
+
+    def end(self, place: int, shift: int, *, own: bool) -> int:
+        """Return where an alignment of a shift ends that a place is in; 0 if it is in none."""
+        return max((end for start, end in self._parts.get((shift, own), ()) if start <= place < end), default=0)
+
+
 class _Extender:
     """Makes alignments from places where two files are equal, each only once."""
 
-    def __init__(
-        self, old: Bytes, new: Bytes, start: int, end: int, found: list[Alignment], allowance: _Allowance
-    ) -> None:
+    def __init__(self, old: Bytes, new: Bytes, start: int, end: int, known: _Known, allowance: _Allowance) -> None:
         self._old, self._new, self._start, self._end = old, new, start, end
         self._allowance = allowance
-        self._found = found
-        self._known: dict[tuple[int, bool], list[tuple[int, int]]] = {}
-        for alignment in found:
-            self._remember(alignment)
+        self._known = known
         self._recent: list[Alignment] = []
 
     def extend(self, targets: Places, shifts: Places, lengths: Places, *, own: bool) -> None:
         """Add alignments at places in the target, ascending, that agree with those ``shifts`` further in a source."""
         fresh = np.ones(len(targets), np.bool_)
         fresh[1:] = (shifts[1:] != shifts[:-1]) | (np.diff(targets) > STRIDE_BYTES)
-        places, wanted, equal = targets[fresh].tolist(), shifts[fresh].tolist(), lengths[fresh].tolist()
+        firsts = np.flatnonzero(fresh)
+        lasts = np.append(firsts[1:], len(targets))
+        skipped = 0
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+            if self._allowance.number <= 0 or self._allowance.length <= 0:
+                return
+            skipped = self._extend_run(targets[first:last], int(shifts[first]), lengths[first:last], skipped, own)
+
+    def _extend_run(self, targets: Places, shift: int, lengths: Places, skipped: int, own: bool) -> int:
+        """Add an alignment at the first place of a run that wants one; no more is looked for before ``skipped``.
+
+        Returns:
+            the place before which no more is to be looked for.
+        """
         at = 0
-        while at < len(places) and self._allowance.number > 0 and self._allowance.length > 0:
-            place, shift = places[at], wanted[at]
-            covered = self._covered(place, shift, equal[at], own)
-            if covered:
-                at = bisect_left(places, place + covered, at + 1)
-                continue
-            self._add(place, shift, equal[at], own)
-            at += 1
+        while at < len(targets):
+            place = int(targets[at])
+            if place >= skipped:
+                known = self._known.end(place, shift, own=own)
+                covered = 0 if known else self._covered(place, int(lengths[at]))
+                if not known and not covered:
+                    self._add(place, shift, int(lengths[at]), own)
+                    break
+                skipped = max(skipped, place + covered)
+                # What covers the start of a long run may not cover all of it.
+                place = max(known, place + max(covered, BLOCK_BYTES))
+            at += 1 + int(np.searchsorted(targets[at + 1 :], max(place, skipped)))
+        return skipped
 
     def wanted(self, start: int, end: int) -> npt.NDArray[np.bool_]:
         """Return which places begin a block that is not, or not all equal, in a recent alignment."""
@@ -307,11 +353,8 @@ class _Extender:
                 wanted[first - start : last - start - BLOCK_BYTES] &= sums[BLOCK_BYTES:-1] > sums[: -BLOCK_BYTES - 1]
         return wanted
 
-    def _covered(self, place: int, shift: int, equal: int, own: bool) -> int:
+    def _covered(self, place: int, equal: int) -> int:
         """Return for how many bytes no more is to be looked for."""
-        for start, end in self._known.get((shift, own), ()):
-            if start <= place < end:
-                return 1
         covered = 0
         for other in self._recent[-_RECENT:]:
             if other.start <= place < other.end:
@@ -334,16 +377,13 @@ class _Extender:
         if forward + back < _LEAST or (own and -shift < _LEAST_PERIOD):
             return
         alignment = Alignment(place - back, place + forward, shift, own)
-        self._remember(alignment)
+        self._known.remember(alignment)
         self._recent.append(alignment)
         self._allowance.number -= 1
         self._allowance.length -= forward + back
         if not own:
-            self._found.append(alignment)
+            self._known.found.append(alignment)
             return
         # Only what is written before an operation begins can be read by it.
         for start in range(alignment.start, min(alignment.end, alignment.start - _MAX_PERIODS * shift), -shift):
-            self._found.append(Alignment(start, min(start - shift, alignment.end), shift, True))
-
-    def _remember(self, alignment: Alignment) -> None:
-        self._known.setdefault((alignment.shift, alignment.own), []).append((alignment.start, alignment.end))
+            self._known.found.append(Alignment(start, min(start - shift, alignment.end), shift, True))

@@ -22,6 +22,7 @@ from artifacts.patch.format import (
     read_frame_head,
     read_varint,
 )
+from artifacts.patch.lzma_frames import unpacked
 from artifacts.patch.work import Work
 
 __all__ = ["PatchReader", "Position", "Sources", "Streams"]
@@ -251,6 +252,8 @@ class Streams:
             return patch.read(length)
         if codec == Codec.REPEATED:
             return bytes([detail]) * length
+        if codec == Codec.LZMA:
+            return unpacked(patch.read(detail), length)
         size = length.to_bytes(_CONTENT_SIZE_BYTES, "little")
         if codec == Codec.ZSTD:
             return _decompressed(ZstdDecompressor(options=_OPTIONS), _ALONE + size + patch.read(detail), length)

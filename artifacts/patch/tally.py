@@ -6,6 +6,7 @@ their six highest bits. What lies within a bucket is taken as noise, which costs
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,9 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from artifacts.patch.elements import fold
+from artifacts.patch.kinds import FACTORS
 from artifacts.patch.matrix import Factors
 
-__all__ = ["LEVELS", "Buckets", "Counts", "buckets", "entropy", "estimated_bits", "tally", "tally_factors"]
+__all__ = [
+    "LEVELS",
+    "Buckets",
+    "Counts",
+    "Tally",
+    "buckets",
+    "coarse_table",
+    "entropy",
+    "estimated_bits",
+    "tally",
+    "tally_factors",
+    "united",
+]
 
 LEVELS = 256
 
@@ -62,45 +76,93 @@ def buckets(width: int) -> Buckets:
     return Buckets(starts, np.concatenate([np.zeros(_EXACT, np.int64), bits]), coarse, coarse_bits)
 
 
-def tally(numbers: npt.NDArray[Any], levels: npt.NDArray[np.uint8]) -> Counts:
+@dataclass(frozen=True, slots=True, eq=False)
+class Tally:
+    """How often numbers of one width occur at each level. Only what does occur is kept, a small part in most tensors.
+
+    Attributes:
+        width: bytes of a number.
+        places: the buckets that occur, ascending: their number, and that of all buckets for each level below theirs.
+        counts: of each of them.
+    """
+
+    width: int
+    places: npt.NDArray[np.int32]
+    counts: Counts
+
+    @property
+    def total(self) -> int:
+        """How many numbers were counted."""
+        return int(self.counts.sum())
+
+    @property
+    def levels(self) -> npt.NDArray[np.intp]:
+        """The levels that occur, ascending."""
+        return np.unique(self.places // len(buckets(self.width).starts))
+
+    def table(self) -> Counts:
+        """Return the counts of all buckets, one row for each of the `levels`."""
+        count = len(buckets(self.width).starts)
+        levels, buckets_there = np.divmod(self.places, count)
+        present, rows = np.unique(levels, return_inverse=True)
+        table = np.zeros((len(present), count), np.int64)
+        table[rows, buckets_there] = self.counts
+        return table
+
+
+def tally(width: int, parts: Iterable[tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]]) -> Tally:
     """Count numbers by level and bucket.
 
     Args:
-        numbers: unsigned.
-        levels: of each of them.
-
-    Returns:
-        an array of `LEVELS` rows, each of which has a count for each bucket.
+        width: bytes of a number.
+        parts: some unsigned numbers at a time, with the level of each.
     """
-    count = len(buckets(numbers.dtype.itemsize).starts)
-    # The exponent and the upper part of the mantissa of the number as a double are its bucket.
-    places = numbers.astype(np.float64).view(np.int64) >> (_MANTISSA_LOG - _DETAIL_LOG)
-    places -= ((_BIAS + _EXACT_LOG) << _DETAIL_LOG) - _EXACT
-    small = numbers < _EXACT
-    places[small] = numbers[small]
-    # The largest of 8 bytes are rounded up out of the last bucket.
-    np.minimum(places, count - 1, out=places)
+    count = len(buckets(width).starts)
     counts = np.zeros((LEVELS, count), np.int64)
-    if len(levels):
+    for numbers, levels in parts:
+        if not len(levels):
+            continue
+        # The exponent and the upper part of the mantissa of the number as a double are its bucket.
+        places = numbers.astype(np.float64).view(np.int64) >> (_MANTISSA_LOG - _DETAIL_LOG)
+        places -= ((_BIAS + _EXACT_LOG) << _DETAIL_LOG) - _EXACT
+        small = numbers < _EXACT
+        places[small] = numbers[small]
+        # The largest of 8 bytes are rounded up out of the last bucket.
+        np.minimum(places, count - 1, out=places)
         # Most tensors have few levels: the others are not touched.
         lowest, highest = int(levels.min()), int(levels.max())
         places += (levels.astype(np.int64) - lowest) * count
         found = np.bincount(places, minlength=(highest - lowest + 1) * count)
-        counts[lowest : highest + 1] = found.reshape(-1, count)
-    return counts
+        counts[lowest : highest + 1] += found.reshape(-1, count)
+    return _sparse(width, counts.ravel())
 
 
-def tally_factors(factors: Factors) -> Counts:
-    """Count the factors of a matrix, by level and bucket, as they are written: in 4 bytes."""
+def united(tallies: Sequence[Tally]) -> Tally:
+    """Return the sum of tallies of one width; at least one."""
+    width = tallies[0].width
+    counts = np.zeros(LEVELS * len(buckets(width).starts), np.int64)
+    for one in tallies:
+        counts[one.places] += one.counts
+    return _sparse(width, counts)
+
+
+def _sparse(width: int, counts: Counts) -> Tally:
+    places = np.flatnonzero(counts)
+    return Tally(width, places.astype(np.int32), counts[places])
+
+
+def tally_factors(factors: Factors) -> Tally:
+    """Count the factors of a matrix, by level and bucket, as they are written."""
     rows = factors.rows / 2.0 ** factors.shifts[:, None]
     sides = ((rows, factors.row_levels), (factors.columns, factors.column_levels))
-    counts = [_tally_side(side, levels) for side, levels in sides]
-    both: Counts = np.sum(counts, axis=0)
-    return both
+    return tally(FACTORS.width, (_side(side, levels) for side, levels in sides))
 
 
-def _tally_side(side: npt.NDArray[np.float64], levels: npt.NDArray[np.uint8]) -> Counts:
-    return tally(fold(side.ravel().astype(np.int64), 8).astype(np.uint32), np.repeat(levels, side.shape[1]))
+def _side(
+    side: npt.NDArray[np.float64], levels: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+    numbers: npt.NDArray[np.uint32] = fold(side.ravel().astype(np.int64), 8).astype(np.uint32)
+    return numbers, np.repeat(levels, side.shape[1])
 
 
 def entropy(counts: npt.NDArray[Any]) -> float:
@@ -110,16 +172,22 @@ def entropy(counts: npt.NDArray[Any]) -> float:
     return float(total * np.log2(total) - (present * np.log2(present)).sum()) if len(present) > 1 else 0.0
 
 
-def estimated_bits(counts: Counts, width: int) -> float:
+def estimated_bits(one: Tally) -> float:
     """Return about how many bits numbers take that were counted, each level with a code of its own."""
-    kinds = buckets(width)
-    active = counts[counts.any(axis=1)]
-    if not len(active):
+    if not len(one.counts):
         return 0.0
-    # The coarse buckets are runs of the others.
-    merged = np.add.reduceat(active, np.flatnonzero(np.diff(kinds.coarse, prepend=-1)), axis=1)
+    merged = coarse_table(one)
     bits = _by_logarithm(merged.sum(axis=1)).sum() - _by_logarithm(merged).sum()
-    return float(bits) + float((active.sum(axis=0) * kinds.coarse_bits).sum())
+    kinds = buckets(one.width)
+    return float(bits) + float((one.counts * kinds.coarse_bits[one.places % len(kinds.starts)]).sum())
+
+
+def coarse_table(one: Tally) -> Counts:
+    """Return the counts of all coarse buckets, one row for each of the tally's levels."""
+    # The coarse buckets are runs of the others.
+    starts = np.flatnonzero(np.diff(buckets(one.width).coarse, prepend=-1))
+    table: Counts = np.add.reduceat(one.table(), starts, axis=1)
+    return table
 
 
 def _by_logarithm(counts: Counts) -> npt.NDArray[np.float64]:

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.elements import FRACTIONS, MAX_WHOLE_BYTES, ClassCoding, numbers_and_levels
+from artifacts.patch.elements import FRACTIONS, MAX_WHOLE_BYTES, ClassCoding, Table, numbers_and_levels
 from artifacts.patch.factors import decompose, rounded_factors, worthwhile_rank
 from artifacts.patch.gains import GAIN_BITS, SIDES, GainSums
 from artifacts.patch.guess import GUESSED, guess_columns
-from artifacts.patch.kinds import FACTORS, FLOATS, Kind, kind_of
+from artifacts.patch.kinds import FLOATS, Kind, kind_of
 from artifacts.patch.matrix import MAX_LEVEL, MAX_SIDE, Factors, Matrix, MatrixData
 from artifacts.patch.scales import STEPS, Scales, fit_scales, half_octaves
-from artifacts.patch.tally import LEVELS, Counts, buckets, entropy, estimated_bits, tally, tally_factors
+from artifacts.patch.tally import LEVELS, Tally, entropy, estimated_bits, tally, tally_factors
 from artifacts.patch.weights.tensor import WIDTHS
 
 __all__ = ["Elements", "TensorPlan", "plan_planes", "plan_update"]
 
-# Elements that are worked on at once: their arrays take some tens of megabytes.
-_CHUNK = 1 << 20
+# Elements that are worked on at once: their arrays take some megabytes.
+_CHUNK = 1 << 17
 # Where a difference is one unit of the last place on average, this is the level; below it, most are zero.
 _UNIT_LEVEL = 8 * STEPS
 # The octave of whole numbers of which one is a difference of one on average.
@@ -72,7 +72,7 @@ class TensorPlan:
 
     kind: Kind
     data: MatrixData
-    counts: Counts
+    counts: Tally
     bits: float
 
 
@@ -206,7 +206,7 @@ class _Prediction:
         """About what it takes."""
         bits = 0.0 if self.gains is None else float(GAIN_BITS * len(np.unique(self.gains)) + _COMMON_GAIN_BITS)
         if self.factors is not None:
-            bits += estimated_bits(tally_factors(self.factors), FACTORS.width) + _COMPONENT_BITS * self.rank
+            bits += estimated_bits(tally_factors(self.factors)) + _COMPONENT_BITS * self.rank
         return bits
 
     def subtract(self, update: Singles, base: Singles, start: int) -> None:
@@ -366,15 +366,17 @@ class _Work:
             kind = replace(kind, slope=1)
         data = self._matrix(scales, rows, columns, level, prediction)
         table = kind.table(0, bytes(LEVELS), (ClassCoding(0),))
-        counts = np.zeros((LEVELS, len(buckets(kind.width).starts)), np.int64)
-        for part in self._chunks():
-            target = self._target.part(part)
-            base = None if self._base is None else self._base.part(part)
-            counts += tally(*numbers_and_levels(table, target, base, data, part.start))
-        bits = estimated_bits(counts, kind.width) + _OPERATION_BITS + prediction.bits
+        counts = tally(kind.width, (self._numbers_and_levels(table, data, part) for part in self._chunks()))
+        bits = estimated_bits(counts) + _OPERATION_BITS + prediction.bits
         if scales is not None:
             bits += _side_bits(scales)
         return TensorPlan(kind, data, counts, bits)
+
+    def _numbers_and_levels(
+        self, table: Table, data: MatrixData, part: slice
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
+        base = None if self._base is None else self._base.part(part)
+        return numbers_and_levels(table, self._target.part(part), base, data, part.start)
 
     def _matrix(
         self, scales: Scales | None, rows: int, columns: int, level: int, prediction: _Prediction

@@ -7,7 +7,7 @@ later, with what the following operations need of the stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
@@ -17,6 +17,7 @@ from artifacts.patch.definitions import write_matrix, write_table
 from artifacts.patch.elements import Matrix, Table
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
+    FEATURE_LZMA,
     FEATURE_PREFIX,
     MAX_STREAMS,
     MAX_TABLES,
@@ -35,6 +36,7 @@ from artifacts.patch.format import (
     varint,
     write_header,
 )
+from artifacts.patch.lzma_frames import MAX_PAYLOAD_BYTES, packed
 from artifacts.patch.work import Work
 
 __all__ = ["DEFAULT_LEVELS", "PatchWriter", "frame_of"]
@@ -46,6 +48,8 @@ DEFAULT_LEVELS: Final = (19, 1)
 Buffer = bytes | bytearray | memoryview
 
 _MAGIC_BYTES = 4
+# A frame is by LZMA if that saves so many bytes: fewer are not worth a decoder's code.
+_LEAST_SAVED = 8
 
 
 def frame_of(content: Buffer, levels: Sequence[int] = DEFAULT_LEVELS) -> bytes:
@@ -79,6 +83,14 @@ def _options(level: int, window_log: int | None = None) -> dict[int, int]:
     if window_log is not None:
         options |= {CompressionParameter.window_log: window_log}
     return {int(key): value for key, value in options.items()}
+
+
+def _continuous(level: int, window_log: int) -> dict[int, int]:
+    """Return options for a stream whose length zstd is not told: its tables are no larger than the window needs."""
+    options = _options(level, window_log)
+    return options | {
+        int(table): window_log + 1 for table in (CompressionParameter.hash_log, CompressionParameter.chain_log)
+    }
 
 
 @dataclass(slots=True)
@@ -126,6 +138,7 @@ class PatchWriter:
         layout: how streams are laid out.
         members: deflated parts of the base, whose inflated bytes have the addresses from ``base.length`` on.
         levels: zstd's levels that are tried for each frame; of a continuous stream, the first one.
+        lzma: streams of which frames may be by LZMA, which is slow.
 
     Raises:
         ValueError: from every method, for what the format cannot say.
@@ -139,12 +152,14 @@ class PatchWriter:
         layout: Layout | None = None,
         members: tuple[Member, ...] = (),
         levels: Sequence[int] = DEFAULT_LEVELS,
+        lzma: Collection[int] = (),
     ) -> None:
         self._layout = layout or Layout()
         self._base = base
         self._target = target
         self._members = members
         self._levels = levels
+        self._lzma = lzma
         self._streams: dict[int, _Stream] = {}
         self._frames: list[_Frame] = []
         self._source_end = 0
@@ -258,6 +273,8 @@ class PatchWriter:
         sink.write(write_header(header))
         for frame in self._frames:
             sink.write(frame.written)
+            # Not all frames are there twice.
+            frame.written = b""
         return header
 
     # ---- inside
@@ -321,21 +338,28 @@ class PatchWriter:
         if number in self._layout.continuous:
             state.frame.written = self._continued(state, content)
         else:
-            state.frame.written = self._alone(state, content)
+            state.frame.written = self._alone(state, content, by_lzma=number in self._lzma)
         state.written += len(state.frame.written)
         state.waiting.clear()
         state.frame = None
         state.prefix = None
 
-    def _alone(self, state: _Stream, content: bytes) -> bytes:
+    def _alone(self, state: _Stream, content: bytes, *, by_lzma: bool) -> bytes:
         frame = frame_of(content, self._levels)
-        if state.prefix is None:
-            return frame
-        prefixed = self._prefixed(state.prefix, content)
-        if prefixed is None or len(prefixed) >= len(frame):
-            return frame
-        self._features |= FEATURE_PREFIX
-        return prefixed
+        feature = 0
+        if state.prefix is not None:
+            prefixed = self._prefixed(state.prefix, content)
+            if prefixed is not None and len(prefixed) < len(frame):
+                frame, feature = prefixed, FEATURE_PREFIX
+        if by_lzma and len(frame) > _LEAST_SAVED:
+            payload = packed(content)
+            head = frame_head(len(content), Codec.LZMA, len(payload))
+            if len(payload) < min(len(content), MAX_PAYLOAD_BYTES + 1) and (
+                len(head) + len(payload) + _LEAST_SAVED <= len(frame)
+            ):
+                frame, feature = head + payload, FEATURE_LZMA
+        self._features |= feature
+        return frame
 
     def _prefixed(self, prefix: _Prefix, content: bytes) -> bytes | None:
         """Return the content as a frame with a prefix; None if that is no shorter than the content."""
@@ -353,7 +377,7 @@ class PatchWriter:
     def _continued(self, state: _Stream, content: bytes) -> bytes:
         begins = state.compressor is None
         if state.compressor is None:
-            state.compressor = ZstdCompressor(options=_options(self._levels[0], self._layout.window_log))
+            state.compressor = ZstdCompressor(options=_continuous(self._levels[0], self._layout.window_log))
         payload = state.compressor.compress(content, ZstdCompressor.FLUSH_BLOCK)
         if begins:
             payload = payload[_header_bytes(payload) :]

@@ -37,6 +37,15 @@ Encoding = Annotated[
         show_default=True,
     ),
 ]
+Profile = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="best is smallest; zstd-only is for decoders without LZMA. Of skafos-delta.",
+        show_default=True,
+    ),
+]
 Explain = Annotated[
     bool, typer.Option("--explain", help="Show for each tensor or region what was done, and what it saved.")
 ]
@@ -48,6 +57,7 @@ def make(
     new: New,
     patch: Patch,
     encoding: Encoding = "skafos-delta",
+    profile: Profile = "best",
     explain: Explain = False,
     max_memory: MaxMemory = None,
     max_seconds: MaxSeconds = None,
@@ -65,6 +75,7 @@ def make(
             patch,
             _limits(max_memory, max_seconds),
             encoding=encoding,
+            profile=profile,
             making=display.bytes("Making the patch", before="Making the patch", then="Trying the patch"),
         )
     if json:

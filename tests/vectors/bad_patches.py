@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import backports.zstd
 
 from artifacts.patch.format import Codec, Op, frame_head, unsigned, varint
+from artifacts.patch.lzma_frames import packed
 from tests.patches import deflated, side
 
 BASE = b"0123456789" * 10
@@ -78,7 +79,7 @@ def bad_headers() -> Iterator[tuple[str, bytes]]:
     yield "no patch", b""
     yield "another magic number", Hand(magic=b"\x93SKQ").patch(*ALL)
     yield "version 2", Hand(version=2).patch(*ALL)
-    yield "an unknown feature", Hand(features=4).patch(*ALL)
+    yield "an unknown feature", Hand(features=8).patch(*ALL)
     yield "a header that is cut off", Hand().header()[:-1]
     yield "a number with a byte that it does not need", good[:6] + b"\xe4\x00" + good[7:]
     yield "a number of 64 bits", good[:6] + b"\xff" * 9 + b"\x01" + good[7:]
@@ -151,9 +152,38 @@ def bad_frames() -> Iterator[tuple[str, bytes]]:
     ):
         start = varint(address) + varint(length)
         yield why, prefixed.patch(frames=frame_head(22, Codec.PREFIXED, 9) + start + zstd(packed, 22)[2:])
+    yield from bad_lzma()
     flowing = Hand(continuous=1, window_log=10)
     yield "a stored frame in a continuous stream", flowing.patch(*ALL)
     yield "a continuous stream that ends", flowing.patch(frames=zstd(bytes(ALL), 3))
+
+
+def bad_lzma() -> Iterator[tuple[str, bytes]]:
+    content = bytes([Op.DATA, 20]) + b"\0" * 20
+    payload = packed(content)
+    by_lzma = Hand(features=4)
+    right = frame_head(22, Codec.LZMA, len(payload)) + payload
+    yield "a frame by LZMA that the features do not name", Hand().patch(frames=right)
+    yield "a frame by LZMA of fewer bytes than it says", by_lzma.patch(frames=lzma_frame(payload, 23))
+    yield "a frame by LZMA of more bytes than it says", by_lzma.patch(frames=lzma_frame(payload, 21))
+    yield "a frame by LZMA that is cut off", by_lzma.patch(frames=right[:-1])
+    yield "a frame by LZMA with a byte less", by_lzma.patch(frames=lzma_frame(payload[:-1], 22))
+    yield "a frame by LZMA with a byte more", by_lzma.patch(frames=lzma_frame(payload + b"\0", 22))
+    yield "a frame by LZMA of properties alone", by_lzma.patch(frames=lzma_frame(payload[:1], 22))
+    yield "a frame by LZMA as long as its content", by_lzma.patch(frames=lzma_frame(payload + bytes(22), 22))
+    for why, properties in (("lc + lp = 5", 9 + 4), ("pb = 5", 5 * 45), ("unknown properties", 255)):
+        yield f"a frame by LZMA with {why}", by_lzma.patch(frames=lzma_frame(bytes([properties]) + payload[1:], 22))
+    long = Hand(features=4, sizes=6 << 3)
+    yield (
+        "a frame by LZMA with more than 64 KiB",
+        long.patch(frames=frame_head(1 << 18, Codec.LZMA, (1 << 16) + 1) + bytes((1 << 16) + 1)),
+    )
+    flowing = Hand(features=4, continuous=1, window_log=10)
+    yield "a frame by LZMA in a continuous stream", flowing.patch(frames=right)
+
+
+def lzma_frame(payload: bytes, length: int) -> bytes:
+    return frame_head(length, Codec.LZMA, len(payload)) + payload
 
 
 def bad_operations() -> Iterator[tuple[str, bytes]]:

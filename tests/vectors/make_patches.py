@@ -7,6 +7,7 @@ frames differs from version to version, so the bytes are the same again only wit
 
 from __future__ import annotations
 
+import io
 import json
 import operator
 import random
@@ -19,10 +20,11 @@ import backports.zstd
 import numpy as np
 
 from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Number, Table
-from artifacts.patch.format import DeflateParameters, Layout
+from artifacts.patch.format import Codec, DeflateParameters, Layout, Op, frame_head, read_header
+from artifacts.patch.lzma_frames import packed as lzma_packed
 from artifacts.patch.matrix import Factors
 from tests.patches import Made, Recipe, deflated
-from tests.vectors.bad_patches import BASE, refused
+from tests.vectors.bad_patches import BASE, Hand, refused, stored
 
 FOLDER = Path(__file__).parent / "patch"
 ZSTD = backports.zstd.zstd_version
@@ -115,6 +117,38 @@ def frames() -> Made:
     for start in range(0, len(content), 3000):
         recipe.data(content[start : start + 3000], 1)
     return recipe.made()
+
+
+def by_lzma() -> Made:
+    """Frames by LZMA, beside others in the same streams, one of them with more than 64 KiB."""
+    randomly = random.Random(18)
+    words = [f"layer_{number}/weights " for number in range(300)]
+    numbers = b"".join(struct.pack("<I", 4000 * number + randomly.randrange(9)) for number in range(900))
+    recipe = Recipe(bytes(5000), Layout(12, 17), lzma=(0, 1, 2))
+    recipe.data(" ".join(randomly.choices(words, k=900)).encode(), 1)
+    recipe.add(0, numbers, 2)
+    # More than the 64 KiB that 16 bits count.
+    recipe.data(numbers * 20, 1)
+    recipe.call(lambda writer: writer.cut(1))
+    recipe.data(b"stored", 1)
+    for _ in range(400):
+        recipe.copy(randomly.randrange(40) * 100, 1 + randomly.randrange(40))
+    return recipe.made()
+
+
+def lzma_properties() -> Made:
+    """Frames by LZMA with all kinds of properties."""
+    properties = [(lc, lp, pb) for lc, lp in ((0, 0), (3, 0), (4, 0), (1, 3), (2, 1), (0, 4)) for pb in (0, 2, 4)]
+    pieces = [(f"lc {lc}, lp {lp}, pb {pb}: ".encode() * 9) for lc, lp, pb in properties]
+    target = b"".join(pieces)
+    payloads = [lzma_packed(piece, [each]) for piece, each in zip(pieces, properties, strict=True)]
+    frames = [
+        frame_head(len(piece), Codec.LZMA, len(payload)) + payload
+        for piece, payload in zip(pieces, payloads, strict=True)
+    ]
+    hand = Hand(target, features=4, target_length=len(target), streams=2)
+    patch = hand.patch(frames=stored(Op.DATA | 1 << 3, len(target)) + b"".join(frames))
+    return Made(BASE, target, patch, read_header(io.BytesIO(patch)))
 
 
 def prefix() -> Made:
@@ -440,7 +474,7 @@ GOOD: dict[str, tuple[str, Callable[[], Made]]] = {
     "empty": ("An empty file from an empty file: a header alone.", empty),
     **_by_name(sources),
     "additions": ("ADD with few and with large differences.", additions),
-    **_by_name(apart, frames, prefix, continuous, members, deflate),
+    **_by_name(apart, frames, by_lzma, lzma_properties, prefix, continuous, members, deflate),
     "float16": ("TENSOR of float16 by exponent.", floats("e", "float", "sub", 12)),
     "float32": ("TENSOR of float32 by exponent.", floats("f", "float", "sub", 13)),
     "float64": ("TENSOR of float64 by exponent.", floats("d", "float", "sub", 14)),

@@ -5,6 +5,7 @@ It checks little, because it is only given good patches. What the two decoders m
 
 from __future__ import annotations
 
+import lzma
 import math
 import struct
 import zlib
@@ -123,11 +124,16 @@ class Decoder:
         if codec == 3:
             address = self.number()
             prefix = ZstdDict(self.read(address, self.number()), is_raw=True).as_prefix
-        if codec == 0:
+        by_lzma = codec == 0 and detail > 0
+        if codec == 0 and not by_lzma:
             detail = length
         payload = self.patch[self.place : self.place + detail]
         self.place += detail
-        if codec == 0:
+        if by_lzma:
+            sizes = struct.pack(">HH", (length - 1) % 65536, detail - 1)
+            chunk = bytes([0xE0 + (length - 1) // 65536]) + sizes + payload[:1] + b"\0" + payload[1:] + b"\0"
+            content = lzma.decompress(chunk, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 18}])
+        elif codec == 0:
             content = payload
         elif self.flows[stream] is not None:
             if not self.begun[stream]:

@@ -28,6 +28,7 @@ from artifacts.patch.elements import (
     encode_block,
 )
 from artifacts.patch.format import BLOCK_FACTOR, Codec, Layout, Op, frame_head, read_header, read_varint, varint
+from artifacts.patch.lzma_frames import packed
 from artifacts.patch.matrix import Factors
 from artifacts.patch.work import ALLOWED_UNITS
 from tests.artifacts.patch.test_apply import SMALL, TABLES
@@ -227,13 +228,21 @@ def invented(seed: int) -> Made:
     ]
     numbers = [number for _ in range(randomly.randrange(1, 12)) for number in randomly.choice(pieces)()]
     members = ((0, 5, 5),) if randomly.randrange(9) == 0 else ()
-    hand = Hand(
-        target=BASE[:20], features=randomly.choice((0, 1, 0x10, 0x11)), streams=randomly.choice((1, 7)), members=members
-    )
+    features, streams = randomly.choice((0, 1, 4, 0x10, 0x11)), randomly.choice((1, 7))
+    hand = Hand(target=BASE[:20], features=features, streams=streams, members=members)
     frames = stored(*numbers)
     if hand.streams > 1:
-        frames += b"".join(randomly.choice((repeated(0, 9), repeated(255, 9), stored(*range(9)))) for _ in range(9))
+        some = (repeated(0, 9), repeated(255, 9), stored(*range(9)), by_lzma(randomly))
+        frames += b"".join(randomly.choice(some) for _ in range(9))
     return Made(BASE, BASE[:20], hand.patch(frames=frames), SMALL["plain"].header)
+
+
+def by_lzma(randomly: random.Random) -> bytes:
+    """Return a frame with a payload that is right, or has bytes at random at its end."""
+    payload = packed(bytes(range(9)) * 20)
+    kept = randomly.choice((len(payload), 1, 6))
+    payload = payload[:kept] + randomly.randbytes(randomly.choice((0, 0, 5)))
+    return frame_head(randomly.choice((180, 180, 9, 4096)), Codec.LZMA, len(payload)) + payload
 
 
 def small(randomly: random.Random) -> int:

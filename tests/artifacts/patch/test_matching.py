@@ -20,7 +20,7 @@ from artifacts.patch.choose import Rates, choose, differences, new_bytes, timeli
 from artifacts.patch.estimate import Estimator
 from artifacts.patch.matching import MatchLimits, match, match_with_prefix
 from artifacts.patch.operations import Add, Copy, Data, Operation
-from artifacts.patch.prices import Chosen, Prices, learned
+from artifacts.patch.prices import Chosen, Prices, difference_symbols, learned
 from artifacts.patch.suffixes import nearest
 
 NOISE = random.Random(1).randbytes(60_000)
@@ -198,6 +198,15 @@ def test_half_precision_numbers_that_changed_a_little_are_differences() -> None:
     assert size(base, target) < patch_from(base, target) / 2
 
 
+def test_a_long_stretch_is_found_though_its_start_is_elsewhere_too() -> None:
+    before, stretch = NOISE[:3000], NOISE[3000:40_000]
+    base = before + stretch[:70] + NOISE[40_000:45_000] + stretch + NOISE[50_000:51_000]
+    # Without memory to sort suffixes, which would find it again.
+    operations = matched(base, before + stretch, MatchLimits(max_bytes=0))
+    assert new_length(operations) == 0
+    assert len(operations) <= 3
+
+
 def test_edits_with_a_pattern_cost_two_bytes_each() -> None:
     base = "".join(LINES).encode()
     target = "".join(line.replace(", ", ", 1", 1) if number % 3 else line for number, line in enumerate(LINES)).encode()
@@ -336,6 +345,24 @@ def test_an_alignment_goes_on_over_a_few_bytes_that_differ_and_ends_where_all_do
     target[1500:] = random.Random(6).randbytes(500)
     length = worthwhile_length(np.frombuffer(bytes(target), np.uint8), np.frombuffer(NOISE, np.uint8))
     assert 1500 <= length < 1520
+
+
+def test_an_alignment_goes_on_over_words_that_all_changed_alike() -> None:
+    words = np.frombuffer(NOISE[:2000], "<u4")
+    one, other = (
+        np.frombuffer(data + NOISE[5000:7000], np.uint8) for data in (words.tobytes(), (words + 87381).tobytes())
+    )
+    # Each of them has two or three bytes that differ.
+    assert 1990 <= worthwhile_length(one, other) <= 4000
+    assert worthwhile_length(one[::-1], one[::-1] ^ 85) == 0
+
+
+def test_differences_that_are_as_they_were_a_word_before_are_one_symbol_for_each_value() -> None:
+    difference = np.array([7, 0, 1, 0, 7, 0, 1, 0, 9, 0, 1, 0, 9, 0, 0, 0], np.uint8)
+    places = np.flatnonzero(difference)
+    apart = difference_symbols(difference, places) >> 8
+    assert apart.tolist() == [1, 2, 0, 0, 2, 0, 0]
+    assert Prices().different[:256].max() < Prices().different[256:].min()
 
 
 def test_blocks_are_found_wherever_they_lie() -> None:

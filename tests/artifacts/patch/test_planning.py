@@ -37,15 +37,17 @@ def test_buckets_cover_all_numbers_without_gaps(width: int) -> None:
 def test_each_number_is_counted_in_its_bucket(dtype: type) -> None:
     found = buckets(np.dtype(dtype).itemsize)
     numbers = np.concatenate([found.starts, found.starts + (1 << found.bits).astype(np.uint64) - np.uint64(1)])
-    counts = tally(numbers.astype(dtype), np.full(len(numbers), 7, np.uint8))
-    assert counts[7].tolist() == [2] * len(found.starts)
-    assert counts.sum() == len(numbers)
+    parts = [(some.astype(dtype), np.full(len(some), 7, np.uint8)) for some in np.array_split(numbers, 3)]
+    counts = tally(np.dtype(dtype).itemsize, parts)
+    assert counts.levels.tolist() == [7]
+    assert counts.table().tolist() == [[2] * len(found.starts)]
+    assert counts.total == len(numbers)
 
 
 @given(arrays.arrays(np.uint32, st.integers(1, 300)), st.data())
 def test_classes_cover_every_level(numbers: npt.NDArray[np.uint32], data: st.DataObject) -> None:
     levels = data.draw(arrays.arrays(np.uint8, len(numbers)))
-    chosen = choose_classes(tally(numbers, levels), 4)
+    chosen = choose_classes(tally(4, [(numbers, levels)]))
     assert len(chosen.lut) == LEVELS
     assert max(chosen.lut) < len(chosen.choices) <= 16
     assert all(0 <= choice.low_bits < 32 for choice in chosen.choices)
@@ -170,7 +172,7 @@ def test_updates_are_estimated_about_as_they_are_written(dtype: str) -> None:
     old, new = (kinds[dtype](weights)["hidden.weight"] for weights in (model(), trained(model())))
     plan = _update(new, old, dtype)
     written = _written(plan, _elements(new, dtype), _elements(old, dtype))
-    of_matrix = plan.bits / 8 - estimated_bits(plan.counts, plan.kind.width) / 8
+    of_matrix = plan.bits / 8 - estimated_bits(plan.counts) / 8
     assert written == pytest.approx(plan.bits / 8 - of_matrix, rel=0.08, abs=400)
     assert plan.bits < 0.7 * 8 * new.nbytes
 
@@ -208,7 +210,7 @@ def test_every_type_and_shape_has_a_plan(dtype: str, shape: tuple[int, ...]) -> 
     target = Elements(memoryview(new.tobytes()), dtype)
     for plan in (plan_update(target, Elements(memoryview(old.tobytes()), dtype), shape), plan_planes(target, shape)):
         assert plan.data.matrix.rows * plan.data.matrix.columns == count
-        assert plan.counts.sum() == count
+        assert plan.counts.total == count
         assert np.isfinite(plan.bits)
 
 
@@ -217,7 +219,7 @@ def test_streams_are_not_more_than_allowed() -> None:
     levels = generator.integers(0, 60, 20000).astype(np.uint8)
     numbers = (generator.exponential(size=20000) * 2.0 ** (levels / 2)).astype(np.uint32)
     kinds = [kind_of("f32", "f32"), kind_of("f32", None), kind_of("u32", "u32")]
-    items = [(kind, tally(numbers, levels)) for kind in kinds]
+    items = [(kind, tally(4, [(numbers, levels)])) for kind in kinds]
     for most in (2, 5, 20):
         book = make_codebook(items, StreamPlan(0, 1, 2, most, 1 << 16))
         used = {coding.symbols for table in book.tables for coding in table.classes}
