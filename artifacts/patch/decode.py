@@ -292,7 +292,7 @@ def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
     # What was said of the components is needed no more.
     none = np.zeros(matrix.rank, np.uint8)
     sides = rows.reshape(matrix.rank, -1), columns.reshape(matrix.rank, -1)
-    return MatrixData(matrix, of_rows, of_columns, Factors(none, none, none, *sides), gains)
+    return MatrixData(matrix, of_rows, of_columns, Factors(none, none, none, *sides).narrow(matrix.exponent), gains)
 
 
 class _Deflater:

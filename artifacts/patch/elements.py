@@ -14,13 +14,15 @@ Nothing here reads or writes files, and nothing knows of models: blocks in, byte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from artifacts.patch.bits import Unpacker, packed, unpacked
 from artifacts.patch.matrix import (
     MAX_FACTOR,
     MAX_SHIFT,
@@ -71,11 +73,10 @@ FRACTIONS = 16
 # Whole numbers that may be predicted: quantized weights. Predictions are exact as 8 bytes.
 MAX_WHOLE_BYTES = 2
 MAX_WHOLE = 2.0**62
+_MAX_QUICK = 2.0**31
 # What divides a byte, so that zstd sees one alphabet.
 MASKS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
 _GAIN_BYTES = 4
-# Eight numbers take 64 bytes while they are taken apart.
-_EIGHTS_AT_ONCE = 2048
 
 Buffer = bytes | bytearray | memoryview
 # The four unsigned widths, which mypy cannot tell apart from any other array.
@@ -86,6 +87,7 @@ Parts = list[tuple[int, bytes]]
 
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 _SIGNED: dict[int, np.dtype[Any]] = {1: np.dtype("i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
+_CLASS_NUMBERS = np.arange(MAX_CLASSES, dtype=np.uint8)
 _WIDTHS_OF = {"plain": (1, 2, 4, 8), "float": (2, 4, 8), "brain": (2,)}
 
 
@@ -266,7 +268,7 @@ def _decode_factors(matrix: Matrix, table: Table, take: Take, block_bytes: int) 
     rows *= 2.0 ** shifts[:, None]
     if max(np.abs(rows).max(), np.abs(columns).max()) >= MAX_FACTOR:
         raise ValueError("a factor of a matrix is too large")
-    return Factors(shifts, row_levels, column_levels, rows, columns)
+    return Factors(shifts, row_levels, column_levels, rows, columns).narrow(matrix.exponent)
 
 
 def _of_components(values: npt.NDArray[np.float64], levels: Octets) -> MatrixData:
@@ -329,13 +331,8 @@ def decode_block(
         ValueError: the lengths do not match each other or the matrix.
     """
     known = _known(table, base, count, data, start)
-    folded = np.empty(count, _DTYPES[table.width])
     sizes, order = _classes(table, known, data, start)
-    done = 0
-    for coding, size in zip(table.classes, sizes, strict=True):
-        if size:
-            folded[done : done + size] = _decode_class(table, coding, size, take)
-            done += size
+    folded = _decode_classes(table, sizes, take)
     if order is not None:
         by_class, folded = folded, np.empty_like(folded)
         folded[order] = by_class
@@ -464,17 +461,21 @@ def _classes(
         marks = _levels(table, known, data, start)
     # Four times as quick as numpy's selection by bytes.
     classes = np.frombuffer(marks.tobytes().translate(lut), np.uint8)
-    sizes = np.bincount(classes, minlength=len(table.classes)).tolist()
-    return sizes, None if count in sizes else np.argsort(classes, kind="stable")
+    order = classes.argsort(kind="stable")
+    # The end of each class is looked for in what is sorted now: counting takes as long as sorting.
+    ends = classes.searchsorted(_CLASS_NUMBERS[: len(table.classes)], "right", sorter=order).tolist()
+    sizes = [end - start for start, end in pairwise([0, *ends])]
+    return sizes, None if count in sizes else order
 
 
 def _levels(table: Table, known: _Known, data: MatrixData | None, start: int) -> Octets:
     if table.slope == 1 and data is None:
         return known.contexts
-    sums = known.contexts.astype(np.int16) * table.slope
+    sums = known.contexts.astype(np.int16)
+    sums *= table.slope
     if data is not None:
         sums += levels(data, start, len(sums))
-    return np.clip(sums, 0, LEVELS - 1).astype(np.uint8)
+    return np.clip(sums, 0, LEVELS - 1, out=sums).astype(np.uint8)
 
 
 def _contexts(table: Table, base: Unsigned) -> Octets:
@@ -482,17 +483,20 @@ def _contexts(table: Table, base: Unsigned) -> Octets:
     if table.number == "plain":
         contexts = (base >> table.shift).astype(np.uint8)
         return contexts
-    exponents = (base & ~_sign(table.width)) >> table.shift
+    exponents = base & ~_sign(table.width)
+    exponents >>= table.shift
+    # numpy clips several times as quickly as it takes the minimum with a number.
+    np.clip(exponents, table.offset, table.offset + LEVELS - 1, out=exponents)
     if table.offset:
-        exponents = np.maximum(exponents, table.offset) - table.offset
-    contexts = np.minimum(exponents, LEVELS - 1).astype(np.uint8)
+        exponents -= table.offset
+    contexts = exponents.astype(np.uint8)
     return contexts
 
 
 def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterator[tuple[int, bytes]]:
     if coding.mask is not None:
         most = (1 << coding.mask_bits) - 1
-        yield coding.mask, _packed(np.minimum(folded, most).astype(np.uint8), coding.mask_bits)
+        yield coding.mask, packed(np.minimum(folded, most).astype(np.uint8), coding.mask_bits)
         folded = folded[folded >= most] - folded.dtype.type(most)
     high = folded >> coding.low_bits
     yield coding.symbols, np.minimum(high, ESCAPE).astype(np.uint8).tobytes()
@@ -501,85 +505,87 @@ def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterat
         yield plane, (folded >> 8 * place).astype(np.uint8).tobytes()
     if coding.bits is not None:
         width = coding.low_bits % 8
-        yield coding.bits, _packed((folded >> 8 * len(coding.low_planes)).astype(np.uint8), width)
+        yield coding.bits, packed((folded >> 8 * len(coding.low_planes)).astype(np.uint8), width)
 
 
-def _decode_class(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
-    if coding.mask is None:
-        return _decode_dense(table, coding, count, take)
-    most = (1 << coding.mask_bits) - 1
-    small = _unpacked(_octets(take, coding.mask, -(-count * coding.mask_bits // 8)), coding.mask_bits, count)
-    # Marks, because the places of most elements of a block would take many times as much memory.
-    is_more = small == most
-    folded: Unsigned = small.astype(_DTYPES[table.width])
-    if more := int(np.count_nonzero(is_more)):
-        folded[is_more] = _decode_dense(table, coding, more, take) + folded.dtype.type(most)
+def _decode_classes(table: Table, sizes: Sequence[int], take: Take) -> Unsigned:
+    """Return the numbers of a block, class after class.
+
+    The low bytes of all classes come together in *lanes*, one for each place, so that most steps are done once for a
+    block and not for each of its classes, which are small.
+    """
+    count, low_bits = sum(sizes), [coding.low_bits for coding, size in zip(table.classes, sizes, strict=True) if size]
+    lanes = [np.zeros(count, np.uint8) for _ in range(-(-max(low_bits, default=0) // 8))]
+    folded = np.empty(count, _DTYPES[table.width])
+    bits, masks, end = Unpacker(), [], 0
+    for coding, size in zip(table.classes, sizes, strict=True):
+        start, end, more = end, end + size, size
+        if size and coding.mask is not None:
+            mask = _Mask.read(coding, coding.mask, slice(start, end), take)
+            masks.append(mask)
+            more = len(mask.places)
+        if more:
+            part = slice(start, start + more)
+            _decode_symbols(table, coding, folded[part], take)
+            for lane, stream in zip(lanes, coding.low_planes, strict=False):
+                lane[part] = _octets(take, stream, more)
+            if coding.bits is not None:
+                width = coding.low_bits % 8
+                content = bytes(take(coding.bits, -(-more * width // 8)))
+                bits.add(content, width, lanes[len(coding.low_planes)][part])
+    bits.finish()
+    for place, lane in enumerate(lanes):
+        folded |= lane.astype(folded.dtype) << 8 * place if place else lane
+    for mask in masks:
+        mask.apply(folded)
     return folded
 
 
-def _decode_dense(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
-    dtype = _DTYPES[table.width]
-    symbols = _octets(take, coding.symbols, count)
-    folded: Unsigned = symbols.astype(dtype)
-    is_escaped = symbols == ESCAPE
-    if escaped := int(np.count_nonzero(is_escaped)):
-        folded[is_escaped] = _octets(take, table.escapes, escaped * table.width).view(dtype)
+def _decode_symbols(table: Table, coding: ClassCoding, out: Unsigned, take: Take) -> None:
+    """Take the high parts of a class, and put them where they belong."""
+    symbols = bytes(take(coding.symbols, len(out)))
+    values = np.frombuffer(symbols, np.uint8)
+    out[:] = values
+    if escaped := symbols.count(ESCAPE):
+        out[values == ESCAPE] = _octets(take, table.escapes, escaped * table.width).view(out.dtype)
     if coding.low_bits:
-        folded <<= coding.low_bits
-    for place, stream in enumerate(coding.low_planes):
-        plane = _octets(take, stream, count)
-        folded |= plane.astype(dtype) << 8 * place if place else plane
-    if coding.bits is not None:
-        width = coding.low_bits % 8
-        low = _unpacked(_octets(take, coding.bits, -(-count * width // 8)), width, count)
-        folded |= low.astype(dtype) << 8 * len(coding.low_planes) if coding.low_planes else low
-    return folded
+        out <<= coding.low_bits
+
+
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    """The mask of a class: which of its elements have more than it tells, and what the others are.
+
+    Attributes:
+        part: the place of the class in the block.
+        small: what the mask tells of each element.
+        most: what it cannot tell.
+        places: of the elements that have more. Their numbers come first in the class's place, until `apply` moves them.
+    """
+
+    part: slice
+    small: Octets
+    most: int
+    places: npt.NDArray[np.intp]
+
+    @classmethod
+    def read(cls, coding: ClassCoding, stream: int, part: slice, take: Take) -> _Mask:
+        """Take the mask of a class that has some elements."""
+        count = part.stop - part.start
+        small = unpacked(bytes(take(stream, -(-count * coding.mask_bits // 8))), coding.mask_bits, count)
+        most = (1 << coding.mask_bits) - 1
+        return cls(part, small, most, (small == most).nonzero()[0])
+
+    def apply(self, folded: Unsigned) -> None:
+        """Move the numbers of a class to their places, and put what the mask tells in between."""
+        out = folded[self.part]
+        values = out[: len(self.places)] + out.dtype.type(self.most)
+        out[:] = self.small
+        out[self.places] = values
 
 
 def _octets(take: Take, stream: int, count: int) -> Octets:
     return np.frombuffer(take(stream, count), np.uint8) if count else np.empty(0, np.uint8)
-
-
-# ---- bits
-
-
-def _packed(values: Octets, width: int) -> bytes:
-    """Return the low ``width`` bits of each value, one after the other, highest bit first."""
-    return np.packbits(np.unpackbits(values[:, None], axis=1)[:, 8 - width :]).tobytes()
-
-
-def _unpacked(packed: Octets, width: int, count: int) -> Octets:
-    """Return what `_packed` packed. Each way is the quickest one for its widths."""
-    if 8 % width == 0 and width > 1:
-        values = np.empty((len(packed), 8 // width), np.uint8)
-        for place in range(8 // width):
-            values[:, place] = packed >> 8 - width * (place + 1)
-        values &= np.uint8((1 << width) - 1)
-        return values.ravel()[:count]
-    if width > 4:
-        return _unpacked_by_eights(packed, width, count)
-    bits = np.unpackbits(packed, count=count * width).reshape(count, width)
-    values = bits[:, 0].copy()
-    for column in range(1, width):
-        values <<= 1
-        values |= bits[:, column]
-    return values
-
-
-def _unpacked_by_eights(packed: Octets, width: int, count: int) -> Octets:
-    """Take each eight numbers, which are as many bytes as they have bits, from one number of 8 bytes."""
-    groups = -(-count // 8)
-    octets = np.zeros((groups, width), np.uint8)
-    octets.ravel()[: len(packed)] = packed
-    values = np.empty((groups, 8), np.uint8)
-    shifts = np.arange(7 * width, -1, -width, dtype=np.uint64)
-    for start in range(0, groups, _EIGHTS_AT_ONCE):
-        some = octets[start : start + _EIGHTS_AT_ONCE]
-        wide = np.zeros((len(some), 8), np.uint8)
-        wide[:, 8 - width :] = some
-        values[start : start + _EIGHTS_AT_ONCE] = wide.view(">u8").astype(np.uint64) >> shifts
-    values &= np.uint8((1 << width) - 1)
-    return values.ravel()[:count]
 
 
 # ---- what comes in
@@ -630,17 +636,21 @@ def _known_whole(table: Table, elements: Unsigned, data: MatrixData, start: int)
     if table.difference != "sub" or table.width > MAX_WHOLE_BYTES:
         raise ValueError("only differences of whole numbers of one or two bytes are predicted")
     known = np.empty_like(elements)
-    contexts = np.empty(len(elements), np.uint8)
+    contexts = np.empty(len(elements), np.int8)
     is_below = np.empty(len(elements), np.bool_)
     for first in range(0, len(elements), PIECE_ELEMENTS):
         piece = slice(first, first + PIECE_ELEMENTS)
         values = predicted_values(data, elements[piece].view(_SIGNED[table.width]), start + first)
-        if np.abs(values).max() >= MAX_WHOLE:
+        most = max(values.max(), -values.min())
+        if most >= MAX_WHOLE:
             raise ValueError("a prediction is no whole number by far")
         rounded = np.rint(values)
         values -= rounded
-        # The prediction wraps as all elements do.
-        known[piece] = rounded.astype(np.int64).astype(elements.dtype)
-        contexts[piece] = np.minimum(np.abs(values) * (2 * FRACTIONS), FRACTIONS - 1)
-        is_below[piece] = values > 0
-    return _Known(known, contexts, is_below)
+        # The prediction wraps as all elements do; numpy is quicker with whole numbers of 4 bytes.
+        known[piece] = rounded.astype(np.int32 if most < _MAX_QUICK else np.int64)
+        np.greater(values, 0, out=is_below[piece])
+        values *= 2 * FRACTIONS
+        contexts[piece] = values
+    np.abs(contexts, out=contexts)
+    np.clip(contexts, 0, FRACTIONS - 1, out=contexts)
+    return _Known(known, contexts.view(np.uint8), is_below)

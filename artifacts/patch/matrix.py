@@ -10,7 +10,7 @@ Factors are whole numbers, so that their sums of products are the same on every 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,10 @@ MAX_FACTOR = 1 << 23
 MAX_SHIFT = 22
 # Products that are made at once: with more, numpy's library starts threads, which cost more than they gain here.
 _FEW_PRODUCTS = 1 << 18
+# Whole numbers below this are exact in floats of 4 bytes.
+_MAX_SINGLE = 1 << 24
+# With a smaller unit, floats of 4 bytes would lose bits.
+_MIN_SINGLE_EXPONENT = -126
 # What the sum of products is scaled by is far inside the range of doubles, so that only the addition rounds.
 MIN_EXPONENT, MAX_EXPONENT = -256, 64
 
@@ -57,6 +61,13 @@ Doubles = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 Octets = npt.NDArray[np.uint8]
 
+# The bits that are all set in what is no finite number.
+_EXPONENTS = {
+    ("float", 2): np.uint16(0x7C00),
+    ("brain", 2): np.uint16(0x7F80),
+    ("float", 4): np.uint32(0x7F80_0000),
+    ("float", 8): np.uint64(0x7FF0_0000_0000_0000),
+}
 _FLOATS: dict[int, np.dtype[Any]] = {2: np.dtype("<f2"), 4: np.dtype("<f4"), 8: np.dtype("<f8")}
 
 
@@ -127,7 +138,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The factors of a matrix: whole numbers below `MAX_FACTOR` in magnitude.
+    """The factors of a matrix: whole numbers below `MAX_FACTOR` in magnitude, as floats of 8 bytes, or `narrow` ones.
 
     Attributes:
         shifts: of each component: the factors of rows are multiples of ``1 << shift`` and written without it, because
@@ -141,8 +152,24 @@ class Factors:
     shifts: Octets
     row_levels: Octets
     column_levels: Octets
-    rows: Doubles
-    columns: Doubles
+    rows: Doubles | Singles
+    columns: Doubles | Singles
+
+    def narrow(self, exponent: int) -> Factors:
+        """Return them as floats of 4 bytes if all sums of their products are exact in those too, else as they are.
+
+        Args:
+            exponent: the sums count in units of ``2 ** exponent``.
+        """
+        most = [np.abs(side).max(axis=1, initial=0).astype(np.float64) for side in (self.rows, self.columns)]
+        if float(most[0] @ most[1]) >= _MAX_SINGLE or exponent < _MIN_SINGLE_EXPONENT:
+            return self
+        return replace(self, rows=self.rows.astype(np.float32), columns=self.columns.astype(np.float32))
+
+    @property
+    def are_narrow(self) -> bool:
+        """Whether they are floats of 4 bytes."""
+        return self.rows.dtype.itemsize == 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +197,13 @@ def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
     Raises:
         ValueError: they reach beyond the matrix.
     """
-    sums = np.full(count, data.matrix.level, np.int16)
-    if data.matrix.scales is not None:
-        of_rows, of_columns = data.row_levels.astype(np.int16), data.column_levels.astype(np.int16)
-        for rows, columns, places in _rectangles(data.matrix, start, count):
-            sums[places] += (of_rows[rows, None] + of_columns[columns]).ravel()
+    if data.matrix.scales is None:
+        return np.full(count, data.matrix.level, np.int16)
+    sums = np.empty(count, np.int16)
+    of_rows, of_columns = data.row_levels + np.int16(data.matrix.level), data.column_levels.astype(np.int16)
+    for rows, columns, places in _rectangles(data.matrix, start, count):
+        width = columns.stop - columns.start
+        np.add(of_rows[rows, None], of_columns[columns], out=sums[places].reshape(-1, width))
     return sums
 
 
@@ -196,15 +225,25 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
     if not data.matrix.predicts:
         return base
     found = np.empty_like(base)
+    width = base.dtype.itemsize
+    # One operation of floats of 4 bytes is rounded as one of floats of 8 bytes that is rounded to 4 bytes then, because
+    # 53 bits are more than twice 24 (Figueroa, "When is double rounding innocuous?"). Of two operations that is not so.
+    single = width < 8 and (data.gains is None or data.factors is None) and _is_narrow(data.factors)
+    exponents = _EXPONENTS["brain" if brain else "float", width]
     with np.errstate(over="ignore", invalid="ignore"):
         for rows, columns, places in _rectangles(data.matrix, start, len(base)):
             known = base[places]
-            values = _doubles(known, brain)
-            finite = np.isfinite(values).all()
+            values = _singles(known, brain) if single else _doubles(known, brain)
+            finite = known & exponents != exponents
             _predict(data, values.reshape(rows.stop - rows.start, -1), rows, columns)
-            rounded = _rounded(values, base.dtype.itemsize, brain)
-            found[places] = rounded if finite else np.where(np.isfinite(_doubles(known, brain)), rounded, known)
+            found[places] = _rounded(values, width, brain)
+            if not finite.all():
+                found[places][~finite] = known[~finite]
     return found
+
+
+def _is_narrow(factors: Factors | None) -> bool:
+    return factors is None or factors.are_narrow
 
 
 def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Doubles:
@@ -224,18 +263,20 @@ def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Do
     return values
 
 
-def _predict(data: MatrixData, values: Doubles, rows: slice, columns: slice) -> None:
+def _predict(data: MatrixData, values: Doubles | Singles, rows: slice, columns: slice) -> None:
     """Multiply values of some rows and columns by their gains, and add the products of their factors."""
     if data.gains is not None:
         values *= data.gains[columns] if data.matrix.by_columns else data.gains[rows, None]
     if data.factors is not None:
-        values += _products(data.factors, rows, columns) * 2.0**data.matrix.exponent
+        values += _products(data.factors, data.matrix.exponent, rows, columns)
 
 
-def _products(factors: Factors, rows: slice, columns: slice) -> Doubles:
-    """Return the sums of products of some rows with some columns."""
+def _products(factors: Factors, exponent: int, rows: slice, columns: slice) -> Doubles | Singles:
+    """Return the sums of products of some rows with some columns, in units of ``2 ** exponent``."""
     of_rows, of_columns = factors.rows[:, rows].T, factors.columns[:, columns]
-    sums = np.empty((of_rows.shape[0], of_columns.shape[1]), np.float64)
+    # Exact, and there are fewer factors than sums.
+    of_rows = of_rows * of_rows.dtype.type(2.0**exponent)
+    sums = np.empty((of_rows.shape[0], of_columns.shape[1]), of_rows.dtype)
     step = max(1, _FEW_PRODUCTS // of_columns.size)
     for start in range(0, len(sums), step):
         np.matmul(of_rows[start : start + step], of_columns, out=sums[start : start + step])
@@ -266,15 +307,34 @@ def _doubles(elements: Unsigned, brain: bool) -> Doubles:
     return elements.view(_FLOATS[elements.dtype.itemsize]).astype(np.float64)
 
 
-def _rounded(values: Doubles, width: int, brain: bool) -> Unsigned:
+def _singles(elements: Unsigned, brain: bool) -> Singles:
+    """Return finite floats of 2 or 4 bytes as floats of 4 bytes, in new memory."""
+    if elements.dtype.itemsize == 4:
+        return elements.view("<f4").copy()
+    if brain:
+        return (elements.astype("<u4") << 16).view("<f4")
+    # The sign, its copies in between, and exponent and mantissa; then the difference of the two biases.
+    bits = elements.view("<i2").astype("<i4")
+    bits <<= 13
+    bits &= np.int32(~0x7000_0000)
+    values: Singles = bits.view("<f4")
+    values *= np.float32(2.0**112)
+    return values
+
+
+def _rounded(values: Doubles | Singles, width: int, brain: bool) -> Unsigned:
     if width == 8:
         return values.view("<u8")
-    single = values.astype("<f4")
+    single = values.astype("<f4", copy=False)
     if brain and width == 2:
         bits = single.view("<u4")
-        rounded: Unsigned = (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
-        return rounded
-    return single.astype(_FLOATS[width]).view(f"<u{width}")
+        rounded = bits >> 16
+        rounded &= 1
+        rounded += 0x7FFF
+        rounded += bits
+        rounded >>= 16
+        return rounded.astype("<u2")
+    return single.astype(_FLOATS[width], copy=False).view(f"<u{width}")
 
 
 def _rectangles(matrix: Matrix, start: int, count: int) -> Iterator[tuple[slice, slice, slice]]:
