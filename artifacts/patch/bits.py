@@ -12,14 +12,25 @@ import numpy.typing as npt
 __all__ = ["Unpacker", "packed", "unpacked"]
 
 Octets = npt.NDArray[np.uint8]
-_Words = npt.NDArray[np.uint64]
-
 _WORD = np.dtype("<u8")
 _WORD_BYTES = 8
 # So many numbers take as many bytes as they have bits.
 _GROUP = 8
-# Halves that a word is cut into: of two, of four, of eight numbers.
-_HALVES = (32, 16, 8)
+# With fewer groups, eight shifts of each are quicker than steps that move half of the numbers each: they are fewer calls.
+_FEW_GROUPS = 256
+# How far the numbers of a group are shifted down in a word that begins with them.
+_SHIFTS = {width: np.arange(64 - width, 63 - 8 * width, -width).astype(np.uint64) for width in range(1, 8)}
+
+
+def _spread(width: int) -> list[tuple[int, int, np.uint64]]:
+    """Return how a word is cut into 2, 4 and 8 numbers: bits of a half, those that are in it, and a mask for them."""
+    return [
+        (half, bits, np.uint64(((1 << bits) - 1) * sum(1 << start for start in range(0, 64, 2 * half))))
+        for half, bits in ((half, half * width // 8) for half in (32, 16, 8))
+    ]
+
+
+_SPREADS = {width: _spread(width) for width in range(1, 8)}
 
 
 def packed(values: Octets, width: int) -> bytes:
@@ -49,7 +60,8 @@ class Unpacker:
     def finish(self) -> None:
         """Take apart all that was added."""
         for width, (runs, places) in self._waiting.items():
-            values = unpacked(b"".join(runs), width, sum(len(run) for run in runs) // width * _GROUP)
+            content = b"".join(runs)
+            values = unpacked(content, width, len(content) // width * _GROUP)
             start = 0
             for out in places:
                 out[:] = values[start : start + len(out)]
@@ -74,18 +86,17 @@ def _all_of(content: bytes, width: int) -> Octets:
     groups = -(-len(content) // width)
     # Each word is read from the start of its group, so the last one reaches beyond the end.
     whole = content.ljust(groups * width + _WORD_BYTES, b"\0")
-    words = np.ndarray((groups,), ">u8", whole, strides=(width,)).astype(_WORD)
+    words = np.ndarray((groups,), ">u8", whole, 0, (width,)).astype(_WORD)
+    if groups <= _FEW_GROUPS:
+        values = (words[:, None] >> _SHIFTS[width]).astype(np.uint8)
+        values &= np.uint8((1 << width) - 1)
+        return values.ravel()
     words >>= 64 - _GROUP * width
-    for half in _HALVES:
-        _spread(words, half * width // 8, half)
+    for half, bits, mask in _SPREADS[width]:
+        # The upper of two numbers goes to the lower half of its place, because the first byte of a word is its lowest.
+        upper = words >> bits
+        upper &= mask
+        words &= mask
+        words <<= half
+        words |= upper
     return words.view(np.uint8)
-
-
-def _spread(words: _Words, bits: int, half: int) -> None:
-    """Move the upper of two numbers of so many bits to the lower half of its place, the lower to the upper one."""
-    mask = np.uint64(((1 << bits) - 1) * sum(1 << start for start in range(0, 64, 2 * half)))
-    upper = words >> bits
-    upper &= mask
-    words &= mask
-    words <<= half
-    words |= upper

@@ -32,6 +32,7 @@ from artifacts.patch.matrix import (
     MatrixData,
     converted,
     levels,
+    most_predicted,
     predicted,
     predicted_values,
 )
@@ -87,6 +88,9 @@ Parts = list[tuple[int, bytes]]
 
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 _SIGNED: dict[int, np.dtype[Any]] = {1: np.dtype("i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
+# Levels from the least to beyond the highest that contexts and a matrix add up to, brought into their range.
+_LEAST_LEVEL = -2 * LEVELS
+_ALL_LEVELS = bytes(min(max(level, 0), LEVELS - 1) for level in range(_LEAST_LEVEL, 4 * LEVELS))
 _CLASS_NUMBERS = np.arange(MAX_CLASSES, dtype=np.uint8)
 _WIDTHS_OF = {"plain": (1, 2, 4, 8), "float": (2, 4, 8), "brain": (2,)}
 
@@ -453,8 +457,7 @@ def _classes(
     if data is None or data.matrix.scales is None:
         # The context alone decides, so the classes of 256 of them are all that is computed.
         added = 0 if data is None else data.matrix.level
-        of_contexts = np.clip(np.arange(LEVELS) * table.slope + added, 0, LEVELS - 1).astype(np.uint8)
-        lut = of_contexts.tobytes().translate(lut)
+        lut = _levels_of_contexts(table.slope, added).translate(lut)
         if known.elements is None or lut.count(lut[0]) == LEVELS:
             return [count if number == lut[0] else 0 for number in range(len(table.classes))], None
     else:
@@ -466,6 +469,13 @@ def _classes(
     ends = classes.searchsorted(_CLASS_NUMBERS[: len(table.classes)], "right", sorter=order).tolist()
     sizes = [end - start for start, end in pairwise([0, *ends])]
     return sizes, None if count in sizes else order
+
+
+def _levels_of_contexts(slope: int, added: int) -> bytes:
+    """Return the level of each context."""
+    if slope == 0:
+        return _ALL_LEVELS[added - _LEAST_LEVEL :][:1] * LEVELS
+    return _ALL_LEVELS[added - _LEAST_LEVEL :: slope][:LEVELS]
 
 
 def _levels(table: Table, known: _Known, data: MatrixData | None, start: int) -> Octets:
@@ -485,9 +495,9 @@ def _contexts(table: Table, base: Unsigned) -> Octets:
         return contexts
     exponents = base & ~_sign(table.width)
     exponents >>= table.shift
-    # numpy clips several times as quickly as it takes the minimum with a number.
-    np.clip(exponents, table.offset, table.offset + LEVELS - 1, out=exponents)
-    if table.offset:
+    if table.offset or 8 * table.width - 1 - table.shift > 8:
+        # numpy clips several times as quickly as it takes the minimum with a number.
+        np.clip(exponents, table.offset, table.offset + LEVELS - 1, out=exponents)
         exponents -= table.offset
     contexts = exponents.astype(np.uint8)
     return contexts
@@ -517,13 +527,11 @@ def _decode_classes(table: Table, sizes: Sequence[int], take: Take) -> Unsigned:
     count, low_bits = sum(sizes), [coding.low_bits for coding, size in zip(table.classes, sizes, strict=True) if size]
     lanes = [np.zeros(count, np.uint8) for _ in range(-(-max(low_bits, default=0) // 8))]
     folded = np.empty(count, _DTYPES[table.width])
-    bits, masks, end = Unpacker(), [], 0
+    bits, masks, end = Unpacker(), _Masks(), 0
     for coding, size in zip(table.classes, sizes, strict=True):
         start, end, more = end, end + size, size
         if size and coding.mask is not None:
-            mask = _Mask.read(coding, coding.mask, slice(start, end), take)
-            masks.append(mask)
-            more = len(mask.places)
+            more = masks.read(coding.mask, coding.mask_bits, slice(start, end), take)
         if more:
             part = slice(start, start + more)
             _decode_symbols(table, coding, folded[part], take)
@@ -536,8 +544,7 @@ def _decode_classes(table: Table, sizes: Sequence[int], take: Take) -> Unsigned:
     bits.finish()
     for place, lane in enumerate(lanes):
         folded |= lane.astype(folded.dtype) << 8 * place if place else lane
-    for mask in masks:
-        mask.apply(folded)
+    masks.apply(folded)
     return folded
 
 
@@ -552,36 +559,27 @@ def _decode_symbols(table: Table, coding: ClassCoding, out: Unsigned, take: Take
         out <<= coding.low_bits
 
 
-@dataclass(frozen=True, slots=True)
-class _Mask:
-    """The mask of a class: which of its elements have more than it tells, and what the others are.
+class _Masks:
+    """The masks of a block's classes: which elements have more than a mask tells, and what the others are."""
 
-    Attributes:
-        part: the place of the class in the block.
-        small: what the mask tells of each element.
-        most: what it cannot tell.
-        places: of the elements that have more. Their numbers come first in the class's place, until `apply` moves them.
-    """
+    def __init__(self) -> None:
+        self._waiting: list[tuple[slice, int, Octets, npt.NDArray[np.intp]]] = []
 
-    part: slice
-    small: Octets
-    most: int
-    places: npt.NDArray[np.intp]
-
-    @classmethod
-    def read(cls, coding: ClassCoding, stream: int, part: slice, take: Take) -> _Mask:
-        """Take the mask of a class that has some elements."""
-        count = part.stop - part.start
-        small = unpacked(bytes(take(stream, -(-count * coding.mask_bits // 8))), coding.mask_bits, count)
-        most = (1 << coding.mask_bits) - 1
-        return cls(part, small, most, (small == most).nonzero()[0])
+    def read(self, stream: int, mask_bits: int, part: slice, take: Take) -> int:
+        """Take the mask of a class, which has a part of the block, and return how many of its elements have more."""
+        count, most = part.stop - part.start, (1 << mask_bits) - 1
+        small = unpacked(bytes(take(stream, -(-count * mask_bits // 8))), mask_bits, count)
+        places = (small == most).nonzero()[0]
+        self._waiting.append((part, most, small, places))
+        return len(places)
 
     def apply(self, folded: Unsigned) -> None:
-        """Move the numbers of a class to their places, and put what the mask tells in between."""
-        out = folded[self.part]
-        values = out[: len(self.places)] + out.dtype.type(self.most)
-        out[:] = self.small
-        out[self.places] = values
+        """Move the numbers of those that have more from the start of their parts, and put what masks tell in between."""
+        for part, most, small, places in self._waiting:
+            out = folded[part]
+            values = out[: len(places)] + out.dtype.type(most)
+            out[:] = small
+            out[places] = values
 
 
 def _octets(take: Take, stream: int, count: int) -> Octets:
@@ -638,19 +636,20 @@ def _known_whole(table: Table, elements: Unsigned, data: MatrixData, start: int)
     known = np.empty_like(elements)
     contexts = np.empty(len(elements), np.int8)
     is_below = np.empty(len(elements), np.bool_)
+    bound = most_predicted(data, 2.0 ** (8 * table.width - 1))
     for first in range(0, len(elements), PIECE_ELEMENTS):
         piece = slice(first, first + PIECE_ELEMENTS)
         values = predicted_values(data, elements[piece].view(_SIGNED[table.width]), start + first)
-        most = max(values.max(), -values.min())
-        if most >= MAX_WHOLE:
+        if bound >= _MAX_QUICK and np.abs(values).max() >= MAX_WHOLE:
             raise ValueError("a prediction is no whole number by far")
         rounded = np.rint(values)
         values -= rounded
         # The prediction wraps as all elements do; numpy is quicker with whole numbers of 4 bytes.
-        known[piece] = rounded.astype(np.int32 if most < _MAX_QUICK else np.int64)
+        known[piece] = rounded.astype(np.int32 if bound < _MAX_QUICK else np.int64)
         np.greater(values, 0, out=is_below[piece])
         values *= 2 * FRACTIONS
         contexts[piece] = values
     np.abs(contexts, out=contexts)
-    np.clip(contexts, 0, FRACTIONS - 1, out=contexts)
+    # A half is 16 parts of 32, which is one too many.
+    contexts -= contexts >> 4
     return _Known(known, contexts.view(np.uint8), is_below)

@@ -28,6 +28,7 @@ __all__ = [
     "MatrixData",
     "converted",
     "levels",
+    "most_predicted",
     "predicted",
     "predicted_values",
 ]
@@ -263,10 +264,21 @@ def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Do
     return values
 
 
+def most_predicted(data: MatrixData, largest: float) -> float:
+    """Return what no prediction from numbers up to ``largest`` exceeds in magnitude; infinite if that is not known."""
+    if not _is_narrow(data.factors):
+        return float("inf")
+    if data.gains is not None:
+        largest *= float(np.abs(data.gains).max())
+    return largest + (0.0 if data.factors is None else _MAX_SINGLE * 2.0**data.matrix.exponent)
+
+
 def _predict(data: MatrixData, values: Doubles | Singles, rows: slice, columns: slice) -> None:
     """Multiply values of some rows and columns by their gains, and add the products of their factors."""
     if data.gains is not None:
-        values *= data.gains[columns] if data.matrix.by_columns else data.gains[rows, None]
+        # Not as they are: numpy would convert one for each element.
+        gains = (data.gains[columns] if data.matrix.by_columns else data.gains[rows, None]).astype(values.dtype)
+        values *= gains
     if data.factors is not None:
         values += _products(data.factors, data.matrix.exponent, rows, columns)
 
