@@ -26,7 +26,6 @@ from artifacts.patch.bits import Unpacker, packed, unpacked
 from artifacts.patch.matrix import (
     MAX_FACTOR,
     MAX_SHIFT,
-    PIECE_ELEMENTS,
     Factors,
     Matrix,
     MatrixData,
@@ -375,7 +374,11 @@ def _undo_difference(table: Table, folded: Unsigned, known: _Known) -> Unsigned:
         return folded << table.zeros if table.number == "plain" else _unrotated(table, _downwards(table, folded))
     if table.difference == "xor":
         return folded ^ base
-    return _unmonotonic(table, _monotonic(table, base) + _turned(unfold(folded) << table.zeros, known))
+    elements = unfold(folded, known.is_below)
+    if table.zeros:
+        elements <<= table.zeros
+    elements += _monotonic(table, base)
+    return _monotonic(table, elements)
 
 
 def _turned(difference: Unsigned, known: _Known) -> Unsigned:
@@ -408,21 +411,17 @@ def _unrotated(table: Table, elements: Unsigned) -> Unsigned:
 
 
 def _monotonic(table: Table, elements: Unsigned) -> Unsigned:
-    """Return floats' bits as integers in the order of the floats: one step is one step to the next float."""
+    """Return floats' bits as signed integers in the order of the floats: one step is one step to the next float.
+
+    It is its own inverse: of negative numbers, all bits but the sign are turned over.
+    """
     ordered = elements
     if table.number != "plain":
-        # Minus one (all bits) for negative numbers, else the sign bit alone.
-        signed = elements.view(_SIGNED[table.width]) >> (8 * table.width - 1)
-        ordered = elements ^ (signed.view(elements.dtype) | _sign(table.width))
+        turned = (elements.view(_SIGNED[table.width]) >> (8 * table.width - 1)).view(elements.dtype)
+        turned &= ~_sign(table.width)
+        turned ^= elements
+        ordered = turned
     return ordered >> table.zeros << table.zeros if table.zeros else ordered
-
-
-def _unmonotonic(table: Table, ordered: Unsigned) -> Unsigned:
-    elements = ordered
-    if table.number != "plain":
-        signed = ~ordered.view(_SIGNED[table.width]) >> (8 * table.width - 1)
-        elements = ordered ^ (signed.view(ordered.dtype) | _sign(table.width))
-    return elements >> table.zeros << table.zeros if table.zeros else elements
 
 
 def _sign(width: int) -> Any:
@@ -436,10 +435,17 @@ def fold(difference: Unsigned, width: int) -> Unsigned:
     return difference << 1 ^ signs.view(difference.dtype)
 
 
-def unfold(folded: Unsigned) -> Unsigned:
-    """Return what `fold` folded, as unsigned numbers."""
-    one = folded.dtype.type(1)
-    difference: Unsigned = folded >> one ^ (~(folded & one) + one)
+def unfold(folded: Unsigned, is_turned: npt.NDArray[np.bool_] | None = None) -> Unsigned:
+    """Return what `fold` folded, as unsigned numbers; those that are turned are negated."""
+    # All bits of what is negative, or positive and turned: the complement, plus one if it is turned.
+    signs = folded & 1
+    if is_turned is not None:
+        signs ^= is_turned.view(np.uint8)
+    np.negative(signs, out=signs)
+    difference = folded >> 1
+    difference ^= signs
+    if is_turned is not None:
+        difference += is_turned.view(np.uint8)
     return difference
 
 
@@ -637,18 +643,16 @@ def _known_whole(table: Table, elements: Unsigned, data: MatrixData, start: int)
     contexts = np.empty(len(elements), np.int8)
     is_below = np.empty(len(elements), np.bool_)
     bound = most_predicted(data, 2.0 ** (8 * table.width - 1))
-    for first in range(0, len(elements), PIECE_ELEMENTS):
-        piece = slice(first, first + PIECE_ELEMENTS)
-        values = predicted_values(data, elements[piece].view(_SIGNED[table.width]), start + first)
+    for places, values in predicted_values(data, elements.view(_SIGNED[table.width]), start):
         if bound >= _MAX_QUICK and np.abs(values).max() >= MAX_WHOLE:
             raise ValueError("a prediction is no whole number by far")
         rounded = np.rint(values)
         values -= rounded
         # The prediction wraps as all elements do; numpy is quicker with whole numbers of 4 bytes.
-        known[piece] = rounded.astype(np.int32 if bound < _MAX_QUICK else np.int64)
-        np.greater(values, 0, out=is_below[piece])
+        known[places] = rounded.astype(np.int32 if bound < _MAX_QUICK else np.int64)
+        np.greater(values, 0, out=is_below[places])
         values *= 2 * FRACTIONS
-        contexts[piece] = values
+        contexts[places] = values
     np.abs(contexts, out=contexts)
     # A half is 16 parts of 32, which is one too many.
     contexts -= contexts >> 4

@@ -22,7 +22,6 @@ __all__ = [
     "MAX_RANK",
     "MAX_SHIFT",
     "MAX_SIDE",
-    "PIECE_ELEMENTS",
     "Factors",
     "Matrix",
     "MatrixData",
@@ -54,7 +53,7 @@ MIN_EXPONENT, MAX_EXPONENT = -256, 64
 
 # Doubles of so many elements take a quarter of a megabyte, a few of which stay in a processor's cache; with fewer, the
 # calls cost more than what they compute.
-PIECE_ELEMENTS = 32 * 1024
+_PIECE_ELEMENTS = 32 * 1024
 
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
@@ -247,8 +246,8 @@ def _is_narrow(factors: Factors | None) -> bool:
     return factors is None or factors.are_narrow
 
 
-def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Doubles:
-    """Return whole numbers of the base times their gains, plus the products of the factors, not rounded.
+def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Iterator[tuple[slice, Doubles]]:
+    """Yield whole numbers of the base times their gains, plus the products of the factors, not rounded, and their places.
 
     Args:
         data: the matrix.
@@ -258,10 +257,10 @@ def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Do
     Raises:
         ValueError: they reach beyond the matrix.
     """
-    values = base.astype(np.float64)
     for rows, columns, places in _rectangles(data.matrix, start, len(base)):
-        _predict(data, values[places].reshape(rows.stop - rows.start, -1), rows, columns)
-    return values
+        values = base[places].astype(np.float64)
+        _predict(data, values.reshape(rows.stop - rows.start, -1), rows, columns)
+        yield places, values
 
 
 def most_predicted(data: MatrixData, largest: float) -> float:
@@ -306,10 +305,10 @@ def converted(elements: Unsigned, brain: bool, width: int, to_brain: bool) -> Un
     """
     found = np.empty(len(elements), f"<u{width}")
     with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, len(elements), PIECE_ELEMENTS):
-            values = _doubles(elements[start : start + PIECE_ELEMENTS], brain)
+        for start in range(0, len(elements), _PIECE_ELEMENTS):
+            values = _doubles(elements[start : start + _PIECE_ELEMENTS], brain)
             values[~np.isfinite(values)] = 0.0
-            found[start : start + PIECE_ELEMENTS] = _rounded(values, width, to_brain)
+            found[start : start + _PIECE_ELEMENTS] = _rounded(values, width, to_brain)
     return found
 
 
@@ -358,8 +357,8 @@ def _rectangles(matrix: Matrix, start: int, count: int) -> Iterator[tuple[slice,
     while done < count:
         row, column = divmod(start + done, columns)
         left = count - done
-        height, width = 1, min(columns - column, left, PIECE_ELEMENTS)
+        height, width = 1, min(columns - column, left, _PIECE_ELEMENTS)
         if width == columns:
-            height = min(left // columns, max(1, PIECE_ELEMENTS // columns))
+            height = min(left // columns, max(1, _PIECE_ELEMENTS // columns))
         yield slice(row, row + height), slice(column, column + width), slice(done, done + height * width)
         done += height * width
