@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 from artifacts.patch.bits import Unpacker, packed, unpacked
 from artifacts.patch.matrix import (
-    MAX_FACTOR,
     MAX_SHIFT,
     Factors,
     Matrix,
@@ -259,22 +258,23 @@ def _decode_factors(matrix: Matrix, table: Table, take: Take, block_bytes: int) 
     shifts, row_levels, column_levels = np.split(of_components, 3)
     if shifts.max() > MAX_SHIFT:
         raise ValueError("a factor of a matrix is shifted too far")
-    sides = []
-    for count, of_each in ((matrix.rows, row_levels), (matrix.columns, column_levels)):
-        values = np.empty((matrix.rank, count), np.float64)
-        for start, stop in _blocks(values.size, table, block_bytes):
-            block = decode_block(table, stop - start, None, take, _of_components(values, of_each), start)
-            numbers = unfold(np.frombuffer(block, _DTYPES[table.width])).view(_SIGNED[table.width])
-            values.ravel()[start:stop] = numbers
-        sides.append(values)
-    rows, columns = sides
-    rows *= 2.0 ** shifts[:, None]
-    if max(np.abs(rows).max(), np.abs(columns).max()) >= MAX_FACTOR:
-        raise ValueError("a factor of a matrix is too large")
-    return Factors(shifts, row_levels, column_levels, rows, columns).narrow(matrix.exponent)
+    rows = _decode_side(matrix.rows, row_levels, table, take, block_bytes)
+    columns = _decode_side(matrix.columns, column_levels, table, take, block_bytes)
+    return Factors.narrowest(shifts, row_levels, column_levels, rows, columns, matrix.exponent)
 
 
-def _of_components(values: npt.NDArray[np.float64], levels: Octets) -> MatrixData:
+def _decode_side(count: int, of_each: Octets, table: Table, take: Take, block_bytes: int) -> npt.NDArray[np.int32]:
+    """Return the factors of all rows or all columns, component after component, not shifted yet."""
+    values = np.empty((len(of_each), count), np.int32)
+    data = _of_components(values, of_each)
+    for start, stop in _blocks(values.size, table, block_bytes):
+        block = decode_block(table, stop - start, None, take, data, start)
+        folded = np.frombuffer(block, _DTYPES[table.width])
+        values.ravel()[start:stop] = unfold(folded).view(_SIGNED[table.width])
+    return values
+
+
+def _of_components(values: npt.NDArray[Any], levels: Octets) -> MatrixData:
     """Return factors as elements of a matrix, whose rows are the components."""
     rank, count = values.shape
     return MatrixData(Matrix(rank, count, scales=0), levels, np.zeros(count, np.uint8))
@@ -319,7 +319,7 @@ def encode_block(
 
 def decode_block(
     table: Table, count: int, base: Buffer | None, take: Take, data: MatrixData | None = None, start: int = 0
-) -> bytes:
+) -> memoryview:
     """Return the elements of one block.
 
     Args:
@@ -339,7 +339,7 @@ def decode_block(
     if order is not None:
         by_class, folded = folded, np.empty_like(folded)
         folded[order] = by_class
-    return _undo_difference(table, folded, known).tobytes()
+    return _undo_difference(table, folded, known).view(np.uint8).data
 
 
 def numbers_and_levels(

@@ -10,7 +10,7 @@ Factors are whole numbers, so that their sums of products are the same on every 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -138,7 +138,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The factors of a matrix: whole numbers below `MAX_FACTOR` in magnitude, as floats of 8 bytes, or `narrow` ones.
+    """The factors of a matrix: whole numbers below `MAX_FACTOR` in magnitude, as floats of 8 bytes, or of 4.
 
     Attributes:
         shifts: of each component: the factors of rows are multiples of ``1 << shift`` and written without it, because
@@ -155,21 +155,48 @@ class Factors:
     rows: Doubles | Singles
     columns: Doubles | Singles
 
-    def narrow(self, exponent: int) -> Factors:
-        """Return them as floats of 4 bytes if all sums of their products are exact in those too, else as they are.
+    @classmethod
+    def narrowest(
+        cls,
+        shifts: Octets,
+        row_levels: Octets,
+        column_levels: Octets,
+        rows: npt.NDArray[np.int32],
+        columns: npt.NDArray[np.int32],
+        exponent: int,
+    ) -> Factors:
+        """Return factors as floats of 4 bytes if all sums of their products are exact in those, else of 8 bytes.
 
         Args:
+            shifts: see above, likewise both levels.
+            row_levels: see above.
+            column_levels: see above.
+            rows: not shifted yet.
+            columns: of each component, the factor of each column.
             exponent: the sums count in units of ``2 ** exponent``.
+
+        Raises:
+            ValueError: a factor is too large.
         """
-        most = [np.abs(side).max(axis=1, initial=0).astype(np.float64) for side in (self.rows, self.columns)]
-        if float(most[0] @ most[1]) >= _MAX_SINGLE or exponent < _MIN_SINGLE_EXPONENT:
-            return self
-        return replace(self, rows=self.rows.astype(np.float32), columns=self.columns.astype(np.float32))
+        scales = 2.0 ** shifts[:, None]
+        most_of_rows, most_of_columns = _most(rows) * scales.ravel(), _most(columns)
+        if max(most_of_rows.max(), most_of_columns.max()) >= MAX_FACTOR:
+            raise ValueError("a factor of a matrix is too large")
+        exact = most_of_rows @ most_of_columns < _MAX_SINGLE and exponent >= _MIN_SINGLE_EXPONENT
+        kind = np.float32 if exact else np.float64
+        shifted = rows.astype(kind)
+        shifted *= scales.astype(kind)
+        return cls(shifts, row_levels, column_levels, shifted, columns.astype(kind))
 
     @property
     def are_narrow(self) -> bool:
         """Whether they are floats of 4 bytes."""
         return self.rows.dtype.itemsize == 4
+
+
+def _most(side: npt.NDArray[np.int32]) -> Doubles:
+    """Return the largest magnitude of each component."""
+    return np.maximum(side.max(axis=1).astype(np.float64), -side.min(axis=1).astype(np.float64))
 
 
 @dataclass(frozen=True, slots=True)
