@@ -307,7 +307,7 @@ def encode_block(
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
     folded = _difference(table, elements, known)
-    sizes, order = _classes(table, known, data, start)
+    sizes, order = _classes(table, known, len(elements), data, start)
     by_class = folded if order is None else folded[order]
     parts: Parts = []
     done = 0
@@ -334,7 +334,7 @@ def decode_block(
         ValueError: the lengths do not match each other or the matrix.
     """
     known = _known(table, base, count, data, start)
-    sizes, order = _classes(table, known, data, start)
+    sizes, order = _classes(table, known, count, data, start)
     folded = _decode_classes(table, sizes, take)
     if order is not None:
         by_class, folded = folded, np.empty_like(folded)
@@ -351,7 +351,7 @@ def numbers_and_levels(
     """
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
-    return _difference(table, elements, known), _levels(table, known, data, start)
+    return _difference(table, elements, known), _levels(table, known, len(elements), data, start)
 
 
 # ---- the difference
@@ -453,10 +453,9 @@ def unfold(folded: Unsigned, is_turned: npt.NDArray[np.bool_] | None = None) -> 
 
 
 def _classes(
-    table: Table, known: _Known, data: MatrixData | None, start: int
+    table: Table, known: _Known, count: int, data: MatrixData | None, start: int
 ) -> tuple[list[int], npt.NDArray[np.intp] | None]:
     """Return how many elements each class has, and their places class by class; None if that is their own order."""
-    count = len(known.contexts)
     if len(table.classes) == 1 or count == 0:
         return [count] + [0] * (len(table.classes) - 1), None
     lut, marks = table.lut, known.contexts
@@ -464,10 +463,10 @@ def _classes(
         # The context alone decides, so the classes of 256 of them are all that is computed.
         added = 0 if data is None else data.matrix.level
         lut = _levels_of_contexts(table.slope, added).translate(lut)
-        if known.elements is None or lut.count(lut[0]) == LEVELS:
+        if marks is None or lut.count(lut[0]) == LEVELS:
             return [count if number == lut[0] else 0 for number in range(len(table.classes))], None
     else:
-        marks = _levels(table, known, data, start)
+        marks = _levels(table, known, count, data, start)
     # Four times as quick as numpy's selection by bytes.
     classes = np.frombuffer(marks.tobytes().translate(lut), np.uint8)
     order = classes.argsort(kind="stable")
@@ -484,13 +483,10 @@ def _levels_of_contexts(slope: int, added: int) -> bytes:
     return _ALL_LEVELS[added - _LEAST_LEVEL :: slope][:LEVELS]
 
 
-def _levels(table: Table, known: _Known, data: MatrixData | None, start: int) -> Octets:
-    if table.slope == 1 and data is None:
-        return known.contexts
-    sums = known.contexts.astype(np.int16)
-    sums *= table.slope
-    if data is not None:
-        sums += levels(data, start, len(sums))
+def _levels(table: Table, known: _Known, count: int, data: MatrixData | None, start: int) -> Octets:
+    sums = np.zeros(count, np.int16) if data is None else levels(data, start, count)
+    if known.contexts is not None and table.slope:
+        sums += known.contexts if table.slope == 1 else known.contexts.astype(np.int16) * table.slope
     return np.clip(sums, 0, LEVELS - 1, out=sums).astype(np.uint8)
 
 
@@ -608,12 +604,12 @@ class _Known:
 
     Attributes:
         elements: of the base, or predicted from them; None without a base.
-        contexts: of each element.
+        contexts: of each element; None if all are 0.
         is_below: of whole numbers that are predicted: whether the prediction was rounded down.
     """
 
     elements: Unsigned | None
-    contexts: Octets
+    contexts: Octets | None
     is_below: npt.NDArray[np.bool_] | None = None
 
 
@@ -621,7 +617,7 @@ def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | Non
     if (base is None) == table.has_base:
         raise ValueError("a difference needs a base, and nothing else has one")
     if base is None:
-        return _Known(None, np.zeros(count, np.uint8))
+        return _Known(None, None)
     elements = _elements(base, table.base_width)
     if len(elements) != count:
         raise ValueError("the base has another number of elements")
