@@ -1,7 +1,7 @@
 """Numbers of a few bits, one after the other, highest bit first: packed, and taken apart again.
 
-numpy has no shifts across elements of another width, so there is one way for each kind of width: the processor's for one
-bit, tables for what divides a byte, and for the rest eight numbers at a time, which take as many bytes as they have bits.
+Each kind of width has the way that numpy is quickest at: its own for one bit, tables for what else divides a byte, and
+for the rest eight numbers at a time, which take as many bytes as one has bits.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ __all__ = ["Unpacker", "packed", "unpacked"]
 Octets = npt.NDArray[np.uint8]
 _WORD = np.dtype("<u8")
 _WORD_BYTES = 8
-# So many numbers take as many bytes as they have bits.
+# So many numbers take as many bytes as one has bits.
 _GROUP = 8
-# With fewer groups, eight shifts of each are quicker than steps that move half of the numbers each: they are fewer calls.
+# With fewer groups, eight shifts of each are quicker than steps that move half of the numbers each: fewer calls.
 _FEW_GROUPS = 256
 # How far the numbers of a group are shifted down in a word that begins with them.
 _SHIFTS = {width: np.arange(64 - width, 63 - 8 * width, -width).astype(np.uint64) for width in range(1, 8)}

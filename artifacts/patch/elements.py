@@ -487,7 +487,8 @@ def _levels(table: Table, known: _Known, count: int, data: MatrixData | None, st
     sums = np.zeros(count, np.int16) if data is None else levels(data, start, count)
     if known.contexts is not None and table.slope:
         sums += known.contexts if table.slope == 1 else known.contexts.astype(np.int16) * table.slope
-    return np.clip(sums, 0, LEVELS - 1, out=sums).astype(np.uint8)
+    # Numbers of the array's own type save numpy from asking for the bounds of it.
+    return np.clip(sums, np.int16(0), np.int16(LEVELS - 1), out=sums).astype(np.uint8)
 
 
 def _contexts(table: Table, base: Unsigned) -> Octets:
@@ -499,8 +500,9 @@ def _contexts(table: Table, base: Unsigned) -> Octets:
     exponents >>= table.shift
     if table.offset or 8 * table.width - 1 - table.shift > 8:
         # numpy clips several times as quickly as it takes the minimum with a number.
-        np.clip(exponents, table.offset, table.offset + LEVELS - 1, out=exponents)
-        exponents -= table.offset
+        least = exponents.dtype.type(table.offset)
+        np.clip(exponents, least, least + exponents.dtype.type(LEVELS - 1), out=exponents)
+        exponents -= least
     contexts = exponents.astype(np.uint8)
     return contexts
 
@@ -576,7 +578,7 @@ class _Masks:
         return len(places)
 
     def apply(self, folded: Unsigned) -> None:
-        """Move the numbers of those that have more from the start of their parts, and put what masks tell in between."""
+        """Move the numbers of those that have more to their places, and put what masks tell in between."""
         for part, most, small, places in self._waiting:
             out = folded[part]
             values = out[: len(places)] + out.dtype.type(most)

@@ -59,6 +59,8 @@ _PIECE_ELEMENTS = 32 * 1024
 Unsigned = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
+# Of 4 or of 8 bytes.
+Floats = npt.NDArray[Any]
 Octets = npt.NDArray[np.uint8]
 
 # The bits that are all set in what is no finite number.
@@ -152,8 +154,8 @@ class Factors:
     shifts: Octets
     row_levels: Octets
     column_levels: Octets
-    rows: Doubles | Singles
-    columns: Doubles | Singles
+    rows: Floats
+    columns: Floats
 
     @classmethod
     def narrowest(
@@ -183,7 +185,7 @@ class Factors:
         if max(most_of_rows.max(), most_of_columns.max()) >= MAX_FACTOR:
             raise ValueError("a factor of a matrix is too large")
         exact = most_of_rows @ most_of_columns < _MAX_SINGLE and exponent >= _MIN_SINGLE_EXPONENT
-        kind = np.float32 if exact else np.float64
+        kind: npt.DTypeLike = np.float32 if exact else np.float64
         shifted = rows.astype(kind)
         shifted *= scales.astype(kind)
         return cls(shifts, row_levels, column_levels, shifted, columns.astype(kind))
@@ -196,7 +198,8 @@ class Factors:
 
 def _most(side: npt.NDArray[np.int32]) -> Doubles:
     """Return the largest magnitude of each component."""
-    return np.maximum(side.max(axis=1).astype(np.float64), -side.min(axis=1).astype(np.float64))
+    most: Doubles = np.maximum(side.max(axis=1).astype(np.float64), -side.min(axis=1).astype(np.float64))
+    return most
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +277,7 @@ def _is_narrow(factors: Factors | None) -> bool:
 
 
 def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Iterator[tuple[slice, Doubles]]:
-    """Yield whole numbers of the base times their gains, plus the products of the factors, not rounded, and their places.
+    """Yield whole numbers of the base times their gains, plus the products of the factors, and where they belong.
 
     Args:
         data: the matrix.
@@ -299,7 +302,7 @@ def most_predicted(data: MatrixData, largest: float) -> float:
     return largest + (0.0 if data.factors is None else _MAX_SINGLE * 2.0**data.matrix.exponent)
 
 
-def _predict(data: MatrixData, values: Doubles | Singles, rows: slice, columns: slice) -> None:
+def _predict(data: MatrixData, values: Floats, rows: slice, columns: slice) -> None:
     """Multiply values of some rows and columns by their gains, and add the products of their factors."""
     if data.gains is not None:
         # Not as they are: numpy would convert one for each element.
@@ -309,7 +312,7 @@ def _predict(data: MatrixData, values: Doubles | Singles, rows: slice, columns: 
         values += _products(data.factors, data.matrix.exponent, rows, columns)
 
 
-def _products(factors: Factors, exponent: int, rows: slice, columns: slice) -> Doubles | Singles:
+def _products(factors: Factors, exponent: int, rows: slice, columns: slice) -> Floats:
     """Return the sums of products of some rows with some columns, in units of ``2 ** exponent``."""
     of_rows, of_columns = factors.rows[:, rows].T, factors.columns[:, columns]
     # Exact, and there are fewer factors than sums.
@@ -360,7 +363,7 @@ def _singles(elements: Unsigned, brain: bool) -> Singles:
     return values
 
 
-def _rounded(values: Doubles | Singles, width: int, brain: bool) -> Unsigned:
+def _rounded(values: Floats, width: int, brain: bool) -> Unsigned:
     if width == 8:
         return values.view("<u8")
     single = values.astype("<f4", copy=False)
