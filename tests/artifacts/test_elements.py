@@ -379,6 +379,20 @@ def test_what_is_not_finite_is_not_predicted(dtype: str, brain: bool) -> None:
     assert np.array_equal(predicted(data, base, 0, brain=brain), base)
 
 
+def test_a_prediction_in_2_bytes_is_the_nearest_float_with_ties_to_even() -> None:
+    # Every float of 2 bytes that is finite, and what lies around the middle between it and the next one.
+    least = np.arange(0x7C00, dtype="<u2").view("<f2").astype("<f4")
+    following = np.append(least[1:], np.float32(65536.0))
+    middle = (least + following) / 2
+    ones = np.full(len(least), 0x3C00, "<u2")
+    matrix = Matrix(1, len(least), gains=7, by_columns=True)
+    for values in (least, middle, np.nextafter(middle, least), np.nextafter(middle, following)):
+        for gains in (values, -values):
+            data = MatrixData(matrix, _octets(b""), _octets(b""), None, gains)
+            with np.errstate(over="ignore"):
+                assert np.array_equal(predicted(data, ones, 0), gains.astype("<f2").view("<u2"))
+
+
 def test_a_prediction_may_overflow() -> None:
     data = MatrixData(Matrix(1, 1, rank=1, exponent=20), _octets(b""), _octets(b""), _factors([[1]], [[1]]))
     assert predicted(data, np.array([60000], "<f2").view("<u2"), 0).view("<f2").tolist() == [float("inf")]
