@@ -17,8 +17,11 @@ from artifacts.patch.tally import LEVELS, Counts, Tally, buckets, entropy
 
 __all__ = ["ClassChoice", "Classes", "Histogram", "choose_classes", "mask_place", "symbol_bits"]
 
-# Half as many again save another 0.1 %, and each takes its time in every block.
+# Half as many again save another 0.1 %, and each takes its time in every block. Of numbers of one byte, half as many
+# save as much, and so do fewer of a table that codes few numbers: those of small tensors, whose blocks are small.
 _MAX_CLASSES = 16
+_MAX_CLASSES_OF_BYTES = 8
+_MIN_CLASSES, _NUMBERS_A_CLASS = 6, 2048
 # What a class costs in the definition of a table, in bits: its coding and a run of the map of levels.
 _CLASS_BITS = 8 * 6
 # Symbols of a Huffman code take about this much more than their entropy (measured on residuals of fine-tunes), a mask
@@ -79,7 +82,8 @@ def choose_classes(numbers: Tally) -> Classes:
     coder = _Coder(numbers.width)
     levels = numbers.levels.tolist()
     runs = [coder.run(level, level, counts) for level, counts in zip(levels, numbers.table(), strict=True)]
-    _merge_levels(runs, coder)
+    most = min(_MAX_CLASSES, max(_MIN_CLASSES, int(numbers.counts.sum()) // _NUMBERS_A_CLASS))
+    _merge_levels(runs, coder, most if numbers.width > 1 else min(most, _MAX_CLASSES_OF_BYTES))
     return Classes(_lut(runs), tuple(coder.choice(run) for run in runs))
 
 
@@ -92,7 +96,7 @@ def _lut(runs: Sequence[_Run]) -> bytes:
     return bytes(lut)
 
 
-def _merge_levels(runs: list[_Run], coder: _Coder) -> None:
+def _merge_levels(runs: list[_Run], coder: _Coder, most: int) -> None:
     def merged(place: int) -> tuple[float, _Run]:
         one, other = runs[place], runs[place + 1]
         run = coder.run(one.first, other.last, one.counts + other.counts)
@@ -101,7 +105,7 @@ def _merge_levels(runs: list[_Run], coder: _Coder) -> None:
     pairs = [merged(place) for place in range(len(runs) - 1)]
     while pairs:
         place = min(range(len(pairs)), key=lambda at: pairs[at][0])
-        if pairs[place][0] > 0 and len(runs) <= _MAX_CLASSES:
+        if pairs[place][0] > 0 and len(runs) <= most:
             return
         runs[place : place + 2] = [pairs[place][1]]
         del pairs[place]

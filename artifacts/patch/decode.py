@@ -171,9 +171,9 @@ class Decoder:
         if pending.done == pending.count:
             self._pending = self._matrix = None
 
-    def _made(self, pending: Pending, count: int) -> bytes:
+    def _made(self, pending: Pending, count: int) -> bytes | memoryview:
         if pending.op == Op.DATA:
-            return bytes(self._streams.take(pending.parameter, count))
+            return self._streams.take(pending.parameter, count)
         if pending.op == Op.PLANES:
             return self._elements(pending, count, None)
         source = self._space.read(pending.source + pending.done * pending.source_width, count * pending.source_width)
@@ -184,7 +184,7 @@ class Decoder:
         difference = np.frombuffer(self._streams.take(pending.parameter, count), np.uint8)
         return (np.frombuffer(source, np.uint8) + difference).tobytes()
 
-    def _elements(self, pending: Pending, count: int, base: bytes | None) -> bytes:
+    def _elements(self, pending: Pending, count: int, base: bytes | None) -> memoryview:
         if self._matrix is not None:
             self._work.prediction(self._matrix.matrix, count)
         table = self._tables[pending.parameter]
@@ -209,7 +209,7 @@ class Decoder:
         self._work.deflate(raw)
         self._deflater = _Deflater(parameters, raw, deflated)
 
-    def _emit(self, content: bytes) -> None:
+    def _emit(self, content: bytes | memoryview) -> None:
         if self._deflater is None:
             self._target.write(content)
             return
@@ -287,12 +287,13 @@ def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
     gains = None if matrix.gains is None else np.frombuffer(state.gains, "<f4")
     if matrix.rank == 0:
         return MatrixData(matrix, of_rows, of_columns, None, gains)
-    factors = np.frombuffer(state.factors, "<i4").astype(np.float64)
-    rows, columns = np.split(factors, [matrix.rank * matrix.rows])
-    # What was said of the components is needed no more.
+    factors = np.frombuffer(state.factors, "<i4")
+    rows, columns = (side.reshape(matrix.rank, -1) for side in np.split(factors, [matrix.rank * matrix.rows]))
+    # They are shifted already, and what was said of the components is needed no more.
     none = np.zeros(matrix.rank, np.uint8)
-    sides = rows.reshape(matrix.rank, -1), columns.reshape(matrix.rank, -1)
-    return MatrixData(matrix, of_rows, of_columns, Factors(none, none, none, *sides), gains)
+    return MatrixData(
+        matrix, of_rows, of_columns, Factors.narrowest(none, none, none, rows, columns, matrix.exponent), gains
+    )
 
 
 class _Deflater:
@@ -314,7 +315,7 @@ class _Deflater:
         self._left = deflated
         self.raw_left = raw
 
-    def take(self, content: bytes) -> bytes:
+    def take(self, content: bytes | memoryview) -> bytes:
         """Take more bytes, and return what has come out of those before."""
         self.raw_left -= len(content)
         self._waiting += content

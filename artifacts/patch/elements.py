@@ -14,22 +14,23 @@ Nothing here reads or writes files, and nothing knows of models: blocks in, byte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from artifacts.patch.bits import Unpacker, packed, unpacked
 from artifacts.patch.matrix import (
-    MAX_FACTOR,
     MAX_SHIFT,
-    PIECE_ELEMENTS,
     Factors,
     Matrix,
     MatrixData,
     converted,
     levels,
+    most_predicted,
     predicted,
     predicted_values,
 )
@@ -71,11 +72,10 @@ FRACTIONS = 16
 # Whole numbers that may be predicted: quantized weights. Predictions are exact as 8 bytes.
 MAX_WHOLE_BYTES = 2
 MAX_WHOLE = 2.0**62
+_MAX_QUICK = 2.0**31
 # What divides a byte, so that zstd sees one alphabet.
 MASKS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
 _GAIN_BYTES = 4
-# Eight numbers take 64 bytes while they are taken apart.
-_EIGHTS_AT_ONCE = 2048
 
 Buffer = bytes | bytearray | memoryview
 # The four unsigned widths, which mypy cannot tell apart from any other array.
@@ -86,6 +86,10 @@ Parts = list[tuple[int, bytes]]
 
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 _SIGNED: dict[int, np.dtype[Any]] = {1: np.dtype("i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
+# Levels from the least to beyond the highest that contexts and a matrix add up to, brought into their range.
+_LEAST_LEVEL = -2 * LEVELS
+_ALL_LEVELS = bytes(min(max(level, 0), LEVELS - 1) for level in range(_LEAST_LEVEL, 4 * LEVELS))
+_CLASS_NUMBERS = np.arange(MAX_CLASSES, dtype=np.uint8)
 _WIDTHS_OF = {"plain": (1, 2, 4, 8), "float": (2, 4, 8), "brain": (2,)}
 
 
@@ -254,22 +258,23 @@ def _decode_factors(matrix: Matrix, table: Table, take: Take, block_bytes: int) 
     shifts, row_levels, column_levels = np.split(of_components, 3)
     if shifts.max() > MAX_SHIFT:
         raise ValueError("a factor of a matrix is shifted too far")
-    sides = []
-    for count, of_each in ((matrix.rows, row_levels), (matrix.columns, column_levels)):
-        values = np.empty((matrix.rank, count), np.float64)
-        for start, stop in _blocks(values.size, table, block_bytes):
-            block = decode_block(table, stop - start, None, take, _of_components(values, of_each), start)
-            numbers = unfold(np.frombuffer(block, _DTYPES[table.width])).view(_SIGNED[table.width])
-            values.ravel()[start:stop] = numbers
-        sides.append(values)
-    rows, columns = sides
-    rows *= 2.0 ** shifts[:, None]
-    if max(np.abs(rows).max(), np.abs(columns).max()) >= MAX_FACTOR:
-        raise ValueError("a factor of a matrix is too large")
-    return Factors(shifts, row_levels, column_levels, rows, columns)
+    rows = _decode_side(matrix.rows, row_levels, table, take, block_bytes)
+    columns = _decode_side(matrix.columns, column_levels, table, take, block_bytes)
+    return Factors.narrowest(shifts, row_levels, column_levels, rows, columns, matrix.exponent)
 
 
-def _of_components(values: npt.NDArray[np.float64], levels: Octets) -> MatrixData:
+def _decode_side(count: int, of_each: Octets, table: Table, take: Take, block_bytes: int) -> npt.NDArray[np.int32]:
+    """Return the factors of all rows or all columns, component after component, not shifted yet."""
+    values = np.empty((len(of_each), count), np.int32)
+    data = _of_components(values, of_each)
+    for start, stop in _blocks(values.size, table, block_bytes):
+        block = decode_block(table, stop - start, None, take, data, start)
+        folded = np.frombuffer(block, _DTYPES[table.width])
+        values.ravel()[start:stop] = unfold(folded).view(_SIGNED[table.width])
+    return values
+
+
+def _of_components(values: npt.NDArray[Any], levels: Octets) -> MatrixData:
     """Return factors as elements of a matrix, whose rows are the components."""
     rank, count = values.shape
     return MatrixData(Matrix(rank, count, scales=0), levels, np.zeros(count, np.uint8))
@@ -302,7 +307,7 @@ def encode_block(
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
     folded = _difference(table, elements, known)
-    sizes, order = _classes(table, known, data, start)
+    sizes, order = _classes(table, known, len(elements), data, start)
     by_class = folded if order is None else folded[order]
     parts: Parts = []
     done = 0
@@ -314,7 +319,7 @@ def encode_block(
 
 def decode_block(
     table: Table, count: int, base: Buffer | None, take: Take, data: MatrixData | None = None, start: int = 0
-) -> bytes:
+) -> memoryview:
     """Return the elements of one block.
 
     Args:
@@ -329,17 +334,12 @@ def decode_block(
         ValueError: the lengths do not match each other or the matrix.
     """
     known = _known(table, base, count, data, start)
-    folded = np.empty(count, _DTYPES[table.width])
-    sizes, order = _classes(table, known, data, start)
-    done = 0
-    for coding, size in zip(table.classes, sizes, strict=True):
-        if size:
-            folded[done : done + size] = _decode_class(table, coding, size, take)
-            done += size
+    sizes, order = _classes(table, known, count, data, start)
+    folded = _decode_classes(table, sizes, take)
     if order is not None:
         by_class, folded = folded, np.empty_like(folded)
         folded[order] = by_class
-    return _undo_difference(table, folded, known).tobytes()
+    return _undo_difference(table, folded, known).view(np.uint8).data
 
 
 def numbers_and_levels(
@@ -351,7 +351,7 @@ def numbers_and_levels(
     """
     elements = _elements(target, table.width)
     known = _known(table, base, len(elements), data, start)
-    return _difference(table, elements, known), _levels(table, known, data, start)
+    return _difference(table, elements, known), _levels(table, known, len(elements), data, start)
 
 
 # ---- the difference
@@ -374,7 +374,11 @@ def _undo_difference(table: Table, folded: Unsigned, known: _Known) -> Unsigned:
         return folded << table.zeros if table.number == "plain" else _unrotated(table, _downwards(table, folded))
     if table.difference == "xor":
         return folded ^ base
-    return _unmonotonic(table, _monotonic(table, base) + _turned(unfold(folded) << table.zeros, known))
+    elements = unfold(folded, known.is_below)
+    if table.zeros:
+        elements <<= table.zeros
+    elements += _monotonic(table, base)
+    return _monotonic(table, elements)
 
 
 def _turned(difference: Unsigned, known: _Known) -> Unsigned:
@@ -407,21 +411,17 @@ def _unrotated(table: Table, elements: Unsigned) -> Unsigned:
 
 
 def _monotonic(table: Table, elements: Unsigned) -> Unsigned:
-    """Return floats' bits as integers in the order of the floats: one step is one step to the next float."""
+    """Return floats' bits as signed integers in the order of the floats: one step is one step to the next float.
+
+    It is its own inverse: of negative numbers, all bits but the sign are turned over.
+    """
     ordered = elements
     if table.number != "plain":
-        # Minus one (all bits) for negative numbers, else the sign bit alone.
-        signed = elements.view(_SIGNED[table.width]) >> (8 * table.width - 1)
-        ordered = elements ^ (signed.view(elements.dtype) | _sign(table.width))
+        turned = (elements.view(_SIGNED[table.width]) >> (8 * table.width - 1)).view(elements.dtype)
+        turned &= ~_sign(table.width)
+        turned ^= elements
+        ordered = turned
     return ordered >> table.zeros << table.zeros if table.zeros else ordered
-
-
-def _unmonotonic(table: Table, ordered: Unsigned) -> Unsigned:
-    elements = ordered
-    if table.number != "plain":
-        signed = ~ordered.view(_SIGNED[table.width]) >> (8 * table.width - 1)
-        elements = ordered ^ (signed.view(ordered.dtype) | _sign(table.width))
-    return elements >> table.zeros << table.zeros if table.zeros else elements
 
 
 def _sign(width: int) -> Any:
@@ -435,10 +435,17 @@ def fold(difference: Unsigned, width: int) -> Unsigned:
     return difference << 1 ^ signs.view(difference.dtype)
 
 
-def unfold(folded: Unsigned) -> Unsigned:
-    """Return what `fold` folded, as unsigned numbers."""
-    one = folded.dtype.type(1)
-    difference: Unsigned = folded >> one ^ (~(folded & one) + one)
+def unfold(folded: Unsigned, is_turned: npt.NDArray[np.bool_] | None = None) -> Unsigned:
+    """Return what `fold` folded, as unsigned numbers; those that are turned are negated."""
+    # All bits of what is negative, or positive and turned: the complement, plus one if it is turned.
+    signs = folded & 1
+    if is_turned is not None:
+        signs ^= is_turned.view(np.uint8)
+    np.negative(signs, out=signs)
+    difference = folded >> 1
+    difference ^= signs
+    if is_turned is not None:
+        difference += is_turned.view(np.uint8)
     return difference
 
 
@@ -446,35 +453,42 @@ def unfold(folded: Unsigned) -> Unsigned:
 
 
 def _classes(
-    table: Table, known: _Known, data: MatrixData | None, start: int
+    table: Table, known: _Known, count: int, data: MatrixData | None, start: int
 ) -> tuple[list[int], npt.NDArray[np.intp] | None]:
     """Return how many elements each class has, and their places class by class; None if that is their own order."""
-    count = len(known.contexts)
     if len(table.classes) == 1 or count == 0:
         return [count] + [0] * (len(table.classes) - 1), None
     lut, marks = table.lut, known.contexts
     if data is None or data.matrix.scales is None:
         # The context alone decides, so the classes of 256 of them are all that is computed.
         added = 0 if data is None else data.matrix.level
-        of_contexts = np.clip(np.arange(LEVELS) * table.slope + added, 0, LEVELS - 1).astype(np.uint8)
-        lut = of_contexts.tobytes().translate(lut)
-        if known.elements is None or lut.count(lut[0]) == LEVELS:
+        lut = _levels_of_contexts(table.slope, added).translate(lut)
+        if marks is None or lut.count(lut[0]) == LEVELS:
             return [count if number == lut[0] else 0 for number in range(len(table.classes))], None
     else:
-        marks = _levels(table, known, data, start)
+        marks = _levels(table, known, count, data, start)
     # Four times as quick as numpy's selection by bytes.
     classes = np.frombuffer(marks.tobytes().translate(lut), np.uint8)
-    sizes = np.bincount(classes, minlength=len(table.classes)).tolist()
-    return sizes, None if count in sizes else np.argsort(classes, kind="stable")
+    order = classes.argsort(kind="stable")
+    # The end of each class is looked for in what is sorted now: counting takes as long as sorting.
+    ends = classes.searchsorted(_CLASS_NUMBERS[: len(table.classes)], "right", sorter=order).tolist()
+    sizes = [end - start for start, end in pairwise([0, *ends])]
+    return sizes, None if count in sizes else order
 
 
-def _levels(table: Table, known: _Known, data: MatrixData | None, start: int) -> Octets:
-    if table.slope == 1 and data is None:
-        return known.contexts
-    sums = known.contexts.astype(np.int16) * table.slope
-    if data is not None:
-        sums += levels(data, start, len(sums))
-    return np.clip(sums, 0, LEVELS - 1).astype(np.uint8)
+def _levels_of_contexts(slope: int, added: int) -> bytes:
+    """Return the level of each context."""
+    if slope == 0:
+        return _ALL_LEVELS[added - _LEAST_LEVEL :][:1] * LEVELS
+    return _ALL_LEVELS[added - _LEAST_LEVEL :: slope][:LEVELS]
+
+
+def _levels(table: Table, known: _Known, count: int, data: MatrixData | None, start: int) -> Octets:
+    sums = np.zeros(count, np.int16) if data is None else levels(data, start, count)
+    if known.contexts is not None and table.slope:
+        sums += known.contexts if table.slope == 1 else known.contexts.astype(np.int16) * table.slope
+    # Numbers of the array's own type save numpy from asking for the bounds of it.
+    return np.clip(sums, np.int16(0), np.int16(LEVELS - 1), out=sums).astype(np.uint8)
 
 
 def _contexts(table: Table, base: Unsigned) -> Octets:
@@ -482,17 +496,21 @@ def _contexts(table: Table, base: Unsigned) -> Octets:
     if table.number == "plain":
         contexts = (base >> table.shift).astype(np.uint8)
         return contexts
-    exponents = (base & ~_sign(table.width)) >> table.shift
-    if table.offset:
-        exponents = np.maximum(exponents, table.offset) - table.offset
-    contexts = np.minimum(exponents, LEVELS - 1).astype(np.uint8)
+    exponents = base & ~_sign(table.width)
+    exponents >>= table.shift
+    if table.offset or 8 * table.width - 1 - table.shift > 8:
+        # numpy clips several times as quickly as it takes the minimum with a number.
+        least = exponents.dtype.type(table.offset)
+        np.clip(exponents, least, least + exponents.dtype.type(LEVELS - 1), out=exponents)
+        exponents -= least
+    contexts = exponents.astype(np.uint8)
     return contexts
 
 
 def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterator[tuple[int, bytes]]:
     if coding.mask is not None:
         most = (1 << coding.mask_bits) - 1
-        yield coding.mask, _packed(np.minimum(folded, most).astype(np.uint8), coding.mask_bits)
+        yield coding.mask, packed(np.minimum(folded, most).astype(np.uint8), coding.mask_bits)
         folded = folded[folded >= most] - folded.dtype.type(most)
     high = folded >> coding.low_bits
     yield coding.symbols, np.minimum(high, ESCAPE).astype(np.uint8).tobytes()
@@ -501,85 +519,75 @@ def _encode_class(table: Table, coding: ClassCoding, folded: Unsigned) -> Iterat
         yield plane, (folded >> 8 * place).astype(np.uint8).tobytes()
     if coding.bits is not None:
         width = coding.low_bits % 8
-        yield coding.bits, _packed((folded >> 8 * len(coding.low_planes)).astype(np.uint8), width)
+        yield coding.bits, packed((folded >> 8 * len(coding.low_planes)).astype(np.uint8), width)
 
 
-def _decode_class(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
-    if coding.mask is None:
-        return _decode_dense(table, coding, count, take)
-    most = (1 << coding.mask_bits) - 1
-    small = _unpacked(_octets(take, coding.mask, -(-count * coding.mask_bits // 8)), coding.mask_bits, count)
-    # Marks, because the places of most elements of a block would take many times as much memory.
-    is_more = small == most
-    folded: Unsigned = small.astype(_DTYPES[table.width])
-    if more := int(np.count_nonzero(is_more)):
-        folded[is_more] = _decode_dense(table, coding, more, take) + folded.dtype.type(most)
+def _decode_classes(table: Table, sizes: Sequence[int], take: Take) -> Unsigned:
+    """Return the numbers of a block, class after class.
+
+    The low bytes of all classes come together in *lanes*, one for each place, so that most steps are done once for a
+    block and not for each of its classes, which are small.
+    """
+    count, low_bits = sum(sizes), [coding.low_bits for coding, size in zip(table.classes, sizes, strict=True) if size]
+    lanes = [np.zeros(count, np.uint8) for _ in range(-(-max(low_bits, default=0) // 8))]
+    folded = np.empty(count, _DTYPES[table.width])
+    bits, masks, end = Unpacker(), _Masks(), 0
+    for coding, size in zip(table.classes, sizes, strict=True):
+        start, end, more = end, end + size, size
+        if size and coding.mask is not None:
+            more = masks.read(coding.mask, coding.mask_bits, slice(start, end), take)
+        if more:
+            part = slice(start, start + more)
+            _decode_symbols(table, coding, folded[part], take)
+            for lane, stream in zip(lanes, coding.low_planes, strict=False):
+                lane[part] = _octets(take, stream, more)
+            if coding.bits is not None:
+                width = coding.low_bits % 8
+                content = bytes(take(coding.bits, -(-more * width // 8)))
+                bits.add(content, width, lanes[len(coding.low_planes)][part])
+    bits.finish()
+    for place, lane in enumerate(lanes):
+        folded |= lane.astype(folded.dtype) << 8 * place if place else lane
+    masks.apply(folded)
     return folded
 
 
-def _decode_dense(table: Table, coding: ClassCoding, count: int, take: Take) -> Unsigned:
-    dtype = _DTYPES[table.width]
-    symbols = _octets(take, coding.symbols, count)
-    folded: Unsigned = symbols.astype(dtype)
-    is_escaped = symbols == ESCAPE
-    if escaped := int(np.count_nonzero(is_escaped)):
-        folded[is_escaped] = _octets(take, table.escapes, escaped * table.width).view(dtype)
+def _decode_symbols(table: Table, coding: ClassCoding, out: Unsigned, take: Take) -> None:
+    """Take the high parts of a class, and put them where they belong."""
+    symbols = bytes(take(coding.symbols, len(out)))
+    values = np.frombuffer(symbols, np.uint8)
+    out[:] = values
+    if escaped := symbols.count(ESCAPE):
+        out[values == ESCAPE] = _octets(take, table.escapes, escaped * table.width).view(out.dtype)
     if coding.low_bits:
-        folded <<= coding.low_bits
-    for place, stream in enumerate(coding.low_planes):
-        plane = _octets(take, stream, count)
-        folded |= plane.astype(dtype) << 8 * place if place else plane
-    if coding.bits is not None:
-        width = coding.low_bits % 8
-        low = _unpacked(_octets(take, coding.bits, -(-count * width // 8)), width, count)
-        folded |= low.astype(dtype) << 8 * len(coding.low_planes) if coding.low_planes else low
-    return folded
+        out <<= coding.low_bits
+
+
+class _Masks:
+    """The masks of a block's classes: which elements have more than a mask tells, and what the others are."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[slice, int, Octets, npt.NDArray[np.intp]]] = []
+
+    def read(self, stream: int, mask_bits: int, part: slice, take: Take) -> int:
+        """Take the mask of a class, which has a part of the block, and return how many of its elements have more."""
+        count, most = part.stop - part.start, (1 << mask_bits) - 1
+        small = unpacked(bytes(take(stream, -(-count * mask_bits // 8))), mask_bits, count)
+        places = (small == most).nonzero()[0]
+        self._waiting.append((part, most, small, places))
+        return len(places)
+
+    def apply(self, folded: Unsigned) -> None:
+        """Move the numbers of those that have more to their places, and put what masks tell in between."""
+        for part, most, small, places in self._waiting:
+            out = folded[part]
+            values = out[: len(places)] + out.dtype.type(most)
+            out[:] = small
+            out[places] = values
 
 
 def _octets(take: Take, stream: int, count: int) -> Octets:
     return np.frombuffer(take(stream, count), np.uint8) if count else np.empty(0, np.uint8)
-
-
-# ---- bits
-
-
-def _packed(values: Octets, width: int) -> bytes:
-    """Return the low ``width`` bits of each value, one after the other, highest bit first."""
-    return np.packbits(np.unpackbits(values[:, None], axis=1)[:, 8 - width :]).tobytes()
-
-
-def _unpacked(packed: Octets, width: int, count: int) -> Octets:
-    """Return what `_packed` packed. Each way is the quickest one for its widths."""
-    if 8 % width == 0 and width > 1:
-        values = np.empty((len(packed), 8 // width), np.uint8)
-        for place in range(8 // width):
-            values[:, place] = packed >> 8 - width * (place + 1)
-        values &= np.uint8((1 << width) - 1)
-        return values.ravel()[:count]
-    if width > 4:
-        return _unpacked_by_eights(packed, width, count)
-    bits = np.unpackbits(packed, count=count * width).reshape(count, width)
-    values = bits[:, 0].copy()
-    for column in range(1, width):
-        values <<= 1
-        values |= bits[:, column]
-    return values
-
-
-def _unpacked_by_eights(packed: Octets, width: int, count: int) -> Octets:
-    """Take each eight numbers, which are as many bytes as they have bits, from one number of 8 bytes."""
-    groups = -(-count // 8)
-    octets = np.zeros((groups, width), np.uint8)
-    octets.ravel()[: len(packed)] = packed
-    values = np.empty((groups, 8), np.uint8)
-    shifts = np.arange(7 * width, -1, -width, dtype=np.uint64)
-    for start in range(0, groups, _EIGHTS_AT_ONCE):
-        some = octets[start : start + _EIGHTS_AT_ONCE]
-        wide = np.zeros((len(some), 8), np.uint8)
-        wide[:, 8 - width :] = some
-        values[start : start + _EIGHTS_AT_ONCE] = wide.view(">u8").astype(np.uint64) >> shifts
-    values &= np.uint8((1 << width) - 1)
-    return values.ravel()[:count]
 
 
 # ---- what comes in
@@ -598,12 +606,12 @@ class _Known:
 
     Attributes:
         elements: of the base, or predicted from them; None without a base.
-        contexts: of each element.
+        contexts: of each element; None if all are 0.
         is_below: of whole numbers that are predicted: whether the prediction was rounded down.
     """
 
     elements: Unsigned | None
-    contexts: Octets
+    contexts: Octets | None
     is_below: npt.NDArray[np.bool_] | None = None
 
 
@@ -611,7 +619,7 @@ def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | Non
     if (base is None) == table.has_base:
         raise ValueError("a difference needs a base, and nothing else has one")
     if base is None:
-        return _Known(None, np.zeros(count, np.uint8))
+        return _Known(None, None)
     elements = _elements(base, table.base_width)
     if len(elements) != count:
         raise ValueError("the base has another number of elements")
@@ -630,17 +638,20 @@ def _known_whole(table: Table, elements: Unsigned, data: MatrixData, start: int)
     if table.difference != "sub" or table.width > MAX_WHOLE_BYTES:
         raise ValueError("only differences of whole numbers of one or two bytes are predicted")
     known = np.empty_like(elements)
-    contexts = np.empty(len(elements), np.uint8)
+    contexts = np.empty(len(elements), np.int8)
     is_below = np.empty(len(elements), np.bool_)
-    for first in range(0, len(elements), PIECE_ELEMENTS):
-        piece = slice(first, first + PIECE_ELEMENTS)
-        values = predicted_values(data, elements[piece].view(_SIGNED[table.width]), start + first)
-        if np.abs(values).max() >= MAX_WHOLE:
+    bound = most_predicted(data, 2.0 ** (8 * table.width - 1))
+    for places, values in predicted_values(data, elements.view(_SIGNED[table.width]), start):
+        if bound >= _MAX_QUICK and np.abs(values).max() >= MAX_WHOLE:
             raise ValueError("a prediction is no whole number by far")
         rounded = np.rint(values)
         values -= rounded
-        # The prediction wraps as all elements do.
-        known[piece] = rounded.astype(np.int64).astype(elements.dtype)
-        contexts[piece] = np.minimum(np.abs(values) * (2 * FRACTIONS), FRACTIONS - 1)
-        is_below[piece] = values > 0
-    return _Known(known, contexts, is_below)
+        # The prediction wraps as all elements do; numpy is quicker with whole numbers of 4 bytes.
+        known[places] = rounded.astype(np.int32 if bound < _MAX_QUICK else np.int64)
+        np.greater(values, 0, out=is_below[places])
+        values *= 2 * FRACTIONS
+        contexts[places] = values
+    np.abs(contexts, out=contexts)
+    # A half is 16 parts of 32, which is one too many.
+    contexts -= contexts >> 4
+    return _Known(known, contexts.view(np.uint8), is_below)

@@ -22,12 +22,12 @@ __all__ = [
     "MAX_RANK",
     "MAX_SHIFT",
     "MAX_SIDE",
-    "PIECE_ELEMENTS",
     "Factors",
     "Matrix",
     "MatrixData",
     "converted",
     "levels",
+    "most_predicted",
     "predicted",
     "predicted_values",
 ]
@@ -44,19 +44,36 @@ MAX_FACTOR = 1 << 23
 MAX_SHIFT = 22
 # Products that are made at once: with more, numpy's library starts threads, which cost more than they gain here.
 _FEW_PRODUCTS = 1 << 18
+# Whole numbers below this are exact in floats of 4 bytes.
+_MAX_SINGLE = 1 << 24
+# With a smaller unit, floats of 4 bytes would lose bits.
+_MIN_SINGLE_EXPONENT = -126
 # What the sum of products is scaled by is far inside the range of doubles, so that only the addition rounds.
 MIN_EXPONENT, MAX_EXPONENT = -256, 64
 
 # Doubles of so many elements take a quarter of a megabyte, a few of which stay in a processor's cache; with fewer, the
 # calls cost more than what they compute.
-PIECE_ELEMENTS = 32 * 1024
+_PIECE_ELEMENTS = 32 * 1024
 
 # The four unsigned widths, which mypy cannot tell apart from any other array.
 Unsigned = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
+# Of 4 or of 8 bytes.
+Floats = npt.NDArray[Any]
 Octets = npt.NDArray[np.uint8]
 
+# The bits that are all set in what is no finite number.
+_EXPONENTS = {
+    ("float", 2): np.uint16(0x7C00),
+    ("brain", 2): np.uint16(0x7F80),
+    ("float", 4): np.uint32(0x7F80_0000),
+    ("float", 8): np.uint64(0x7FF0_0000_0000_0000),
+}
+# As floats of 4 bytes: the least float of 2 bytes that has all its bits, and what is rounded to infinity.
+_LEAST_HALF, _BEYOND_HALVES = np.uint32(0x3880_0000), np.uint32(0x477F_F000)
+# Half of the last bit but one unit, and the difference of the two biases; it wraps.
+_TO_HALF = np.uint32(0x0FFF - (112 << 23) & 0xFFFF_FFFF)
 _FLOATS: dict[int, np.dtype[Any]] = {2: np.dtype("<f2"), 4: np.dtype("<f4"), 8: np.dtype("<f8")}
 
 
@@ -127,7 +144,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The factors of a matrix: whole numbers below `MAX_FACTOR` in magnitude.
+    """The factors of a matrix: whole numbers below `MAX_FACTOR` in magnitude, as floats of 8 bytes, or of 4.
 
     Attributes:
         shifts: of each component: the factors of rows are multiples of ``1 << shift`` and written without it, because
@@ -141,8 +158,52 @@ class Factors:
     shifts: Octets
     row_levels: Octets
     column_levels: Octets
-    rows: Doubles
-    columns: Doubles
+    rows: Floats
+    columns: Floats
+
+    @classmethod
+    def narrowest(
+        cls,
+        shifts: Octets,
+        row_levels: Octets,
+        column_levels: Octets,
+        rows: npt.NDArray[np.int32],
+        columns: npt.NDArray[np.int32],
+        exponent: int,
+    ) -> Factors:
+        """Return factors as floats of 4 bytes if all sums of their products are exact in those, else of 8 bytes.
+
+        Args:
+            shifts: see above, likewise both levels.
+            row_levels: see above.
+            column_levels: see above.
+            rows: not shifted yet.
+            columns: of each component, the factor of each column.
+            exponent: the sums count in units of ``2 ** exponent``.
+
+        Raises:
+            ValueError: a factor is too large.
+        """
+        scales = 2.0 ** shifts[:, None]
+        most_of_rows, most_of_columns = _most(rows) * scales.ravel(), _most(columns)
+        if max(most_of_rows.max(), most_of_columns.max()) >= MAX_FACTOR:
+            raise ValueError("a factor of a matrix is too large")
+        exact = most_of_rows @ most_of_columns < _MAX_SINGLE and exponent >= _MIN_SINGLE_EXPONENT
+        kind: npt.DTypeLike = np.float32 if exact else np.float64
+        shifted = rows.astype(kind)
+        shifted *= scales.astype(kind)
+        return cls(shifts, row_levels, column_levels, shifted, columns.astype(kind))
+
+    @property
+    def are_narrow(self) -> bool:
+        """Whether they are floats of 4 bytes."""
+        return self.rows.dtype.itemsize == 4
+
+
+def _most(side: npt.NDArray[np.int32]) -> Doubles:
+    """Return the largest magnitude of each component."""
+    most: Doubles = np.maximum(side.max(axis=1).astype(np.float64), -side.min(axis=1).astype(np.float64))
+    return most
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +231,13 @@ def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
     Raises:
         ValueError: they reach beyond the matrix.
     """
-    sums = np.full(count, data.matrix.level, np.int16)
-    if data.matrix.scales is not None:
-        of_rows, of_columns = data.row_levels.astype(np.int16), data.column_levels.astype(np.int16)
-        for rows, columns, places in _rectangles(data.matrix, start, count):
-            sums[places] += (of_rows[rows, None] + of_columns[columns]).ravel()
+    if data.matrix.scales is None:
+        return np.full(count, data.matrix.level, np.int16)
+    sums = np.empty(count, np.int16)
+    of_rows, of_columns = data.row_levels + np.int16(data.matrix.level), data.column_levels.astype(np.int16)
+    for rows, columns, places in _rectangles(data.matrix, start, count):
+        width = columns.stop - columns.start
+        np.add(of_rows[rows, None], of_columns[columns], out=sums[places].reshape(-1, width))
     return sums
 
 
@@ -196,19 +259,29 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
     if not data.matrix.predicts:
         return base
     found = np.empty_like(base)
+    width = base.dtype.itemsize
+    # One operation of floats of 4 bytes is rounded as one of floats of 8 bytes that is rounded to 4 bytes then, because
+    # 53 bits are more than twice 24 (Figueroa, "When is double rounding innocuous?"). Of two operations that is not so.
+    single = width < 8 and (data.gains is None or data.factors is None) and _is_narrow(data.factors)
+    exponents = _EXPONENTS["brain" if brain else "float", width]
     with np.errstate(over="ignore", invalid="ignore"):
         for rows, columns, places in _rectangles(data.matrix, start, len(base)):
             known = base[places]
-            values = _doubles(known, brain)
-            finite = np.isfinite(values).all()
+            values = _singles(known, brain) if single else _doubles(known, brain)
+            finite = known & exponents != exponents
             _predict(data, values.reshape(rows.stop - rows.start, -1), rows, columns)
-            rounded = _rounded(values, base.dtype.itemsize, brain)
-            found[places] = rounded if finite else np.where(np.isfinite(_doubles(known, brain)), rounded, known)
+            found[places] = _rounded(values, width, brain)
+            if not finite.all():
+                found[places][~finite] = known[~finite]
     return found
 
 
-def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Doubles:
-    """Return whole numbers of the base times their gains, plus the products of the factors, not rounded.
+def _is_narrow(factors: Factors | None) -> bool:
+    return factors is None or factors.are_narrow
+
+
+def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Iterator[tuple[slice, Doubles]]:
+    """Yield whole numbers of the base times their gains, plus the products of the factors, and where they belong.
 
     Args:
         data: the matrix.
@@ -218,24 +291,37 @@ def predicted_values(data: MatrixData, base: npt.NDArray[Any], start: int) -> Do
     Raises:
         ValueError: they reach beyond the matrix.
     """
-    values = base.astype(np.float64)
     for rows, columns, places in _rectangles(data.matrix, start, len(base)):
-        _predict(data, values[places].reshape(rows.stop - rows.start, -1), rows, columns)
-    return values
+        values = base[places].astype(np.float64)
+        _predict(data, values.reshape(rows.stop - rows.start, -1), rows, columns)
+        yield places, values
 
 
-def _predict(data: MatrixData, values: Doubles, rows: slice, columns: slice) -> None:
+def most_predicted(data: MatrixData, largest: float) -> float:
+    """Return what no prediction from numbers up to ``largest`` exceeds in magnitude; infinite if that is not known."""
+    if not _is_narrow(data.factors):
+        return float("inf")
+    if data.gains is not None:
+        largest *= float(np.abs(data.gains).max())
+    return largest + (0.0 if data.factors is None else _MAX_SINGLE * 2.0**data.matrix.exponent)
+
+
+def _predict(data: MatrixData, values: Floats, rows: slice, columns: slice) -> None:
     """Multiply values of some rows and columns by their gains, and add the products of their factors."""
     if data.gains is not None:
-        values *= data.gains[columns] if data.matrix.by_columns else data.gains[rows, None]
+        # Not as they are: numpy would convert one for each element.
+        gains = (data.gains[columns] if data.matrix.by_columns else data.gains[rows, None]).astype(values.dtype)
+        values *= gains
     if data.factors is not None:
-        values += _products(data.factors, rows, columns) * 2.0**data.matrix.exponent
+        values += _products(data.factors, data.matrix.exponent, rows, columns)
 
 
-def _products(factors: Factors, rows: slice, columns: slice) -> Doubles:
-    """Return the sums of products of some rows with some columns."""
+def _products(factors: Factors, exponent: int, rows: slice, columns: slice) -> Floats:
+    """Return the sums of products of some rows with some columns, in units of ``2 ** exponent``."""
     of_rows, of_columns = factors.rows[:, rows].T, factors.columns[:, columns]
-    sums = np.empty((of_rows.shape[0], of_columns.shape[1]), np.float64)
+    # Exact, and there are fewer factors than sums.
+    of_rows = of_rows * of_rows.dtype.type(2.0**exponent)
+    sums = np.empty((of_rows.shape[0], of_columns.shape[1]), of_rows.dtype)
     step = max(1, _FEW_PRODUCTS // of_columns.size)
     for start in range(0, len(sums), step):
         np.matmul(of_rows[start : start + step], of_columns, out=sums[start : start + step])
@@ -253,10 +339,10 @@ def converted(elements: Unsigned, brain: bool, width: int, to_brain: bool) -> Un
     """
     found = np.empty(len(elements), f"<u{width}")
     with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, len(elements), PIECE_ELEMENTS):
-            values = _doubles(elements[start : start + PIECE_ELEMENTS], brain)
+        for start in range(0, len(elements), _PIECE_ELEMENTS):
+            values = _doubles(elements[start : start + _PIECE_ELEMENTS], brain)
             values[~np.isfinite(values)] = 0.0
-            found[start : start + PIECE_ELEMENTS] = _rounded(values, width, to_brain)
+            found[start : start + _PIECE_ELEMENTS] = _rounded(values, width, to_brain)
     return found
 
 
@@ -266,15 +352,54 @@ def _doubles(elements: Unsigned, brain: bool) -> Doubles:
     return elements.view(_FLOATS[elements.dtype.itemsize]).astype(np.float64)
 
 
-def _rounded(values: Doubles, width: int, brain: bool) -> Unsigned:
+def _singles(elements: Unsigned, brain: bool) -> Singles:
+    """Return finite floats of 2 or 4 bytes as floats of 4 bytes, in new memory."""
+    if elements.dtype.itemsize == 4:
+        return elements.view("<f4").copy()
+    if brain:
+        return (elements.astype("<u4") << 16).view("<f4")
+    # The sign, its copies in between, and exponent and mantissa; then the difference of the two biases.
+    bits = elements.view("<i2").astype("<i4")
+    bits <<= 13
+    bits &= np.int32(~0x7000_0000)
+    values: Singles = bits.view("<f4")
+    values *= np.float32(2.0**112)
+    return values
+
+
+def _rounded(values: Floats, width: int, brain: bool) -> Unsigned:
     if width == 8:
         return values.view("<u8")
-    single = values.astype("<f4")
+    single = values.astype("<f4", copy=False)
     if brain and width == 2:
         bits = single.view("<u4")
-        rounded: Unsigned = (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
-        return rounded
-    return single.astype(_FLOATS[width]).view(f"<u{width}")
+        rounded = bits >> 16
+        rounded &= 1
+        rounded += 0x7FFF
+        rounded += bits
+        rounded >>= 16
+        return rounded.astype("<u2")
+    return _halves(single) if width == 2 else single.view("<u4")
+
+
+def _halves(values: Singles) -> Unsigned:
+    """Return the bits of the nearest floats of 2 bytes, ties to even, as numpy's conversion does but quicker."""
+    bits = values.view("<u4")
+    magnitudes = bits & np.uint32(0x7FFF_FFFF)
+    # Thirteen bits less: half of the last one is added before, less a bit if the last one is even.
+    rounded = magnitudes >> 13
+    rounded &= 1
+    rounded += magnitudes
+    rounded += _TO_HALF
+    rounded >>= 13
+    signs = bits >> 16
+    signs &= 0x8000
+    rounded |= signs
+    found = rounded.astype("<u2")
+    magnitudes -= _LEAST_HALF
+    others = (magnitudes >= _BEYOND_HALVES - _LEAST_HALF).nonzero()[0]
+    found[others] = values[others].astype("<f2").view("<u2")
+    return found
 
 
 def _rectangles(matrix: Matrix, start: int, count: int) -> Iterator[tuple[slice, slice, slice]]:
@@ -286,8 +411,8 @@ def _rectangles(matrix: Matrix, start: int, count: int) -> Iterator[tuple[slice,
     while done < count:
         row, column = divmod(start + done, columns)
         left = count - done
-        height, width = 1, min(columns - column, left, PIECE_ELEMENTS)
+        height, width = 1, min(columns - column, left, _PIECE_ELEMENTS)
         if width == columns:
-            height = min(left // columns, max(1, PIECE_ELEMENTS // columns))
+            height = min(left // columns, max(1, _PIECE_ELEMENTS // columns))
         yield slice(row, row + height), slice(column, column + width), slice(done, done + height * width)
         done += height * width

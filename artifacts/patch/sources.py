@@ -20,7 +20,7 @@ from artifacts.patch.format import Header, Member, Side
 
 __all__ = ["BaseFile", "Space", "Target", "inflated_members", "opened_base"]
 
-Buffer = bytes | bytearray
+Buffer = bytes | bytearray | memoryview
 
 # Files are hashed, fed to zlib and written in pieces of this size.
 _PIECE_BYTES = 64 * 1024
@@ -108,7 +108,7 @@ class Target:
         for piece in _pieces(descriptor, position):
             self._digest.update(piece)
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: Buffer) -> None:
         """Append.
 
         Raises:
@@ -117,8 +117,13 @@ class Target:
         """
         if len(content) > self.length - self.position:
             raise PatchInvalid("the patch makes more than it says")
+        if len(content) < _PIECE_BYTES:
+            self._waiting += content
+        else:
+            # Not copied first.
+            self.flush()
+            self._put(self.position, content)
         self.position += len(content)
-        self._waiting += content
         if len(self._waiting) >= _PIECE_BYTES:
             self.flush()
 
@@ -131,9 +136,12 @@ class Target:
     def flush(self) -> None:
         """Hand over to the system what waits for more."""
         if self._waiting:
-            _write(self._descriptor, self.position - len(self._waiting), self._waiting)
-            self._digest.update(self._waiting)
+            self._put(self.position - len(self._waiting), self._waiting)
             self._waiting = bytearray()
+
+    def _put(self, offset: int, content: Buffer) -> None:
+        _write(self._descriptor, offset, content)
+        self._digest.update(content)
 
     def sync(self) -> None:
         """Flush to the disk."""

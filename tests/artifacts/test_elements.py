@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -309,6 +310,45 @@ def test_an_update_of_low_rank_is_predicted_exactly(dtype: str) -> None:
     assert parts == [(220, bytes(150))]
 
 
+@pytest.mark.parametrize(("dtype", "brain"), [("<f2", False), ("<f2", True), ("<f4", False), ("<f8", False)])
+@pytest.mark.parametrize("with_gains", [False, True])
+@pytest.mark.parametrize("exponent", [-126, -40, -12, 40])
+def test_factors_of_4_bytes_predict_what_those_of_8_do(
+    dtype: str, brain: bool, with_gains: bool, exponent: int
+) -> None:
+    generator = np.random.default_rng(abs(exponent))
+    # All bits occur in the base: those of floats that are not finite, and of those that have fewer bits than others.
+    base = np.frombuffer(generator.bytes(1200 * int(dtype[-1])), dtype.replace("f", "u"))
+    shifts = np.array([0, 5, 9], np.uint8)
+    rows, columns = (generator.integers(-60, 60, (3, size), np.int32) for size in (30, 40))
+    narrow = Factors.narrowest(shifts, shifts, shifts, rows, columns, exponent)
+    wide = replace(narrow, rows=narrow.rows.astype(np.float64), columns=narrow.columns.astype(np.float64))
+    assert narrow.are_narrow
+    assert not wide.are_narrow
+    gains = generator.normal(size=30).astype("<f4") if with_gains else None
+    matrix = Matrix(30, 40, rank=3, exponent=exponent, gains=7 if with_gains else None)
+    one, other = (
+        predicted(MatrixData(matrix, _octets(b""), _octets(b""), factors, gains), base, 0, brain=brain)
+        for factors in (narrow, wide)
+    )
+    assert np.array_equal(one, other)
+
+
+def test_factors_whose_sums_need_8_bytes_have_them() -> None:
+    one = np.zeros(1, np.uint8)
+    for row, exponent, is_narrow in [(4095, 0, True), (4097, 0, False), (1, -126, True), (1, -127, False)]:
+        rows, columns = np.full((1, 2), row, np.int32), np.full((1, 2), -4096, np.int32)
+        assert Factors.narrowest(one, one, one, rows, columns, exponent).are_narrow == is_narrow
+
+
+@pytest.mark.parametrize(("base", "gain"), [(1 + 2**-10, 1 + 2**-12), (2.0**-14, 2.0**-140), (60000.0, 3e38)])
+def test_a_product_with_a_gain_is_rounded_as_one_of_doubles(base: float, gain: float) -> None:
+    data = MatrixData(Matrix(1, 1, gains=7), _octets(b""), _octets(b""), None, np.array([gain], "<f4"))
+    with np.errstate(over="ignore"):
+        expected = (np.array([base]) * np.float64(np.float32(gain))).astype("<f4")
+    assert predicted(data, np.array([base], "<f4").view("<u4"), 0).view("<f4") == expected
+
+
 def test_a_prediction_in_bfloat16_is_the_nearest_one_with_ties_to_even() -> None:
     # In units of 2^-8: half of the last place of 1, whose neighbours are 1 + 2^-7 and 1 - 2^-8.
     for factor, bits in [(1, 0x3F80), (3, 0x3F82), (-1, 0x3F7F), (2, 0x3F81)]:
@@ -337,6 +377,20 @@ def test_what_is_not_finite_is_not_predicted(dtype: str, brain: bool) -> None:
     base = np.frombuffer(zeros, dtype.replace("f", "u")).copy()
     base[:] = np.iinfo(base.dtype).max  # all bits: a NaN
     assert np.array_equal(predicted(data, base, 0, brain=brain), base)
+
+
+def test_a_prediction_in_2_bytes_is_the_nearest_float_with_ties_to_even() -> None:
+    # Every float of 2 bytes that is finite, and what lies around the middle between it and the next one.
+    least = np.arange(0x7C00, dtype="<u2").view("<f2").astype("<f4")
+    following = np.append(least[1:], np.float32(65536.0))
+    middle = (least + following) / 2
+    ones = np.full(len(least), 0x3C00, "<u2")
+    matrix = Matrix(1, len(least), gains=7, by_columns=True)
+    for values in (least, middle, np.nextafter(middle, least), np.nextafter(middle, following)):
+        for gains in (values, -values):
+            data = MatrixData(matrix, _octets(b""), _octets(b""), None, gains)
+            with np.errstate(over="ignore"):
+                assert np.array_equal(predicted(data, ones, 0), gains.astype("<f2").view("<u2"))
 
 
 def test_a_prediction_may_overflow() -> None:
