@@ -167,7 +167,8 @@ class Claims:
         for batch in members.keys() - known:
             for path in members[batch]:
                 _rename(path, free_path(path))
-        dead = {name for name in {_owner(path) for path in batches} if name != self._name and self._is_dead(name)}
+        names = {_owner(path) for path in batches} | {path.stem for path in self._folder.glob(f"[!.]*{_SHIPPER}")}
+        dead = {name for name in names - {self._name} if self._is_dead(name)}
         heirs = [
             Claim(batch, tuple(members[batch]), path.suffix == _DONE)
             for path in batches

@@ -75,7 +75,7 @@ def test_a_block_is_what_the_driver_writes_itself(
 @pytest.mark.parametrize(("different", "width"), [(256, 1), (257, 2), (65_536, 2), (65_537, 4)])
 def test_codes_are_as_wide_as_the_number_of_texts_asks_for(different: int, width: int) -> None:
     texts = [f"{number:05}" for number in range(different)]
-    columns = [Coded(np.arange(different), texts), np.zeros(different, np.uint8)]
+    columns: list[Column] = [Coded(np.arange(different), texts), np.zeros(different, np.uint8)]
     kinds = ["LowCardinality(String)", "UInt8"]
     block = encode_block(["a", "b"], kinds, columns, different)
 
