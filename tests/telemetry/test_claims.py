@@ -144,7 +144,9 @@ def test_a_batch_that_was_inserted_is_only_removed_by_its_heir(root: Path) -> No
 
 
 def test_signs_of_life_of_the_dead_are_swept_away(root: Path) -> None:
-    first, second = shipper(root), shipper(root)
+    first, second = Claims(root), Claims(root)
+    first.sign_on()
+    second.sign_on()
     subprocess.run(
         [
             sys.executable,
