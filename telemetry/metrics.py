@@ -11,6 +11,9 @@ SPOOL_BATCHES: Final = Counter("skafos_spool_batches_total", "Batches of events 
 SPOOL_FULL: Final = Counter("skafos_spool_full_total", "Batches turned away because the spool or its disk was full.")
 SPOOL_FAILURES: Final = Counter("skafos_spool_failures_total", "Group commits that the disk refused.")
 SPOOL_BYTES: Final = Gauge("skafos_spool_used_bytes", "Bytes of all segments of this writer, as last measured.")
+SPOOL_LIMIT: Final = Gauge(
+    "skafos_spool_limit_bytes", "Bound of this writer's segments; full, batches are turned away."
+)
 
 SHIPPED_EVENTS: Final = Counter(
     "skafos_shipper_events_total", "Events inserted into ClickHouse, re-sent ones included."
@@ -21,6 +24,16 @@ SHIP_RETRIES: Final = Counter(
 )
 DEAD_SEGMENTS: Final = Counter("skafos_shipper_dead_segments_total", "Segments put aside in the dead-letter folder.")
 WAITING_SEGMENTS: Final = Gauge("skafos_shipper_waiting_segments", "Segments that waited at the last look.")
+WAITING_BYTES: Final = Gauge("skafos_shipper_waiting_bytes", "Their bytes.")
 WAITING_AGE: Final = Gauge("skafos_shipper_waiting_age_seconds", "Age of the oldest waiting segment at the last look.")
+DEAD_WAITING: Final = Gauge(
+    "skafos_shipper_dead_letter_segments", "Segments that lie in the dead-letter folder, at the last look."
+)
+DEAD_BYTES: Final = Gauge("skafos_shipper_dead_letter_bytes", "Their bytes.")
+FOLDED_VALUES: Final = Counter(
+    "skafos_shipper_folded_values_total",
+    'Values of events stored as "other", because their dimension had too many on that day, by dimension.',
+    ["dimension"],
+)
 
 REGISTRATIONS: Final = Counter("skafos_registrations_added_total", "Device registrations put into the stream.")

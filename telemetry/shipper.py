@@ -22,6 +22,7 @@ from typing import Final
 import structlog
 
 from telemetry import metrics
+from telemetry.cardinality import Dimensions
 from telemetry.columns import EventColumns, event_columns
 from telemetry.events import InvalidBatch
 from telemetry.segment import Record, UnreadableSegment, decode_segment
@@ -96,6 +97,7 @@ class Shipper:
         self._warehouse = warehouse
         self._interval = interval_seconds
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._dimensions = Dimensions()
         self._migrated = False
         self._failures = 0
 
@@ -196,6 +198,7 @@ class Shipper:
         columns: EventColumns = await asyncio.to_thread(
             event_columns, [record for segment in segments for record in segment.records]
         )
+        columns = await asyncio.to_thread(self._dimensions.bounded, columns)
         await self._warehouse.insert_events(columns, insert_id([segment.segment_id for segment in segments]))
         return columns.count
 

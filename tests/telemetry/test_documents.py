@@ -10,6 +10,7 @@ from prometheus_client import Counter, Gauge
 
 from telemetry import metrics
 from telemetry.adoption import MAX_DAYS, MAX_FAILURES
+from telemetry.cardinality import LIMITS
 from telemetry.columns import MAX_ERROR_KEPT
 from telemetry.events import EVENT_TYPES, MAX_BATCH_BYTES, MAX_ERROR_CHARS, MAX_EVENTS_PER_BATCH, Event
 from telemetry.settings import ShipperSettings
@@ -51,6 +52,16 @@ def test_every_metric_is_described() -> None:
 
     described = {name.removesuffix("_total") for name in first_cells("Metrics")}
     assert described == set(names)
+
+
+def test_the_bounds_of_free_texts_are_written_down() -> None:
+    told = TEXT.split("An organization has so many", 1)[1].split(". What comes beyond", 1)[0]
+    listed = {
+        name: int(number.replace(",", ""))
+        for number, names in re.findall(r"([\d,]*\d) of ((?:`\w+`(?:,\s| and )?)+)", told)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert listed == LIMITS
 
 
 def test_the_bounds_that_are_written_down_are_those_of_the_code() -> None:
