@@ -83,9 +83,9 @@ class Resigner:
         """Set the moments to alert on: they tell of a resigner that has stopped, too. 0 while there is no manifest."""
         query = select(func.min(Manifest.resign_at), func.min(Root.expires_at)).join(Root, _ROOT_IN_FORCE)
         async with self._database.read() as session:
-            resign_at, root_expires = (await session.execute(query)).one()
-        RESIGN_DUE.set(resign_at.timestamp() if resign_at else 0)
-        ROOT_EXPIRES.set(root_expires.timestamp() if root_expires else 0)
+            moments: list[datetime | None] = list((await session.execute(query)).one())
+        for gauge, moment in zip((RESIGN_DUE, ROOT_EXPIRES), moments, strict=True):
+            gauge.set(0 if moment is None else moment.timestamp())
 
     async def _due(self, now: datetime) -> list[tuple[str, bool]]:
         """Return the environments that are due, the most urgent first, and whether the root is due as well."""
