@@ -1,0 +1,228 @@
+"""``skafos adoption …``: each question, for people, as JSON, CSV and Parquet; nothing to tell is not a failure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from control_plane.api import figure_schemas, schemas
+from skafos.cli import adoption
+from skafos.cli.export import Column, ParquetFailed, Table, write_parquet
+from skafos.cli.figure_pages import amount, seconds
+from tests.flows.running import Running, until
+from tests.skafos.command import run
+from tests.small_population import population
+
+APP, MODEL = "Figures", "figures"
+QUESTIONS = [command.name or "" for command in adoption.app.registered_commands]
+OF_A_RELEASE = {"hours", "time", "stuck"}
+
+
+@pytest.fixture(scope="module")
+def told(skafos_up: Running, tmp_path_factory: pytest.TempPathFactory) -> Running:
+    """A Skafos whose devices have reported, and a model of which none has."""
+    skafos = skafos_up
+    skafos.skafos("apps", "create", APP, "--bundle-id", "org.example.figures")
+    file = tmp_path_factory.mktemp("model") / "model.bin"
+    file.write_bytes(b"weights")
+    for model in (MODEL, "quiet"):
+        skafos.skafos("models", "create", model, app=APP)
+        skafos.skafos("upload", str(file), "--deploy", "prod", app=APP, model=model)
+    (prod,) = [each for each in skafos.skafos("environments", app=APP) if each["name"] == "prod"]
+    path = f"{skafos.edge_url}/v2/environments/{prod['key']}/events"
+    until(lambda: httpx.post(path, json=population(MODEL)).status_code == 202, "the edge knows the environment")
+    count = f"SELECT count() AS n FROM events WHERE model = '{MODEL}'"
+    until(lambda: skafos.skafos("sql", count)[0]["n"] >= len(population(MODEL)), "the events")
+    return skafos
+
+
+def text(told: Running, question: str, *options: str, model: str = MODEL) -> str:
+    shown = told.command("adoption", question, *options, app=APP, model=model)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    return shown.stdout
+
+
+def table(told: Running, question: str, *options: str, model: str = MODEL) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text(told, question, "--csv", *options, model=model))))
+
+
+def test_there_is_a_command_for_each_question() -> None:
+    assert [
+        *("curve", "hours", "devices", "installations", "mix", "funnel"),
+        *("failures", "downloads", "bytes", "time", "stuck"),
+    ] == QUESTIONS
+
+
+@pytest.mark.parametrize(
+    ("question", "lines"),
+    [
+        (["curve"], ["4       v1 50.0% (2)  none 50.0% (2)"]),
+        (["hours"], ["version 1 came to prod at", "4       v1 50.0% (2)  none 50.0% (2)"]),
+        (["devices"], ["ACTIVE  17.1       18.0       OTHERS", "4       2 (50.0%)  2 (50.0%)  0 (0.0%)"]),
+        (["installations"], ["2 installations in total", "v1       2"]),
+        (["mix"], ["v1       2        50.0%", "none     2        50.0%"]),
+        (["funnel"], ["v1       4      3         2       2         1       after download"]),
+        (["failures"], ["v1       3      1       33.3%  6.1% to 79.2%  2", "v1       2      1        hash differs"]),
+        (["downloads"], ["all      3          0.1 s   0.1 s"]),
+        (["bytes"], ["3 downloads took 230 B; patches saved 70 B (23.3%)", "zstd-prefix  1          30 B   100 B"]),
+        (["time"], ["of 4 devices that were active since, 2 (50.0%) activated it", "90%    not yet"]),
+        (["stuck", "--hours", "0"], ["1 devices are stuck on the way to version 1", "1        download  hash differs"]),
+    ],
+    ids=lambda each: each[0] if each[0] in QUESTIONS else "",
+)
+def test_a_question_is_answered_for_people(told: Running, question: list[str], lines: list[str]) -> None:
+    shown = text(told, question[0], *question[1:])
+    for line in lines:
+        assert line in shown
+
+
+def test_a_row_of_csv_is_one_fact(told: Running) -> None:
+    (first, second) = table(told, "curve")
+    assert (first["version"], first["devices"], first["share"]) == ("1", "2", "0.5")
+    assert (second["version"], second["active_devices"]) == ("", "4")
+    steps = {row["step"]: (row["devices"], row["leak"]) for row in table(told, "funnel")}
+    assert steps["verify"] == ("2", "false")
+    assert steps["download"] == ("3", "true")
+    assert table(told, "failures", "--reasons") == [
+        {"version": "1", "error": "hash differs", "count": "2", "devices": "1"}
+    ]
+    assert [row["encoding"] for row in table(told, "bytes", "--encodings")] == ["identity", "zstd-prefix"]
+    assert [row["device_id"] for row in table(told, "stuck", "--hours", "0")] == ["d-3"]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_question_is_answered_as_json_and_parquet_with_the_rows_of_csv(
+    told: Running, question: str, tmp_path: Path
+) -> None:
+    assert told.skafos("adoption", question, app=APP, model=MODEL)["model"] == MODEL
+    rows = table(told, question)
+    file = tmp_path / "figures.parquet"
+    (tmp_path / "config.xml").write_text("<not for the engine>")
+    done = told.command("adoption", question, "--parquet", str(file), app=APP, model=MODEL)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"{len(rows)} rows are in {file}.\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["config.xml", "figures.parquet"] or len(rows) >= 0
+    stored = parquet(file)
+    assert [list(row) for row in stored] == [list(row) for row in rows]
+    assert len(stored) == len(rows)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_no_data_is_a_sentence_a_header_and_a_file_without_rows(told: Running, question: str, tmp_path: Path) -> None:
+    assert len(text(told, question, model="quiet").splitlines()) <= 2
+    header = text(told, question, "--csv", model="quiet")
+    assert header.count("\n") == 1
+    file = tmp_path / "figures.parquet"
+    assert told.command("adoption", question, "--parquet", str(file), app=APP, model="quiet").returncode == 0
+    assert columns(file) == header.strip().split(",")
+    assert parquet(file) == []
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_what_cannot_be_asked_is_a_failure_and_makes_neither_header_nor_file(question: str, tmp_path: Path) -> None:
+    """The same sentence and exit code come of a 503: `UnavailableError` is one error."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        where = {"SKAFOS_URL": f"http://127.0.0.1:{closed.getsockname()[1]}", "SKAFOS_API_TOKEN": "t"}
+        names = {"SKAFOS_ORG_NAME": "o", "SKAFOS_APP_NAME": "a", "SKAFOS_MODEL_NAME": "m"}
+        for output in ([], ["--csv"], ["--parquet", str(tmp_path / "figures.parquet")]):
+            failed = run("adoption", question, *output, **where, **names)
+            assert (failed.returncode, failed.stdout) == (1, "")
+            assert failed.stderr.startswith("error: Cannot reach")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_moments_need_a_zone_and_options_stand_behind_their_question(told: Running) -> None:
+    since = (datetime.now(UTC) - timedelta(hours=3)).strftime("%Y-%m-%dT%H:%MZ")
+    assert "+3 h" in text(told, "hours", "--since", since) or "+2 h" in text(told, "hours", "--since", since)
+    for arguments in (["hours", "--since", "2026-05-14T12:00"], ["--days", "3", "curve"], ["curve", "--csv", "--json"]):
+        assert told.command("adoption", *arguments, app=APP, model=MODEL).returncode == 2
+
+
+def test_the_bounds_of_options_are_those_of_the_api() -> None:
+    assert adoption.MAX_DAYS == schemas.MAX_ADOPTION_DAYS
+    assert adoption.MAX_HOURS == figure_schemas.MAX_HOURS
+    assert adoption.MAX_STUCK_HOURS == figure_schemas.MAX_STUCK_HOURS
+    assert adoption.MAX_STUCK_DEVICES == figure_schemas.MAX_STUCK_DEVICES
+    assert adoption.Dimension == figure_schemas.Dimension
+
+
+def test_parquet_keeps_types_texts_and_what_is_missing(tmp_path: Path) -> None:
+    kinds = Table(
+        (
+            Column("day", "day"),
+            Column("at", "moment", optional=True),
+            Column("version", "integer", optional=True),
+            Column("share", "number"),
+            Column("error", "text"),
+            Column("leak", "flag"),
+        ),
+        [
+            ("2026-05-14", "2026-05-14T12:00:00.123456Z", 3, 0.5, 'it\'s a "test",\n\\x ü', True),
+            ("2026-05-15", None, None, 1.0, "", False),
+        ],
+    )
+    write_parquet(kinds, tmp_path / "kinds.parquet")
+    assert parquet(tmp_path / "kinds.parquet") == [
+        {
+            "day": "2026-05-14",
+            "at": "2026-05-14 12:00:00.123456",
+            "version": 3,
+            "share": 0.5,
+            "error": 'it\'s a "test",\n\\x ü',
+            "leak": True,
+        },
+        {"day": "2026-05-15", "at": None, "version": None, "share": 1, "error": "", "leak": False},
+    ]
+    assert (tmp_path / "kinds.parquet").read_bytes()[:4] == b"PAR1"
+
+
+def test_a_parquet_file_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    there = tmp_path / "figures.parquet"
+    there.write_bytes(b"of yesterday")
+    with pytest.raises(ParquetFailed):
+        write_parquet(Table((Column("day", "day"),), [("no day",)]), there)
+    with pytest.raises(FileNotFoundError):
+        write_parquet(Table((Column("day", "day"),), []), tmp_path / "nowhere" / "figures.parquet")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"of yesterday"]
+
+
+def test_amounts_and_times_are_told_in_few_digits() -> None:
+    assert [amount(each) for each in (0, 999, 1_000, 2_345_678, 5 * 10**12)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "2.3 MB",
+        "5.0 TB",
+    ]
+    assert [seconds(each) for each in (0.42, 61, 600, 90_000, 400_000)] == [
+        "0.4 s",
+        "61 s",
+        "10 min",
+        "25.0 h",
+        "4.6 days",
+    ]
+
+
+def parquet(file: Path) -> list[dict[str, Any]]:
+    import chdb
+
+    query: Any = chdb.query
+    return [
+        json.loads(line) for line in str(query(f"SELECT * FROM file('{file}', 'Parquet')", "JSONEachRow")).splitlines()
+    ]
+
+
+def columns(file: Path) -> list[str]:
+    import chdb
+
+    query: Any = chdb.query
+    return [line.split("\t")[0] for line in str(query(f"DESCRIBE file('{file}', 'Parquet')", "TSV")).splitlines()]
