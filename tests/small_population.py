@@ -1,4 +1,4 @@
-"""Four devices of which every figure is known: two that install version 1, one that fails at it, one that only checks."""
+"""Four devices of which every figure is known: two install version 1, one fails at it, one only checks."""
 
 from __future__ import annotations
 
