@@ -102,8 +102,8 @@ def show_failures(answer: FailureRates) -> None:
             f"v{each.version}",
             each.tried_devices,
             each.failed_devices,
-            percent(each.rate),
-            f"{percent(each.low)} to {percent(each.high)}",
+            f"{each.rate:.2%}",  # a hundredth of a per cent is many devices
+            f"{each.low:.2%} to {each.high:.2%}",
             each.errors,
         ]
         for each in answer.versions

@@ -81,7 +81,7 @@ def test_there_is_a_command_for_each_question() -> None:
         (["installations"], ["2 installations in total", "v1       2"]),
         (["mix"], ["v1       2        50.0%", "none     2        50.0%"]),
         (["funnel"], ["v1       4      3         2       2         1       after download"]),
-        (["failures"], ["v1       3      1       33.3%  6.1% to 79.2%  2", "v1       2      1        hash differs"]),
+        (["failures"], ["v1       3      1       33.33%  6.15% to 79.23%  2", "v1       2      1        hash differs"]),
         (["downloads"], ["all      3          0.1 s   0.1 s"]),
         (["bytes"], ["3 downloads took 230 B; patches saved 70 B (23.3%)", "zstd-prefix  1          30 B   100 B"]),
         (["time"], ["of 4 devices that were active since, 2 (50.0%) activated it", "90%    not yet"]),
