@@ -10,20 +10,22 @@ day has some multiple of it, and is bounded all the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
-from operator import ne
+from collections.abc import Iterable, Mapping
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from telemetry import metrics
 from telemetry.columns import COLUMNS, EventColumns
+from telemetry.native import Coded, Column
 
 OTHER: Final = "other"
 LIMITS: Final[Mapping[str, int]] = {
     "encoding": 50,
     "os": 50,
     "os_version": 500,
-    # Android has some 10,000 models in use; the 5,000 most used ones are all but a per mille of the devices.
+    # There are over ten thousand models of Android devices, most of them seldom.
     "device_model": 5_000,
     "app_version": 500,
     "locale": 500,
@@ -34,11 +36,11 @@ beyond are errors that name a file or an address each time, and whoever has a ke
 MAX_REMEMBERED: Final = 1_000_000
 """Values of all organizations and days together: some 64 MB at worst. Beyond it the oldest day is forgotten."""
 
-Owner = tuple[str, date]
-"""An organization's id and a day."""
+MAX_TABLE: Final = 2**22
+"""Pairs of owner and value that are looked up in a table of so many places (4 MB); more are sorted."""
 
-_ORGANIZATION: Final = COLUMNS.index("organization_id")
-_DAY: Final = COLUMNS.index("day")
+Owner = tuple[str, int]
+"""An organization's id, and a day since 1970."""
 
 
 class Dimensions:
@@ -58,36 +60,40 @@ class Dimensions:
 
     def bounded(self, columns: EventColumns) -> EventColumns:
         """Return the events with every value beyond the bounds replaced by ``other``."""
-        values = list(columns.values)
-        owners, owned = _numbered(list(zip(values[_ORGANIZATION], values[_DAY], strict=True)))
+        values = dict(zip(COLUMNS, columns.values, strict=True))
+        owners, owned = _owners(values)
         for dimension in self._limits:
-            place = COLUMNS.index(dimension)
-            values[place] = self._fold(owners, owned, dimension, values[place])
+            column = values[dimension]
+            assert isinstance(column, Coded)
+            values[dimension] = self.fold(owners, owned, dimension, column)
         self._forget()
-        return EventColumns(tuple(values), columns.count)
+        return EventColumns(tuple(values.values()), columns.count)
 
-    def fold(self, owners: Sequence[Owner], dimension: str, values: list[str]) -> list[str]:
+    def fold(self, owners: list[Owner], owned: NDArray[np.int64], dimension: str, column: Coded) -> Coded:
         """Return a column with what is beyond the bound replaced by ``other``; the same column when nothing is.
 
         Args:
-            owners: whose event each is, and the day on which it was received.
+            owners: whose events there are, and of which days.
+            owned: the place of each event's owner among them.
             dimension: the column's name, one of the limits'.
-            values: the column. An empty text is no value.
+            column: an empty text in it is no value.
         """
-        return self._fold(*_numbered(owners), dimension, values)
-
-    def _fold(self, owners: list[Owner], owned: list[int], dimension: str, values: list[str]) -> list[str]:
-        """Do as `fold` does; ``owned`` has the place of each event's owner."""
-        if len(owners) == 1:  # as in most batches: pairs need not be made for every event
-            different: Iterable[tuple[int, str]] = [(0, value) for value in dict.fromkeys(values)]
-        else:
-            different = dict.fromkeys(zip(owned, values, strict=True))
-        beyond = {pair for pair in different if pair[1] and not self._admit(owners[pair[0]], dimension, pair[1])}
+        width, texts = len(column.texts), column.texts
+        pairs = owned * width + column.codes
+        beyond = [
+            pair
+            for pair in _different(pairs, len(owners) * width)
+            if texts[pair % width] and not self._admit(owners[pair // width], dimension, texts[pair % width])
+        ]
         if not beyond:
-            return values
-        folded = [OTHER if pair in beyond else pair[1] for pair in zip(owned, values, strict=True)]
-        metrics.FOLDED_VALUES.labels(dimension).inc(sum(map(ne, folded, values)))
-        return folded
+            return column
+        folded = np.isin(pairs, beyond)
+        metrics.FOLDED_VALUES.labels(dimension).inc(int(folded.sum()))
+        known = [*texts, OTHER]
+        codes = np.where(folded, known.index(OTHER), column.codes)
+        # A text that no row has any more would be stored all the same, in the dictionary of the column.
+        used, codes = np.unique(codes, return_inverse=True)
+        return Coded(codes.astype(np.int64), [known[place] for place in used.tolist()])
 
     def _admit(self, owner: Owner, dimension: str, value: str) -> bool:
         """Tell whether a value may be stored; the first ones are remembered."""
@@ -109,7 +115,22 @@ class Dimensions:
             self._remembered -= sum(map(len, self._admitted.pop(owner).values()))
 
 
-def _numbered(owners: Sequence[Owner]) -> tuple[list[Owner], list[int]]:
+def _owners(values: Mapping[str, Column]) -> tuple[list[Owner], NDArray[np.int64]]:
     """Return the different owners, and of each event the place of its owner among them."""
-    places = {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
-    return list(places), [places[owner] for owner in owners]
+    organizations, days = values["organization_id"], values["day"]
+    assert isinstance(organizations, Coded)
+    assert isinstance(days, np.ndarray)
+    some_days, places = np.unique(days, return_inverse=True)
+    owners = [(organization, int(day)) for organization in organizations.texts for day in some_days]
+    return owners, organizations.codes * len(some_days) + places
+
+
+def _different(pairs: NDArray[np.int64], room: int) -> Iterable[int]:
+    """Return the different pairs in order, of which each is below ``room``."""
+    if room > MAX_TABLE:
+        different: list[int] = np.unique(pairs).tolist()
+        return different
+    there = np.zeros(room, np.bool_)
+    there[pairs] = True
+    found: list[int] = np.flatnonzero(there).tolist()
+    return found

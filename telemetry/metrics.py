@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 SPOOL_COMMITS: Final = Counter("skafos_spool_commits_total", "Group commits written to the spool.")
 SPOOL_BATCHES: Final = Counter("skafos_spool_batches_total", "Batches of events made durable in the spool.")
@@ -19,6 +19,11 @@ SHIPPED_EVENTS: Final = Counter(
     "skafos_shipper_events_total", "Events inserted into ClickHouse, re-sent ones included."
 )
 SHIPPED_SEGMENTS: Final = Counter("skafos_shipper_segments_total", "Segments inserted and removed from the spool.")
+SHIP_LAG: Final = Histogram(
+    "skafos_shipper_lag_seconds",
+    "Age of the oldest event of each insert, once it is in: from the edge's clock to this one.",
+    buckets=(0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600, 6 * 3600),
+)
 SHIP_RETRIES: Final = Counter(
     "skafos_shipper_retries_total", "Inserts put off because ClickHouse could not be reached."
 )

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from telemetry import metrics
-from telemetry.shipper import DEAD_LETTER
 from telemetry.spool_directory import READY_SUFFIX
+from telemetry.writers import DEAD_LETTER
 
 DEAD_SUFFIX: Final = ".segment"
 

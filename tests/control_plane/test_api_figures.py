@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -162,6 +163,17 @@ def test_no_data_is_an_empty_answer_and_what_does_not_exist_is_not(figures: Figu
 )
 def test_what_is_out_of_bounds_is_refused(figures: Figures, query: str) -> None:
     assert figures.api.call("GET", f"{MODEL}/adoption/{query}").status_code == 400
+
+
+def test_the_metrics_port_tells_of_the_spool_that_this_process_ships(figures: Figures) -> None:
+    grave = figures.api.folder / "spool" / "dead-letter"
+    grave.mkdir()
+    (grave / "0-x.segment").write_bytes(bytes(5))
+    told = httpx.get(f"{figures.api.metrics_url}/metrics").text
+    assert "skafos_shipper_dead_letter_segments 1.0" in told
+    assert "skafos_shipper_dead_letter_bytes 5.0" in told
+    assert "skafos_shipper_waiting_segments 0.0" in told
+    assert "skafos_shipper_lag_seconds_count 1.0" in told
 
 
 def test_a_version_that_was_never_deployed_has_no_time_since_its_deploy(figures: Figures) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
-from telemetry import metrics
-from telemetry.cardinality import LIMITS, OTHER, Dimensions
+from telemetry import cardinality
+from telemetry.cardinality import LIMITS, OTHER, Dimensions, Owner
 from telemetry.columns import COLUMNS, event_columns
 from telemetry.events import Event
+from telemetry.native import Coded
 from telemetry.shipper import Shipper
 from telemetry.spool import Spool
 from telemetry.warehouse import Warehouse
@@ -20,34 +25,58 @@ from tests.telemetry.warehouses import embedded
 
 __all__ = ["embedded"]  # a fixture
 
-DAY = date(2026, 5, 14)
+DAY = 20_000
 ONE = ("org-1", DAY)
 
 
+def coded(texts: Sequence[str]) -> Coded:
+    different = list(dict.fromkeys(texts))
+    return Coded(np.array([different.index(text) for text in texts], np.int64), different)
+
+
+def fold(dimensions: Dimensions, owners: Sequence[Owner], values: Sequence[str], dimension: str = "os") -> list[str]:
+    """What becomes of values, given whose each is."""
+    different = list(dict.fromkeys(owners))
+    owned = np.array([different.index(owner) for owner in owners], np.int64)
+    folded = dimensions.fold(different, owned, dimension, coded(values))
+    assert set(folded.texts) == set(folded.rows()), "the dictionary that is stored holds what rows have"
+    return folded.rows()
+
+
+@pytest.fixture(autouse=True, params=["by table", "by sorting"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find the different values in both ways that there are."""
+    if request.param == "by sorting":
+        monkeypatch.setattr(cardinality, "MAX_TABLE", 0)
+
+
+def counted() -> float:
+    return REGISTRY.get_sample_value("skafos_shipper_folded_values_total", {"dimension": "os"}) or 0.0
+
+
 def test_what_comes_beyond_the_bound_is_told_as_other_and_counted() -> None:
-    counted = metrics.FOLDED_VALUES.labels("os")._value.get()
-    dimensions = Dimensions({"os": 2})
-    assert dimensions.fold([ONE] * 6, "os", ["a", "b", "c", "", "a", "d"]) == ["a", "b", OTHER, "", "a", OTHER]
-    assert metrics.FOLDED_VALUES.labels("os")._value.get() == counted + 2
+    before = counted()
+    values = ["a", "b", "c", "", "a", "d"]
+    assert fold(Dimensions({"os": 2}), [ONE] * 6, values) == ["a", "b", OTHER, "", "a", OTHER]
+    assert counted() == before + 2
 
 
 def test_a_column_within_the_bound_is_left_as_it_is() -> None:
-    values = ["a", "b", "a"]
-    assert Dimensions({"os": 2}).fold([ONE] * 3, "os", values) is values
+    column = coded(["a", "b", "a"])
+    assert Dimensions({"os": 2}).fold([ONE], np.zeros(3, np.int64), "os", column) is column
 
 
 def test_other_itself_is_never_beyond_the_bound_and_not_counted() -> None:
-    counted = metrics.FOLDED_VALUES.labels("os")._value.get()
-    values = ["a", OTHER]
-    assert Dimensions({"os": 1}).fold([ONE] * 2, "os", values) is values
-    assert metrics.FOLDED_VALUES.labels("os")._value.get() == counted
+    before = counted()
+    assert fold(Dimensions({"os": 1}), [ONE] * 3, ["a", OTHER, "b"]) == ["a", OTHER, OTHER]
+    assert counted() == before + 1
 
 
 def test_organizations_days_and_dimensions_have_bounds_of_their_own() -> None:
     dimensions = Dimensions({"os": 1, "locale": 1})
-    owners = [ONE, ("org-2", DAY), ("org-1", DAY + timedelta(days=1)), ONE]
-    assert dimensions.fold(owners, "os", ["a", "b", "c", "d"]) == ["a", "b", "c", OTHER]
-    assert dimensions.fold([ONE], "locale", ["de"]) == ["de"]
+    owners = [ONE, ("org-2", DAY), ("org-1", DAY + 1), ONE]
+    assert fold(dimensions, owners, ["a", "b", "c", "d"]) == ["a", "b", "c", OTHER]
+    assert fold(dimensions, [ONE], ["de"], "locale") == ["de"]
 
 
 @given(st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from("abcdefg")), max_size=60), st.integers(1, 5))
@@ -60,9 +89,9 @@ def test_the_bound_holds_over_batches_and_a_batch_that_is_sent_again_is_the_same
         batch = events[start : start + 7]
         owners = [(organization, DAY) for organization, _ in batch]
         values = [value for _, value in batch]
-        folded = dimensions.fold(owners, "os", values)
+        folded = fold(dimensions, owners, values)
         assert all(new in (old, OTHER) for new, old in zip(folded, values, strict=True))
-        assert dimensions.fold(owners, "os", values) == folded
+        assert fold(dimensions, owners, values) == folded
         for (organization, _), value in zip(batch, folded, strict=True):
             stored[organization].add(value)
     assert all(len(values - {OTHER}) <= limit for values in stored.values())
@@ -70,13 +99,16 @@ def test_the_bound_holds_over_batches_and_a_batch_that_is_sent_again_is_the_same
 
 def test_the_oldest_day_is_forgotten_when_there_is_too_much_to_remember() -> None:
     dimensions = Dimensions({"os": 2}, max_remembered=3)
-    for day, values in ((DAY, ["a", "b"]), (DAY + timedelta(days=1), ["a", "b"])):
-        records = [record(event(os=value), at=NOON + (day - DAY)) for value in values]
+    for days, values in ((0, ["a", "b"]), (1, ["a", "b"])):
+        records = [record(event(os=value), at=NOON + timedelta(days)) for value in values]
         dimensions.bounded(event_columns(records))
-    kept = dimensions.bounded(
-        event_columns([record(event(os="c"), at=NOON), record(event(os="c"), at=NOON + timedelta(1))])
-    )
-    assert kept.values[COLUMNS.index("os")] == ["c", OTHER]
+    later = [record(event(os="c"), at=NOON), record(event(os="c"), at=NOON + timedelta(1))]
+    columns = dimensions.bounded(event_columns(later))
+    by_name = dict(zip(COLUMNS, columns.values, strict=True))
+    os, day = by_name["os"], by_name["day"]
+    assert isinstance(os, Coded)
+    assert isinstance(day, np.ndarray)
+    assert dict(zip(day - day.min(), os.rows(), strict=True)) == {0: "c", 1: OTHER}
 
 
 def test_only_free_texts_of_events_are_bounded_and_each_of_them_is() -> None:

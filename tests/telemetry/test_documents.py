@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import msgspec
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from telemetry import metrics
 from telemetry.adoption import MAX_DAYS, MAX_FAILURES
@@ -47,7 +47,7 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 
 def test_every_metric_is_described() -> None:
-    collectors = [one for one in vars(metrics).values() if isinstance(one, Counter | Gauge)]
+    collectors = [one for one in vars(metrics).values() if isinstance(one, Counter | Gauge | Histogram)]
     names = [family.name for one in collectors for family in one.describe()]
 
     described = {name.removesuffix("_total") for name in first_cells("Metrics")}

@@ -8,10 +8,10 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import REGISTRY
 
 from telemetry.__main__ import operations_app
-from telemetry.shipper import DEAD_LETTER
 from telemetry.spool import Spool
 from telemetry.spool_state import SpoolState, look
 from telemetry.warehouse import open_warehouse
+from telemetry.writers import DEAD_LETTER
 from tests.telemetry.samples import NOON, body, event, labels
 
 NOTHING = SpoolState(0, 0, 0.0, 0, 0)
