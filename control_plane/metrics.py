@@ -35,6 +35,8 @@ ROOT_EXPIRES = Gauge(
 )
 PATCH_JOBS_WAITING = Gauge("skafos_control_patch_jobs_waiting", "Patches that wait or are being made.")
 PATCH_JOBS_ENDED = Counter("skafos_control_patch_jobs_ended_total", "Patch jobs that ended, by how.", ["state"])
+# An alert asks for its increase, and Prometheus sees none from nothing to one: the series is there from the start.
+PATCH_JOBS_ENDED.labels("failed")
 PATCHES_SKIPPED = Counter(
     "skafos_control_patches_skipped_total",
     "Patches that an environment or their making decided against, by why.",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
@@ -92,6 +93,14 @@ def test_values_that_are_chosen_by_are_ones_that_the_code_gives() -> None:
     for query in [*RULE_QUERIES, *dashboard_queries()]:
         for value in re.findall(r'(?:outcome|part|state)!?="(\w+)"', query):
             assert f'"{value}"' in source
+
+
+def test_a_series_whose_increase_is_asked_for_is_there_before_it_increases() -> None:
+    asked = [found for query in RULE_QUERIES for found in re.findall(r"increase\((\w+)\{([^}]*)\}", query)]
+    assert asked
+    for name, matchers in asked:
+        labels = dict(re.findall(r'(\w+)="(\w+)"', matchers))
+        assert REGISTRY.get_sample_value(name, labels) is not None
 
 
 def test_what_a_summary_names_is_a_label_of_its_alert() -> None:
