@@ -5,7 +5,8 @@ as ``other``. Values are admitted in the order in which they come, and one that 
 that an insert that is tried again holds the same rows.
 
 The bound is of one shipper: it remembers what it admitted while it lives. With several shippers, or after a restart, a
-day has some multiple of it, and is bounded all the same.
+day has some multiple of it, and is bounded all the same. A batch that another shipper sends again may then tell a rare
+value where the first one told ``other``, of the same event: figures by that dimension know the device under both.
 """
 
 from __future__ import annotations
