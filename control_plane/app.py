@@ -103,7 +103,8 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             _start_tasks(parts, stack)
             silent = SilentConnections()
             await _serve(create_app(parts.services, parts.health, silent), api_socket, silent, stack)
-            await _serve(create_metrics_app(parts.health, silent), metrics_socket, silent, stack)
+            measure = None if settings.spool_dir is None else partial(_measure_spool, settings.spool_dir)
+            await _serve(create_metrics_app(parts.health, silent, measure), metrics_socket, silent, stack)
             yield Running(address_of(api_socket), address_of(metrics_socket), parts.services, parts.health)
             _log.info("stopping")
     _log.info("stopped")
@@ -219,6 +220,12 @@ async def _ship(spool_dir: Path, gate: WarehouseGate) -> None:
     from telemetry.shipper import Shipper
 
     await Shipper(spool_dir, await gate.wait()).run()
+
+
+def _measure_spool(spool_dir: Path) -> None:
+    from telemetry.spool_state import measure
+
+    measure(spool_dir)
 
 
 async def _keep_writing(last_uses: LastUses) -> None:

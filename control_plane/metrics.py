@@ -26,8 +26,17 @@ PUBLICATIONS = Counter("skafos_control_publications_total", "Publications writte
 STORE_FILLED = Counter("skafos_control_store_filled_total", "Times that an empty manifest store was filled.")
 MANIFESTS_DUE = Gauge("skafos_control_manifests_due", "Manifests that were due to be signed anew when last looked.")
 MANIFESTS_RESIGNED = Counter("skafos_control_manifests_resigned_total", "Manifests signed anew without a change.")
+RESIGN_DUE = Gauge(
+    "skafos_control_resign_due_timestamp_seconds",
+    "When the first manifest is due to be signed anew, in Unix time: before three quarters of its life are over.",
+)
+ROOT_EXPIRES = Gauge(
+    "skafos_control_root_expiry_timestamp_seconds", "When the first root in force expires, in Unix time."
+)
 PATCH_JOBS_WAITING = Gauge("skafos_control_patch_jobs_waiting", "Patches that wait or are being made.")
 PATCH_JOBS_ENDED = Counter("skafos_control_patch_jobs_ended_total", "Patch jobs that ended, by how.", ["state"])
+# An alert asks for its increase, and Prometheus sees none from nothing to one: the series is there from the start.
+PATCH_JOBS_ENDED.labels("failed")
 PATCHES_SKIPPED = Counter(
     "skafos_control_patches_skipped_total",
     "Patches that an environment or their making decided against, by why.",

@@ -11,11 +11,11 @@ from contextlib import suppress
 from datetime import datetime
 
 import structlog
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 
 from control_plane.database import Database
 from control_plane.errors import Missing
-from control_plane.metrics import MANIFESTS_DUE, MANIFESTS_RESIGNED
+from control_plane.metrics import MANIFESTS_DUE, MANIFESTS_RESIGNED, RESIGN_DUE, ROOT_EXPIRES
 from control_plane.publish import Publisher
 from control_plane.tables import Manifest, Root, utc_now
 from manifests.trust import Lifetimes
@@ -26,6 +26,7 @@ CHECK_SECONDS = 60.0
 # What is read at once; signing one takes a millisecond, so a round of a thousand stays short.
 BATCH = 1000
 ROOT_RENEWAL_SHARE = 0.25
+_ROOT_IN_FORCE = (Root.environment_id == Manifest.environment_id) & (Root.version == Manifest.root)
 
 _log = structlog.get_logger(__name__)
 
@@ -63,7 +64,9 @@ class Resigner:
         """Sign what is due at ``now``; return how many. One that fails is logged and tried again next time."""
         due = await self._due(now)
         MANIFESTS_DUE.set(len(due))
-        return sum([await self._resign(environment_id, renew_root) for environment_id, renew_root in due])
+        signed = sum([await self._resign(environment_id, renew_root) for environment_id, renew_root in due])
+        await self._tell_what_is_next()
+        return signed
 
     async def _resign(self, environment_id: str, renew_root: bool) -> bool:
         try:
@@ -76,12 +79,20 @@ class Resigner:
         MANIFESTS_RESIGNED.inc()
         return True
 
+    async def _tell_what_is_next(self) -> None:
+        """Set the moments to alert on: they tell of a resigner that has stopped, too. 0 while there is no manifest."""
+        query = select(func.min(Manifest.resign_at), func.min(Root.expires_at)).join(Root, _ROOT_IN_FORCE)
+        async with self._database.read() as session:
+            moments: list[datetime | None] = list((await session.execute(query)).one())
+        for gauge, moment in zip((RESIGN_DUE, ROOT_EXPIRES), moments, strict=True):
+            gauge.set(0 if moment is None else moment.timestamp())
+
     async def _due(self, now: datetime) -> list[tuple[str, bool]]:
         """Return the environments that are due, the most urgent first, and whether the root is due as well."""
         root_due = Root.expires_at <= now + self._root_margin
         query = (
             select(Manifest.environment_id, root_due)
-            .join(Root, (Root.environment_id == Manifest.environment_id) & (Root.version == Manifest.root))
+            .join(Root, _ROOT_IN_FORCE)
             .where(or_(Manifest.resign_at <= now, root_due))
             .order_by(Manifest.resign_at)
             .limit(BATCH)

@@ -6,18 +6,33 @@ Until it is, and whenever it does not answer, whoever asks hears `Unavailable`: 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 
-from control_plane.errors import Unavailable
-from telemetry.warehouse import Warehouse, WarehouseUnavailable, open_warehouse
+from control_plane.errors import Invalid, Unavailable
+from telemetry.warehouse import QueryFailed, Warehouse, WarehouseUnavailable, open_warehouse
 
 # A ClickHouse that starts beside us is there within a second; one that is down is asked for gently.
 FIRST_PAUSE_SECONDS = 0.2
 LAST_PAUSE_SECONDS = 5.0
 
+_UNREACHABLE = "ClickHouse cannot be reached; try again in a moment."
+
 _log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def telling_of_clickhouse() -> Iterator[None]:
+    """Turn ClickHouse's failures into ours, so that "no answer" never looks like "nothing"."""
+    try:
+        yield
+    except WarehouseUnavailable as error:
+        raise Unavailable(_UNREACHABLE, "clickhouse") from error
+    except QueryFailed as error:
+        raise Invalid(str(error), error.code) from error
 
 
 class WarehouseGate:
@@ -41,7 +56,7 @@ class WarehouseGate:
             Unavailable: it is not open yet.
         """
         if self._warehouse is None:
-            raise Unavailable("ClickHouse cannot be reached; try again in a moment.", "clickhouse")
+            raise Unavailable(_UNREACHABLE, "clickhouse")
         return self._warehouse
 
     async def wait(self) -> Warehouse:

@@ -46,6 +46,7 @@ from edge.sendfile import FileSender
 from edge.settings import EdgeSettings
 from manifests.redis_client import connect_redis
 from manifests.redis_store import RedisManifestStore
+from telemetry.metrics import SPOOL_LIMIT
 from telemetry.registrations import Registrations
 from telemetry.spool import Spool
 
@@ -92,6 +93,7 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         spool = Spool(
             settings.spool_dir / settings.worker, settings.spool_max_bytes, durability=settings.spool_durability
         )
+        SPOOL_LIMIT.set(settings.spool_max_bytes)
         # Both follow the cache, so they are there before anything is in it.
         # Lines about refusals name the client, whom only aiohttp's route finds out.
         prepared = PreparedManifests(manifests, cache_control, refuse=not settings.edge_log_refusals)

@@ -21,6 +21,7 @@ from edge.body import BodyLimits, read_body
 from edge.errors import Busy, Invalid, TooLarge, Unavailable
 from edge.gate import Gate
 from edge.manifest_cache import ManifestCache
+from edge.refused_events import count_refusals
 from telemetry.events import DEVICE_ID_PATTERN, Batch, BatchTooLarge, InvalidBatch, decode_batch
 from telemetry.registrations import (
     MAX_FACT_CHARS,
@@ -114,6 +115,8 @@ class Intake:
                 await self._store(event_labels(environment.labels), batch, received_at)
         metrics.EVENTS.labels("accepted").inc(len(batch.events))
         metrics.EVENTS.labels("refused").inc(batch.refused_count)
+        for word, events in count_refusals(batch.refused, batch.refused_count).items():
+            metrics.EVENTS_REFUSED.labels(word).inc(events)
         return _accepted(batch)
 
     async def _store(self, labels: EventLabels, batch: Batch, received_at: datetime) -> None:
@@ -156,8 +159,10 @@ def _decode(body: bytes, content_type: str | None) -> Batch:
     try:
         return decode_batch(body, content_type)
     except BatchTooLarge as error:
+        metrics.BATCHES_REFUSED.labels(error.code).inc()
         raise TooLarge(f"{error}.".capitalize(), error.code) from None
     except InvalidBatch as error:
+        metrics.BATCHES_REFUSED.labels(error.code).inc()
         raise Invalid(f"The batch cannot be read: {error}.", error.code) from None
 
 

@@ -73,6 +73,14 @@ VERSIONS_ASKED: Final = Counter(
 )
 
 EVENTS: Final = Counter("skafos_edge_events", "Events handed in, by outcome.", ["outcome"])
+EVENTS_REFUSED: Final = Counter(
+    "skafos_edge_events_refused",
+    "Events refused, by the field that is wrong, or missing (missing_…), or other.",
+    ["reason"],
+)
+BATCHES_REFUSED: Final = Counter(
+    "skafos_edge_batches_refused", "Batches refused as a whole once they were read, by the error's code.", ["code"]
+)
 REGISTRATIONS: Final = Counter("skafos_edge_registrations", "Device registrations, by outcome.", ["outcome"])
 SATURATED: Final = Counter("skafos_edge_saturated", "Requests refused because a bound was reached.", ["bound"])
 

@@ -1,7 +1,7 @@
 """Typed clients for the management API, synchronous and asynchronous.
 
-Each operation is described once, in `skafos.operations`, `skafos.uploading` and `skafos.fetching`. A client turns the
-description into a method; the two differ in how a call travels, and in nothing else::
+Each operation is described once, in `skafos.operations`, `skafos.figuring`, `skafos.uploading` and `skafos.fetching`.
+A client turns the description into a method; the two differ in how a call travels, and in nothing else::
 
     with Client("http://127.0.0.1:8800", token) as client:
         client.deploy("acme", "Camera", "vision", version=3, environment="prod", percent=10)
@@ -21,7 +21,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from skafos import fetching, operations, uploading
+from skafos import fetching, figuring, operations, uploading
 from skafos.calls import MAX_ANSWER_BYTES, Answer, Call, FileSlice, Pause, Steps
 from skafos.configuration import check_address
 from skafos.exceptions import InvalidAnswerError, UnavailableError
@@ -221,6 +221,17 @@ class Client(_Wire):
     list_deployments = _sync(operations.list_deployments)
     list_patches = _sync(operations.list_patches)
     adoption = _sync(operations.adoption)
+    adoption_curve = _sync(figuring.adoption_curve)
+    hourly_adoption = _sync(figuring.hourly_adoption)
+    active_devices = _sync(figuring.active_devices)
+    installations = _sync(figuring.installations)
+    version_mix = _sync(figuring.version_mix)
+    funnel = _sync(figuring.funnel)
+    failure_rates = _sync(figuring.failure_rates)
+    download_times = _sync(figuring.download_times)
+    bytes_sent = _sync(figuring.bytes_sent)
+    time_to_adopt = _sync(figuring.time_to_adopt)
+    stuck_devices = _sync(figuring.stuck_devices)
     sql = _sync(operations.sql)
 
 
@@ -351,6 +362,17 @@ class AsyncClient(_Wire):
     list_deployments = _async(operations.list_deployments)
     list_patches = _async(operations.list_patches)
     adoption = _async(operations.adoption)
+    adoption_curve = _async(figuring.adoption_curve)
+    hourly_adoption = _async(figuring.hourly_adoption)
+    active_devices = _async(figuring.active_devices)
+    installations = _async(figuring.installations)
+    version_mix = _async(figuring.version_mix)
+    funnel = _async(figuring.funnel)
+    failure_rates = _async(figuring.failure_rates)
+    download_times = _async(figuring.download_times)
+    bytes_sent = _async(figuring.bytes_sent)
+    time_to_adopt = _async(figuring.time_to_adopt)
+    stuck_devices = _async(figuring.stuck_devices)
     sql = _async(operations.sql)
 
 

@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from telemetry.migrate import SchemaConflict
 from telemetry.settings import ShipperSettings
 from telemetry.shipper import Shipper
+from telemetry.spool_state import measure
 from telemetry.warehouse import Warehouse, WarehouseUnavailable, open_warehouse
 
 PING_SECONDS = 5.0
@@ -53,7 +55,7 @@ async def _serve(settings: ShipperSettings) -> None:
     warehouse = open_warehouse(settings.clickhouse_url, settings.embedded_dir)
     shipper = Shipper(settings.spool_dir, warehouse, interval_seconds=settings.shipper_interval_seconds)
     try:
-        async with _operators_port(settings.shipper_metrics_listen, warehouse):
+        async with _operators_port(settings, warehouse):
             log.info("shipper_started", embedded=settings.clickhouse_url is None)
             await _ship_until(stop, shipper)
             drained = await shipper.drain(settings.shipper_drain_seconds)
@@ -74,9 +76,9 @@ async def _ship_until(stop: asyncio.Event, shipper: Shipper) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _operators_port(listen: str, warehouse: Warehouse) -> AsyncIterator[None]:
-    host, _, port = listen.rpartition(":")
-    runner = web.AppRunner(operations_app(warehouse), access_log=None, handle_signals=False)
+async def _operators_port(settings: ShipperSettings, warehouse: Warehouse) -> AsyncIterator[None]:
+    host, _, port = settings.shipper_metrics_listen.rpartition(":")
+    runner = web.AppRunner(operations_app(warehouse, settings.spool_dir), access_log=None, handle_signals=False)
     await runner.setup()
     try:
         await web.TCPSite(runner, host.strip("[]"), int(port)).start()
@@ -85,7 +87,7 @@ async def _operators_port(listen: str, warehouse: Warehouse) -> AsyncIterator[No
         await runner.cleanup()
 
 
-def operations_app(warehouse: Warehouse) -> web.Application:
+def operations_app(warehouse: Warehouse, spool_dir: Path) -> web.Application:
     """Return the application of the operators' port: health, readiness (ClickHouse answers) and metrics."""
 
     async def health(_: web.Request) -> web.Response:
@@ -100,6 +102,7 @@ def operations_app(warehouse: Warehouse) -> web.Application:
         return web.json_response({"status": "ready"})
 
     async def show_metrics(_: web.Request) -> web.Response:
+        await asyncio.to_thread(measure, spool_dir)
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()

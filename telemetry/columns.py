@@ -85,6 +85,12 @@ class EventColumns:
     values: tuple[Column, ...]
     count: int
 
+    def first_arrival(self) -> float:
+        """Return when the first of them was received, in seconds since 1970 (UTC); there must be one."""
+        arrivals = self.values[COLUMNS.index("arrival")]
+        assert isinstance(arrivals, np.ndarray)
+        return int(arrivals.min()) / (1000 * ARRIVALS_PER_MS)
+
     def rows(self, places: NDArray[np.intp]) -> EventColumns:
         """Return the events at some places, in their order."""
         return EventColumns(tuple(taken(column, places) for column in self.values), len(places))

@@ -22,6 +22,7 @@ from typing import Final
 import structlog
 
 from telemetry import metrics
+from telemetry.cardinality import Dimensions
 from telemetry.claims import BEAT_SECONDS, Claim, ClaimLost, Claims, batch_of, free_path
 from telemetry.columns import EventColumns, event_columns
 from telemetry.dead_letter import bury
@@ -109,6 +110,7 @@ class Shipper:
         self._warehouse = warehouse
         self._interval = interval_seconds
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._dimensions = Dimensions()
         self._claims = Claims(spool_root)
         self._claimed: deque[Claim] = deque()
         self._batch: Batch | None = None
@@ -254,8 +256,11 @@ class Shipper:
     async def _insert(self, batch: Batch) -> None:
         if batch.columns is None:
             raise InvalidBatch("some events cannot be decoded")
-        await self._warehouse.insert_events(batch.columns, insert_id([one.segment_id for one in batch.segments]))
-        metrics.SHIPPED_EVENTS.inc(batch.columns.count)
+        columns = await asyncio.to_thread(self._dimensions.bounded, batch.columns)
+        await self._warehouse.insert_events(columns, insert_id([one.segment_id for one in batch.segments]))
+        if columns.count:
+            metrics.SHIP_LAG.observe(max(0.0, time.time() - columns.first_arrival()))
+        metrics.SHIPPED_EVENTS.inc(columns.count)
         metrics.SHIPPED_SEGMENTS.inc(len(batch.segments))
 
     async def _ship_each(self, batch: Batch) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from sqlalchemy import select
 
@@ -14,10 +12,11 @@ from control_plane.api.organizations import MAX_ORGANIZATIONS_PER_USER
 from control_plane.api.paging import Keyset, Page, Paging, fetch_page
 from control_plane.api.schemas import AdoptionOut, AdoptionQuery, AuditOut, SqlAnswer, SqlQuestion
 from control_plane.api.versions import find_model
-from control_plane.errors import Forbidden, Invalid, Unavailable
+from control_plane.errors import Forbidden, Invalid
 from control_plane.model_names import names_of
 from control_plane.tables import AuditEntry, Member
-from telemetry.warehouse import QueryFailed, QueryLimits, WarehouseUnavailable
+from control_plane.warehouse import telling_of_clickhouse
+from telemetry.warehouse import QueryLimits
 
 
 async def show_adoption(call: Call, query: AdoptionQuery) -> AdoptionOut:
@@ -28,7 +27,7 @@ async def show_adoption(call: Call, query: AdoptionQuery) -> AdoptionOut:
         application, model = await find_model(session, call)
         environment = await lookup.environment(session, application.id, query.environment)
         names = await names_of(session, model)
-    with _telling_of_clickhouse():
+    with telling_of_clickhouse():
         report = await adoption(
             call.services.warehouse.get(),
             call.organization.id,
@@ -52,7 +51,7 @@ async def ask_sql(call: Call, body: SqlQuestion) -> SqlAnswer:
     except ForbiddenQuery as error:
         raise Invalid(str(error), "forbidden_query") from error
     limits = QueryLimits(seconds=settings.sql_max_seconds, rows=settings.sql_max_rows + 1)
-    with _telling_of_clickhouse():
+    with telling_of_clickhouse():
         rows = await call.services.warehouse.get().query_readonly(sql, limits)
     return SqlAnswer(rows=rows[: settings.sql_max_rows], truncated=len(rows) > settings.sql_max_rows)
 
@@ -76,14 +75,3 @@ async def _organizations_asked(call: Call, text: str | None) -> list[str]:
     if not ids:
         raise Forbidden("You are not a member of an organization, so there are no events to ask for.")
     return list(ids)
-
-
-@contextmanager
-def _telling_of_clickhouse() -> Iterator[None]:
-    """Turn ClickHouse's failures into ours."""
-    try:
-        yield
-    except WarehouseUnavailable as error:
-        raise Unavailable("ClickHouse cannot be reached; try again in a moment.", "clickhouse") from error
-    except QueryFailed as error:
-        raise Invalid(str(error), error.code) from error

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from skafos.cli import administration, delta, device, insight, keys, servers, versions
+from skafos.cli import administration, adoption, delta, device, insight, keys, servers, versions
 
 app = typer.Typer(
     name="skafos",
@@ -29,11 +29,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "deploy": versions.deploy,
     "rollback": versions.rollback,
     "environments": versions.environments,
-    "adoption": insight.adoption,
     "push": insight.push,
     "sql": insight.sql,
 }
 FAMILIES: dict[str, typer.Typer] = {
+    "adoption": adoption.app,
     "keys": keys.app,
     "tokens": administration.tokens,
     "orgs": administration.organizations,

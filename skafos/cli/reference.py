@@ -30,6 +30,8 @@ def commands() -> Iterator[tuple[str, Any]]:
 def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
     for name, child in sorted(command.commands.items()):
         if hasattr(child, "commands"):
+            if child.invoke_without_command:  # a command too
+                yield f"{path} {name}", child
             yield from _commands(f"{path} {name}", child)
         else:
             yield f"{path} {name}", child

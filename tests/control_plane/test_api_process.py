@@ -12,10 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from control_plane.api.table import ROUTES
 from tests.control_plane.running import ORGANIZATION, Api, running_api
 from tests.servers.postgres import PostgresServer, running_postgres
 
 APPS = f"/v2/organizations/{ORGANIZATION}/apps"
+QUESTIONS = [route.path.rpartition("/")[2] for route in ROUTES if "/adoption/" in route.path]
 WAIT_SECONDS = 30.0
 
 
@@ -144,8 +146,11 @@ def test_a_clickhouse_that_cannot_be_reached_is_unavailable_and_never_an_empty_a
         with running_api(tmp_path, f"sqlite:///{tmp_path / 'test.sqlite3'}", **with_clickhouse) as api:
             api.post(APPS, {"name": "app", "bundle_id": "org.example.app", "platform": "ios"})
             api.post(f"{APPS}/app/models", {"name": "model"})
+            api.upload(f"{APPS}/app/models/model", b"weights", "model.tflite")
+            api.post(f"{APPS}/app/models/model/deploy", {"version": 1, "environment": "prod"})
             for answer in (
                 api.call("GET", f"{APPS}/app/models/model/adoption"),
+                *(api.call("GET", f"{APPS}/app/models/model/adoption/{each}") for each in QUESTIONS),
                 api.call("POST", "/v2/sql", {"query": "SELECT count() FROM events"}),
             ):
                 assert (answer.status_code, answer.json()["code"]) == (503, "clickhouse")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from sqlalchemy import func, select
 from tuf.api.metadata import Metadata, Root  # type: ignore[attr-defined]
 
@@ -58,6 +59,16 @@ async def test_what_is_due_is_signed_and_published(world: World, resigner: Resig
     await world.assert_published(world.dev)
     await world.assert_published(world.prod)
     assert (await world.manifest()).resign_at > utc_now() + timedelta(days=3)
+
+
+async def test_what_is_next_is_told_for_alerts(world: World, resigner: Resigner) -> None:
+    await resigner.step(utc_now())
+    async with world.database.read() as session:
+        due = await session.scalar(select(func.min(tables.Manifest.resign_at)))
+    assert due is not None
+    assert REGISTRY.get_sample_value("skafos_control_resign_due_timestamp_seconds") == due.timestamp()
+    root = (await newest_root(world)).expires_at.timestamp()
+    assert REGISTRY.get_sample_value("skafos_control_root_expiry_timestamp_seconds") == pytest.approx(root, abs=60)
 
 
 async def test_environments_made_at_once_fall_due_at_different_times(world: World) -> None:

@@ -96,6 +96,7 @@ async def test_every_encoding_and_both_forms_are_read(
 
 async def test_one_bad_event_is_refused_alone_with_its_place_and_reason(site: Site, environment: Environment) -> None:
     good = event()
+    before = metric("skafos_edge_events_refused_total", reason="version")
     async with site.edge() as edge:
         batch = [event(event_id="no uuid"), good, event(version=-1), "text", event(device_id="x" * 65)]
         answer = await edge.ask("POST", events_path(environment), json=batch)
@@ -105,6 +106,7 @@ async def test_one_bad_event_is_refused_alone_with_its_place_and_reason(site: Si
     assert [one["index"] for one in told["refused"]] == [0, 2, 3, 4]
     assert all(one["reason"] for one in told["refused"])
     assert told["refused_count"] == 4
+    assert metric("skafos_edge_events_refused_total", reason="version") == before + 1
     (record,) = spooled(site.folder / "spool")
     assert json.loads(record.events) == [good]
 

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from skafos import fetching, operations, uploading
+from skafos import fetching, figuring, operations, uploading
 from skafos.calls import Answer, Call, ask
 from skafos.client import API_PREFIX, AsyncClient, Client
 from skafos.exceptions import (
@@ -67,7 +67,7 @@ def test_both_clients_have_the_same_methods() -> None:
     assert of(Client) == of(AsyncClient)
     described = {
         name
-        for room in (operations, uploading, fetching)
+        for room in (operations, figuring, uploading, fetching)
         for name, function in inspect.getmembers(room, inspect.isfunction)
         if name in of(Client) and function.__module__ == room.__name__
     }

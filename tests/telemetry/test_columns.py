@@ -145,3 +145,9 @@ def test_what_is_no_event_is_refused(events: bytes) -> None:
 def test_a_time_of_arrival_beyond_any_clock_is_refused() -> None:
     with pytest.raises(InvalidBatch):
         event_columns([Record(labels(), 2**64 - 1, record(event()).events)])
+
+
+def test_the_first_arrival_is_that_of_the_record_that_was_received_first() -> None:
+    records = [record(event(), at=NOON + timedelta(seconds=7)), record(event(), at=NOON), record(event(), at=NOON)]
+
+    assert event_columns(records).first_arrival() == NOON.timestamp()

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import msgspec
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from telemetry import metrics
 from telemetry.adoption import MAX_DAYS, MAX_FAILURES
+from telemetry.cardinality import LIMITS
 from telemetry.columns import MAX_ERROR_KEPT
 from telemetry.events import EVENT_TYPES, MAX_BATCH_BYTES, MAX_ERROR_CHARS, MAX_EVENTS_PER_BATCH, Event
 from telemetry.settings import ShipperSettings
@@ -46,11 +47,21 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 
 def test_every_metric_is_described() -> None:
-    collectors = [one for one in vars(metrics).values() if isinstance(one, Counter | Gauge)]
+    collectors = [one for one in vars(metrics).values() if isinstance(one, Counter | Gauge | Histogram)]
     names = [family.name for one in collectors for family in one.describe()]
 
     described = {name.removesuffix("_total") for name in first_cells("Metrics")}
     assert described == set(names)
+
+
+def test_the_bounds_of_free_texts_are_written_down() -> None:
+    told = TEXT.split("An organization has so many", 1)[1].split(". What comes beyond", 1)[0]
+    listed = {
+        name: int(number.replace(",", ""))
+        for number, names in re.findall(r"([\d,]*\d) of ((?:`\w+`(?:,\s| and )?)+)", told)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert listed == LIMITS
 
 
 def test_the_bounds_that_are_written_down_are_those_of_the_code() -> None:

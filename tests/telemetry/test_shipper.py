@@ -461,11 +461,11 @@ async def test_the_process_drains_when_it_is_asked_to_stop(tmp_path: Path, serve
 
 async def test_operators_can_ask_for_health_readiness_and_metrics(tmp_path: Path) -> None:
     warehouse = open_warehouse("clickhouse://127.0.0.1:1/skafos", tmp_path)  # nobody is there
-    async with TestClient(TestServer(operations_app(warehouse))) as client:
+    async with TestClient(TestServer(operations_app(warehouse, tmp_path))) as client:
         statuses = {path: (await client.get(path)).status for path in ("/healthz", "/readyz", "/metrics")}
         text = await (await client.get("/metrics")).text()
     await warehouse.close()
-    async with TestClient(TestServer(operations_app(MemoryWarehouse()))) as client:
+    async with TestClient(TestServer(operations_app(MemoryWarehouse(), tmp_path))) as client:
         ready = (await client.get("/readyz")).status
 
     assert statuses == {"/healthz": 200, "/readyz": 503, "/metrics": 200}
