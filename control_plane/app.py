@@ -150,7 +150,9 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
     publisher = Publisher(database, relay, Signing(_key_store(settings), lifetimes), settings.patch_policy)
     presigner = Presigner(load_or_create_secret(settings.upload_secret_file))
     uploads = Uploads(database, objects, settings.staging_dir, presigner, settings.upload_limits, public_url)
-    warehouse = WarehouseGate(settings.clickhouse_url, settings.clickhouse_dir)
+    warehouse = WarehouseGate(
+        settings.clickhouse_url, settings.clickhouse_dir, settings.clickhouse_cluster, settings.events_keep_days
+    )
     stack.push_async_callback(warehouse.close)
     services = Services(settings, database, objects, uploads, publisher, warehouse, last_uses)
     health = Health(
@@ -196,6 +198,7 @@ def _start_tasks(parts: _Parts, stack: AsyncExitStack) -> None:
     supervisor.start("health", parts.health.run)
     if settings.spool_dir is not None:
         supervisor.start("shipper", partial(_ship, settings.spool_dir, services.warehouse))
+        supervisor.start("housekeeper", partial(_keep_house, services.warehouse))
 
 
 async def _serve(
@@ -219,6 +222,12 @@ async def _ship(spool_dir: Path, gate: WarehouseGate) -> None:
     from telemetry.shipper import Shipper
 
     await Shipper(spool_dir, await gate.wait()).run()
+
+
+async def _keep_house(gate: WarehouseGate) -> None:
+    from telemetry.housekeeper import Housekeeper
+
+    await Housekeeper(await gate.wait()).run()
 
 
 async def _keep_writing(last_uses: LastUses) -> None:

@@ -23,6 +23,7 @@ import structlog
 
 from telemetry import metrics
 from telemetry.columns import EventColumns, event_columns
+from telemetry.erasure import without_erased
 from telemetry.events import InvalidBatch
 from telemetry.segment import Record, UnreadableSegment, decode_segment
 from telemetry.spool_directory import (
@@ -193,9 +194,9 @@ class Shipper:
         metrics.SHIPPED_SEGMENTS.inc(len(segments))
 
     async def _insert(self, segments: list[Loaded]) -> int:
-        columns: EventColumns = await asyncio.to_thread(
-            event_columns, [record for segment in segments for record in segment.records]
-        )
+        records = [record for segment in segments for record in segment.records]
+        kept = without_erased(records, await self._warehouse.erased())
+        columns: EventColumns = await asyncio.to_thread(event_columns, kept)
         await self._warehouse.insert_events(columns, insert_id([segment.segment_id for segment in segments]))
         return columns.count
 

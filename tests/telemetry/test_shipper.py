@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from telemetry.__main__ import operations_app
 from telemetry.columns import EventColumns
+from telemetry.erasure import Erased, Erasure
 from telemetry.literals import Value
 from telemetry.segment import Record, encode_header, encode_record
 from telemetry.shipper import LONGEST_PAUSE_SECONDS, Shipper, insert_id, pause_seconds
@@ -69,6 +71,15 @@ class MemoryWarehouse:
         if self.poison in columns.values[5]:
             raise InsertRejected("no such thing")
         self.inserted[insert_id] = columns
+
+    async def erased(self) -> Erased:
+        return Erased()
+
+    async def erase(self, erasure: Erasure) -> bool:
+        return True
+
+    async def enforce_retention(self, today: date) -> list[str]:
+        return []
 
     async def query(self, sql: str, params: Mapping[str, Value] | None = None) -> list[Row]:
         return []
@@ -407,6 +418,7 @@ async def test_operators_can_ask_for_health_readiness_and_metrics(tmp_path: Path
         ({"SKAFOS_CLICKHOUSE_URL": "http://user:secret@host"}, "clickhouse://"),
         ({"SKAFOS_SHIPPER_METRICS_LISTEN": "nowhere"}, "SKAFOS_SHIPPER_METRICS_LISTEN"),
         ({"SKAFOS_SHIPPER_INTERVAL_SECONDS": "0"}, "SKAFOS_SHIPPER_INTERVAL_SECONDS"),
+        ({"SKAFOS_CLICKHOUSE_CLUSTER": "c", "SKAFOS_DATA": "x"}, "SKAFOS_CLICKHOUSE_CLUSTER needs"),
     ],
 )
 def test_wrong_settings_are_named_and_secrets_are_not(tmp_path: Path, wrong: dict[str, str], said: str) -> None:
