@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from control_plane.api.observe import observe
 from control_plane.api.serve import SERVICES, add_routes
 from control_plane.api.table import ROUTES
 from control_plane.database import Database
+from control_plane.eraser import Eraser
 from control_plane.errors import Unavailable
 from control_plane.garbage import GarbageCollector
 from control_plane.health import Health
@@ -194,6 +196,8 @@ def _start_tasks(parts: _Parts, stack: AsyncExitStack) -> None:
     supervisor.start("patch_plans", planner.run)
     supervisor.start("patches", patches.run)
     supervisor.start("registrations", registrations.run)
+    keep = timedelta(days=settings.events_keep_days)
+    supervisor.start("erasures", Eraser(services.database, services.warehouse, keep).run)
     supervisor.start("last_uses", partial(_keep_writing, services.last_uses))
     supervisor.start("health", parts.health.run)
     if settings.spool_dir is not None:
