@@ -1,0 +1,809 @@
+"""The questions that decide whether a release goes on, a function each: whose figures and which days in, figures out.
+
+``docs/telemetry.md`` has the definitions in words. "No data" is an empty answer; ``WarehouseUnavailable`` says that
+ClickHouse cannot answer. Days and hours are those of UTC by the server's clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from itertools import groupby, pairwise, repeat
+from string import Template
+from typing import Any, Final, Literal, get_args
+
+from telemetry.adoption import DayAdoption, VersionShare, devices_ever, held_by_day, mix_now, shares_by_period
+from telemetry.kept_figures import DAY_SECONDS, HOUR_SECONDS, Figure, PeriodQuestion, figures, moment
+from telemetry.subject import OF_SUBJECT, Days, ModelName, Subject, last_days
+from telemetry.warehouse import Row, Warehouse
+
+__all__ = [
+    "DIMENSIONS",
+    "MAX_HOURS",
+    "MAX_REASONS",
+    "MAX_STUCK_DEVICES",
+    "MAX_VALUES",
+    "MAX_VERSIONS",
+    "STEPS",
+    "BytesSent",
+    "DayAdoption",
+    "DayBytes",
+    "DayDevices",
+    "Days",
+    "Dimension",
+    "DownloadTime",
+    "DownloadTimes",
+    "EncodingBytes",
+    "FailureRate",
+    "FailureReason",
+    "Funnel",
+    "FunnelStep",
+    "HourAdoption",
+    "Installations",
+    "ModelName",
+    "Reach",
+    "Step",
+    "Stuck",
+    "StuckDevice",
+    "StuckReason",
+    "Subject",
+    "TimeToAdopt",
+    "ValueDevices",
+    "VersionDevices",
+    "VersionShare",
+    "active_devices",
+    "adoption_curve",
+    "adoption_curve_by_hour",
+    "bytes_sent",
+    "download_times",
+    "failure_rates",
+    "funnel",
+    "installations",
+    "last_days",
+    "stuck_devices",
+    "time_to_adopt",
+    "version_mix",
+    "wilson",
+]
+
+Dimension = Literal["os", "os_version", "device_model", "app_version", "locale"]
+DIMENSIONS: Final[tuple[Dimension, ...]] = get_args(Dimension)
+"""What active devices can be told apart by."""
+
+Step = Literal["check", "download", "verify", "activate"]
+STEPS: Final[tuple[Step, ...]] = get_args(Step)
+"""The steps of an update, in order."""
+
+MAX_HOURS: Final = 24 * 14
+"""Hours after a deploy that are looked at. After two weeks a day is as fine as anybody needs."""
+MAX_VALUES: Final = 50
+"""Values of a dimension that are listed, those with the most devices; the others are counted together."""
+MAX_VERSIONS: Final = 100
+"""Versions that are listed, the newest; what devices say may be anything, and must not make an answer grow."""
+MAX_REASONS: Final = 10
+"""Reasons that are listed, the most frequent."""
+MAX_STUCK_DEVICES: Final = 1_000
+"""Stuck devices that are listed, those first that are stuck for longest; all are counted."""
+
+SHARES_TO_REACH: Final = (0.5, 0.9, 0.99)
+NO_ERROR: Final = ""
+"""The reason of a device that is stuck and reported no error."""
+PATCH_ENCODINGS: Final = ("dcz", "skafos-delta", "zstd-prefix")
+"""The encodings that need the version before: what they leave out is what patches save."""
+Z_95: Final = 1.959963984540054
+"""The standard normal quantile of 0.975, for a two-sided confidence of 95 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class HourAdoption:
+    """One hour: the devices that were heard of, by the version each held at its last event of the hour.
+
+    Attributes:
+        hour: its start, in UTC.
+        hours_since_deploy: 0 for the hour of the deploy.
+    """
+
+    hour: datetime
+    hours_since_deploy: int
+    active_devices: int
+    versions: tuple[VersionShare, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueDevices:
+    """Active devices with a value of a dimension; the empty value is that of devices that do not tell."""
+
+    value: str
+    devices: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class DayDevices:
+    """One day: the active devices, and how many of them had each value; most devices first.
+
+    Attributes:
+        other_devices: devices with values that are not listed.
+    """
+
+    day: date
+    active_devices: int
+    values: tuple[ValueDevices, ...]
+    other_devices: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDevices:
+    """Devices of a version."""
+
+    version: int
+    devices: int
+
+
+@dataclass(frozen=True, slots=True)
+class Installations:
+    """Devices that ever activated a version of the model, in total and for each version, the newest first."""
+
+    devices: int
+    versions: tuple[VersionDevices, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FunnelStep:
+    """A step of an update: devices that came at least so far, and how many of them went no further."""
+
+    step: Step
+    devices: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Funnel:
+    """How far devices came on the way to a version.
+
+    Attributes:
+        steps: check, download, verify, activate. The first counts all devices that checked, whatever they were offered.
+        leak: the step that most of the devices that tried the version did not get beyond; None when all activated it.
+        tried_devices: devices that downloaded, verified or activated the version, or reported an error about it.
+        failed_devices: devices that reported an error about the version and did not activate it.
+    """
+
+    version: int
+    steps: tuple[FunnelStep, ...]
+    leak: Step | None
+    tried_devices: int
+    failed_devices: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReason:
+    """How often an error was reported, and by how many devices."""
+
+    error: str
+    count: int
+    devices: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRate:
+    """How often a version fails.
+
+    Attributes:
+        tried_devices: devices that tried the version: downloaded, verified, activated it, or failed at it.
+        failed_devices: those of them that reported an error about it.
+        rate: failed of tried, between 0 and 1.
+        low, high: the bounds of its 95 % confidence interval (``wilson``).
+        errors: errors reported, all reasons together.
+        reasons: the most frequent first.
+    """
+
+    version: int
+    tried_devices: int
+    failed_devices: int
+    rate: float
+    low: float
+    high: float
+    errors: int
+    reasons: tuple[FailureReason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadTime:
+    """Percentiles of the time from check to downloaded, in milliseconds. ``version`` is None for all together."""
+
+    version: int | None
+    downloads: int
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadTimes:
+    """Download times over all versions (None without downloads) and of each, the newest first."""
+
+    overall: DownloadTime | None
+    versions: tuple[DownloadTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DayBytes:
+    """One day's downloads.
+
+    Attributes:
+        full_bytes: what they would have been without patches.
+        saved_bytes: what patches left out.
+    """
+
+    day: date
+    downloads: int
+    bytes: int
+    full_bytes: int
+    saved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingBytes:
+    """The same for one encoding, over the window."""
+
+    encoding: str
+    downloads: int
+    bytes: int
+    full_bytes: int
+    saved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BytesSent:
+    """Bytes that downloads took, in total, by day (those with downloads) and by encoding (the most bytes first)."""
+
+    downloads: int
+    bytes: int
+    full_bytes: int
+    saved_bytes: int
+    days: tuple[DayBytes, ...]
+    encodings: tuple[EncodingBytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """When a share of the active devices had the version; None when they do not have it yet."""
+
+    share: float
+    at: datetime | None
+    seconds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TimeToAdopt:
+    """How long a version took to reach the active devices.
+
+    Attributes:
+        active_devices: devices heard of since the deploy.
+        adopted_devices: those of them that have activated the version.
+    """
+
+    version: int
+    deployed_at: datetime
+    active_devices: int
+    adopted_devices: int
+    reached: tuple[Reach, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StuckDevice:
+    """A device that tried a version, did not get it, and is still heard of.
+
+    Attributes:
+        held: the version it holds; None for none.
+        since: when it first tried.
+        last_seen: when it was last heard of.
+        step: how far it came, ``check`` when not even the download succeeded.
+        error: the last one that it reported about the version, ``NO_ERROR`` when it reported none.
+    """
+
+    device_id: str
+    held: int | None
+    since: datetime
+    last_seen: datetime
+    step: Step
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class StuckReason:
+    """How many devices are stuck at a step with an error."""
+
+    step: Step
+    error: str
+    devices: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Devices that are stuck on the way to a version.
+
+    Attributes:
+        total: all of them.
+        reasons: the most frequent first.
+        devices: those that are stuck for longest, up to what was asked for.
+    """
+
+    version: int
+    total: int
+    reasons: tuple[StuckReason, ...]
+    devices: tuple[StuckDevice, ...]
+
+
+_WINDOW: Final = "$subject AND day >= {first_day} AND day <= {last_day}"
+_HOURS: Final = "$subject AND hour >= toDateTime({first}, 'UTC') AND hour < toDateTime({end}, 'UTC')"
+
+_HELD: Final = "argMax(held, if(tells = 1, arrival, toUInt64(0)))"
+_DAY: Final = "toUInt32(intDiv(toUnixTimestamp(hour), 86400) * 86400)"
+_HOUR: Final = "toUInt32(toUnixTimestamp(hour))"
+
+_BY_PERIOD: Final = """
+SELECT start, toString(of_device) AS value, [count()] AS numbers
+FROM (
+    SELECT $period AS start, device, $what AS of_device
+    FROM device_hours
+    WHERE $hours
+    GROUP BY start, device
+) AS device_period
+GROUP BY start, of_device
+"""
+
+# The same where a name was shared: what a device said under a newer name counts before what it said under an older one.
+_SHARED_BY_PERIOD: Final = """
+SELECT start, toString(of_device) AS value, [count()] AS numbers
+FROM (
+    SELECT start, device, argMin(said, place) AS of_device
+    FROM (
+        SELECT $period AS start, device, model, $held AS held_here, $what AS said, $place AS place,
+            toDate(max(hour)) AS day
+        FROM device_hours
+        WHERE $hours
+        GROUP BY start, device, model
+    ) AS named
+    WHERE $own
+    GROUP BY start, device
+) AS device_period
+GROUP BY start, of_device
+"""
+
+_ACTIVATIONS: Final = """
+SELECT version, uniqExact(device) AS devices
+FROM updates
+WHERE $subject AND type = 'activate' AND version > 0 AND ($own)
+GROUP BY version
+ORDER BY version DESC
+LIMIT $max_versions
+"""
+
+# Devices that are still heard of after the window may have been active in it.
+_ACTIVE: Final = """
+SELECT countIf(seen >= {first_day} AND seen <= {last_day}) AS within, countIf(seen > {last_day}) AS later
+FROM (
+    SELECT device_id, maxMerge(last_day) AS seen
+    FROM devices
+    WHERE $subject
+    GROUP BY device_id
+) AS device
+"""
+
+_ACTIVE_BEFORE: Final = """
+SELECT uniqExact(device_id) AS within
+FROM device_days
+WHERE $window
+"""
+
+_STEPS: Final = """
+SELECT version, uniqExactMerge(state) AS tried,
+    uniqExactMergeIf(state, type IN ('download', 'verify', 'activate')) AS downloaded,
+    uniqExactMergeIf(state, type IN ('verify', 'activate')) AS verified,
+    uniqExactMergeIf(state, type = 'activate') AS activated,
+    uniqExactMergeIf(state, type IN ('error', 'activate')) AS activated_or_failed,
+    uniqExactMergeIf(state, type = 'error') AS failed
+FROM (
+    SELECT version, type, uniqExactState(device) AS state
+    FROM updates
+    WHERE $window AND version > 0 AND ($own)
+    GROUP BY version, type
+) AS step
+GROUP BY version
+ORDER BY version DESC
+LIMIT $max_versions
+"""
+
+_REASONS: Final = """
+SELECT version, error, uniqExact(event) AS errors, uniqExact(device) AS devices
+FROM updates
+WHERE $window AND type = 'error' AND version > 0 AND ($own)
+GROUP BY version, error
+ORDER BY version DESC, errors DESC, error
+"""
+
+_TIMES: Final = """
+SELECT number, count() AS downloads, quantileExact(0.5)(took) AS p50, quantileExact(0.95)(took) AS p95
+FROM (
+    SELECT arrayJoin([toUInt32(0), downloaded]) AS number, took
+    FROM (
+        SELECT event, any(version) AS downloaded, any(duration_ms) AS took
+        FROM updates
+        WHERE $window AND type = 'download' AND version > 0 AND duration_ms >= 0 AND ($own)
+        GROUP BY event
+    ) AS download
+) AS download_of
+GROUP BY number
+ORDER BY number DESC
+LIMIT $max_versions
+"""
+
+# A download counts on the day of its last delivery.
+_BYTES: Final = """
+SELECT last_day, coded, count() AS downloads, sum(sent) AS bytes_sent, sum(whole) AS bytes_whole,
+    sum(if(coded IN {patches} AND whole > sent, toUInt64(whole - sent), toUInt64(0))) AS bytes_saved
+FROM (
+    SELECT event, max(day) AS last_day, any(encoding) AS coded, any(bytes) AS sent, any(full_bytes) AS whole
+    FROM updates
+    WHERE $window AND type = 'download' AND ($own)
+    GROUP BY event
+) AS download
+GROUP BY last_day, coded
+ORDER BY last_day, coded
+"""
+
+_ACTIVE_SINCE: Final = """
+SELECT count() AS devices
+FROM (
+    SELECT device_id, maxMerge(last_day) AS seen
+    FROM devices
+    WHERE $subject
+    GROUP BY device_id
+) AS device
+WHERE seen >= {first_day}
+"""
+
+_ADOPTED: Final = """
+SELECT count() AS devices, arraySort(groupArray(second)) AS seconds,
+    [arrayElement(seconds, {needed_0}), arrayElement(seconds, {needed_1}), arrayElement(seconds, {needed_2})] AS reached
+FROM (
+    SELECT device_id, intDiv(min(arrival), 1000000) AS second, max(day) AS last
+    FROM updates
+    WHERE $subject AND type = 'activate' AND version = {version} AND ($own)
+    GROUP BY device_id
+) AS device
+WHERE last >= {first_day} OR device_id IN (
+    SELECT device_id FROM devices WHERE $subject GROUP BY device_id HAVING maxMerge(last_day) >= {first_day}
+)
+"""
+
+_TRYING: Final = """
+    SELECT device_id, intDiv(min(arrival), 1000000) AS since,
+        multiIf(max(type = 'verify') = 1, 2, max(type = 'download') = 1, 1, 0) AS step,
+        argMax(if(type = 'error', error, ''), if(type = 'error', arrival, toUInt64(0))) AS last_error
+    FROM updates
+    WHERE $subject AND version = {version} AND ($own)
+    GROUP BY device_id
+    HAVING max(type = 'activate') = 0 AND since <= {before}
+"""
+
+# A device that holds the version all the same, as its checks say, lost the event of its activation.
+_STUCK: Final = """
+FROM (
+    SELECT device_id, argMax(held, if(kind % 2 = 1, arrival, toUInt64(0))) AS holds,
+        toUnixTimestamp(max(received_at)) AS last_seen
+    FROM device_states
+    WHERE $subject AND device_id IN (SELECT device_id FROM ($trying) AS trying)
+    GROUP BY device_id
+    HAVING last_seen >= {active_since} AND holds != {version}
+) AS state ANY INNER JOIN ($trying) AS attempt USING device_id
+"""
+
+_STUCK_REASONS: Final = """
+SELECT step, last_error, count() AS devices
+$stuck
+GROUP BY step, last_error
+ORDER BY devices DESC, step, last_error
+"""
+
+_STUCK_DEVICES: Final = """
+SELECT device_id, holds, since, last_seen, step, last_error
+$stuck
+ORDER BY since, device_id
+LIMIT {limit}
+"""
+
+
+# --- who holds what ---------------------------------------------------------------------------------------------------
+
+
+async def adoption_curve(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[DayAdoption, ...]:
+    """Answer which share of the active devices held each version, by day; days without devices are left out.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    return await held_by_day(warehouse, subject, days)
+
+
+async def adoption_curve_by_hour(
+    warehouse: Warehouse, subject: Subject, deployed_at: datetime, now: datetime, hours: int = 72
+) -> tuple[HourAdoption, ...]:
+    """Answer the same by hour since a deploy; hours without devices are left out.
+
+    Args:
+        deployed_at: with its zone.
+        now: the present, with its zone.
+        hours: how many, the hour of the deploy included; 1 to ``MAX_HOURS``.
+
+    Raises:
+        ValueError: ``hours`` is out of range.
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    if not 1 <= hours <= MAX_HOURS:
+        raise ValueError(f"hours is between 1 and {MAX_HOURS}")
+    first = int(deployed_at.timestamp()) // HOUR_SECONDS * HOUR_SECONDS
+    end = min(first + hours * HOUR_SECONDS, int(now.timestamp()) + 1)
+    by_hour = PeriodQuestion("held by hour", HOUR_SECONDS, _by_period(subject, _HOUR, _HELD))
+    found = await figures(warehouse, subject, by_hour, first, max(first, end))
+    return tuple(
+        HourAdoption(moment(start), (start - first) // HOUR_SECONDS, sum(share.devices for share in held), held)
+        for start, held in shares_by_period(found)
+    )
+
+
+async def active_devices(
+    warehouse: Warehouse, subject: Subject, days: Days, dimension: Dimension
+) -> tuple[DayDevices, ...]:
+    """Answer how many devices were active on each day, by a dimension; days without devices are left out.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    latest = f"argMax({dimension}, arrival)"
+    by_day = PeriodQuestion(f"{dimension} by day", DAY_SECONDS, _by_period(subject, _DAY, latest))
+    found = await figures(warehouse, subject, by_day, *days.seconds())
+    return tuple(_day_devices(start, list(of_day)) for start, of_day in groupby(found, lambda one: one.start))
+
+
+async def installations(warehouse: Warehouse, subject: Subject) -> Installations:
+    """Answer how many devices ever activated the model.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    total = await devices_ever(warehouse, subject)
+    rows = await warehouse.query(_sql(_ACTIVATIONS, subject), subject.values())
+    return Installations(total, tuple(VersionDevices(int(row["version"]), int(row["devices"])) for row in rows))
+
+
+async def version_mix(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[VersionShare, ...]:
+    """Answer which versions are held now, by the devices that were heard of since the window's first day.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    return await mix_now(warehouse, subject, days)
+
+
+# --- how updates go ---------------------------------------------------------------------------------------------------
+
+
+async def funnel(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[Funnel, ...]:
+    """Answer how far devices came on the way to each version that was tried within the window, the newest first.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    values = subject.values() | days.values()
+    (active,) = await warehouse.query(_sql(_ACTIVE, subject), values)
+    if int(active["later"]):
+        (active,) = await warehouse.query(_sql(_ACTIVE_BEFORE, subject), values)
+    rows = await warehouse.query(_sql(_STEPS, subject), values)
+    return tuple(_funnel(int(active["within"]), row) for row in rows)
+
+
+async def failure_rates(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[FailureRate, ...]:
+    """Answer how often each version that was tried within the window failed, and why; the newest first.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    values = subject.values() | days.values()
+    tried = await warehouse.query(_sql(_STEPS, subject), values)
+    rows = await warehouse.query(_sql(_REASONS, subject), values)
+    reasons = {version: list(of) for version, of in groupby(rows, lambda row: int(row["version"]))}
+    return tuple(_failure_rate(row, reasons.get(int(row["version"]), [])) for row in tried)
+
+
+async def download_times(warehouse: Warehouse, subject: Subject, days: Days) -> DownloadTimes:
+    """Answer how long downloads took within the window.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    rows = await warehouse.query(_sql(_TIMES, subject), subject.values() | days.values())
+    times = [
+        DownloadTime(int(row["number"]) or None, int(row["downloads"]), float(row["p50"]), float(row["p95"]))
+        for row in rows
+    ]
+    overall = next((time for time in times if time.version is None), None)
+    return DownloadTimes(overall, tuple(time for time in times if time.version is not None))
+
+
+async def bytes_sent(warehouse: Warehouse, subject: Subject, days: Days) -> BytesSent:
+    """Answer how many bytes downloads took within the window, and how many patches saved.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    values = subject.values() | days.values() | {"patches": list(PATCH_ENCODINGS)}
+    rows = await warehouse.query(_sql(_BYTES, subject), values)
+    by_day = [(date.fromisoformat(day), list(of)) for day, of in groupby(rows, lambda row: str(row["last_day"]))]
+    ordered = sorted(rows, key=lambda row: str(row["coded"]))
+    by_encoding = [(name, list(of)) for name, of in groupby(ordered, lambda row: str(row["coded"]))]
+    encodings = sorted((EncodingBytes(name, *_sums(of)) for name, of in by_encoding), key=lambda one: -one.bytes)
+    return BytesSent(*_sums(rows), tuple(DayBytes(day, *_sums(of)) for day, of in by_day), tuple(encodings))
+
+
+async def time_to_adopt(
+    warehouse: Warehouse, subject: Subject, version: int, deployed_at: datetime, now: datetime
+) -> TimeToAdopt:
+    """Answer how long a version took from its deploy to 50, 90 and 99 % of the active devices.
+
+    Args:
+        deployed_at, now: with their zones.
+
+    Raises:
+        ValueError: the deploy lies after ``now``.
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    if deployed_at > now:
+        raise ValueError("the deploy lies in the future")
+    values = subject.values() | {"version": version, "first_day": deployed_at.astimezone(UTC).date()}
+    (row,) = await warehouse.query(_sql(_ACTIVE_SINCE, subject), values)
+    active = int(row["devices"])
+    needed = [math.ceil(active * share) for share in SHARES_TO_REACH]
+    values |= {f"needed_{place}": max(number, 1) for place, number in enumerate(needed)}
+    (row,) = await warehouse.query(_sql(_ADOPTED, subject), values)
+    reached = tuple(map(_reach, SHARES_TO_REACH, row["reached"], repeat(deployed_at)))
+    return TimeToAdopt(version, deployed_at, active, int(row["devices"]), reached)
+
+
+async def stuck_devices(
+    warehouse: Warehouse,
+    subject: Subject,
+    version: int,
+    now: datetime,
+    after: timedelta = timedelta(hours=24),
+    days: int = 14,
+    limit: int = 100,
+) -> Stuck:
+    """Answer which devices are stuck on the way to a version, since when, and why.
+
+    Args:
+        now: the present, with its zone.
+        after: a device that first tried so long ago, and has not activated it since, is stuck.
+        days: only devices that were heard of in so many days, today included.
+        limit: devices to list; 0 to ``MAX_STUCK_DEVICES``.
+
+    Raises:
+        ValueError: ``days`` or ``limit`` is out of range.
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    if not 0 <= limit <= MAX_STUCK_DEVICES:
+        raise ValueError(f"limit is between 0 and {MAX_STUCK_DEVICES}")
+    values = subject.values() | {
+        "version": version,
+        "before": int((now - after).timestamp()),
+        "active_since": last_days(days, now).seconds()[0],
+        "limit": limit,
+    }
+    stuck = _sql(_STUCK, subject, trying=_sql(_TRYING, subject))
+    rows = await warehouse.query(_sql(_STUCK_REASONS, subject, stuck=stuck), values)
+    reasons = [StuckReason(STEPS[int(row["step"])], str(row["last_error"]), int(row["devices"])) for row in rows]
+    total = sum(reason.devices for reason in reasons)
+    listed = await warehouse.query(_sql(_STUCK_DEVICES, subject, stuck=stuck), values) if total and limit else []
+    return Stuck(version, total, tuple(reasons[:MAX_REASONS]), tuple(map(_stuck_device, listed)))
+
+
+def _by_period(subject: Subject, period: str, what: str) -> str:
+    """Return a ``PeriodQuestion``'s SQL that counts the devices of each period by what they said last in it."""
+    text = _SHARED_BY_PERIOD if subject.shares_names else _BY_PERIOD
+    return _sql(text, subject, "held_here", period=period, what=what, held=_HELD, place=subject.place())
+
+
+def _sql(text: str, subject: Subject, version: str = "version", **parts: str) -> str:
+    """Complete a question.
+
+    Args:
+        version: the column that says whose a row is, where another model had one of the names (``Subject.condition``).
+    """
+    return Template(text).substitute(
+        subject=OF_SUBJECT,
+        window=_WINDOW.replace("$subject", OF_SUBJECT),
+        hours=_HOURS.replace("$subject", OF_SUBJECT),
+        own=subject.condition(version, "day"),
+        max_versions=str(MAX_VERSIONS),
+        **parts,
+    )
+
+
+def _day_devices(start: int, found: list[Figure]) -> DayDevices:
+    counts = sorted((-one.numbers[0], one.value) for one in found)
+    total = -sum(negative for negative, _ in counts)
+    values = [ValueDevices(value, -negative, -negative / total) for negative, value in counts[:MAX_VALUES]]
+    return DayDevices(moment(start).date(), total, tuple(values), total - sum(value.devices for value in values))
+
+
+def _funnel(checked: int, row: Row) -> Funnel:
+    tried, failed = int(row["tried"]), int(row["activated_or_failed"]) - int(row["activated"])
+    reached = [int(row["downloaded"]), int(row["verified"]), int(row["activated"])]
+    # A device may have checked before the window began.
+    counts = [max(checked, reached[0]), *reached]
+    lost = [before - after for before, after in pairwise(counts)] + [0]
+    leaks = [before - after for before, after in pairwise([tried, *reached])]
+    leak = STEPS[leaks.index(max(leaks))] if max(leaks) > 0 else None
+    return Funnel(int(row["version"]), tuple(map(FunnelStep, STEPS, counts, lost)), leak, tried, failed)
+
+
+def _failure_rate(row: Row, reasons: list[Row]) -> FailureRate:
+    tried, failed = int(row["tried"]), int(row["failed"])
+    low, high = wilson(failed, tried)
+    found = [FailureReason(str(one["error"]), int(one["errors"]), int(one["devices"])) for one in reasons]
+    errors = sum(reason.count for reason in found)
+    rate = failed / tried
+    return FailureRate(int(row["version"]), tried, failed, rate, low, high, errors, tuple(found[:MAX_REASONS]))
+
+
+def _sums(rows: Iterable[Row]) -> tuple[int, int, int, int]:
+    downloads = sent = whole = saved = 0
+    for row in rows:
+        downloads += int(row["downloads"])
+        sent += int(row["bytes_sent"])
+        whole += int(row["bytes_whole"])
+        saved += int(row["bytes_saved"])
+    return downloads, sent, whole, saved
+
+
+def _reach(share: float, second: Any, deployed_at: datetime) -> Reach:
+    """Return when the share was reached, given the second at which enough devices had activated, 0 for not yet."""
+    if not int(second):
+        return Reach(share, None, None)
+    # Devices may have had the version from an earlier deploy.
+    at = max(moment(int(second)), deployed_at)
+    return Reach(share, at, round((at - deployed_at).total_seconds()))
+
+
+def _stuck_device(row: Row) -> StuckDevice:
+    return StuckDevice(
+        device_id=str(row["device_id"]),
+        held=int(row["holds"]) or None,
+        since=moment(int(row["since"])),
+        last_seen=moment(int(row["last_seen"])),
+        step=STEPS[int(row["step"])],
+        error=str(row["last_error"]),
+    )
+
+
+def wilson(failed: int, tried: int, z: float = Z_95) -> tuple[float, float]:
+    """Return the bounds of a proportion's confidence interval, by Wilson's score method.
+
+    It holds for few tries and for rates near 0 and 1, where the normal approximation does not (E. B. Wilson, Journal of
+    the American Statistical Association 22 (1927), pages 209 to 212).
+
+    Raises:
+        ValueError: nothing was tried, or more failed than were tried.
+    """
+    if not 0 <= failed <= tried or tried == 0:
+        raise ValueError("failed is between 0 and tried, which is at least 1")
+    rate, square = failed / tried, z * z
+    middle = rate + square / (2 * tried)
+    spread = z * math.sqrt(rate * (1 - rate) / tried + square / (4 * tried * tried))
+    scale = 1 + square / tried
+    # At the ends the exact bounds are 0 and 1, which rounding misses by a hair.
+    low = 0.0 if failed == 0 else max(0.0, (middle - spread) / scale)
+    high = 1.0 if failed == tried else min(1.0, (middle + spread) / scale)
+    return low, high
