@@ -44,8 +44,10 @@ _DROP: Final = re.compile(r"DROP (TABLE|VIEW) (IF EXISTS )?(\w+)$", re.IGNORECAS
 _INSERT: Final = re.compile(r"INSERT INTO \w+\b.*\bSELECT\b", re.IGNORECASE | re.DOTALL)
 _ENGINE: Final = re.compile(r"\bENGINE\s*=\s*(\w*MergeTree)\b\s*(\()?", re.IGNORECASE)
 _COLUMN_CHANGE: Final = re.compile(r"\b(ADD|DROP|MODIFY|RENAME|COMMENT|CLEAR) COLUMN\b", re.IGNORECASE)
+_CODEC: Final = re.compile(r"\bCODEC\b", re.IGNORECASE)
 _SOURCE: Final = re.compile(r"\b(FROM|JOIN|TO|IN)(\s+)(\w+)\b", re.IGNORECASE)
 _DEVICE_COLUMN: Final = re.compile(r"[(,]\s*device_id\s+[A-Z]")
+_FIRST_OF_KEY: Final = re.compile(r"\bORDER BY\s*\(?\s*(\w+)", re.IGNORECASE)
 _WINDOW: Final = "non_replicated_deduplication_window"
 
 
@@ -157,9 +159,7 @@ class Cluster:
             return [f"{head}{self._qualified(name)} {self.clause}{rest}"]
         path = f"/clickhouse/tables/{{shard}}/{self.database}/{name}"
         local = self._qualified(name + LOCAL_SUFFIX)
-        # A rollup without devices is right wherever its rows are: its states are merged by whoever asks.
-        spread = "cityHash64(device_id)" if _DEVICE_COLUMN.search(rest) else "rand()"
-        engine = f"Distributed('{self.name}', '{self.database}', '{name}{LOCAL_SUFFIX}', {spread})"
+        engine = f"Distributed('{self.name}', '{self.database}', '{self.local_name(name)}', {_spread(rest)})"
         return [
             f"{head}{local} {self.clause}{_replicated(rest, path, '{replica}')}",
             f"{head}{self._qualified(name)} {self.clause} AS {local} ENGINE = {engine}",
@@ -169,7 +169,7 @@ class Cluster:
         name, change = match.group(1), sql[match.end() :].replace(_WINDOW, "replicated_deduplication_window")
         change = self._sources(change, schema, local=True) if name in schema.views else change
         targets = [self.local(name, schema)]
-        if name in schema.tables and _COLUMN_CHANGE.search(change):
+        if name in schema.tables and _COLUMN_CHANGE.search(change) and not _CODEC.search(change):
             targets.append(self._qualified(name))
         return [f"ALTER TABLE {target} {self.clause}{change}" for target in targets]
 
@@ -193,6 +193,18 @@ class Cluster:
 
     def _qualified(self, name: str) -> str:
         return f"`{self.database}`.{name}"
+
+
+def _spread(table: str) -> str:
+    """Return what a table's rows are spread by.
+
+    Where a table has no devices, the first column of its sorting key (the organization) keeps together what a subquery
+    about the same table needs. What materialized views feed is wherever they are; it is merged by whoever asks.
+    """
+    if _DEVICE_COLUMN.search(table):
+        return "cityHash64(device_id)"
+    first = _FIRST_OF_KEY.search(table)
+    return f"cityHash64({first.group(1)})" if first else "rand()"
 
 
 def _replicated(text: str, path: str, replica: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from clickhouse_driver import Client
 
+from telemetry import queries
 from telemetry.adoption import AdoptionReport, ModelName, adoption
 from telemetry.columns import EventColumns, event_columns
 from telemetry.erasure import Erasure, device_subject
@@ -129,6 +130,74 @@ async def replicated(server: ClickHouseServer) -> None:
     tables = [row[0] for row in ask(server, "SHOW TABLES") if str(row[0]).endswith("_local")]
     for table in tables:
         await asyncio.to_thread(ask, server, f"SYSTEM SYNC REPLICA {table}")
+
+
+async def test_every_question_has_the_answer_of_one_server(cluster: Cluster, tmp_path: Path) -> None:
+    one, many = open_warehouse(None, tmp_path / "clickhouse"), ServerWarehouse(cluster["a1"].url, NAME)
+    other = ServerWarehouse(cluster["b2"].url, NAME)
+    try:
+        for warehouse in (one, many):
+            await warehouse.migrate()
+        story = a_story("asked")
+        await insert_all(story, one)
+        await insert_all(story, many, other)
+
+        expected = await answers(one, "asked")
+        for server in cluster.values():
+            await replicated(server)
+        for _ in range(2):  # the second time from figures that were kept
+            assert await answers(many, "asked") == expected
+            assert await answers(other, "asked") == expected
+        views = ("adoption_by_day", "unfinished_updates", "current_devices", "update_failures_by_day", "downloads")
+        for view in views:
+            (rows,) = await one.query(f"SELECT count() AS n FROM {view} WHERE model = 'asked'")
+            assert rows["n"] > 0
+            assert await other.query(f"SELECT count() AS n FROM {view} WHERE model = 'asked'") == [rows]
+    finally:
+        for opened in (one, many, other):
+            await opened.close()
+
+
+def a_story(model: str) -> list[EventColumns]:
+    """Three days of eighty devices: updates that succeed, fail, and stop halfway."""
+    batches = []
+    for day in (3, 2, 1):
+        at = NOON - timedelta(days=day)
+        facts: dict[str, Any] = {"model": model, "os": "iOS", "os_version": f"18.{day}", "app_version": "4.2"}
+        checks = [event("check", f"asked-{n}", version=1, locale=f"l{n % 7}", **facts) for n in range(80)]
+        tried = range((3 - day) * 20, (3 - day) * 20 + 20)
+        update: dict[str, Any] = {"version": 2, "from_version": 1, **facts}
+        sizes: dict[str, Any] = {"bytes": 10, "full_bytes": 40, "duration_ms": 100, "encoding": "zstd-prefix"}
+        begun = [event("download", f"asked-{n}", **update, **sizes) for n in tried]
+        verified = [event("verify", f"asked-{n}", **update) for n in tried[:15]]
+        done = [event("activate", f"asked-{n}", **update) for n in tried[:10]]
+        failed = [event("error", f"asked-{n}", error=f"reason {n % 3}", **update) for n in tried[10:14]]
+        for place, events in enumerate((checks, begun, verified, done, failed)):
+            batches.append(event_columns([record(*events, at=at + timedelta(minutes=place))]))
+    return batches
+
+
+async def answers(warehouse: Warehouse, model: str) -> list[Any]:
+    """Answer every question about a model; an answer without rows would compare nothing."""
+    subject = queries.Subject("org-1", "app-1", "prod", [ModelName(model)])
+    now, deployed = NOON, NOON - timedelta(days=3)
+    days = queries.last_days(7, now)
+    found: list[Any] = [
+        await queries.adoption_curve(warehouse, subject, days),
+        await queries.adoption_curve_by_hour(warehouse, subject, deployed, now),
+        await queries.active_devices(warehouse, subject, days, "locale"),
+        await queries.installations(warehouse, subject),
+        await queries.version_mix(warehouse, subject, days),
+        await queries.funnel(warehouse, subject, days),
+        await queries.failure_rates(warehouse, subject, days),
+        await queries.download_times(warehouse, subject, days),
+        await queries.bytes_sent(warehouse, subject, days),
+        await queries.time_to_adopt(warehouse, subject, 2, deployed, now),
+        await queries.stuck_devices(warehouse, subject, 2, now),
+    ]
+    assert all(found)
+    assert found[-1].total == 30
+    return found
 
 
 async def test_a_device_is_whole_on_one_shard_and_each_shard_has_a_part(cluster: Cluster, first: Warehouse) -> None:

@@ -40,13 +40,13 @@ def test_a_table_becomes_a_replicated_one_and_one_distributed_by_device() -> Non
     )
 
 
-def test_a_rollup_without_devices_is_spread_by_chance() -> None:
+def test_a_rollup_without_devices_is_spread_by_the_first_column_of_its_key() -> None:
     local, distributed = rewritten(STATEMENTS[1])
 
     assert (
         "ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{shard}/skafos/daily', '{replica}') ORDER" in local
     )
-    assert distributed.endswith("'daily_local', rand())")
+    assert distributed.endswith("'daily_local', cityHash64(org))")
 
 
 def test_a_materialized_view_reads_and_feeds_local_tables() -> None:
@@ -72,6 +72,9 @@ def test_a_change_of_columns_is_made_on_both_tables_and_another_on_the_local_one
     assert rewritten("ALTER TABLE raw ADD COLUMN a UInt8") == [
         "ALTER TABLE `skafos`.raw_local ON CLUSTER `main-1` ADD COLUMN a UInt8",
         "ALTER TABLE `skafos`.raw ON CLUSTER `main-1` ADD COLUMN a UInt8",
+    ]
+    assert rewritten("ALTER TABLE raw MODIFY COLUMN n UInt64 CODEC(Delta, ZSTD(1))") == [
+        "ALTER TABLE `skafos`.raw_local ON CLUSTER `main-1` MODIFY COLUMN n UInt64 CODEC(Delta, ZSTD(1))"
     ]
     assert rewritten("ALTER TABLE raw MODIFY TTL day + INTERVAL 90 DAY") == [
         "ALTER TABLE `skafos`.raw_local ON CLUSTER `main-1` MODIFY TTL day + INTERVAL 90 DAY"
