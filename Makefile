@@ -32,6 +32,9 @@ CASES ?=
 PAIRS ?=
 FRESH ?= no
 
+KILLS ?= 100
+SEED ?= 1
+
 VENV := .venv
 BENCH_VENV := .venv-bench
 PUBLISHED_VENV := .venv-published
@@ -43,7 +46,7 @@ BIN := $(VENV)/bin
 DEBIAN_PACKAGES := redis-server postgresql clickhouse-server libzookeeper-java default-jre-headless nginx haproxy systemd zstd \
 	chromium gcc libc6-dev
 
-.PHONY: help setup setup-dev packages bench-packages models run test check bench bench-edge bench-patches lock clean
+.PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-patches lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -145,6 +148,10 @@ run: setup $(if $(filter yes,$(DEMO)),models) ## start Skafos with its demonstra
 
 test: setup-dev models ## run all tests against real servers
 	@$(BIN)/pytest
+
+# Half an hour on two cores. `make test-kills KILLS=20 SEED=7`: fewer of them, at other moments.
+test-kills: setup-dev ## kill the parts that events pass through, 100 times each, and count the events
+	@SKAFOS_TEST_KILLS="$(KILLS)" SKAFOS_TEST_SEED="$(SEED)" $(BIN)/pytest -n 0 -s tests/flows/test_kills.py
 
 check: $(VENV)/.stamp-dev ## style, formatting, types and import contracts
 	$(BIN)/ruff check

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final, Protocol
 
-import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from telemetry.cluster import LOCAL_SUFFIX, Cluster
+from telemetry.columns import COLUMNS, EventColumns
 from telemetry.literals import Value, bind
-from telemetry.segment import Record
+from telemetry.native import Coded, compact, taken
 
 WHOLE_ORGANIZATION: Final = ""
 """The subject that stands for all that an organization has."""
@@ -138,39 +140,34 @@ def erased_by(rows: Iterable[Mapping[str, Any]]) -> Erased:
     return Erased({organization_id: frozenset(subjects) for organization_id, subjects in erased.items()})
 
 
-def without_erased(records: Iterable[Record], erased: Erased) -> Iterator[Record]:
-    """Leave the events of erased devices and organizations out of spooled records.
+def without_erased(columns: EventColumns, erased: Erased) -> EventColumns:
+    """Leave the events of erased devices and organizations out of what is about to be inserted.
 
-    Records of an organization of which nothing was erased, nearly all, pass as they are. A record that cannot be
-    decoded passes too: whoever reads it next puts it aside with its reason.
+    Columns without an organization of which something was erased, nearly all, are returned as they are.
     """
-    known: dict[tuple[str, str], bool] = {}
-    for record in records:
-        subjects = erased.subjects(record.labels.organization_id)
-        if not subjects:
-            yield record
-        elif WHOLE_ORGANIZATION not in subjects and (kept := _without_devices(record, subjects, known)):
-            yield kept
+    by_name = dict(zip(COLUMNS, columns.values, strict=True))
+    organizations, devices = by_name["organization_id"], by_name["device_id"]
+    assert isinstance(organizations, Coded), "texts are coded"
+    assert isinstance(devices, Coded), "texts are coded"
+    keep = np.ones(columns.count, np.bool_)
+    for code, organization_id in enumerate(organizations.texts):
+        subjects = erased.subjects(organization_id)
+        if subjects:
+            rows = np.flatnonzero(organizations.codes == code)
+            keep[rows] = _kept(devices, rows, organization_id, subjects)
+    if keep.all():
+        return columns
+    rows = np.flatnonzero(keep)
+    # Not even in the list of a column's texts may their names remain.
+    return EventColumns(tuple(compact(taken(column, rows)) for column in columns.values), len(rows))
 
 
-class _Who(msgspec.Struct, gc=False):
-    device_id: str
-
-
-_WHO: Final = msgspec.json.Decoder(list[_Who])
-_RAW: Final = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-def _without_devices(record: Record, subjects: frozenset[str], known: dict[tuple[str, str], bool]) -> Record | None:
-    """Leave events out of one record; None when nothing remains. ``known`` remembers which devices were erased."""
-    try:
-        devices = [event.device_id for event in _WHO.decode(record.events)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return record
-    keys = [(record.labels.organization_id, device_id) for device_id in devices]
-    for key in set(keys) - known.keys():
-        known[key] = device_subject(*key) in subjects
-    if not any(known[key] for key in keys):
-        return record
-    events = [event for event, key in zip(_RAW.decode(record.events), keys, strict=True) if not known[key]]
-    return replace(record, events=msgspec.json.encode(events)) if events else None
+def _kept(
+    devices: Coded, rows: NDArray[np.intp], organization_id: str, subjects: frozenset[str]
+) -> NDArray[np.bool_] | bool:
+    """Return which of an organization's rows stay."""
+    if WHOLE_ORGANIZATION in subjects:
+        return False
+    used, places = np.unique(devices.codes[rows], return_inverse=True)
+    gone = [device_subject(organization_id, devices.texts[code]) in subjects for code in used.tolist()]
+    return ~np.array(gone, np.bool_)[places]

@@ -87,29 +87,6 @@ BATCHES = [
 ]
 
 
-async def test_what_is_inserted_anywhere_is_answered_once_from_everywhere(cluster: Cluster, tmp_path: Path) -> None:
-    one = open_warehouse(None, tmp_path / "clickhouse")
-    many = [ServerWarehouse(server.url, NAME) for server in cluster.values()]
-    try:
-        await one.migrate()
-        for warehouse in many:
-            await warehouse.migrate()
-        await insert_all(BATCHES, one)
-        await insert_all(BATCHES, *many)
-        shared = (ModelName("faces", last=1), ModelName("old name", first=5))
-
-        expected, expected_shared = await report_of(one), await report_of(one, *shared)
-        assert (expected.now[0].devices, expected.failures_total, expected_shared.installations) == (30, 10, 10)
-        for server, warehouse in zip(cluster.values(), many, strict=True):
-            await replicated(server)
-            assert await report_of(warehouse) == expected
-            assert await report_of(warehouse, *shared) == expected_shared
-            assert await warehouse.query_readonly("SELECT count() AS n FROM events") == [{"n": 150}]
-    finally:
-        for opened in (one, *many):
-            await opened.close()
-
-
 async def eventually(ask_again: Callable[[], Awaitable[Any]], expected: Any) -> None:
     """Ask until the answer is as expected: a replica may be a moment behind the one that took the events."""
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -132,7 +109,9 @@ async def replicated(server: ClickHouseServer) -> None:
         await asyncio.to_thread(ask, server, f"SYSTEM SYNC REPLICA {table}")
 
 
-async def test_every_question_has_the_answer_of_one_server(cluster: Cluster, tmp_path: Path) -> None:
+async def test_what_is_inserted_anywhere_is_answered_once_and_as_by_one_server(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     one, many = open_warehouse(None, tmp_path / "clickhouse"), ServerWarehouse(cluster["a1"].url, NAME)
     other = ServerWarehouse(cluster["b2"].url, NAME)
     try:
@@ -143,6 +122,7 @@ async def test_every_question_has_the_answer_of_one_server(cluster: Cluster, tmp
         await insert_all(story, many, other)
 
         expected = await answers(one, "asked")
+        assert (expected[-1].installations, expected[-2].total) == (40, 20)
         for server in cluster.values():
             await replicated(server)
         for _ in range(2):  # the second time from figures that were kept
@@ -172,9 +152,10 @@ def a_story(model: str) -> list[EventColumns]:
         verified = [event("verify", f"asked-{n}", **update) for n in tried[:15]]
         done = [event("activate", f"asked-{n}", **update) for n in tried[:10]]
         failed = [event("error", f"asked-{n}", error=f"reason {n % 3}", **update) for n in tried[10:14]]
-        for place, events in enumerate((checks, begun, verified, done, failed)):
-            batches.append(event_columns([record(*events, at=at + timedelta(minutes=place))]))
-    return batches
+        steps = enumerate((checks, begun, verified, done, failed))
+        records = [record(*events, at=at + timedelta(minutes=place)) for place, events in steps]
+        batches.append(event_columns(records))
+    return [*batches, events_of(range(60, 70), "activate", version=9, model=f"old {model}")]
 
 
 async def answers(warehouse: Warehouse, model: str) -> list[Any]:
@@ -196,7 +177,8 @@ async def answers(warehouse: Warehouse, model: str) -> list[Any]:
         await queries.stuck_devices(warehouse, subject, 2, now),
     ]
     assert all(found)
-    assert found[-1].total == 30
+    # The name was another model's before: who holds a version of this one is asked by a subquery.
+    found.append(await report_of(warehouse, ModelName(model, last=1), ModelName(f"old {model}", first=5)))
     return found
 
 
@@ -204,9 +186,8 @@ async def test_a_device_is_whole_on_one_shard_and_each_shard_has_a_part(cluster:
     await insert_all(BATCHES, first)
 
     for table in ("raw_events_local", "device_days_local", "devices_local"):
-        shards = [
-            {row[0] for row in ask(cluster[name], f"SELECT DISTINCT device_id FROM {table}")} for name in ("a1", "b1")
-        ]
+        devices = f"SELECT DISTINCT device_id FROM {table} WHERE device_id LIKE 'device-%'"
+        shards = [{row[0] for row in ask(cluster[name], devices)} for name in ("a1", "b1")]
         assert len(shards[0]) > 10 < len(shards[1])
         assert len(shards[0] | shards[1]) == len(shards[0]) + len(shards[1]) == 70
 
@@ -262,15 +243,16 @@ async def test_of_two_that_migrate_at_once_one_applies_each_file(cluster: Cluste
 async def test_a_device_is_erased_on_every_server(cluster: Cluster, first: Warehouse) -> None:
     await insert_all([events_of(range(500, 510), model="private")], first)
     await eventually(lambda: devices_of(first, "private"), 10)
-    for device_id in ("device-500", "device-501"):
-        erasure = Erasure("org-1", device_id, NOON.date())
-        await eventually(partial(first.erase, erasure), True)
+    await eventually(partial(first.erase, Erasure("org-1", "device-500", NOON.date())), True)
 
+    named = "database = 'skafos' AND name = 'device_id' AND table LIKE '%_local'"
+    tables = [row[0] for row in ask(cluster["a1"], f"SELECT table FROM system.columns WHERE {named}")]
+    assert {"raw_events_local", "device_hours_local", "device_states_local"} <= set(tables)
     for server in cluster.values():
-        for table in ("raw_events_local", "device_days_local", "devices_local"):
-            gone = f"{table} WHERE device_id IN ('device-500', 'device-501')"
+        for table in tables:
+            gone = f"{table} WHERE device_id = 'device-500'"
             await eventually(partial(asyncio.to_thread, count, server, gone), 0)
-    await eventually(lambda: devices_of(first, "private"), 8)
+    await eventually(lambda: devices_of(first, "private"), 9)
     other = ServerWarehouse(cluster["b2"].url, NAME)
     try:  # whichever server a shipper asks
         known = device_subject("org-1", "device-500")

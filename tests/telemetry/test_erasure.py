@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from telemetry.columns import event_columns
+from telemetry.columns import COLUMNS, EventColumns, event_columns
 from telemetry.erasure import WHOLE_ORGANIZATION, Erased, Erasure, device_subject, without_erased
-from telemetry.events import decode_events
-from telemetry.segment import Record
+from telemetry.native import Coded
 from telemetry.shipper import Shipper
 from telemetry.warehouse import Warehouse
 from tests.telemetry.samples import NOON, event, labels, record
@@ -146,31 +145,37 @@ def erased(**organizations: set[str]) -> Erased:
     return Erased({name.replace("_", "-"): frozenset(subjects) for name, subjects in organizations.items()})
 
 
-def devices_in(records: list[Record]) -> list[list[str]]:
-    return [[one.device_id for one in decode_events(each.events)] for each in records]
+def devices_in(columns: EventColumns) -> list[tuple[str, str]]:
+    found = {name: column for name, column in zip(COLUMNS, columns.values, strict=True) if isinstance(column, Coded)}
+    return sorted(zip(found["organization_id"].rows(), found["device_id"].rows(), strict=True))
 
 
 def test_only_the_events_of_the_erased_are_left_out() -> None:
-    records = [
-        record(event(device="a"), event(device="b"), event(device="a")),
-        record(event(device="a"), sender=OTHERS),
-    ]
-    some = erased(org_1={device_subject("org-1", "a")})
+    sent = [event(device="a"), event(device="b"), event(device="a")]
+    columns = event_columns([record(*sent), record(event(device="a"), sender=OTHERS)])
 
-    assert devices_in(list(without_erased(records, some))) == [["b"], ["a"]]
-    assert list(without_erased(records, Erased())) == records
-    assert list(without_erased(records, erased(org_1={WHOLE_ORGANIZATION}))) == records[1:]
-
-
-def test_events_that_stay_keep_every_byte_and_fields_that_nobody_knows() -> None:
-    body = b'[{"device_id":"a","x":[1,  2]},{"device_id":"b","x" : {"y":1.50}}]'
-    (kept,) = without_erased([Record(labels(), 1, body)], erased(org_1={device_subject("org-1", "a")}))
-
-    assert kept.events == b'[{"device_id":"b","x" : {"y":1.50}}]'
+    some = without_erased(columns, erased(org_1={device_subject("org-1", "a")}))
+    assert (some.count, devices_in(some)) == (2, [("org-1", "b"), ("org-2", "a")])
+    whole = without_erased(columns, erased(org_1={WHOLE_ORGANIZATION}))
+    assert devices_in(whole) == [("org-2", "a")]
+    assert without_erased(columns, erased(org_1={"x"}, org_3={WHOLE_ORGANIZATION})) is columns
+    assert without_erased(columns, Erased()) is columns
+    nothing = without_erased(columns, erased(org_1={WHOLE_ORGANIZATION}, org_2={WHOLE_ORGANIZATION}))
+    assert nothing.count == 0
 
 
-@pytest.mark.parametrize("events", [b"", b"[", b"[1]", b'[{"device_id": "\xff"}]', b"[" * 100_000])
-def test_a_record_that_cannot_be_read_is_left_to_whoever_reads_it(events: bytes) -> None:
-    damaged = Record(labels(), int(datetime.now(UTC).timestamp() * 1000), events)
+def test_no_text_of_the_erased_is_sent() -> None:
+    columns = event_columns([record(event("error", "a", error="private")), record(event(device="b"), sender=OTHERS)])
+    left = without_erased(columns, erased(org_1={WHOLE_ORGANIZATION}))
 
-    assert list(without_erased([damaged], erased(org_1={"x"}))) == [damaged]
+    texts = {text for column in left.values if isinstance(column, Coded) for text in column.texts}
+    assert not texts & {"org-1", "a", "private", "name of org-1"}
+    assert {"org-2", "b"} <= texts
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from("abc")), max_size=20), st.sets(st.sampled_from("abc")))
+def test_what_stays_is_what_was_not_erased(sent: list[tuple[int, str]], gone: set[str]) -> None:
+    records = [record(event(device=device_id), sender=labels(f"org-{number}")) for number, device_id in sent]
+    left = without_erased(event_columns(records), erased(org_1={device_subject("org-1", each) for each in gone}))
+
+    assert devices_in(left) == sorted((f"org-{n}", each) for n, each in sent if n != 1 or each not in gone)
