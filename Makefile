@@ -41,9 +41,11 @@ PUBLISHED_VENV := .venv-published
 LOCK_VENV := .venv-lock
 BIN := $(VENV)/bin
 
-# The servers that the tests talk to, a browser that talks to ours, what checks the units of systemd and the rules of Prometheus,
-# and a compiler for the load generator. `make run` needs none of them.
-DEBIAN_PACKAGES := redis-server postgresql clickhouse-server nginx haproxy systemd prometheus zstd chromium gcc libc6-dev
+# The servers that the tests talk to (ZooKeeper, which a cluster of ClickHouse needs, as a library and Java), a browser that
+# talks to ours, what checks the units of systemd and the rules of Prometheus, and a compiler for the load generator.
+# `make run` needs none of them.
+DEBIAN_PACKAGES := redis-server postgresql clickhouse-server libzookeeper-java default-jre-headless nginx haproxy systemd \
+	prometheus zstd chromium gcc libc6-dev
 
 .PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-patches lock clean
 

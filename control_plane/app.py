@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from control_plane.api.observe import observe
 from control_plane.api.serve import SERVICES, add_routes
 from control_plane.api.table import ROUTES
 from control_plane.database import Database
+from control_plane.eraser import Eraser
 from control_plane.errors import Unavailable
 from control_plane.garbage import GarbageCollector
 from control_plane.health import Health
@@ -151,7 +153,9 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
     publisher = Publisher(database, relay, Signing(_key_store(settings), lifetimes), settings.patch_policy)
     presigner = Presigner(load_or_create_secret(settings.upload_secret_file))
     uploads = Uploads(database, objects, settings.staging_dir, presigner, settings.upload_limits, public_url)
-    warehouse = WarehouseGate(settings.clickhouse_url, settings.clickhouse_dir)
+    warehouse = WarehouseGate(
+        settings.clickhouse_url, settings.clickhouse_dir, settings.clickhouse_cluster, settings.events_keep_days
+    )
     stack.push_async_callback(warehouse.close)
     services = Services(settings, database, objects, uploads, publisher, warehouse, last_uses)
     health = Health(
@@ -193,10 +197,13 @@ def _start_tasks(parts: _Parts, stack: AsyncExitStack) -> None:
     supervisor.start("patch_plans", planner.run)
     supervisor.start("patches", patches.run)
     supervisor.start("registrations", registrations.run)
+    keep = timedelta(days=settings.events_keep_days)
+    supervisor.start("erasures", Eraser(services.database, services.warehouse, keep).run)
     supervisor.start("last_uses", partial(_keep_writing, services.last_uses))
     supervisor.start("health", parts.health.run)
     if settings.spool_dir is not None:
         supervisor.start("shipper", partial(_ship, settings.spool_dir, services.warehouse))
+        supervisor.start("housekeeper", partial(_keep_house, services.warehouse))
 
 
 async def _serve(
@@ -226,6 +233,12 @@ def _measure_spool(spool_dir: Path) -> None:
     from telemetry.spool_state import measure
 
     measure(spool_dir)
+
+
+async def _keep_house(gate: WarehouseGate) -> None:
+    from telemetry.housekeeper import Housekeeper
+
+    await Housekeeper(await gate.wait()).run()
 
 
 async def _keep_writing(last_uses: LastUses) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane.database import Database
+from control_plane.eraser import without_erased
 from control_plane.errors import Unavailable
 from control_plane.metrics import REGISTRATIONS_REFUSED, REGISTRATIONS_STORED
 from control_plane.tables import Device, Environment
@@ -92,7 +93,12 @@ class RegistrationConsumer:
 
 
 async def store_registrations(session: AsyncSession, registrations: Iterable[Registration]) -> int:
-    """Store the newest registration of each device whose environment is there; return how many."""
+    """Store the newest registration of each device, where its environment is there and it was not erased.
+
+    Returns:
+        How many were stored.
+    """
+    registrations = await without_erased(session, registrations)
     newest = {(r.environment_id, r.device_id): r for r in sorted(registrations, key=lambda r: r.registered_at)}
     environments = {environment_id for environment_id, _ in newest}
     present = set(await session.scalars(select(Environment.id).where(Environment.id.in_(environments))))

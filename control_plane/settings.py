@@ -24,6 +24,8 @@ from control_plane.patch_policy import (
 )
 from control_plane.preparing import FULL_ENCODINGS
 from manifests.model import MAX_ENCODINGS
+from telemetry.cluster import check_name
+from telemetry.retention import DEFAULT_KEEP_DAYS, MAX_KEEP_DAYS
 
 _MIB = 1024 * 1024
 _DATABASES = ("sqlite", "postgresql", "postgres")
@@ -107,6 +109,13 @@ class Settings(BaseSettings):
         default=None,
         description="clickhouse://user:password@host:9000/database; by default embedded, in the data folder.",
     )
+    clickhouse_cluster: str | None = Field(
+        default=None,
+        description="The name of the cluster that the server is part of; by default it stands alone.",
+    )
+    events_keep_days: int = Field(
+        default=DEFAULT_KEEP_DAYS, ge=1, le=MAX_KEEP_DAYS, description="How long events are kept in ClickHouse."
+    )
     spool_dir: Folder | None = Field(
         default=None, description="A folder of event spools that this process ships to ClickHouse."
     )
@@ -164,6 +173,10 @@ class Settings(BaseSettings):
             raise ValueError("SKAFOS_DATABASE_URL must begin with sqlite: or postgresql:")
         if self.control_public_url is not None and urlsplit(self.control_public_url).scheme not in ("http", "https"):
             raise ValueError("SKAFOS_CONTROL_PUBLIC_URL must begin with http:// or https://")
+        if self.clickhouse_cluster is not None:
+            if self.clickhouse_url is None:
+                raise ValueError("SKAFOS_CLICKHOUSE_CLUSTER needs SKAFOS_CLICKHOUSE_URL, a server of the cluster")
+            check_name(self.clickhouse_cluster)
         if self.max_unpacked_bytes < self.max_upload_bytes:
             raise ValueError("SKAFOS_MAX_UNPACKED_BYTES is less than SKAFOS_MAX_UPLOAD_BYTES")
         if self.patch_max_per_target * self.patch_policy.for_each_pair > MAX_ENCODINGS - FULL_ENCODINGS:

@@ -388,6 +388,23 @@ class Device(Base):
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class Erasure(Base):
+    """A device or an organization that was erased. It outlives both, and keeps a hash of a device in the end."""
+
+    __tablename__ = "erasures"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    organization_id: Mapped[str] = mapped_column(String(ID_LENGTH), index=True)
+    # Empty for the whole organization, else `telemetry.erasure.device_subject`.
+    subject: Mapped[str] = mapped_column(String(SHA256_LENGTH))
+    # Needed to find the device's rows; gone once they were looked for a second time.
+    device_id: Mapped[str | None] = mapped_column(String(64), default=None)
+    asked_by: Mapped[str] = mapped_column(String(ID_LENGTH))
+    asked_at: Mapped[datetime] = mapped_column(default=utc_now)
+    finished_at: Mapped[datetime | None] = mapped_column(default=None)
+    checked_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
 class AuditEntry(Base):
     """Who changed what, when. Kept when the thing itself is deleted."""
 

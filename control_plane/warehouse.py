@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from control_plane.errors import Invalid, Unavailable
+from telemetry.retention import DEFAULT_KEEP_DAYS
 from telemetry.warehouse import QueryFailed, Warehouse, WarehouseUnavailable, open_warehouse
 
 # A ClickHouse that starts beside us is there within a second; one that is down is asked for gently.
@@ -41,11 +43,14 @@ class WarehouseGate:
     Args:
         url: of a ClickHouse server, or None for the embedded one.
         directory: of the embedded one.
+        cluster: the name of the cluster that the server is part of, or None.
+        keep_days: how long events are kept.
     """
 
-    def __init__(self, url: str | None, directory: Path) -> None:
-        self._url = url
-        self._directory = directory
+    def __init__(
+        self, url: str | None, directory: Path, cluster: str | None = None, keep_days: int = DEFAULT_KEEP_DAYS
+    ) -> None:
+        self._open_warehouse = partial(open_warehouse, url, directory, cluster=cluster, keep_days=keep_days)
         self._warehouse: Warehouse | None = None
         self._opened = asyncio.Event()
 
@@ -88,7 +93,7 @@ class WarehouseGate:
 
     async def _open(self) -> None:
         """Open the warehouse and bring its tables up to date."""
-        warehouse = await asyncio.to_thread(open_warehouse, self._url, self._directory)
+        warehouse = await asyncio.to_thread(self._open_warehouse)
         try:
             await warehouse.migrate()
         except BaseException:

@@ -21,6 +21,7 @@ from skafos.records import (
     Device,
     Environment,
     EnvironmentGroup,
+    Erasure,
     Key,
     Me,
     Member,
@@ -137,6 +138,24 @@ def remove_member(org: str, member: str) -> Steps[None]:
 def list_audit(org: str) -> Steps[list[AuditEntry]]:
     """List who changed what in an organization, newest first."""
     return listing(AuditEntry, path("organizations", org, "audit"))
+
+
+# --- erasing
+
+
+def erase_device(org: str, device_id: str) -> Steps[Erasure]:
+    """Begin to erase a device of an organization, in whichever app. It takes a moment: see `get_erasure`."""
+    return ask(Call("POST", path("organizations", org, "erasures"), json={"device_id": device_id}), Erasure)
+
+
+def erase_organization(org: str, name: str) -> Steps[Erasure]:
+    """Begin to erase an organization with all it holds; ``name`` is its name once more, as a confirmation."""
+    return ask(Call("POST", path("organizations", org, "erasures"), json={"organization": name}), Erasure)
+
+
+def get_erasure(erasure_id: str) -> Steps[Erasure]:
+    """Return how far an erasure is that the token's user asked for."""
+    return ask(Call("GET", path("erasures", erasure_id)), Erasure)
 
 
 # --- tokens

@@ -42,6 +42,15 @@ class Member(Struct, frozen=True, kw_only=True):
     created_at: str | None = None
 
 
+class Erasure(Struct, frozen=True, kw_only=True):
+    """A device or an organization that is being erased; `finished_at` is None until nothing is left of it."""
+
+    id: str
+    kind: str
+    asked_at: str | None = None
+    finished_at: str | None = None
+
+
 class Token(Struct, frozen=True, kw_only=True):
     """An API token. `token` itself is there once, when it was made."""
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
+from telemetry.housekeeper import Housekeeper
 from telemetry.migrate import SchemaConflict
 from telemetry.settings import ShipperSettings
 from telemetry.shipper import Shipper
@@ -52,24 +53,30 @@ async def _serve(settings: ShipperSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    warehouse = open_warehouse(settings.clickhouse_url, settings.embedded_dir)
+    warehouse = open_warehouse(
+        settings.clickhouse_url,
+        settings.embedded_dir,
+        cluster=settings.clickhouse_cluster,
+        keep_days=settings.events_keep_days,
+    )
     shipper = Shipper(settings.spool_dir, warehouse, interval_seconds=settings.shipper_interval_seconds)
     try:
         async with _operators_port(settings, warehouse):
             log.info("shipper_started", embedded=settings.clickhouse_url is None)
-            await _ship_until(stop, shipper)
+            await _ship_until(stop, shipper, Housekeeper(warehouse))
             drained = await shipper.drain(settings.shipper_drain_seconds)
             log.info("shipper_stopped", drained=drained)
     finally:
         await warehouse.close()
 
 
-async def _ship_until(stop: asyncio.Event, shipper: Shipper) -> None:
+async def _ship_until(stop: asyncio.Event, shipper: Shipper, housekeeper: Housekeeper) -> None:
     """Ship until ``stop`` is set, or raise what ended the shipper."""
     shipping = asyncio.create_task(shipper.run(), name="shipper")
+    keeping = asyncio.create_task(housekeeper.run(), name="housekeeper")
     stopping = asyncio.create_task(stop.wait(), name="stop")
-    await asyncio.wait([shipping, stopping], return_when=asyncio.FIRST_COMPLETED)
-    for task in (shipping, stopping):
+    await asyncio.wait([shipping, keeping, stopping], return_when=asyncio.FIRST_COMPLETED)
+    for task in (shipping, keeping, stopping):
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

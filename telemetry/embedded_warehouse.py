@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
 
+from telemetry import erasure as erasures
 from telemetry import migrate as migrations
+from telemetry import retention
 from telemetry.columns import COLUMN_TYPES, COLUMNS, EventColumns
 from telemetry.engine_process import (
     CONFIGURATION,
@@ -120,9 +123,11 @@ class EmbeddedWarehouse:
 
     Args:
         directory: owned by this process alone, made if it is missing.
+        keep_days: how long events are kept.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, keep_days: int = retention.DEFAULT_KEEP_DAYS) -> None:
+        self._keep_days = keep_days
         self._directory = directory.absolute()
         self._lanes = {
             name: (Lane(f"clickhouse-{name}", waiting, self._enter), _Session(self._directory))
@@ -146,6 +151,25 @@ class EmbeddedWarehouse:
         if columns.count == 0:
             return
         await self._run("insert", lambda session: _insert(session, self._directory, columns, insert_id), insert_error)
+
+    async def erased(self) -> erasures.Erased:
+        """See ``Warehouse.erased``."""
+        try:
+            return erasures.erased_by(await self.query(erasures.ERASED_ROWS))
+        except QueryFailed as error:
+            raise WarehouseUnavailable(str(error)) from error
+
+    async def erase(self, erasure: erasures.Erasure) -> bool:
+        """See ``Warehouse.erase``."""
+        return await self._run("insert", lambda session: erasures.erase(_Engine(session), erasure), migration_error)
+
+    async def enforce_retention(self, today: date) -> list[str]:
+        """See ``Warehouse.enforce_retention``."""
+
+        def enforce(session: _Session) -> list[str]:
+            return retention.enforce(_Engine(session), migrations.all_statements(), self._keep_days, today)
+
+        return await self._run("insert", enforce, migration_error)
 
     async def query(self, sql: str, params: Mapping[str, Value] | None = None) -> list[Row]:
         """See ``Warehouse.query``."""

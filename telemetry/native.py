@@ -106,6 +106,14 @@ def taken(column: Column, order: NDArray[np.intp]) -> Column:
     return column[order]
 
 
+def compact(column: Column) -> Column:
+    """Return a column without the texts that no row has."""
+    if not isinstance(column, Coded):
+        return column
+    used, codes = np.unique(column.codes, return_inverse=True)
+    return Coded(codes.astype(np.int64), [column.texts[code] for code in used.tolist()])
+
+
 def _encoded(kind: str, column: Column, count: int) -> Iterator[bytes]:
     if isinstance(column, Coded):
         return _texts(column, count) if kind == "String" else _coded(column, count)

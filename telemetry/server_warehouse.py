@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -21,10 +22,15 @@ from clickhouse_driver.protocol import ClientPacketTypes
 from clickhouse_driver.varint import write_varint
 from clickhouse_driver.writer import write_binary_str
 
+from telemetry import erasure as erasures
 from telemetry import migrate as migrations
+from telemetry import retention
+from telemetry.cluster import SETTINGS as CLUSTER_SETTINGS
+from telemetry.cluster import WITHOUT_TOKENS, Cluster
 from telemetry.columns import COLUMN_TYPES, COLUMNS, EventColumns
 from telemetry.lane import Lane
 from telemetry.literals import Value, bind
+from telemetry.migration_lock import MigrationLock
 from telemetry.native import encode_block
 from telemetry.server_errors import UNKNOWN_DATABASE, insert_error, migration_error, query_error
 from telemetry.warehouse import (
@@ -85,8 +91,9 @@ class _Client(Client):  # type: ignore[misc]  # the driver has no types
 class _Session:
     """One lane's connection. Every method blocks, and raises the driver's errors."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], cluster: Cluster | None = None) -> None:
         self._options = options
+        self.cluster = cluster
         self._client: Client | None = None
         self._version: tuple[int, int] | None = None
 
@@ -101,6 +108,16 @@ class _Session:
         except BaseException:
             self.close()
             raise
+
+    def attempt(self, sql: str, codes: Collection[int]) -> bool:
+        """Run a statement; tell whether it worked, or failed with one of these codes."""
+        try:
+            self.execute(sql)
+        except driver.ServerException as error:
+            if error.code not in codes:
+                raise
+            return False
+        return True
 
     def fetch(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[Row]:
         """Run a question; the rows as they would be in the engine's own JSON."""
@@ -119,7 +136,8 @@ class _Session:
         """Make the database if it is missing, over a connection that names none."""
         client = Client(**{**self._options, "database": ""})
         try:
-            client.execute(f"CREATE DATABASE IF NOT EXISTS `{self._options['database']}`")
+            here = f"CREATE DATABASE IF NOT EXISTS `{self._options['database']}`"
+            client.execute(here if self.cluster is None else self.cluster.create_database())
         finally:
             client.disconnect()
 
@@ -136,15 +154,23 @@ class ServerWarehouse:
 
     Args:
         url: ``clickhouse://user:password@host:9000/database``; ``clickhouses://`` for TLS.
+        cluster: the name of the cluster that the server is part of, or None when it stands alone.
+        keep_days: how long events are kept.
 
     Raises:
         InvalidWarehouseUrl: it is something else.
+        InvalidClusterName: no cluster can have this name.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cluster: str | None = None, keep_days: int = retention.DEFAULT_KEEP_DAYS) -> None:
         options = connection_options(url)
+        self._keep_days = keep_days
+        of = None
+        if cluster is not None:
+            of = Cluster(cluster, options["database"])
+            options |= {"settings": dict(CLUSTER_SETTINGS)}
         self._lanes = {
-            name: (Lane(f"clickhouse-{name}", waiting), _Session(options))
+            name: (Lane(f"clickhouse-{name}", waiting), _Session(options, of))
             for name, waiting in (
                 ("insert", MAX_WAITING_OWN),
                 ("query", MAX_WAITING_OWN),
@@ -163,6 +189,22 @@ class ServerWarehouse:
         if columns.count == 0:
             return
         await self._run("insert", lambda session: _insert(session, columns, insert_id), insert_error)
+
+    async def erased(self) -> erasures.Erased:
+        """See ``Warehouse.erased``."""
+        try:
+            return erasures.erased_by(await self.query(erasures.ERASED_ROWS))
+        except QueryFailed as error:
+            raise WarehouseUnavailable(str(error)) from error
+
+    async def erase(self, erasure: erasures.Erasure) -> bool:
+        """See ``Warehouse.erase``."""
+        return await self._run("insert", partial(_erase, erasure=erasure), migration_error)
+
+    async def enforce_retention(self, today: date) -> list[str]:
+        """See ``Warehouse.enforce_retention``."""
+        enforce = partial(_enforce_retention, keep_days=self._keep_days, today=today)
+        return await self._run("insert", enforce, migration_error)
 
     async def query(self, sql: str, params: Mapping[str, Value] | None = None) -> list[Row]:
         """See ``Warehouse.query``."""
@@ -252,13 +294,22 @@ def json_value(value: Any) -> Any:
 
 
 def _migrate(session: _Session) -> list[int]:
+    lock = MigrationLock(session, session.cluster)
     try:
-        return migrations.migrate(session)
+        return migrations.migrate(session, cluster=session.cluster, lock=lock)
     except driver.ServerException as error:
         if error.code != UNKNOWN_DATABASE:
             raise
     session.create_database()
-    return migrations.migrate(session)
+    return migrations.migrate(session, cluster=session.cluster, lock=lock)
+
+
+def _erase(session: _Session, erasure: erasures.Erasure) -> bool:
+    return erasures.erase(session, erasure, session.cluster)
+
+
+def _enforce_retention(session: _Session, keep_days: int, today: date) -> list[str]:
+    return retention.enforce(session, migrations.all_statements(), keep_days, today, session.cluster)
 
 
 def _insert(session: _Session, columns: EventColumns, insert_id: str) -> None:
@@ -266,6 +317,8 @@ def _insert(session: _Session, columns: EventColumns, insert_id: str) -> None:
     if session.version() >= TOKENS_SINCE:
         settings["insert_deduplication_token"] = insert_id
         settings["deduplicate_blocks_in_dependent_materialized_views"] = 1
+    elif session.cluster is not None:
+        settings |= WITHOUT_TOKENS
     session.execute(
         f"INSERT INTO raw_events ({', '.join(COLUMNS)}) VALUES", [columns], settings=settings, columnar=True
     )

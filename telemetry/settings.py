@@ -8,6 +8,8 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from telemetry.cluster import check_name
+from telemetry.retention import DEFAULT_KEEP_DAYS, MAX_KEEP_DAYS
 from telemetry.shipper import DEFAULT_INTERVAL_SECONDS
 
 
@@ -25,6 +27,12 @@ class ShipperSettings(SpoolSettings):
     clickhouse_url: str | None = Field(
         None, repr=False, description="Where events go: clickhouse://user:password@host:9000/database."
     )
+    clickhouse_cluster: str | None = Field(
+        None, description="The name of the cluster that the server at the address is part of; without: it stands alone."
+    )
+    events_keep_days: int = Field(
+        DEFAULT_KEEP_DAYS, ge=1, le=MAX_KEEP_DAYS, description="How long events are kept in ClickHouse."
+    )
     data: Path | None = Field(
         None, description="Without a ClickHouse address: the embedded engine keeps its data in `clickhouse` below this."
     )
@@ -36,7 +44,7 @@ class ShipperSettings(SpoolSettings):
         10, ge=0, description="Time after SIGTERM to ship what waits; the rest stays on the disk."
     )
 
-    @field_validator("clickhouse_url")
+    @field_validator("clickhouse_url", "clickhouse_cluster")
     @classmethod
     def _empty_is_none(cls, value: str | None) -> str | None:
         return value or None
@@ -53,6 +61,10 @@ class ShipperSettings(SpoolSettings):
     def _has_a_destination(self) -> Self:
         if self.clickhouse_url is None and self.data is None:
             raise ValueError("set SKAFOS_CLICKHOUSE_URL, or SKAFOS_DATA for the embedded ClickHouse")
+        if self.clickhouse_cluster is not None:
+            if self.clickhouse_url is None:
+                raise ValueError("SKAFOS_CLICKHOUSE_CLUSTER needs SKAFOS_CLICKHOUSE_URL, a server of the cluster")
+            check_name(self.clickhouse_cluster)
         return self
 
     @property

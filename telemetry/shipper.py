@@ -26,6 +26,7 @@ from telemetry.cardinality import Dimensions
 from telemetry.claims import BEAT_SECONDS, Claim, ClaimLost, Claims, batch_of, free_path
 from telemetry.columns import EventColumns, event_columns
 from telemetry.dead_letter import bury
+from telemetry.erasure import without_erased
 from telemetry.events import InvalidBatch
 from telemetry.segment import Record, UnreadableSegment, decode_segment
 from telemetry.spool_directory import (
@@ -256,7 +257,8 @@ class Shipper:
     async def _insert(self, batch: Batch) -> None:
         if batch.columns is None:
             raise InvalidBatch("some events cannot be decoded")
-        columns = await asyncio.to_thread(self._dimensions.bounded, batch.columns)
+        columns = without_erased(batch.columns, await self._warehouse.erased())
+        columns = await asyncio.to_thread(self._dimensions.bounded, columns)
         await self._warehouse.insert_events(columns, insert_id([one.segment_id for one in batch.segments]))
         if columns.count:
             metrics.SHIP_LAG.observe(max(0.0, time.time() - columns.first_arrival()))

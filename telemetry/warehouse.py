@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from telemetry.columns import EventColumns
+from telemetry.erasure import Erased, Erasure
 from telemetry.literals import Value
+from telemetry.retention import DEFAULT_KEEP_DAYS
 
 Row = dict[str, Any]
 
@@ -77,6 +80,30 @@ class Warehouse(Protocol):
             InsertRejected: the data itself is refused.
         """
 
+    async def erased(self) -> Erased:
+        """Return which devices and organizations were erased; whoever inserts events leaves theirs out.
+
+        Raises:
+            WarehouseUnavailable
+        """
+
+    async def erase(self, erasure: Erasure) -> bool:
+        """Take one step towards forgetting a device or an organization; idempotent.
+
+        Returns:
+            Whether nothing is left of it. Otherwise ask again after a moment.
+
+        Raises:
+            WarehouseUnavailable: not reachable, or not able to do it now.
+        """
+
+    async def enforce_retention(self, today: date) -> list[str]:
+        """Have ClickHouse forget what is older than it is to be kept; return what was done, for the log.
+
+        Raises:
+            WarehouseUnavailable: not reachable, or not able to do it now.
+        """
+
     async def query(self, sql: str, params: Mapping[str, Value] | None = None) -> list[Row]:
         """Ask one of our own questions; ``{name}`` in it stands for ``params["name"]``, quoted.
 
@@ -100,17 +127,21 @@ class Warehouse(Protocol):
         """Let go of connections, threads and directories."""
 
 
-def open_warehouse(url: str | None, directory: Path) -> Warehouse:
+def open_warehouse(
+    url: str | None, directory: Path, *, cluster: str | None = None, keep_days: int = DEFAULT_KEEP_DAYS
+) -> Warehouse:
     """Return the server at ``url`` (``clickhouse://user:password@host:9000/database``), or the embedded one.
 
     Args:
         url: None or empty for the embedded engine.
         directory: where the embedded engine keeps its data; one process at a time.
+        cluster: the name of the cluster that the server is part of; None for a server that stands alone.
+        keep_days: how long events are kept.
     """
     if url:
         from telemetry.server_warehouse import ServerWarehouse
 
-        return ServerWarehouse(url)
+        return ServerWarehouse(url, cluster, keep_days)
     from telemetry.embedded_warehouse import EmbeddedWarehouse
 
-    return EmbeddedWarehouse(directory)
+    return EmbeddedWarehouse(directory, keep_days)

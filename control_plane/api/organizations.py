@@ -97,13 +97,23 @@ async def delete_organization(call: Call) -> None:
     """Delete an organization with all that it holds; its keys stop working."""
     async with call.database.write() as session:
         organization, _ = await lookup.organization(session, call.caller.user_id, call.organization.id)
-        await lock_organization(session, organization.id)
-        which = Application.organization_id == organization.id
-        closed = await close_applications(session, call.services.publisher, which)
-        await session.delete(organization)
+        closed = await remove_organization(call, session, organization)
         audit.record(session, call.actor, organization.id, "organization.delete", organization.name)
     for environment_id in closed:
         await call.services.publisher.announce(environment_id)
+
+
+async def remove_organization(call: Call, session: AsyncSession, organization: Organization) -> list[str]:
+    """Delete an organization with all that it holds, within a transaction.
+
+    Returns:
+        The ids of its environments, to be announced after the commit.
+    """
+    await lock_organization(session, organization.id)
+    which = Application.organization_id == organization.id
+    closed = await close_applications(session, call.services.publisher, which)
+    await session.delete(organization)
+    return closed
 
 
 async def list_members(call: Call, query: Paging) -> Page[MemberOut]:

@@ -7,9 +7,9 @@ the field. Times are UTC, RFC 3339. Lengths are bytes.
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from artifacts.patch.build import SkipReason
 from control_plane import names
@@ -173,6 +173,23 @@ class NewRollback(Body):
     environment: Reference
 
 
+class NewErasure(Body):
+    """What to erase: a device of the organization, or the organization itself."""
+
+    device_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] | None = Field(
+        default=None, description="A device of the organization, in whichever app."
+    )
+    organization: Reference | None = Field(
+        default=None, description="The organization's name, to erase it with all that it holds."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if (self.device_id is None) == (self.organization is None):
+            raise ValueError("give either device_id or organization")
+        return self
+
+
 class SqlQuestion(Body):
     """A read-only question to ClickHouse: one SELECT from the view `events`."""
 
@@ -286,6 +303,15 @@ class MemberOut(Answer):
     name: str
     role: RoleName
     created_at: datetime
+
+
+class ErasureOut(Answer):
+    """A device or an organization that is being erased."""
+
+    id: str
+    kind: Literal["device", "organization"]
+    asked_at: datetime
+    finished_at: datetime | None = Field(description="When ClickHouse had nothing left of it; null until then.")
 
 
 class TokenOut(Answer):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from skafos.cli import administration, adoption, delta, device, insight, keys, servers, versions
+from skafos.cli import administration, adoption, delta, device, erase, insight, keys, servers, versions
 
 app = typer.Typer(
     name="skafos",
@@ -41,6 +41,7 @@ FAMILIES: dict[str, typer.Typer] = {
     "envs": administration.environments,
     "models": administration.models,
     "device": device.app,
+    "erase": erase.app,
     "delta": delta.app,
 }
 

@@ -66,6 +66,22 @@ def ask(question: str, yes: bool) -> None:
         raise NotConfirmed("Nothing was changed: it was not confirmed. Answer y, or give --yes.")
 
 
+def ask_name(question: str, name: str, yes: bool) -> None:
+    """Ask before something that takes much with it: the answer is the thing's name. ``yes`` as for `ask`.
+
+    Raises:
+        NotConfirmed: the answer is not the name.
+    """
+    if yes:
+        return
+    print(f"{question} Type its name: ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.buffer.readline()
+    if not answer.endswith(b"\n"):
+        print(file=sys.stderr)
+    if answer.strip() != name.strip().encode("utf-8", "surrogateescape"):
+        raise NotConfirmed("Nothing was changed: it was not confirmed. Type the name, or give --yes.")
+
+
 def note(sentence: str) -> None:
     """Say something that is not the result."""
     print(sentence, file=sys.stderr)

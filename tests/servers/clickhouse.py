@@ -32,6 +32,7 @@ CONFIG = """<yandex>
   <default_database>default</default_database>
   <mark_cache_size>16777216</mark_cache_size>
   <max_concurrent_queries>50</max_concurrent_queries>
+  {more}
 </yandex>
 """
 
@@ -123,16 +124,26 @@ class ClickHouseServer:
 @contextmanager
 def clickhouse_server(directory: Path) -> Iterator[ClickHouseServer]:
     """Run a private server with its data in ``directory``."""
-    require("clickhouse-server")
-    for name in ("data", "tmp", "user_files", "format_schemas"):
-        (directory / name).mkdir(parents=True, exist_ok=True)
-    server = ClickHouseServer(directory, free_port())
-    (directory / "config.xml").write_text(
-        CONFIG.format(path=directory, port=server.port, http_port=free_port(), interserver_port=free_port())
-    )
-    (directory / "users.xml").write_text(USERS.format(password=PASSWORD))
+    server = prepared(directory, free_port())
     server.start()
     try:
         yield server
     finally:
         server.stop()
+
+
+def prepared(directory: Path, port: int, more: str = "") -> ClickHouseServer:
+    """Return a server that is ready to start.
+
+    Args:
+        directory: for its configuration and data.
+        port: where it listens.
+        more: elements of its configuration.
+    """
+    require("clickhouse-server")
+    for name in ("data", "tmp", "user_files", "format_schemas"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    ports = {"port": port, "http_port": free_port(), "interserver_port": free_port()}
+    (directory / "config.xml").write_text(CONFIG.format(path=directory, more=more, **ports))
+    (directory / "users.xml").write_text(USERS.format(password=PASSWORD))
+    return ClickHouseServer(directory, port)

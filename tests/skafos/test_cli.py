@@ -258,6 +258,52 @@ def test_what_has_a_name_is_renamed_and_what_was_added_deleted(app: Running) -> 
             client.delete_organization(another["id"])
 
 
+def test_a_device_is_erased_and_stays_away(app: Running, folder: Path, tmp_path: Path) -> None:
+    private = (app.organization, "Private")
+    with app.client() as client:
+        client.create_app(*private, "org.example.private", "ios")
+        client.create_model(*private, MODEL)
+        client.upload_version(*private, MODEL, folder / "Data" / "weights.bin")
+        client.deploy(*private, MODEL)
+        key = next(each.key for each in client.list_environments(*private) if each.name == "dev")
+        assert key is not None
+        sync = ["device", "sync", "--edge", app.edge_url, "--key", key, "--model", MODEL, "--dir"]
+        app.skafos(*sync, str(tmp_path / "device"))
+
+        def reporting() -> set[str]:
+            return {
+                row["device_id"]
+                for row in client.sql("SELECT device_id FROM events WHERE application = 'Private'").rows
+            }
+
+        (device_id,) = until(reporting, "its events")
+        refused = app.command("erase", "device", device_id)
+        assert (refused.returncode, "not confirmed" in refused.stderr) == (1, True)
+        erased = app.skafos("erase", "device", device_id, "--yes")
+
+        assert (erased["kind"], erased["finished_at"] is not None) == ("device", True)
+        assert reporting() == set()
+        # The device does not know. What it sends is dropped, while the next one's events arrive.
+        app.skafos(*sync, str(tmp_path / "device"))
+        app.skafos(*sync, str(tmp_path / "another"))
+        assert device_id not in until(reporting, "the other's events")
+        registered = until(lambda: client.list_devices(*private, "dev"), "the other's registration")
+        assert device_id not in {each.device_id for each in registered}
+
+
+def test_an_organization_is_erased_by_typing_its_name(app: Running) -> None:
+    connection = {name: app.settings()[name] for name in ("SKAFOS_URL", "SKAFOS_API_TOKEN")}
+    with app.client() as client:
+        client.create_organization("leaving")
+        mistyped = run("erase", "organization", "leaving", typed="leavin\n", **connection)
+        assert (mistyped.returncode, "not confirmed" in mistyped.stderr) == (1, True)
+
+        erased = run("erase", "organization", "leaving", typed="leaving\n", **connection)
+
+        assert (erased.returncode, erased.stdout) == (0, "Erased organization leaving.\n")
+        assert "leaving" not in {each.name for each in client.list_organizations()}
+
+
 def test_tokens_are_created_used_and_revoked(app: Running) -> None:
     made = app.skafos("tokens", "create", "for a test")
     used = run("tokens", "list", "--json", SKAFOS_URL=app.connection["control_url"], SKAFOS_API_TOKEN=made["token"])

@@ -28,6 +28,9 @@ class Recorder:
         self.executed.append(sql)
 
     def fetch(self, sql: str) -> list[dict[str, object]]:
+        if "system.tables" in sql:
+            names = ["schema_migrations", "raw_events"] if self._applied else []
+            return [{"name": name, "engine": "ReplacingMergeTree"} for name in names]
         return [{"number": one.number, "hash": one.hash} for one in self._applied]
 
 
@@ -44,12 +47,12 @@ def test_only_what_is_missing_is_applied() -> None:
 
 
 def test_a_newer_schema_refuses_an_older_program() -> None:
-    with pytest.raises(SchemaConflict, match="older"):
+    with pytest.raises(SchemaConflict, match="older version does not know: start the version that made it"):
         pending([FIRST], {1: FIRST.hash, 2: SECOND.hash})
 
 
 def test_a_changed_migration_is_refused() -> None:
-    with pytest.raises(SchemaConflict, match="changed"):
+    with pytest.raises(SchemaConflict, match="changed after it had been applied: start the version"):
         pending([FIRST], {1: SECOND.hash})
 
 
@@ -66,7 +69,7 @@ def test_an_up_to_date_schema_is_left_alone() -> None:
     engine = Recorder((26, 9), load_migrations())
 
     assert migrate(engine) == []
-    assert len(engine.executed) == 1  # the table of migrations, if it is missing
+    assert engine.executed == []
 
 
 def test_comments_are_no_statements() -> None:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from telemetry.__main__ import operations_app
 from telemetry.claims import ClaimLost
 from telemetry.columns import COLUMNS, EventColumns
+from telemetry.erasure import Erased, Erasure
 from telemetry.literals import Value
 from telemetry.native import Coded
 from telemetry.segment import Record, encode_header, encode_record
@@ -79,6 +81,15 @@ class MemoryWarehouse:
         if self.poison in device_ids(columns):
             raise InsertRejected("no such thing")
         self.inserted[insert_id] = columns
+
+    async def erased(self) -> Erased:
+        return Erased()
+
+    async def erase(self, erasure: Erasure) -> bool:
+        return True
+
+    async def enforce_retention(self, today: date) -> list[str]:
+        return []
 
     async def query(self, sql: str, params: Mapping[str, Value] | None = None) -> list[Row]:
         return []
@@ -479,6 +490,7 @@ async def test_operators_can_ask_for_health_readiness_and_metrics(tmp_path: Path
         ({"SKAFOS_CLICKHOUSE_URL": "http://user:secret@host"}, "clickhouse://"),
         ({"SKAFOS_SHIPPER_METRICS_LISTEN": "nowhere"}, "SKAFOS_SHIPPER_METRICS_LISTEN"),
         ({"SKAFOS_SHIPPER_INTERVAL_SECONDS": "0"}, "SKAFOS_SHIPPER_INTERVAL_SECONDS"),
+        ({"SKAFOS_CLICKHOUSE_CLUSTER": "c", "SKAFOS_DATA": "x"}, "SKAFOS_CLICKHOUSE_CLUSTER needs"),
     ],
 )
 def test_wrong_settings_are_named_and_secrets_are_not(tmp_path: Path, wrong: dict[str, str], said: str) -> None:
