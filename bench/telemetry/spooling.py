@@ -1,0 +1,52 @@
+"""Rows into a spool, as an edge worker would have written them, by the spool's own code."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from bench.telemetry.population import Population
+from bench.telemetry.rows import Rows
+from bench.telemetry.wire import posted
+from telemetry.spool import Spool
+
+MAX_SPOOL_BYTES: Final = 1 << 40
+"""The bound of an edge is not what is tried here."""
+WAITING_BATCHES: Final = 2_000
+"""Batches that are handed in before one waits for the disk, about 1 MB."""
+KEPT_SECONDS: Final = 3600.0
+"""A segment is handed over when it is full, and at the end."""
+
+
+async def spool_rows(days: Iterable[Rows], populations: Sequence[Population], directory: Path) -> tuple[int, int]:
+    """Write the batches of some days into a writer's directory; return how many events and bytes of events that was.
+
+    Args:
+        days: rows in order of arrival.
+        populations: all that the rows come from.
+        directory: ``<spool root>/<writer id>``.
+    """
+    events = size = 0
+    async with Spool(directory, MAX_SPOOL_BYTES, roll_seconds=KEPT_SECONDS, durability="os") as spool:
+        for rows in days:
+            for number, batch in enumerate(posted(rows, populations)):
+                settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                labels = populations[batch.source].settings.labels
+                spool.submit(labels, batch.body, batch.received_ms, _settling(settled))
+                events, size = events + batch.events, size + len(batch.body)
+                if number % WAITING_BATCHES == 0:
+                    await settled
+            await settled
+    return events, size
+
+
+def _settling(future: asyncio.Future[None]):  # type: ignore[no-untyped-def]
+    def settle(error: Exception | None) -> None:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    return settle
