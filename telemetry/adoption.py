@@ -1,25 +1,33 @@
 """Adoption: which version the devices of a model hold, day by day and now, how many ever installed one, what failed.
 
 ``docs/telemetry.md`` has the definitions in words. The questions are plain SQL over ``device_days``, ``devices`` and
-``events``, understood by every version of ClickHouse since 18.16. Days are days of UTC by the server's clock.
-
-Devices tell a model by the name that it had for them. So a question is about all names that the model has had; and
-where another model has had one of them too, about the numbers of its own versions under that name.
+``raw_events``, understood by every version of ClickHouse since 18.16. Days are days of UTC by the server's clock.
+``queries.py`` has the other questions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from itertools import groupby
 from typing import Any, Final
 
-from telemetry.literals import Value
+from telemetry.subject import MAX_DAYS, Days, ModelName, Subject, last_days
 from telemetry.warehouse import Row, Warehouse
 
-MAX_DAYS: Final = 730
-"""The daily table is kept for two years."""
+__all__ = [
+    "MAX_DAYS",
+    "MAX_FAILURES",
+    "AdoptionReport",
+    "DayAdoption",
+    "Failure",
+    "ModelName",
+    "VersionShare",
+    "adoption",
+    "held_now",
+]
+
 MAX_FAILURES: Final = 100
 """Pairs of version and error that are listed, most frequent first; ``failures_total`` counts all."""
 
@@ -143,27 +151,6 @@ WHERE organization_id = {organization_id} AND application_id = {application_id}
 
 
 @dataclass(frozen=True, slots=True)
-class ModelName:
-    """A name that a model has or had, and which version numbers under it are the model's.
-
-    Args:
-        first: the lowest; 1 unless another model had the name before.
-        last: the highest; None unless another model has taken the name since.
-        since: the day from which devices that hold no version count; only looked at when ``first`` is above 1.
-    """
-
-    name: str
-    first: int = 1
-    last: int | None = None
-    since: date = date(1970, 1, 1)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether another model had the name, or has it now."""
-        return self.first > 1 or self.last is not None
-
-
-@dataclass(frozen=True, slots=True)
 class VersionShare:
     """Devices that hold a version. ``version`` is None for those that hold none; ``share`` is between 0 and 1."""
 
@@ -251,16 +238,16 @@ async def adoption(
         ValueError: ``days`` is out of range.
         WarehouseUnavailable: ClickHouse cannot answer; that is not the same as "no data".
     """
-    first_day, last_day = _window(days, now)
-    values = _values(organization_id, application_id, environment, names, first_day, last_day)
-    questions = _questions(names)
+    subject, window = Subject(organization_id, application_id, environment, names), last_days(days, now)
+    values = subject.values() | window.values() | {"max_failures": MAX_FAILURES}
+    questions = _questions(subject)
     return AdoptionReport(
         model=names[0].name,
         environment=environment,
-        first_day=first_day,
-        last_day=last_day,
-        by_day=_by_day(await warehouse.query(questions.by_day, values)),
-        now=_shares(await warehouse.query(questions.now, values)),
+        first_day=window.first,
+        last_day=window.last,
+        by_day=await held_by_day(warehouse, subject, window),
+        now=await mix_now(warehouse, subject, window),
         installations=int((await warehouse.query(questions.installations, values))[0]["installations"]),
         failures=tuple(_failure(row) for row in await warehouse.query(questions.failures, values)),
         failures_total=int((await warehouse.query(questions.failures_total, values))[0]["failures"]),
@@ -293,44 +280,31 @@ async def held_now(
         ValueError: ``days`` is out of range, or there are no versions.
         WarehouseUnavailable: ClickHouse cannot answer; that is not the same as "no devices".
     """
-    first_day, last_day = _window(days, now)
-    values = _values(organization_id, application_id, environment, names, first_day, last_day)
-    rows = await warehouse.query(_questions(names).held, values | {"versions": list(versions)})
+    subject, window = Subject(organization_id, application_id, environment, names), last_days(days, now)
+    values = subject.values() | window.values() | {"versions": list(versions)}
+    rows = await warehouse.query(_questions(subject).held, values)
     total = sum(int(row["devices"]) for row in rows)
     return tuple(
         VersionShare(int(row["known"]) or None, int(row["devices"]), int(row["devices"]) / total) for row in rows
     )
 
 
-def _window(days: int, now: datetime) -> tuple[date, date]:
-    if not 1 <= days <= MAX_DAYS:
-        raise ValueError(f"days is between 1 and {MAX_DAYS}")
-    last_day = now.astimezone(UTC).date()
-    return last_day - timedelta(days=days - 1), last_day
+async def held_by_day(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[DayAdoption, ...]:
+    """Answer how many devices held each version on each day, by the last event of the day that tells.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    return _by_day(await warehouse.query(_questions(subject).by_day, subject.values() | days.values()))
 
 
-def _values(
-    organization_id: str,
-    application_id: str,
-    environment: str,
-    names: Sequence[ModelName],
-    first_day: date,
-    last_day: date,
-) -> dict[str, Value]:
-    """Return what the questions' placeholders stand for."""
-    values: dict[str, Value] = {
-        "organization_id": organization_id,
-        "application_id": application_id,
-        "environment": environment,
-        "names": [each.name for each in names],
-        "first_day": first_day,
-        "last_day": last_day,
-        "max_failures": MAX_FAILURES,
-    }
-    for place, each in enumerate(names):
-        values |= {f"name_{place}": each.name, f"first_{place}": each.first, f"since_{place}": each.since}
-        values |= {f"last_{place}": each.last or 0}
-    return values
+async def mix_now(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[VersionShare, ...]:
+    """Answer how many devices hold each version now, over the devices that were heard of since the window's first day.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    return shares(await warehouse.query(_questions(subject).now, subject.values() | days.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,51 +317,35 @@ class _Questions:
     failures_total: str
 
 
-def _questions(names: Sequence[ModelName]) -> _Questions:
+def _questions(subject: Subject) -> _Questions:
     """Return the SQL for a model's names; the usual, cheaper one when no other model ever had any of them."""
-    failed = _condition(names, "ifNull(version, toUInt32(0))", "day")
+    failed = subject.condition("ifNull(version, toUInt32(0))", "day")
     failures, failures_total = FAILURES % failed, FAILURES_TOTAL % failed
-    if not any(each.is_shared for each in names):
+    if not subject.shares_names:
         by_day, now, held = BY_DAY % _DEVICE_DAYS, NOW % _DEVICES, HELD % _DEVICES
         return _Questions(by_day, now, held, INSTALLATIONS, failures, failures_total)
-    cases = "".join(f"model = {{name_{place}}}, {place}, " for place in range(len(names)))
-    days = _SHARED_DEVICE_DAYS % _condition(names, "held_here", "day")
-    devices = _SHARED_DEVICES % _condition(names, "held_here", "heard")
-    place = f"multiIf({cases}{len(names)})"
+    days = _SHARED_DEVICE_DAYS % subject.condition("held_here", "day")
+    devices = _SHARED_DEVICES % subject.condition("held_here", "heard")
+    place = subject.place()
     return _Questions(
         (BY_DAY % days).replace("{place}", place),
         (NOW % devices).replace("{place}", place),
         (HELD % devices).replace("{place}", place),
-        SHARED_INSTALLATIONS % _condition(names, "held_here", "day"),
+        SHARED_INSTALLATIONS % subject.condition("held_here", "day"),
         failures,
         failures_total,
     )
 
 
-def _condition(names: Sequence[ModelName], held: str, day: str) -> str:
-    """Return the condition that a version, in the column ``held``, is the model's; 0 is no version."""
-    if not any(each.is_shared for each in names):
-        return "1"
-    parts = []
-    for place, each in enumerate(names):
-        terms = [f"model = {{name_{place}}}"]
-        if each.last is not None:
-            terms.append(f"{held} >= {{first_{place}}} AND {held} <= {{last_{place}}}")
-        elif each.first > 1:
-            terms.append(f"({held} >= {{first_{place}}} OR {held} = 0 AND {day} >= {{since_{place}}})")
-        parts.append(" AND ".join(terms))
-    return " OR ".join(f"({part})" for part in parts)
-
-
 def _by_day(rows: list[Row]) -> tuple[DayAdoption, ...]:
     days = []
     for day, of_day in groupby(rows, key=lambda row: str(row["day"])):
-        shares = _shares(of_day)
-        days.append(DayAdoption(date.fromisoformat(day), sum(share.devices for share in shares), shares))
+        held = shares(of_day)
+        days.append(DayAdoption(date.fromisoformat(day), sum(share.devices for share in held), held))
     return tuple(days)
 
 
-def _shares(rows: Iterable[Row]) -> tuple[VersionShare, ...]:
+def shares(rows: Iterable[Row]) -> tuple[VersionShare, ...]:
     """Turn device counts into shares of their sum, the newest version first and "none" last."""
     counts = sorted(((int(row["held"]), int(row["devices"])) for row in rows), reverse=True)
     total = sum(devices for _, devices in counts)
