@@ -46,7 +46,7 @@ class Deployment:
 
 
 def usual_deployments(first_second: int, days: int) -> tuple[Deployment, ...]:
-    """Return five versions: one from before, one by steps, one that is bad and taken back, its successor, one at once."""
+    """Return five versions: one from before, by steps, bad and taken back, its successor, and at once."""
 
     def at(share: float) -> int:
         return first_second + int(days * 24 * share) * HOUR

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from bench.telemetry.deployments import BUCKETS, DAY
 from bench.telemetry.rows import (
     APP_VERSIONS,
     DEVICE_MODELS,
-    ERRORS,
     FIRST_ANDROID,
     IPHONES,
     SYSTEM_VERSIONS,
@@ -82,7 +81,8 @@ class Devices:
     def os_version(self, day: int) -> Column:
         """Return the place in SYSTEM_VERSIONS of each device on a day."""
         last = np.where(self.os == 1, FIRST_ANDROID - 1, len(SYSTEM_VERSIONS) - 1)
-        return np.minimum(self.first_os_version + (day >= self.os_updates_on), last)
+        taken: Column = np.minimum(self.first_os_version + (day >= self.os_updates_on), last)
+        return taken
 
     def app_version(self, day: int, releases: Column) -> Column:
         """Return the place in APP_VERSIONS of each device on a day.
@@ -183,5 +183,3 @@ def _clocks(chance: np.random.Generator, count: int) -> Column:
         ahead[drawn < share] += seconds
         drawn = np.where(drawn < share, 1.0, drawn - share)
     return ahead
-
-

@@ -38,7 +38,7 @@ OTHER_MODEL, UNKNOWN_TYPE, WITHOUT_MODEL = 0.1, 0.01, 0.005
 LOST_DOWNLOAD, WRONG_BYTES = 0.03, 0.002
 """Shares: of batches, of events, of visits, of downloads."""
 MILLISECONDS: Final = 4
-"""Times of arrival are of so many residues: 0 in time, 1 late, 2 again, so that two deliveries of one batch never share one."""
+"""Times of arrival divided by this leave 0 in time, 1 late, and 2 again, so two deliveries never share a time."""
 
 NOTHING, NO_DOWNLOAD, NO_VERIFY, NO_ACTIVATE, DONE = range(5)
 """What a visit comes to."""
@@ -144,9 +144,7 @@ class Population:
         first = np.searchsorted(device, device)
         return device, at, np.arange(len(device)) - first
 
-    def _visits(
-        self, chance: np.random.Generator, device: Column, at: Column, rank: Column, held: Column
-    ) -> _Visits:
+    def _visits(self, chance: np.random.Generator, device: Column, at: Column, rank: Column, held: Column) -> _Visits:
         """Work out what each visit comes to, the first of all devices, then the second, and so on."""
         count, devices = len(device), self.devices
         refused = np.array([0.0, *(one.refused for one in self.deployments)])

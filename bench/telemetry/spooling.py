@@ -10,7 +10,7 @@ from typing import Final
 from bench.telemetry.population import Population
 from bench.telemetry.rows import Rows
 from bench.telemetry.wire import posted
-from telemetry.spool import Spool
+from telemetry.spool import Settle, Spool
 
 MAX_SPOOL_BYTES: Final = 1 << 40
 """The bound of an edge is not what is tried here."""
@@ -42,7 +42,7 @@ async def spool_rows(days: Iterable[Rows], populations: Sequence[Population], di
     return events, size
 
 
-def _settling(future: asyncio.Future[None]):  # type: ignore[no-untyped-def]
+def _settling(future: asyncio.Future[None]) -> Settle:
     def settle(error: Exception | None) -> None:
         if error is None:
             future.set_result(None)
