@@ -1,0 +1,188 @@
+"""Questions over a large population: how long each takes, and whether its answer is what was true."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bench.edge.cores import on
+from bench.telemetry.comparing import Compared, all_questions, compare, subject_of, timed
+from bench.telemetry.filling import fill_embedded, fill_server
+from bench.telemetry.fleet import Fleet, devices_for
+from bench.telemetry.settings import Run
+from bench.telemetry.truth import Truth
+from telemetry.subject import OF_SUBJECT
+from telemetry.warehouse import Warehouse, open_warehouse
+from tests.servers.clickhouse import ClickHouseServer, clickhouse_server
+
+TIMES: Final = 5
+SEED: Final = 1
+MERGED_SECONDS: Final = 60.0
+"""After filling, merges of a large table go on for a while and would be measured as well."""
+RAW: Final = f"""
+SELECT type, count() AS events, uniqExact(device_id) AS devices
+FROM raw_events FINAL
+WHERE {OF_SUBJECT} AND day >= {{first_day}} AND day <= {{last_day}}
+GROUP BY type
+"""
+"""A question that no rollup answers: all events of the app are read, and those that came twice found."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question to one engine.
+
+    Args:
+        seconds: of each time it was asked, warm.
+    """
+
+    compared: Compared
+    seconds: Sequence[float]
+
+
+@dataclass
+class Engine:
+    """What was measured with one engine.
+
+    Args:
+        name: ``server`` or ``embedded``.
+        version: of ClickHouse.
+        rows: in the table.
+        filling_seconds: that inserting them took.
+        asked: every question.
+        raw_seconds: of the question that no rollup answers.
+    """
+
+    name: str
+    version: str = ""
+    rows: int = 0
+    filling_seconds: float = 0.0
+    asked: list[Asked] = field(default_factory=list)
+    raw_seconds: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was measured with all engines.
+
+    Args:
+        devices: of the population, all apps together.
+        events: of the model that is asked about, each once.
+        apps: that share the table.
+        days: that events are spread over.
+        generating_seconds: that making and counting them took.
+    """
+
+    devices: int
+    events: int
+    apps: int
+    days: int
+    generating_seconds: float
+    engines: tuple[Engine, ...]
+
+
+def measure_answers(run: Run) -> Answers:
+    """Fill the engines with one population, ask everything, and hold it against the truth; all share both cores."""
+    with ExitStack() as stack:
+        stack.enter_context(on(*run.bench.cores.both))
+        server = None
+        if "server" in run.engines:
+            server = stack.enter_context(clickhouse_server(run.new_folder("clickhouse")))
+        return asyncio.run(_answers(run, server))
+
+
+async def _answers(run: Run, server: ClickHouseServer | None) -> Answers:
+    first_day = datetime.now(UTC).date() - timedelta(days=run.days)
+    fleet = Fleet(devices_for(run.events, run.days), first_day, run.days, seed=SEED)
+    truth = Truth(fleet.subject)
+    folder = run.new_folder("embedded")
+    opened = {name: open_warehouse(server.url if name == "server" and server else None, folder) for name in run.engines}
+    engines = {name: Engine(name) for name in run.engines}
+    try:
+        for name, warehouse in opened.items():
+            await warehouse.migrate()
+            engines[name].version = str((await warehouse.query("SELECT version() AS version"))[0]["version"])
+        generating = await _fill(run, fleet, truth, opened, engines, server, folder)
+        for name, warehouse in opened.items():
+            await _merged(warehouse)
+            await _ask(run, warehouse, truth, engines[name])
+    finally:
+        for warehouse in opened.values():
+            await warehouse.close()
+    devices = sum(len(one.devices) for one in fleet.populations)
+    apps = len(fleet.populations) - 1
+    return Answers(devices, truth.kept.rows, apps, run.days, generating, tuple(engines.values()))
+
+
+async def _fill(
+    run: Run,
+    fleet: Fleet,
+    truth: Truth,
+    opened: dict[str, Warehouse],
+    engines: dict[str, Engine],
+    server: ClickHouseServer | None,
+    folder: Path,
+) -> float:
+    """Generate day by day and insert each day into every engine; return the seconds that the first took."""
+    began, inserting = time.perf_counter(), 0.0
+    for day, rows in enumerate(truth.counting(fleet.days())):
+        for name, warehouse in opened.items():
+            start = time.perf_counter()
+            if name == "server" and server:
+                count = await fill_server(warehouse, server.url, server.http_port, [rows], fleet.populations)
+            else:
+                count = await fill_embedded(warehouse, folder, [rows], fleet.populations)
+            engines[name].rows += count
+            engines[name].filling_seconds += time.perf_counter() - start
+            inserting += time.perf_counter() - start
+        if day % 10 == 9:
+            told = ", ".join(f"{one.name} {one.rows / one.filling_seconds:,.0f} rows/s" for one in engines.values())
+            run.bench.say(f"questions: {day + 1} of {run.days} days are there; {told}")
+    return time.perf_counter() - began - inserting
+
+
+async def _merged(warehouse: Warehouse) -> None:
+    """Wait until merges have ended, or for long enough."""
+    deadline = time.monotonic() + MERGED_SECONDS
+    while time.monotonic() < deadline:
+        if int((await warehouse.query("SELECT count() AS merges FROM system.merges"))[0]["merges"]) == 0:
+            return
+        await asyncio.sleep(0.5)
+
+
+async def _ask(run: Run, warehouse: Warehouse, truth: Truth, engine: Engine) -> None:
+    for question in all_questions(truth):
+        compared = await compare(warehouse, truth, question)
+        engine.asked.append(Asked(compared, await timed(warehouse, question, TIMES)))
+        if compared.differences:
+            run.bench.say(f"{engine.name}: {question.name}, {question.about}: {compared.differences[0]}")
+    settings = truth.population.settings
+    values = subject_of(truth).values() | {
+        "first_day": settings.first_day,
+        "last_day": settings.first_day + timedelta(days=settings.days - 1),
+    }
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        await warehouse.query(RAW, values)
+        engine.raw_seconds.append(time.perf_counter() - began)
+    slowest = max(engine.asked, key=lambda one: float(np.median(one.seconds)))
+    run.bench.say(
+        f"questions: {engine.name} over {engine.rows:,} rows: slowest {slowest.compared.question.name} "
+        f"{np.median(slowest.seconds) * 1000:.0f} ms, raw {np.median(engine.raw_seconds) * 1000:.0f} ms"
+    )
+
+
+def by_name(engine: Engine) -> dict[str, list[Asked]]:
+    """Return what was asked by the questions' names."""
+    found: dict[str, list[Asked]] = {}
+    for one in engine.asked:
+        found.setdefault(one.compared.question.name, []).append(one)
+    return found
