@@ -18,14 +18,14 @@ _SPARE: Final = 2
 
 
 def varied_bodies(count: int, events: int, seed: int = 1) -> Iterator[bytes]:
-    """Yield so many batches as JSON arrays, each of so many events of one device.
+    """Yield so many batches as JSON arrays, each of so many events of one device, no event twice.
 
     Raises:
         ValueError: the population that is drawn for it is too small; it never is for batches of up to 20.
     """
     devices = int(count * events * _SPARE / DAYS / EVENTS_PER_DEVICE_DAY) + 20
     fleet = Fleet(devices, datetime.now(UTC).date() - timedelta(days=DAYS), DAYS, apps=1, seed=seed)
-    rows = joined([day.take(day["source"] == 0) for day in fleet.days()])
+    rows = joined([day.take((day["source"] == 0) & day["last"]) for day in fleet.days()])
     rows = rows.take(np.lexsort((rows.arrival(), rows["device"])))
     _, first, number = np.unique(rows["device"], return_index=True, return_counts=True)
     begins = [

@@ -64,7 +64,7 @@ def measure_outage(run: Run) -> CaughtUp:
         edge_worker(run.bench.site, folder, more={"SKAFOS_SPOOL_MAX_BYTES": str(SPOOL_BYTES)}) as edge,
         shipper_process(folder / "spool", clickhouse.url, folder),
     ):
-        bodies = run.bench.site.events_varied.read_bytes().split()
+        bodies = run.bench.site.events_varied.read_bytes().splitlines()
         path = f"{run.bench.site.environment_path}/events"
         posting = Posting(edge.address, path, bodies, run.arrivals / BATCH_EVENTS)
         told = asyncio.run(_outage(run, posting, clickhouse))

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from bench.edge.load import LoadFailed
+
 CONNECTIONS: Final = 16
 _ID_START: Final = re.compile(rb'(?<="event_id":")[0-9a-f]{8}')
-
-
-class NotAccepted(Exception):
-    """An answer was not 202."""
 
 
 @dataclass
@@ -42,13 +40,11 @@ class Posting:
         """Post until `stop`.
 
         Raises:
-            NotAccepted: an answer was not 202.
+            LoadFailed: an answer was not 202.
         """
         self._pieces = [_ID_START.split(body) for body in self.bodies]
         self._began = time.monotonic()
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(CONNECTIONS):
-                tasks.create_task(self._connection())
+        await asyncio.gather(*(self._connection() for _ in range(CONNECTIONS)))
 
     def stop(self) -> None:
         """End the load; what is on its way is still answered."""
@@ -81,4 +77,4 @@ class Posting:
         body = await reader.readexactly(int(length.group(1)) if length else 0)
         if not head.startswith(b"HTTP/1.1 202"):
             first = head.partition(b"\r\n")[0].decode()
-            raise NotAccepted(f"{first}: {body[:200].decode(errors='replace')}")
+            raise LoadFailed(f"{first}: {body[:200].decode(errors='replace')}")
