@@ -19,7 +19,6 @@ from bench.edge.cores import TooFewCores, choose_cores
 from bench.edge.figures import Spread
 from bench.edge.generators import compiler
 from bench.edge.load import LoadFailed
-from bench.edge.machine import preface
 from bench.edge.measuring import Bench
 from bench.edge.probe import WrongAnswer
 from bench.edge.report import write_section
@@ -29,7 +28,7 @@ from bench.telemetry.accepting import GOAL_BATCHES, GOAL_CASE, measure_accepted,
 from bench.telemetry.asking import measure_answers
 from bench.telemetry.filling import NotFilled
 from bench.telemetry.outage import measure_outage
-from bench.telemetry.report import Results, render
+from bench.telemetry.report import Results, preface, render
 from bench.telemetry.seeing import measure_seeing
 from bench.telemetry.settings import ARRIVALS, DAYS, ENGINES, EVENTS, OUTAGE_SECONDS, Run
 from tests.components import find_program
@@ -56,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
     # So that servers are ended when we are told to stop.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.sched_setaffinity(0, {cores.load})
-    began, before = time.monotonic(), f"Load average before: {os.getloadavg()[0]:.1f}."
+    began, load = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="skafos-bench-", dir=options.folder) as name:
         folder = Path(name)
         try:
@@ -76,7 +75,7 @@ def main(words: Sequence[str] | None = None) -> int:
         except (LoadFailed, NotStarted, WrongAnswer, NotFilled) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        text = render(results, f"{preface(folder, options.rounds, options.seconds)} {before}")
+        text = render(results, preface(folder, options.rounds, options.seconds, load))
     print(text)
     if options.write:
         write_section(options.write / "performance.md", MARK, text)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from bench.edge.figures import Spread, percentile, ratio_in_rounds
+from bench.edge.machine import machine
 from bench.edge.measuring import Throughput
 from bench.edge.openloop import Latencies
 from bench.edge.report import throughput_table, verdict
@@ -38,11 +42,26 @@ class Results:
     left_out: list[str] = field(default_factory=list)
 
 
-def render(results: Results, preface: str) -> str:
-    """Return all tables below a preface that says when, where and how long."""
+def preface(folder: Path, rounds: int, seconds: int, load: float) -> str:
+    """Return the date, the machine, the versions and the lengths.
+
+    Args:
+        folder: where spool and tables lay.
+        rounds, seconds: of the edge's cases.
+        load: the machine's load average before: above some tenths, others were at work.
+    """
+    return (
+        f"{machine(folder)}. Python {platform.python_version()}, uvloop {version('uvloop')}, "
+        f"clickhouse-driver {version('clickhouse-driver')}. {rounds} rounds of {seconds} s of the edge's cases; medians, "
+        f"and in parentheses or beside them the least and the greatest. Load average before: {load:.1f}."
+    )
+
+
+def render(results: Results, above: str) -> str:
+    """Return all tables below what says when, where and how long."""
     notes = "\n".join(f"- Left out: {text}." for text in results.left_out)
     parts = [
-        preface,
+        above,
         _goals(results),
         throughput_table(results.accepted),
         _waiting(results.waiting),
