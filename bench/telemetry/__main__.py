@@ -31,6 +31,7 @@ from bench.telemetry.outage import measure_outage
 from bench.telemetry.report import Results, preface, render
 from bench.telemetry.seeing import measure_seeing
 from bench.telemetry.settings import ARRIVALS, DAYS, ENGINES, EVENTS, OUTAGE_SECONDS, Run
+from telemetry.warehouse import QueryFailed, WarehouseUnavailable
 from tests.components import find_program
 
 ROUNDS, SECONDS = 3, 2
@@ -72,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 engines = tuple(options.engines.split())
                 run = Run(bench, options.events, options.days, options.outage, options.arrivals, engines)
                 results = measure(run, options.cases.split() or list(CASES))
-        except (LoadFailed, NotStarted, WrongAnswer, NotFilled) as error:
+        except (LoadFailed, NotStarted, WrongAnswer, NotFilled, QueryFailed, WarehouseUnavailable) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         text = render(results, preface(folder, options.rounds, options.seconds, load))

@@ -50,10 +50,11 @@ def preface(folder: Path, rounds: int, seconds: int, load: float) -> str:
         rounds, seconds: of the edge's cases.
         load: the machine's load average before: above some tenths, others were at work.
     """
+    driver = f"clickhouse-driver {version('clickhouse-driver')}"
     return (
-        f"{machine(folder)}. Python {platform.python_version()}, uvloop {version('uvloop')}, "
-        f"clickhouse-driver {version('clickhouse-driver')}. {rounds} rounds of {seconds} s of the edge's cases; medians, "
-        f"and in parentheses or beside them the least and the greatest. Load average before: {load:.1f}."
+        f"{machine(folder)}. Python {platform.python_version()}, uvloop {version('uvloop')}, {driver}. "
+        f"{rounds} rounds of {seconds} s of the edge's cases; medians, and in parentheses or beside them the least and "
+        f"the greatest. Load average before: {load:.1f}."
     )
 
 
