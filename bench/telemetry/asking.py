@@ -119,7 +119,7 @@ async def _answers(run: Run, server: ClickHouseServer | None) -> Answers:
             await warehouse.close()
     devices = sum(len(one.devices) for one in fleet.populations)
     apps = len(fleet.populations) - 1
-    return Answers(devices, truth.kept.rows, apps, run.days, generating, tuple(engines.values()))
+    return Answers(devices, truth.events, apps, run.days, generating, tuple(engines.values()))
 
 
 async def _fill(

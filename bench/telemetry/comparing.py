@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from time import perf_counter
 from typing import Final
 
 from bench.telemetry import expected, rows
 from bench.telemetry.deployments import Deployment
-from bench.telemetry.truth import RECENT_DAYS, Fold, Truth
+from bench.telemetry.truth import Truth
 from telemetry import queries
 from telemetry.queries import Days, ModelName, Subject
 from telemetry.warehouse import Warehouse
@@ -23,7 +23,9 @@ PERCENTILE_TOLERANCE: Final = 0.02
 EXACT: Final = 1e-9
 _STUCK_LIMIT: Final = 100
 _STUCK_AFTER: Final = timedelta(hours=24)
+_STUCK_DAYS: Final = 14
 _HOURS: Final = 72
+_OF_DAYS: Final = ("adoption_curve", "version_mix", "funnel", "failure_rates", "download_times", "bytes_sent")
 
 # What tells the items of a list apart; the first of these groups that all fields of are there.
 _KEYS: Final = (
@@ -51,15 +53,13 @@ class Question:
         name: of the function in ``telemetry.queries``.
         about: its arguments, in words.
         ask: asks a warehouse.
-        answer: from a fold, what the answer must be.
-        of: which fold, ``kept`` or ``every``.
+        answer: from the truth, what the answer must be.
     """
 
     name: str
     about: str
     ask: Callable[[Warehouse], Awaitable[object]]
-    answer: Callable[[Fold], object]
-    of: str
+    answer: Callable[[Truth], object]
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,7 @@ def all_questions(truth: Truth) -> list[Question]:
     past = Days(settings.first_day + timedelta(days=1), settings.first_day + timedelta(days=settings.days // 2))
     subject = subject_of(truth)
     asked = [question for days in (*ahead, past) for question in _of_days(subject, days)]
-    asked.append(
-        Question("installations", "ever", lambda w: queries.installations(w, subject), expected.installations, "kept")
-    )
+    asked.append(Question("installations", "ever", lambda w: queries.installations(w, subject), expected.installations))
     for deployment in truth.population.deployments[1:]:
         asked += _of_version(subject, deployment, now)
     return asked
@@ -115,54 +113,51 @@ def all_questions(truth: Truth) -> list[Question]:
 def _of_days(subject: Subject, days: Days) -> Iterator[Question]:
     about, window = f"{days.first:%m-%d} to {days.last:%m-%d}", (days.first, days.last)
 
-    def of(name: str, fold: str) -> Question:
+    def of(name: str) -> Question:
         ask, answer = getattr(queries, name), getattr(expected, name)
-        return Question(name, about, lambda w: ask(w, subject, days), lambda f: answer(f, *window), fold)
+        return Question(name, about, lambda w: ask(w, subject, days), lambda truth: answer(truth, *window))
 
     def by(dimension: queries.Dimension) -> Question:
         return Question(
             "active_devices",
             f"{dimension}, {about}",
             lambda w: queries.active_devices(w, subject, days, dimension),
-            lambda fold: expected.active_devices(fold, *window, dimension),
-            "kept",
+            lambda truth: expected.active_devices(truth, *window, dimension),
         )
 
-    yield from (of(name, "every") for name in ("adoption_curve", "version_mix"))
-    yield from (of(name, "kept") for name in ("funnel", "failure_rates", "download_times", "bytes_sent"))
-    yield from (by(dimension) for dimension in queries.DIMENSIONS)
+    yield from map(of, _OF_DAYS)
+    yield from map(by, queries.DIMENSIONS)
 
 
 def _of_version(subject: Subject, deployment: Deployment, now: datetime) -> Iterator[Question]:
     deployed_at = datetime.fromtimestamp(deployment.at, UTC)
     about, version = f"version {deployment.version}", deployment.version
+    before, active_since = int((now - _STUCK_AFTER).timestamp()), queries.last_days(_STUCK_DAYS, now).first
+    heard = int(datetime.combine(active_since, time(), UTC).timestamp())
     yield Question(
         "adoption_curve_by_hour",
         f"{about}, {_HOURS} hours",
         lambda w: queries.adoption_curve_by_hour(w, subject, deployed_at, now, _HOURS),
-        lambda fold: expected.adoption_curve_by_hour(fold, deployed_at, _HOURS),
-        "kept",
+        lambda truth: expected.adoption_curve_by_hour(truth, deployed_at, _HOURS),
     )
     yield Question(
         "time_to_adopt",
         about,
         lambda w: queries.time_to_adopt(w, subject, version, deployed_at, now),
-        lambda fold: expected.time_to_adopt(fold, deployment),
-        "kept",
+        lambda truth: expected.time_to_adopt(truth, deployment),
     )
     yield Question(
         "stuck_devices",
         about,
-        lambda w: queries.stuck_devices(w, subject, version, now, _STUCK_AFTER, RECENT_DAYS, _STUCK_LIMIT),
-        lambda fold: expected.stuck_devices(fold, version, int((now - _STUCK_AFTER).timestamp()), _STUCK_LIMIT),
-        "kept",
+        lambda w: queries.stuck_devices(w, subject, version, now, _STUCK_AFTER, _STUCK_DAYS, _STUCK_LIMIT),
+        lambda truth: expected.stuck_devices(truth, version, before, heard, _STUCK_LIMIT),
     )
 
 
 async def compare(warehouse: Warehouse, truth: Truth, question: Question) -> Compared:
     """Ask one question and hold its answer against the truth."""
     told = dict(figures(await question.ask(warehouse)))
-    true = dict(figures(question.answer(truth.kept if question.of == "kept" else truth.every)))
+    true = dict(figures(question.answer(truth)))
     differences, worst = [], {"devices": 0.0, "percentile": 0.0}
     for path in sorted(told.keys() | true.keys()):
         kind, tolerance = _tolerance(path)
@@ -179,9 +174,9 @@ async def timed(warehouse: Warehouse, question: Question, times: int) -> list[fl
     await question.ask(warehouse)
     taken = []
     for _ in range(times):
-        began = time.perf_counter()
+        began = perf_counter()
         await question.ask(warehouse)
-        taken.append(time.perf_counter() - began)
+        taken.append(perf_counter() - began)
     return taken
 
 

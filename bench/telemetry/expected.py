@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
 
 from bench.telemetry import rows as r
-from bench.telemetry.deployments import Deployment
+from bench.telemetry.deployments import DAY, Deployment
 from bench.telemetry.rows import Column
-from bench.telemetry.truth import NOT_YET, UPDATES, Fold
+from bench.telemetry.truth import Truth, Updates
 
 Plain = dict[str, Any]
 RANK_TOLERANCE = 0.01
@@ -47,16 +47,16 @@ class Percentile:
         return max(self.least - told, told - self.greatest, 0.0) / self.value
 
 
-def adoption_curve(fold: Fold, first: date, last: date) -> list[Plain]:
+def adoption_curve(truth: Truth, first: date, last: date) -> list[Plain]:
     """Return the share of active devices that held each version, by day."""
-    return [{"day": day, **_held(facts.held)} for day, facts in fold.within(first, last)]
+    return [{"day": day, **_held(facts.held)} for day, facts in truth.within(first, last)]
 
 
-def adoption_curve_by_hour(fold: Fold, deployed_at: datetime, hours: int) -> list[Plain]:
+def adoption_curve_by_hour(truth: Truth, deployed_at: datetime, hours: int) -> list[Plain]:
     """Return the same by hour since a deploy."""
     start = int(deployed_at.timestamp()) // 3600
     by_hour: dict[int, Column] = {}
-    for facts in fold.days.values():
+    for facts in truth.days.values():
         by_hour |= facts.hours
     return [
         {"hour": datetime.fromtimestamp(hour * 3600, UTC), "hours_since_deploy": hour - start, **_held(counts)}
@@ -78,10 +78,10 @@ def _shares(counts: Mapping[int, int]) -> list[Plain]:
     ]
 
 
-def active_devices(fold: Fold, first: date, last: date, dimension: str) -> list[Plain]:
+def active_devices(truth: Truth, first: date, last: date, dimension: str) -> list[Plain]:
     """Return the devices of each day by a dimension."""
     answer = []
-    for day, facts in fold.within(first, last):
+    for day, facts in truth.within(first, last):
         total = int(facts.values[dimension].sum())
         values = [
             {"value": r.TEXTS[dimension][code], "devices": devices, "share": devices / total}
@@ -92,92 +92,77 @@ def active_devices(fold: Fold, first: date, last: date, dimension: str) -> list[
     return answer
 
 
-def installations(fold: Fold) -> Plain:
+def installations(truth: Truth) -> Plain:
     """Return the devices that ever activated a version."""
-    activated = fold.activated_at < NOT_YET
+    activations = truth.updates().where(truth.updates()["kind"] == r.ACTIVATE)
     versions = [
-        {"version": version, "devices": int(devices)}
-        for version, devices in enumerate(activated.sum(axis=1))
-        if devices
+        {"version": version, "devices": activations.where(activations["version"] == version).devices()}
+        for version in np.unique(activations["version"]).tolist()
     ]
-    return {"devices": int(activated.any(axis=0).sum()), "versions": versions}
+    return {"devices": activations.devices(), "versions": versions}
 
 
-def version_mix(fold: Fold, first: date, _: date) -> list[Plain]:
+def version_mix(truth: Truth, first: date, _: date) -> list[Plain]:
     """Return what is held now by those that were heard of since the window's first day."""
-    heard = fold.union(facts.active for _, facts in fold.within(first, date.max))
-    return _shares(dict(enumerate(np.bincount(fold.told[heard]).tolist())))
+    heard = truth.active(first, date.max)
+    return _shares(dict(enumerate(np.bincount(truth.told[heard]).tolist())))
 
 
-def funnel(fold: Fold, first: date, last: date) -> list[Plain]:
-    """Return how far devices came on the way to each version."""
-    checked = int(fold.union(facts.checked for _, facts in fold.within(first, last)).sum())
+def funnel(truth: Truth, first: date, last: date) -> list[Plain]:
+    """Return how far devices came on the way to each version; all active devices stand at the first step."""
+    active = int(truth.active(first, last).sum())
     answer = []
-    for version in _tried_versions(fold, first, last):
-        kinds = {kind: _tried(fold, first, last, version, [kind]) for kind in UPDATES}
-        verified = kinds[r.VERIFY] | kinds[r.ACTIVATE]
-        reached = [int(one.sum()) for one in (kinds[r.DOWNLOAD] | verified, verified, kinds[r.ACTIVATE])]
-        counts = [max(checked, reached[0]), *reached]
-        lost = [counts[place] - counts[place + 1] for place in range(3)] + [0]
-        tried = int(_tried(fold, first, last, version, UPDATES).sum())
-        leaks = [tried - reached[0], lost[1], lost[2]]
+    for version, tried in _by_version(truth.updates(first, last)):
+        of_kinds = [tried.where(np.isin(tried["kind"], kinds)).devices() for kinds in _REACHED]
+        reached = [max(active, of_kinds[0]), *of_kinds]
+        lost = [reached[place] - reached[place + 1] for place in range(3)] + [0]
+        leaks = [tried.devices() - of_kinds[0], *lost[1:3]]
+        ended = tried.where(np.isin(tried["kind"], (r.ERROR, r.ACTIVATE))).devices()
+        steps = zip(STEPS, reached, lost, strict=True)
         answer.append(
             {
                 "version": version,
-                "steps": [
-                    {"step": step, "devices": devices, "lost": gone}
-                    for step, devices, gone in zip(STEPS, counts, lost, strict=True)
-                ],
+                "steps": [{"step": step, "devices": devices, "lost": gone} for step, devices, gone in steps],
                 "leak": STEPS[leaks.index(max(leaks))] if max(leaks) else None,
-                "tried_devices": tried,
-                "failed_devices": int((kinds[r.ERROR] & ~kinds[r.ACTIVATE]).sum()),
+                "tried_devices": tried.devices(),
+                "failed_devices": ended - of_kinds[2],
             }
         )
     return answer
 
 
-def failure_rates(fold: Fold, first: date, last: date) -> list[Plain]:
-    """Return how often each version failed, and why."""
+_REACHED = ((r.DOWNLOAD, r.VERIFY, r.ACTIVATE), (r.VERIFY, r.ACTIVATE), (r.ACTIVATE,))
+"""Events that say that a device came to a step, or beyond it."""
+
+
+def failure_rates(truth: Truth, first: date, last: date) -> list[Plain]:
+    """Return how often each version failed, and why; an error that was delivered twice is one."""
     answer = []
-    for version in _tried_versions(fold, first, last):
-        tried = int(_tried(fold, first, last, version, UPDATES).sum())
-        failed = int(_tried(fold, first, last, version, [r.ERROR]).sum())
-        counts: Counter[int] = Counter()
-        for _, facts in fold.within(first, last):
-            counts.update({error: number for (of, error), (number, _) in facts.failed.items() if of == version})
-        reasons = [
-            {
-                "error": r.ERRORS[error],
-                "count": number,
-                "devices": int(_failed(fold, first, last, version, error).sum()),
-            }
-            for error, number in counts.items()
-        ]
+    for version, tried in _by_version(truth.updates(first, last)):
+        errors = tried.where(tried["kind"] == r.ERROR)
+        reasons = []
+        for error in np.unique(errors["error"]).tolist():
+            same = errors.where(errors["error"] == error)
+            reasons.append({"error": r.ERRORS[error], "count": len(same.events()["kind"]), "devices": same.devices()})
         answer.append(
             {
                 "version": version,
-                "tried_devices": tried,
-                "failed_devices": failed,
-                "rate": failed / tried,
-                "errors": counts.total(),
+                "tried_devices": tried.devices(),
+                "failed_devices": errors.devices(),
+                "rate": errors.devices() / tried.devices(),
+                "errors": len(errors.events()["kind"]),
                 "reasons": reasons,
             }
         )
     return answer
 
 
-def download_times(fold: Fold, first: date, last: date) -> Plain:
-    """Return the exact percentiles of durations: the smallest value that so many do not exceed."""
-    by_version: dict[int, list[Column]] = {}
-    for _, facts in fold.within(first, last):
-        for version, durations in facts.durations.items():
-            by_version.setdefault(version, []).append(durations)
-    times = {version: np.concatenate(parts) for version, parts in by_version.items()}
-    overall = np.concatenate(list(times.values())) if times else None
-    return {
-        "overall": None if overall is None else _times(None, overall),
-        "versions": [_times(version, durations) for version, durations in times.items()],
-    }
+def download_times(truth: Truth, first: date, last: date) -> Plain:
+    """Return the percentiles of durations."""
+    downloads = _downloads(truth, first, last)
+    durations = downloads["duration_ms"]
+    versions = [_times(version, of["duration_ms"]) for version, of in _by_version(downloads)]
+    return {"overall": _times(None, durations) if len(durations) else None, "versions": versions}
 
 
 def _times(version: int | None, durations: Column) -> Plain:
@@ -186,39 +171,46 @@ def _times(version: int | None, durations: Column) -> Plain:
     return {"version": version, "downloads": len(ordered), "p50_ms": p50, "p95_ms": p95}
 
 
-def bytes_sent(fold: Fold, first: date, last: date) -> Plain:
-    """Return what downloads took, and what patches saved."""
-    by_day: dict[date, Column] = {}
-    by_encoding: dict[int, Column] = {}
-    for day, facts in fold.within(first, last):
-        for encoding, sums in facts.bytes.items():
-            by_day[day] = by_day.get(day, np.zeros(4, np.int64)) + sums
-            by_encoding[encoding] = by_encoding.get(encoding, np.zeros(4, np.int64)) + sums
-    total = sum(by_day.values(), np.zeros(4, np.int64))
+def bytes_sent(truth: Truth, first: date, last: date) -> Plain:
+    """Return what downloads took, and what patches saved; one counts on the day of its last delivery."""
+    downloads = _downloads(truth, first, last)
+    day = downloads["received_ms"] // (DAY * 1000)
+    days = [
+        {"day": date(1970, 1, 1) + timedelta(days=number), **_sums(downloads.where(day == number))}
+        for number in np.unique(day).tolist()
+    ]
+    encodings = [
+        {"encoding": r.ENCODINGS[code], **_sums(downloads.where(downloads["encoding"] == code))}
+        for code in np.unique(downloads["encoding"]).tolist()
+    ]
+    return {**_sums(downloads), "days": days, "encodings": encodings}
+
+
+def _sums(downloads: Updates) -> Plain:
+    sent, full = downloads["bytes"], downloads["full_bytes"]
+    saved = (full - sent)[downloads["encoding"] == r.PATCH]
     return {
-        **_sums(total),
-        "days": [{"day": day, **_sums(sums)} for day, sums in by_day.items()],
-        "encodings": [{"encoding": r.ENCODINGS[encoding], **_sums(sums)} for encoding, sums in by_encoding.items()],
+        "downloads": len(sent),
+        "bytes": int(sent.sum()),
+        "full_bytes": int(full.sum()),
+        "saved_bytes": int(saved.clip(0).sum()),
     }
 
 
-def _sums(sums: Column) -> Plain:
-    return dict(zip(("downloads", "bytes", "full_bytes", "saved_bytes"), map(int, sums), strict=True))
-
-
-def time_to_adopt(fold: Fold, deployment: Deployment) -> Plain:
-    """Return when a version had reached shares of the devices that were heard of since its deploy."""
-    active = fold.seen >= deployment.at
-    seconds = np.sort(fold.activated_at[deployment.version][active])
-    seconds = seconds[seconds < NOT_YET]
+def time_to_adopt(truth: Truth, deployment: Deployment) -> Plain:
+    """Return when a version had reached shares of the devices that were heard of since the day of its deploy."""
+    active = truth.seen // DAY >= deployment.at // DAY
+    updates = truth.updates()
+    activations = updates.where((updates["kind"] == r.ACTIVATE) & (updates["version"] == deployment.version))
+    # In order of arrival, so the first place of a device is its first activation.
+    devices, first = np.unique(activations["device"], return_index=True)
+    seconds = np.sort(activations["received_ms"][first][active[devices]] // 1000)
     reached = []
     for share in (0.5, 0.9, 0.99):
         needed = math.ceil(int(active.sum()) * share)
-        second = int(seconds[needed - 1]) if 0 < needed <= len(seconds) else None
-        at = None if second is None else datetime.fromtimestamp(max(second, deployment.at), UTC)
-        reached.append(
-            {"share": share, "at": at, "seconds": None if second is None else max(0, second - deployment.at)}
-        )
+        at = max(int(seconds[needed - 1]), deployment.at) if 0 < needed <= len(seconds) else None
+        moment = None if at is None else datetime.fromtimestamp(at, UTC)
+        reached.append({"share": share, "at": moment, "seconds": None if at is None else at - deployment.at})
     return {
         "version": deployment.version,
         "active_devices": int(active.sum()),
@@ -227,47 +219,52 @@ def time_to_adopt(fold: Fold, deployment: Deployment) -> Plain:
     }
 
 
-def stuck_devices(fold: Fold, version: int, before: int, limit: int) -> Plain:
-    """Return who is stuck on the way to a version, of those heard of in the last days.
+def stuck_devices(truth: Truth, version: int, before: int, active_since: int, limit: int) -> Plain:
+    """Return who is stuck on the way to a version.
 
     Args:
         before: second by which a device must have tried first.
+        active_since: second since which it must have been heard of.
         limit: devices to list.
     """
-    way = fold.ways[version]
-    stuck = np.flatnonzero((way.since <= before) & ~way.activated & (fold.recent_told != version))
-    ids = fold.population.device_ids(stuck)
-    order = np.lexsort((ids, way.since[stuck]))
-    reasons = Counter((STEPS[way.step[one]], r.ERRORS[way.error[one]]) for one in stuck.tolist())
+    updates = truth.updates()
+    tries = updates.where(updates["version"] == version)
+    count = len(truth.seen)
+    since, step, error = np.full(count, 1 << 62), np.zeros(count, np.uint8), np.zeros(count, np.uint8)
+    activated = np.zeros(count, bool)
+    np.minimum.at(since, tries["device"], tries["received_ms"] // 1000)
+    for kind, reached in ((r.DOWNLOAD, 1), (r.VERIFY, 2)):
+        np.maximum.at(step, tries["device"][tries["kind"] == kind], reached)
+    failed = tries["kind"] == r.ERROR
+    error[tries["device"][failed]] = tries["error"][failed]
+    activated[tries["device"][tries["kind"] == r.ACTIVATE]] = True
+    stuck = np.flatnonzero((since <= before) & ~activated & (truth.told != version) & (truth.seen >= active_since))
+    ids = truth.population.device_ids(stuck)
+    reasons = Counter((STEPS[step[one]], r.ERRORS[error[one]]) for one in stuck.tolist())
+    order = np.lexsort((ids, since[stuck]))[:limit]
     return {
         "version": version,
         "total": len(stuck),
-        "reasons": [{"step": step, "error": error, "devices": count} for (step, error), count in reasons.items()],
-        "devices": [_stuck(fold, version, int(stuck[place])) for place in order[:limit].tolist()],
+        "reasons": [{"step": way, "error": why, "devices": number} for (way, why), number in reasons.items()],
+        "devices": [
+            {
+                "device_id": name.decode(),
+                "held": int(truth.told[one]) or None,
+                "since": datetime.fromtimestamp(int(since[one]), UTC),
+                "last_seen": datetime.fromtimestamp(int(truth.seen[one]), UTC),
+                "step": STEPS[step[one]],
+                "error": r.ERRORS[error[one]],
+            }
+            for one, name in zip(stuck[order].tolist(), ids[order].tolist(), strict=True)
+        ],
     }
 
 
-def _stuck(fold: Fold, version: int, device: int) -> Plain:
-    way = fold.ways[version]
-    return {
-        "device_id": fold.population.device_ids(np.array([device]))[0].decode(),
-        "held": int(fold.recent_told[device]) or None,
-        "since": datetime.fromtimestamp(int(way.since[device]), UTC),
-        "last_seen": datetime.fromtimestamp(int(fold.recent_seen[device]), UTC),
-        "step": STEPS[way.step[device]],
-        "error": r.ERRORS[way.error[device]],
-    }
+def _downloads(truth: Truth, first: date, last: date) -> Updates:
+    updates = truth.updates(first, last)
+    return updates.where(updates["kind"] == r.DOWNLOAD).events()
 
 
-def _tried_versions(fold: Fold, first: date, last: date) -> list[int]:
-    return sorted({version for _, facts in fold.within(first, last) for _, version in facts.tried})
-
-
-def _tried(fold: Fold, first: date, last: date, version: int, kinds: Iterable[int]) -> Column:
-    wanted = [(kind, version) for kind in kinds]
-    return fold.union(facts.tried[one] for _, facts in fold.within(first, last) for one in wanted if one in facts.tried)
-
-
-def _failed(fold: Fold, first: date, last: date, version: int, error: int) -> Column:
-    days = fold.within(first, last)
-    return fold.union(facts.failed[version, error][1] for _, facts in days if (version, error) in facts.failed)
+def _by_version(updates: Updates) -> Iterator[tuple[int, Updates]]:
+    for version in np.unique(updates["version"]).tolist():
+        yield version, updates.where(updates["version"] == version)

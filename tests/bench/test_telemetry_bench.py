@@ -53,7 +53,7 @@ def engine(rows: int, seconds: float, *differences: Difference) -> Engine:
     async def ask(_: object) -> object:
         return ()
 
-    question = Question("funnel", "all days", ask, lambda _: (), "kept")
+    question = Question("funnel", "all days", ask, lambda _: ())
     compared = Compared(question, 40, differences, 0.004, 0.01)
     return Engine("server", "18.16.1", rows, 10.0, [Asked(compared, [seconds] * 3)], [2 * seconds])
 
