@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import groupby
 from typing import Any, Final
 
+from telemetry.kept_figures import DAY_SECONDS, Figure, PeriodQuestion, figures, moment
 from telemetry.subject import MAX_DAYS, Days, ModelName, Subject, last_days
 from telemetry.warehouse import Row, Warehouse
 
@@ -47,11 +48,10 @@ _DEVICES: Final = """
     GROUP BY device_id"""
 
 BY_DAY: Final = """
-SELECT day, held, count() AS devices
+SELECT toUInt32(toRelativeDayNum(day) * 86400) AS start, toString(held) AS value, [count()] AS numbers
 FROM (%s
 ) AS device_day
 GROUP BY day, held
-ORDER BY day, held
 """
 
 NOW: Final = """
@@ -248,7 +248,7 @@ async def adoption(
         last_day=window.last,
         by_day=await held_by_day(warehouse, subject, window),
         now=await mix_now(warehouse, subject, window),
-        installations=int((await warehouse.query(questions.installations, values))[0]["installations"]),
+        installations=await devices_ever(warehouse, subject),
         failures=tuple(_failure(row) for row in await warehouse.query(questions.failures, values)),
         failures_total=int((await warehouse.query(questions.failures_total, values))[0]["failures"]),
     )
@@ -295,7 +295,11 @@ async def held_by_day(warehouse: Warehouse, subject: Subject, days: Days) -> tup
     Raises:
         WarehouseUnavailable: ClickHouse cannot answer.
     """
-    return _by_day(await warehouse.query(_questions(subject).by_day, subject.values() | days.values()))
+    by_day = PeriodQuestion("held by day", DAY_SECONDS, _questions(subject).by_day)
+    return tuple(
+        DayAdoption(moment(start).date(), sum(share.devices for share in held), held)
+        for start, held in shares_by_period(await figures(warehouse, subject, by_day, *days.seconds()))
+    )
 
 
 async def mix_now(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[VersionShare, ...]:
@@ -304,7 +308,18 @@ async def mix_now(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[V
     Raises:
         WarehouseUnavailable: ClickHouse cannot answer.
     """
-    return shares(await warehouse.query(_questions(subject).now, subject.values() | days.values()))
+    rows = await warehouse.query(_questions(subject).now, subject.values() | days.values())
+    return shares((int(row["held"]), int(row["devices"])) for row in rows)
+
+
+async def devices_ever(warehouse: Warehouse, subject: Subject) -> int:
+    """Answer how many devices ever activated the model.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    (row,) = await warehouse.query(_questions(subject).installations, subject.values())
+    return int(row["installations"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,19 +352,17 @@ def _questions(subject: Subject) -> _Questions:
     )
 
 
-def _by_day(rows: list[Row]) -> tuple[DayAdoption, ...]:
-    days = []
-    for day, of_day in groupby(rows, key=lambda row: str(row["day"])):
-        held = shares(of_day)
-        days.append(DayAdoption(date.fromisoformat(day), sum(share.devices for share in held), held))
-    return tuple(days)
+def shares_by_period(found: Iterable[Figure]) -> Iterator[tuple[int, tuple[VersionShare, ...]]]:
+    """Turn figures of versions, in the order of their periods, into shares."""
+    for start, of_period in groupby(found, key=lambda one: one.start):
+        yield start, shares((int(one.value), one.numbers[0]) for one in of_period)
 
 
-def shares(rows: Iterable[Row]) -> tuple[VersionShare, ...]:
-    """Turn device counts into shares of their sum, the newest version first and "none" last."""
-    counts = sorted(((int(row["held"]), int(row["devices"])) for row in rows), reverse=True)
+def shares(held: Iterable[tuple[int, int]]) -> tuple[VersionShare, ...]:
+    """Turn versions with their devices into shares of the sum, the newest version first and "none" last."""
+    counts = sorted(held, reverse=True)
     total = sum(devices for _, devices in counts)
-    return tuple(VersionShare(held or None, devices, devices / total) for held, devices in counts)
+    return tuple(VersionShare(version or None, devices, devices / total) for version, devices in counts)
 
 
 def _failure(row: Row) -> Failure:

@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, repeat
 from string import Template
 from typing import Any, Final, Literal, get_args
 
-from telemetry.adoption import DayAdoption, VersionShare, held_by_day, mix_now, shares
+from telemetry.adoption import DayAdoption, VersionShare, devices_ever, held_by_day, mix_now, shares_by_period
+from telemetry.kept_figures import DAY_SECONDS, HOUR_SECONDS, Figure, PeriodQuestion, figures, moment
 from telemetry.subject import OF_SUBJECT, Days, ModelName, Subject, last_days
 from telemetry.warehouse import Row, Warehouse
 
@@ -335,140 +336,183 @@ class Stuck:
     devices: tuple[StuckDevice, ...]
 
 
-_WINDOW: Final = "FROM raw_events FINAL WHERE $subject AND day >= {first_day} AND day <= {last_day}"
+_WINDOW: Final = "$subject AND day >= {first_day} AND day <= {last_day}"
+_HOURS: Final = "$subject AND hour >= toDateTime({first}, 'UTC') AND hour < toDateTime({end}, 'UTC')"
 
-_BY_HOUR: Final = """
-SELECT hour, held, count() AS devices
+_HELD: Final = "argMax(held, if(tells = 1, arrival, toUInt64(0)))"
+_DAY: Final = "toUInt32(intDiv(toUnixTimestamp(hour), 86400) * 86400)"
+_HOUR: Final = "toUInt32(toUnixTimestamp(hour))"
+
+_BY_PERIOD: Final = """
+SELECT start, toString(of_device) AS value, [count()] AS numbers
 FROM (
-    SELECT hour, device_id, argMax(told, told_at) AS held
+    SELECT $period AS start, device, $what AS of_device
+    FROM device_hours
+    WHERE $hours
+    GROUP BY start, device
+) AS device_period
+GROUP BY start, of_device
+"""
+
+# The same where a name was shared: what a device said under a newer name counts before what it said under an older one.
+_SHARED_BY_PERIOD: Final = """
+SELECT start, toString(of_device) AS value, [count()] AS numbers
+FROM (
+    SELECT start, device, argMin(said, place) AS of_device
     FROM (
-        SELECT day, model, device_id, intDiv(arrival, 3600000000) AS hour,
-            toUInt32(ifNull(if(type IN ('check', 'activate'), version, from_version), toUInt32(0))) AS told,
-            if(type IN ('check', 'activate') OR isNotNull(from_version), arrival, toUInt64(0)) AS told_at
-        $window
-    ) AS event
-    WHERE hour >= {first_hour} AND hour <= {last_hour} AND ($own)
-    GROUP BY hour, device_id
-) AS device_hour
-GROUP BY hour, held
-ORDER BY hour, held
+        SELECT $period AS start, device, model, $held AS held_here, $what AS said, $place AS place,
+            toDate(max(hour)) AS day
+        FROM device_hours
+        WHERE $hours
+        GROUP BY start, device, model
+    ) AS named
+    WHERE $own
+    GROUP BY start, device
+) AS device_period
+GROUP BY start, of_device
 """
 
-_ACTIVE: Final = """
-SELECT day, value, count() AS devices
-FROM (
-    SELECT day, device_id, argMax($dimension, arrival) AS value
-    $window
-    GROUP BY day, device_id
-) AS device_day
-GROUP BY day, value
-ORDER BY day, devices DESC, value
-"""
-
-_INSTALLATIONS: Final = """
-SELECT number AS version, uniqExact(device_id) AS devices
-FROM (
-    SELECT device_id, arrayJoin([toUInt32(0), assumeNotNull(version)]) AS number
-    FROM raw_events FINAL
-    WHERE $subject AND type = 'activate' AND isNotNull(version) AND ($own)
-) AS activation
-GROUP BY number
+_ACTIVATIONS: Final = """
+SELECT version, uniqExact(device) AS devices
+FROM updates
+WHERE $subject AND type = 'activate' AND version > 0 AND ($own)
+GROUP BY version
 ORDER BY version DESC
+LIMIT $max_versions
 """
 
-_CHECKED: Final = "SELECT uniqExact(device_id) AS devices $window AND type = 'check'"
-
-_TRIED: Final = """
-SELECT tried_version,
-    uniqExactIf(device_id, type IN ('download', 'verify', 'activate')) AS downloaded,
-    uniqExactIf(device_id, type IN ('verify', 'activate')) AS verified,
-    uniqExactIf(device_id, type = 'activate') AS activated,
-    uniqExactIf(device_id, type IN ('error', 'activate')) AS activated_or_failed,
-    uniqExactIf(device_id, type = 'error') AS failed,
-    uniqExact(device_id) AS tried,
-    countIf(type = 'error') AS errors
+# Devices that are still heard of after the window may have been active in it.
+_ACTIVE: Final = """
+SELECT countIf(seen >= {first_day} AND seen <= {last_day}) AS within, countIf(seen > {last_day}) AS later
 FROM (
-    SELECT day, model, type, device_id, ifNull(version, toUInt32(0)) AS tried_version
-    $window AND type IN ('download', 'verify', 'activate', 'error')
-) AS event
-WHERE tried_version > 0 AND ($own)
-GROUP BY tried_version
-ORDER BY tried_version DESC
+    SELECT device_id, maxMerge(last_day) AS seen
+    FROM devices
+    WHERE $subject
+    GROUP BY device_id
+) AS device
+"""
+
+_ACTIVE_BEFORE: Final = """
+SELECT uniqExact(device_id) AS within
+FROM device_days
+WHERE $window
+"""
+
+_STEPS: Final = """
+SELECT version, uniqExactMerge(state) AS tried,
+    uniqExactMergeIf(state, type IN ('download', 'verify', 'activate')) AS downloaded,
+    uniqExactMergeIf(state, type IN ('verify', 'activate')) AS verified,
+    uniqExactMergeIf(state, type = 'activate') AS activated,
+    uniqExactMergeIf(state, type IN ('error', 'activate')) AS activated_or_failed,
+    uniqExactMergeIf(state, type = 'error') AS failed
+FROM (
+    SELECT version, type, uniqExactState(device) AS state
+    FROM updates
+    WHERE $window AND version > 0 AND ($own)
+    GROUP BY version, type
+) AS step
+GROUP BY version
+ORDER BY version DESC
 LIMIT $max_versions
 """
 
 _REASONS: Final = """
-SELECT tried_version, error, count() AS errors, uniqExact(device_id) AS devices
-FROM (
-    SELECT day, model, error, device_id, ifNull(version, toUInt32(0)) AS tried_version
-    $window AND type = 'error'
-) AS event
-WHERE tried_version > 0 AND ($own)
-GROUP BY tried_version, error
-ORDER BY tried_version DESC, errors DESC, error
-LIMIT $max_reasons BY tried_version
+SELECT version, error, uniqExact(event) AS errors, uniqExact(device) AS devices
+FROM updates
+WHERE $window AND type = 'error' AND version > 0 AND ($own)
+GROUP BY version, error
+ORDER BY version DESC, errors DESC, error
 """
 
 _TIMES: Final = """
-SELECT arrayJoin([toUInt32(0), tried_version]) AS number, count() AS downloads,
-    quantileExact(0.5)(took) AS p50, quantileExact(0.95)(took) AS p95
+SELECT number, count() AS downloads, quantileExact(0.5)(took) AS p50, quantileExact(0.95)(took) AS p95
 FROM (
-    SELECT day, model, ifNull(version, toUInt32(0)) AS tried_version, assumeNotNull(duration_ms) AS took
-    $window AND type = 'download' AND isNotNull(duration_ms)
-) AS download
-WHERE tried_version > 0 AND ($own)
+    SELECT arrayJoin([toUInt32(0), downloaded]) AS number, took
+    FROM (
+        SELECT event, any(version) AS downloaded, any(duration_ms) AS took
+        FROM updates
+        WHERE $window AND type = 'download' AND version > 0 AND duration_ms >= 0 AND ($own)
+        GROUP BY event
+    ) AS download
+) AS download_of
 GROUP BY number
 ORDER BY number DESC
+LIMIT $max_versions
 """
 
+# A download counts on the day of its last delivery.
 _BYTES: Final = """
-SELECT day, encoding, count() AS downloads, sum(sent) AS bytes, sum(whole) AS full_bytes,
-    sum(if(encoding IN {patches} AND whole > sent, toUInt64(whole - sent), toUInt64(0))) AS saved_bytes
+SELECT last_day, coded, count() AS downloads, sum(sent) AS bytes_sent, sum(whole) AS bytes_whole,
+    sum(if(coded IN {patches} AND whole > sent, toUInt64(whole - sent), toUInt64(0))) AS bytes_saved
 FROM (
-    SELECT day, model, encoding, ifNull(version, toUInt32(0)) AS tried_version, ifNull(bytes, toUInt64(0)) AS sent,
-        ifNull(full_bytes, ifNull(bytes, toUInt64(0))) AS whole
-    $window AND type = 'download'
+    SELECT event, max(day) AS last_day, any(encoding) AS coded, any(bytes) AS sent, any(full_bytes) AS whole
+    FROM updates
+    WHERE $window AND type = 'download' AND ($own)
+    GROUP BY event
 ) AS download
-WHERE $own
-GROUP BY day, encoding
-ORDER BY day, encoding
+GROUP BY last_day, coded
+ORDER BY last_day, coded
 """
 
-_ADOPTED: Final = """
-SELECT second, count() AS devices
+_ACTIVE_SINCE: Final = """
+SELECT count() AS devices
 FROM (
-    SELECT device_id,
-        minIf(intDiv(arrival, 1000000), type = 'activate' AND version = {version} AND ($own)) AS second,
-        max(intDiv(arrival, 1000000)) AS last_second
-    FROM raw_events FINAL
+    SELECT device_id, maxMerge(last_day) AS seen
+    FROM devices
     WHERE $subject
     GROUP BY device_id
 ) AS device
-WHERE last_second >= {deployed}
-GROUP BY second
-ORDER BY second
+WHERE seen >= {first_day}
 """
 
-_STUCK: Final = """
-SELECT device_id, held, since, last_seen, step, last_error
+_ADOPTED: Final = """
+SELECT count() AS devices, arraySort(groupArray(second)) AS seconds,
+    [arrayElement(seconds, {needed_0}), arrayElement(seconds, {needed_1}), arrayElement(seconds, {needed_2})] AS reached
 FROM (
-    SELECT device_id, any(day) AS day, any(model) AS model, argMax(told, told_at) AS held,
-        min(if(tries, second, toUInt64(4294967295))) AS since, max(second) AS last_seen,
-        max(multiIf(tries AND type = 'verify', 2, tries AND type = 'download', 1, 0)) AS step,
-        argMax(error, if(tries, arrival, toUInt64(0)))
-            AS last_error,
-        max(tries AND type = 'activate') AS activated
-    FROM (
-        SELECT day, model, device_id, type, error, arrival, intDiv(arrival, 1000000) AS second,
-            toUInt32(ifNull(if(type IN ('check', 'activate'), version, from_version), toUInt32(0))) AS told,
-            if(type IN ('check', 'activate') OR isNotNull(from_version), arrival, toUInt64(0)) AS told_at,
-            type IN ('download', 'verify', 'error', 'activate') AND ifNull(version = {version}, 0) AS tries
-        $window
-    ) AS event
+    SELECT device_id, intDiv(min(arrival), 1000000) AS second, max(day) AS last
+    FROM updates
+    WHERE $subject AND type = 'activate' AND version = {version} AND ($own)
     GROUP BY device_id
 ) AS device
-WHERE activated = 0 AND since <= {before} AND held != {version} AND ($own)
+WHERE last >= {first_day} OR device_id IN (
+    SELECT device_id FROM devices WHERE $subject GROUP BY device_id HAVING maxMerge(last_day) >= {first_day}
+)
+"""
+
+_TRYING: Final = """
+    SELECT device_id, intDiv(min(arrival), 1000000) AS since,
+        multiIf(max(type = 'verify') = 1, 2, max(type = 'download') = 1, 1, 0) AS step,
+        argMax(if(type = 'error', error, ''), if(type = 'error', arrival, toUInt64(0))) AS last_error
+    FROM updates
+    WHERE $subject AND version = {version} AND ($own)
+    GROUP BY device_id
+    HAVING max(type = 'activate') = 0 AND since <= {before}
+"""
+
+# A device that holds the version all the same, as its checks say, lost the event of its activation.
+_STUCK: Final = """
+FROM (
+    SELECT device_id, argMax(held, if(kind % 2 = 1, arrival, toUInt64(0))) AS holds,
+        toUnixTimestamp(max(received_at)) AS last_seen
+    FROM device_states
+    WHERE $subject AND device_id IN (SELECT device_id FROM ($trying) AS trying)
+    GROUP BY device_id
+    HAVING last_seen >= {active_since} AND holds != {version}
+) AS state ANY INNER JOIN ($trying) AS attempt USING device_id
+"""
+
+_STUCK_REASONS: Final = """
+SELECT step, last_error, count() AS devices
+$stuck
+GROUP BY step, last_error
+ORDER BY devices DESC, step, last_error
+"""
+
+_STUCK_DEVICES: Final = """
+SELECT device_id, holds, since, last_seen, step, last_error
+$stuck
 ORDER BY since, device_id
+LIMIT {limit}
 """
 
 
@@ -500,20 +544,14 @@ async def adoption_curve_by_hour(
     """
     if not 1 <= hours <= MAX_HOURS:
         raise ValueError(f"hours is between 1 and {MAX_HOURS}")
-    first = int(deployed_at.timestamp()) // 3600
-    last = min(first + hours - 1, int(now.timestamp()) // 3600)
-    values = subject.values() | {
-        "first_hour": first,
-        "last_hour": last,
-        "first_day": _of_hour(first).date(),
-        "last_day": _of_hour(last).date(),
-    }
-    rows = await warehouse.query(_sql(_BY_HOUR, subject, "told"), values)
-    answer = []
-    for hour, of_hour in groupby(rows, key=lambda row: int(row["hour"])):
-        held = shares(of_hour)
-        answer.append(HourAdoption(_of_hour(hour), hour - first, sum(share.devices for share in held), held))
-    return tuple(answer)
+    first = int(deployed_at.timestamp()) // HOUR_SECONDS * HOUR_SECONDS
+    end = min(first + hours * HOUR_SECONDS, int(now.timestamp()) + 1)
+    by_hour = PeriodQuestion("held by hour", HOUR_SECONDS, _by_period(subject, _HOUR, _HELD))
+    found = await figures(warehouse, subject, by_hour, first, max(first, end))
+    return tuple(
+        HourAdoption(moment(start), (start - first) // HOUR_SECONDS, sum(share.devices for share in held), held)
+        for start, held in shares_by_period(found)
+    )
 
 
 async def active_devices(
@@ -524,11 +562,10 @@ async def active_devices(
     Raises:
         WarehouseUnavailable: ClickHouse cannot answer.
     """
-    rows = await warehouse.query(_sql(_ACTIVE, subject, dimension=dimension), subject.values() | days.values())
-    return tuple(
-        _day_devices(date.fromisoformat(day), list(of_day))
-        for day, of_day in groupby(rows, lambda row: str(row["day"]))
-    )
+    latest = f"argMax({dimension}, arrival)"
+    by_day = PeriodQuestion(f"{dimension} by day", DAY_SECONDS, _by_period(subject, _DAY, latest))
+    found = await figures(warehouse, subject, by_day, *days.seconds())
+    return tuple(_day_devices(start, list(of_day)) for start, of_day in groupby(found, lambda one: one.start))
 
 
 async def installations(warehouse: Warehouse, subject: Subject) -> Installations:
@@ -537,10 +574,9 @@ async def installations(warehouse: Warehouse, subject: Subject) -> Installations
     Raises:
         WarehouseUnavailable: ClickHouse cannot answer.
     """
-    rows = await warehouse.query(_sql(_INSTALLATIONS, subject, "version"), subject.values())
-    versions = [VersionDevices(int(row["version"]), int(row["devices"])) for row in rows if int(row["version"])]
-    total = sum(int(row["devices"]) for row in rows if not int(row["version"]))
-    return Installations(total, tuple(versions[:MAX_VERSIONS]))
+    total = await devices_ever(warehouse, subject)
+    rows = await warehouse.query(_sql(_ACTIVATIONS, subject), subject.values())
+    return Installations(total, tuple(VersionDevices(int(row["version"]), int(row["devices"])) for row in rows))
 
 
 async def version_mix(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[VersionShare, ...]:
@@ -562,9 +598,11 @@ async def funnel(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[Fu
         WarehouseUnavailable: ClickHouse cannot answer.
     """
     values = subject.values() | days.values()
-    checked = int((await warehouse.query(_sql(_CHECKED, subject), values))[0]["devices"])
-    rows = await warehouse.query(_sql(_TRIED, subject, "tried_version"), values)
-    return tuple(_funnel(checked, row) for row in rows)
+    (active,) = await warehouse.query(_sql(_ACTIVE, subject), values)
+    if int(active["later"]):
+        (active,) = await warehouse.query(_sql(_ACTIVE_BEFORE, subject), values)
+    rows = await warehouse.query(_sql(_STEPS, subject), values)
+    return tuple(_funnel(int(active["within"]), row) for row in rows)
 
 
 async def failure_rates(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[FailureRate, ...]:
@@ -574,10 +612,10 @@ async def failure_rates(warehouse: Warehouse, subject: Subject, days: Days) -> t
         WarehouseUnavailable: ClickHouse cannot answer.
     """
     values = subject.values() | days.values()
-    tried = await warehouse.query(_sql(_TRIED, subject, "tried_version"), values)
-    rows = await warehouse.query(_sql(_REASONS, subject, "tried_version"), values)
-    reasons = {version: list(of) for version, of in groupby(rows, lambda row: int(row["tried_version"]))}
-    return tuple(_failure_rate(row, reasons.get(int(row["tried_version"]), [])) for row in tried)
+    tried = await warehouse.query(_sql(_STEPS, subject), values)
+    rows = await warehouse.query(_sql(_REASONS, subject), values)
+    reasons = {version: list(of) for version, of in groupby(rows, lambda row: int(row["version"]))}
+    return tuple(_failure_rate(row, reasons.get(int(row["version"]), [])) for row in tried)
 
 
 async def download_times(warehouse: Warehouse, subject: Subject, days: Days) -> DownloadTimes:
@@ -586,14 +624,13 @@ async def download_times(warehouse: Warehouse, subject: Subject, days: Days) -> 
     Raises:
         WarehouseUnavailable: ClickHouse cannot answer.
     """
-    rows = await warehouse.query(_sql(_TIMES, subject, "tried_version"), subject.values() | days.values())
+    rows = await warehouse.query(_sql(_TIMES, subject), subject.values() | days.values())
     times = [
         DownloadTime(int(row["number"]) or None, int(row["downloads"]), float(row["p50"]), float(row["p95"]))
         for row in rows
-        if int(row["downloads"])
     ]
     overall = next((time for time in times if time.version is None), None)
-    return DownloadTimes(overall, tuple(time for time in times if time.version is not None)[:MAX_VERSIONS])
+    return DownloadTimes(overall, tuple(time for time in times if time.version is not None))
 
 
 async def bytes_sent(warehouse: Warehouse, subject: Subject, days: Days) -> BytesSent:
@@ -603,10 +640,10 @@ async def bytes_sent(warehouse: Warehouse, subject: Subject, days: Days) -> Byte
         WarehouseUnavailable: ClickHouse cannot answer.
     """
     values = subject.values() | days.values() | {"patches": list(PATCH_ENCODINGS)}
-    rows = await warehouse.query(_sql(_BYTES, subject, "tried_version"), values)
-    by_day = [(date.fromisoformat(day), list(of)) for day, of in groupby(rows, lambda row: str(row["day"]))]
-    ordered = sorted(rows, key=lambda row: str(row["encoding"]))
-    by_encoding = [(name, list(of)) for name, of in groupby(ordered, lambda row: str(row["encoding"]))]
+    rows = await warehouse.query(_sql(_BYTES, subject), values)
+    by_day = [(date.fromisoformat(day), list(of)) for day, of in groupby(rows, lambda row: str(row["last_day"]))]
+    ordered = sorted(rows, key=lambda row: str(row["coded"]))
+    by_encoding = [(name, list(of)) for name, of in groupby(ordered, lambda row: str(row["coded"]))]
     encodings = sorted((EncodingBytes(name, *_sums(of)) for name, of in by_encoding), key=lambda one: -one.bytes)
     return BytesSent(*_sums(rows), tuple(DayBytes(day, *_sums(of)) for day, of in by_day), tuple(encodings))
 
@@ -625,17 +662,14 @@ async def time_to_adopt(
     """
     if deployed_at > now:
         raise ValueError("the deploy lies in the future")
-    values = subject.values() | {
-        "version": version,
-        "deployed": int(deployed_at.timestamp()),
-        "now": int(now.timestamp()),
-        "first_day": deployed_at.astimezone(UTC).date(),
-    }
-    rows = await warehouse.query(_sql(_ADOPTED, subject, "ifNull(version, toUInt32(0))"), values)
-    active = sum(int(row["devices"]) for row in rows)
-    adopted = [(int(row["second"]), int(row["devices"])) for row in rows if int(row["second"])]
-    reached = tuple(_reach(share, active, adopted, deployed_at) for share in SHARES_TO_REACH)
-    return TimeToAdopt(version, deployed_at, active, sum(devices for _, devices in adopted), reached)
+    values = subject.values() | {"version": version, "first_day": deployed_at.astimezone(UTC).date()}
+    (row,) = await warehouse.query(_sql(_ACTIVE_SINCE, subject), values)
+    active = int(row["devices"])
+    needed = [math.ceil(active * share) for share in SHARES_TO_REACH]
+    values |= {f"needed_{place}": max(number, 1) for place, number in enumerate(needed)}
+    (row,) = await warehouse.query(_sql(_ADOPTED, subject), values)
+    reached = tuple(map(_reach, SHARES_TO_REACH, row["reached"], repeat(deployed_at)))
+    return TimeToAdopt(version, deployed_at, active, int(row["devices"]), reached)
 
 
 async def stuck_devices(
@@ -661,44 +695,47 @@ async def stuck_devices(
     """
     if not 0 <= limit <= MAX_STUCK_DEVICES:
         raise ValueError(f"limit is between 0 and {MAX_STUCK_DEVICES}")
-    values = subject.values() | last_days(days, now).values() | {"version": version}
-    values["before"] = int((now - after).timestamp())
-    rows = await warehouse.query(_sql(_STUCK, subject, "held"), values)
-    found = [_stuck_device(row) for row in rows]
-    counts: dict[tuple[Step, str], int] = {}
-    for device in found:
-        counts[device.step, device.error] = counts.get((device.step, device.error), 0) + 1
-    ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
-    reasons = tuple(StuckReason(step, error, number) for (step, error), number in ordered[:MAX_REASONS])
-    return Stuck(version, len(found), reasons, tuple(found[:limit]))
+    values = subject.values() | {
+        "version": version,
+        "before": int((now - after).timestamp()),
+        "active_since": last_days(days, now).seconds()[0],
+        "limit": limit,
+    }
+    stuck = _sql(_STUCK, subject, trying=_sql(_TRYING, subject))
+    rows = await warehouse.query(_sql(_STUCK_REASONS, subject, stuck=stuck), values)
+    reasons = [StuckReason(STEPS[int(row["step"])], str(row["last_error"]), int(row["devices"])) for row in rows]
+    total = sum(reason.devices for reason in reasons)
+    listed = await warehouse.query(_sql(_STUCK_DEVICES, subject, stuck=stuck), values) if total and limit else []
+    return Stuck(version, total, tuple(reasons[:MAX_REASONS]), tuple(map(_stuck_device, listed)))
 
 
-def _sql(text: str, subject: Subject, version: str = "tried_version", **names: str) -> str:
+def _by_period(subject: Subject, period: str, what: str) -> str:
+    """Return a ``PeriodQuestion``'s SQL that counts the devices of each period by what they said last in it."""
+    text = _SHARED_BY_PERIOD if subject.shares_names else _BY_PERIOD
+    return _sql(text, subject, "held_here", period=period, what=what, held=_HELD, place=subject.place())
+
+
+def _sql(text: str, subject: Subject, version: str = "version", **parts: str) -> str:
     """Complete a question.
 
     Args:
         version: the column that says whose a row is, where another model had one of the names (``Subject.condition``).
     """
-    limits = {"max_versions": str(MAX_VERSIONS), "max_reasons": str(MAX_REASONS)}
-    window = Template(_WINDOW).substitute(subject=OF_SUBJECT)
-    own = subject.condition(version, "day")
-    return Template(text).substitute(limits, subject=OF_SUBJECT, window=window, own=own, **names)
+    return Template(text).substitute(
+        subject=OF_SUBJECT,
+        window=_WINDOW.replace("$subject", OF_SUBJECT),
+        hours=_HOURS.replace("$subject", OF_SUBJECT),
+        own=subject.condition(version, "day"),
+        max_versions=str(MAX_VERSIONS),
+        **parts,
+    )
 
 
-def _of_hour(hour: int) -> datetime:
-    return datetime.fromtimestamp(hour * 3600, UTC)
-
-
-def _of_second(second: Any) -> datetime:
-    return datetime.fromtimestamp(int(second), UTC)
-
-
-def _day_devices(day: date, rows: list[Row]) -> DayDevices:
-    total = sum(int(row["devices"]) for row in rows)
-    values = [
-        ValueDevices(str(row["value"]), int(row["devices"]), int(row["devices"]) / total) for row in rows[:MAX_VALUES]
-    ]
-    return DayDevices(day, total, tuple(values), total - sum(value.devices for value in values))
+def _day_devices(start: int, found: list[Figure]) -> DayDevices:
+    counts = sorted((-one.numbers[0], one.value) for one in found)
+    total = -sum(negative for negative, _ in counts)
+    values = [ValueDevices(value, -negative, -negative / total) for negative, value in counts[:MAX_VALUES]]
+    return DayDevices(moment(start).date(), total, tuple(values), total - sum(value.devices for value in values))
 
 
 def _funnel(checked: int, row: Row) -> Funnel:
@@ -709,48 +746,43 @@ def _funnel(checked: int, row: Row) -> Funnel:
     lost = [before - after for before, after in pairwise(counts)] + [0]
     leaks = [before - after for before, after in pairwise([tried, *reached])]
     leak = STEPS[leaks.index(max(leaks))] if max(leaks) > 0 else None
-    return Funnel(int(row["tried_version"]), tuple(map(FunnelStep, STEPS, counts, lost)), leak, tried, failed)
+    return Funnel(int(row["version"]), tuple(map(FunnelStep, STEPS, counts, lost)), leak, tried, failed)
 
 
 def _failure_rate(row: Row, reasons: list[Row]) -> FailureRate:
     tried, failed = int(row["tried"]), int(row["failed"])
     low, high = wilson(failed, tried)
-    listed = tuple(FailureReason(str(one["error"]), int(one["errors"]), int(one["devices"])) for one in reasons)
-    version = int(row["tried_version"])
-    return FailureRate(version, tried, failed, failed / tried, low, high, int(row["errors"]), listed)
+    found = [FailureReason(str(one["error"]), int(one["errors"]), int(one["devices"])) for one in reasons]
+    errors = sum(reason.count for reason in found)
+    rate = failed / tried
+    return FailureRate(int(row["version"]), tried, failed, rate, low, high, errors, tuple(found[:MAX_REASONS]))
 
 
 def _sums(rows: Iterable[Row]) -> tuple[int, int, int, int]:
-    downloads = sent = full = saved = 0
+    downloads = sent = whole = saved = 0
     for row in rows:
         downloads += int(row["downloads"])
-        sent += int(row["bytes"])
-        full += int(row["full_bytes"])
-        saved += int(row["saved_bytes"])
-    return downloads, sent, full, saved
+        sent += int(row["bytes_sent"])
+        whole += int(row["bytes_whole"])
+        saved += int(row["bytes_saved"])
+    return downloads, sent, whole, saved
 
 
-def _reach(share: float, active: int, adopted: list[tuple[int, int]], deployed_at: datetime) -> Reach:
-    """Return when so many devices had activated that they are the share of the active ones.
-
-    Args:
-        adopted: seconds since 1970 in order, and the devices that activated first in each.
-    """
-    needed, have = math.ceil(active * share), 0
-    for second, devices in adopted:
-        have += devices
-        if have >= needed > 0:
-            at = max(_of_second(second), deployed_at)
-            return Reach(share, at, round((at - deployed_at).total_seconds()))
-    return Reach(share, None, None)
+def _reach(share: float, second: Any, deployed_at: datetime) -> Reach:
+    """Return when the share was reached, given the second at which enough devices had activated, 0 for not yet."""
+    if not int(second):
+        return Reach(share, None, None)
+    # Devices may have had the version from an earlier deploy.
+    at = max(moment(int(second)), deployed_at)
+    return Reach(share, at, round((at - deployed_at).total_seconds()))
 
 
 def _stuck_device(row: Row) -> StuckDevice:
     return StuckDevice(
         device_id=str(row["device_id"]),
-        held=int(row["held"]) or None,
-        since=_of_second(row["since"]),
-        last_seen=_of_second(row["last_seen"]),
+        held=int(row["holds"]) or None,
+        since=moment(int(row["since"])),
+        last_seen=moment(int(row["last_seen"])),
         step=STEPS[int(row["step"])],
         error=str(row["last_error"]),
     )

@@ -125,6 +125,11 @@ class Days:
         """Return what ``{first_day}`` and ``{last_day}`` stand for."""
         return {"first_day": self.first, "last_day": self.last}
 
+    def seconds(self) -> tuple[int, int]:
+        """Return its first second, and the first one after it, since 1970."""
+        first, last = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in (self.first, self.last))
+        return int(first.timestamp()), int((last + timedelta(days=1)).timestamp())
+
 
 def last_days(days: int, now: datetime) -> Days:
     """Return the window of the last days, today included.
