@@ -27,7 +27,7 @@ from tests.telemetry.warehouses import server
 
 __all__ = ["server"]
 
-DEVICES, APPS, DAYS = 1_000, 2, 12
+DEVICES, APPS, DAYS = 600, 2, 10
 FIRST_DAY = datetime.now(UTC).date() - timedelta(days=DAYS)
 """Raw events expire after 90 days, so the window ends yesterday."""
 DRAIN_SECONDS = 120
