@@ -28,6 +28,7 @@ DATA_CODES: Final = frozenset(
         321,  # VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
         349,  # CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
         376,  # CANNOT_PARSE_UUID
+        469,  # VIOLATED_CONSTRAINT
     }
 )
 # The server is well but cannot do it now, or does not let us in: an operator's matter, and worth another try.

@@ -14,13 +14,18 @@ from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import structlog
-from clickhouse_driver import Client
+from clickhouse_driver import Client, defines
 from clickhouse_driver import errors as driver
+from clickhouse_driver.block import BlockInfo, ColumnOrientedBlock
+from clickhouse_driver.protocol import ClientPacketTypes
+from clickhouse_driver.varint import write_varint
+from clickhouse_driver.writer import write_binary_str
 
 from telemetry import migrate as migrations
-from telemetry.columns import COLUMNS, EventColumns
+from telemetry.columns import COLUMN_TYPES, COLUMNS, EventColumns
 from telemetry.lane import Lane
 from telemetry.literals import Value, bind
+from telemetry.native import encode_block
 from telemetry.server_errors import UNKNOWN_DATABASE, insert_error, migration_error, query_error
 from telemetry.warehouse import (
     DEFAULT_LIMITS,
@@ -54,6 +59,29 @@ class InvalidWarehouseUrl(ValueError):
     """The address is not ``clickhouse://user:password@host:9000/database`` (or ``clickhouses://`` for TLS)."""
 
 
+class _Client(Client):  # type: ignore[misc]  # the driver has no types
+    """The driver's client, whose inserts send columns as they are, in one block."""
+
+    def send_data(self, sample_block: Any, data: Any, types_check: bool = False, columnar: bool = False) -> int:  # noqa: ARG002
+        """Send the one ``EventColumns`` in ``data``, and the empty block that ends an insert."""
+        (columns,) = data
+        self._send_columns(columns)
+        self.receive_profile_events()
+        self.connection.send_data(ColumnOrientedBlock())
+        self.receive_profile_events()
+        return int(columns.count)
+
+    def _send_columns(self, columns: EventColumns) -> None:
+        connection = self.connection
+        kinds = connection.server_info.used_revision >= defines.DBMS_MIN_REVISION_WITH_CUSTOM_SERIALIZATION
+        block = encode_block(COLUMNS, COLUMN_TYPES.values(), columns.values, columns.count, serialization_kinds=kinds)
+        write_varint(ClientPacketTypes.DATA, connection.fout)
+        write_binary_str("", connection.fout)
+        BlockInfo().write(connection.block_out.fout)
+        connection.block_out.fout.write(block)
+        connection.block_out.finalize()
+
+
 class _Session:
     """One lane's connection. Every method blocks, and raises the driver's errors."""
 
@@ -65,7 +93,7 @@ class _Session:
     def execute(self, sql: str, data: Any = None, settings: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run a statement on the connection, opened when there is none."""
         if self._client is None:
-            self._client = Client(**self._options)
+            self._client = _Client(**self._options)
         try:
             return self._client.execute(sql, data, settings=dict(settings or {}), **options)
         except driver.ServerException:
@@ -239,7 +267,7 @@ def _insert(session: _Session, columns: EventColumns, insert_id: str) -> None:
         settings["insert_deduplication_token"] = insert_id
         settings["deduplicate_blocks_in_dependent_materialized_views"] = 1
     session.execute(
-        f"INSERT INTO raw_events ({', '.join(COLUMNS)}) VALUES", list(columns.values), settings=settings, columnar=True
+        f"INSERT INTO raw_events ({', '.join(COLUMNS)}) VALUES", [columns], settings=settings, columnar=True
     )
 
 

@@ -11,12 +11,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from telemetry.shipper import DEFAULT_INTERVAL_SECONDS
 
 
-class ShipperSettings(BaseSettings):
-    """What a shipper can be told."""
+class SpoolSettings(BaseSettings):
+    """Where the spool is: all that the commands on its dead-letter folder need."""
 
     model_config = SettingsConfigDict(env_prefix="SKAFOS_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     spool_dir: Path = Field(description="Directory that holds the spool directories of the edge workers.")
+
+
+class ShipperSettings(SpoolSettings):
+    """What a shipper can be told."""
+
     clickhouse_url: str | None = Field(
         None, repr=False, description="Where events go: clickhouse://user:password@host:9000/database."
     )

@@ -1,9 +1,9 @@
 """The shipper: closed segments of the spool become large inserts into ClickHouse, and are removed when they are in.
 
-Removing comes after inserting, so a crash in between sends a segment again: the insert's id, and the tables
-themselves, make that harmless. While ClickHouse is away the segments wait on the disk and the shipper comes back ever
-more slowly. A segment that ClickHouse refuses for what it holds is put aside with its reason, alone, and never stops
-the others.
+Removing comes after inserting, so a crash in between sends a batch of segments again: under the same id, which with the
+tables themselves makes that harmless. While one batch is inserted the next one is read. While ClickHouse is away the
+segments wait on the disk and the shipper comes back ever more slowly. A segment that ClickHouse refuses for what it
+holds is put aside with its reason, alone, and never stops the others. Several shippers share a spool by claims.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import random
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,9 @@ from typing import Final
 import structlog
 
 from telemetry import metrics
+from telemetry.claims import BEAT_SECONDS, Claim, ClaimLost, Claims, batch_of, free_path
 from telemetry.columns import EventColumns, event_columns
+from telemetry.dead_letter import bury
 from telemetry.events import InvalidBatch
 from telemetry.segment import Record, UnreadableSegment, decode_segment
 from telemetry.spool_directory import (
@@ -34,36 +36,47 @@ from telemetry.spool_directory import (
     recover_open_segments,
 )
 from telemetry.warehouse import InsertRejected, Warehouse, WarehouseUnavailable
-
-DEAD_LETTER: Final = "dead-letter"
-_NO_WRITERS: Final = frozenset({DEAD_LETTER, "lost+found"})
-"""Folders of a spool that are no writer's. The second is on every ext4 file system, and for root alone: a spool on a
-volume of its own could not be shipped by anybody else."""
-SHIPPER_LOCK: Final = ".shipper.lock"
+from telemetry.writers import writers
 
 DEFAULT_INTERVAL_SECONDS: Final = 0.5
-"""Pause between two looks. With the segment's own half second it keeps an event's way below two seconds, and gives
-ClickHouse at most two parts a second to merge."""
-MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
-"""Segments merged into one insert: some 25,000 events, which take about 60 MB while they are decoded."""
+"""Pause between two looks when nothing more waits. With the segment's own half second it keeps an event's way below two
+seconds, and gives ClickHouse at most two small parts a second to merge."""
+MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
+"""Segments merged into one insert: some 100,000 events. Fewer cost ClickHouse more each (a third more at 25,000), as
+the tables behind have rows of their own for each insert; more gain little. Their columns take about 25 MB, and two
+batches are in memory: the one that is inserted, and the next."""
 MAX_BATCH_SEGMENTS: Final = 200
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 15.0
 """After an outage of any length the first insert comes within this time."""
-STANDBY_SECONDS: Final = 1.0
-"""How often a second shipper on the same spool looks whether the first is gone."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A segment in memory. ``damage``: why it must be put aside after its whole records went out, or None."""
+    """A segment that was read. ``damage``: why it must be put aside after its whole records went out, or None."""
 
     path: Path
     segment_id: bytes
-    records: tuple[Record, ...] = field(repr=False)
     damage: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Segments that are inserted together.
+
+    Attributes:
+        claim: by which they are this shipper's.
+        segments: those that could be read.
+        columns: their events, or None when some of them cannot be decoded.
+        more_wait: whether there was more than a batch may have.
+    """
+
+    claim: Claim
+    segments: tuple[Loaded, ...]
+    columns: EventColumns | None = field(repr=False)
+    more_wait: bool
 
 
 def pause_seconds(failures: int, rng: random.Random) -> float:
@@ -75,7 +88,7 @@ def pause_seconds(failures: int, rng: random.Random) -> float:
 class Shipper:
     """Ships the segments of every writer below ``spool_root`` into ``warehouse``.
 
-    One shipper works on a spool at a time; another one stands by until the first is gone.
+    Several of them, in processes and hosts of their own, may work on one spool: each segment is one shipper's.
 
     Args:
         spool_root: the folder that holds the writers' directories; made if it is missing.
@@ -96,6 +109,11 @@ class Shipper:
         self._warehouse = warehouse
         self._interval = interval_seconds
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._claims = Claims(spool_root)
+        self._inherited: deque[Claim] = deque()
+        self._batch: Batch | None = None
+        self._reading: asyncio.Task[Batch | None] | None = None
+        self._more_wait = False
         self._migrated = False
         self._failures = 0
 
@@ -110,12 +128,18 @@ class Shipper:
         Raises:
             SchemaConflict: ClickHouse holds the tables of a newer version; shipping into them would be wrong.
         """
-        while True:
-            try:
-                with self._sole_shipper():
-                    await self._ship_forever()
-            except SpoolLocked:
-                await asyncio.sleep(STANDBY_SECONDS)
+        async with self._at_work():
+            while True:
+                try:
+                    await self.ship_once()
+                    self._failures = 0
+                    if not self._more_wait:
+                        await asyncio.sleep(self._interval)
+                except (WarehouseUnavailable, OSError) as error:
+                    await self._put_off(error)
+                except ClaimLost as error:
+                    log.warning("batch_lost", reason=str(error))
+                    await self._leave_batches()
 
     async def drain(self, deadline: float) -> bool:
         """Ship all that waits, for an orderly stop; call it when ``run`` is no longer under way.
@@ -124,19 +148,21 @@ class Shipper:
             deadline: seconds it may take. What is left then stays on the disk for the next start.
 
         Returns:
-            Whether the spool is empty now.
+            Whether nothing waits now, except for what other shippers have taken.
         """
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(deadline), self._at_work():
                 while True:
                     try:
-                        with self._sole_shipper():
-                            while await self.ship_once():
-                                pass
-                            return True
-                    except (WarehouseUnavailable, SpoolLocked, OSError) as error:
+                        while await self.ship_once():
+                            pass
+                        return True
+                    except (WarehouseUnavailable, OSError) as error:
                         log.warning("drain_waits", reason=str(error))
                         await asyncio.sleep(FIRST_PAUSE_SECONDS)
+                    except ClaimLost as error:
+                        log.warning("batch_lost", reason=str(error))
+                        await self._leave_batches()
         except TimeoutError:
             log.warning("drain_incomplete", segments=len(self._waiting()))
             return False
@@ -145,98 +171,132 @@ class Shipper:
         """Ship one batch of segments; return whether there was any.
 
         Raises:
-            WarehouseUnavailable: the segments stay where they are.
+            WarehouseUnavailable: the batch is kept, and comes first the next time.
+            ClaimLost: another shipper has the batch.
         """
-        await asyncio.to_thread(self._adopt_dead_writers)
-        paths = _first_batch(await asyncio.to_thread(self._waiting))
-        if not paths:
+        if self._batch is None:
+            self._batch = await self._next_batch()
+        self._more_wait = self._batch is not None and self._batch.more_wait
+        if self._batch is None:
             return False
-        await self._migrate()
-        segments = [segment for segment in await asyncio.to_thread(self._load, paths) if segment is not None]
-        await self._ship(segments)
+        if self._more_wait and self._reading is None:
+            self._read()
+        await self._ship(self._batch)
+        self._batch = None
         return True
 
-    async def _ship_forever(self) -> None:
+    async def _next_batch(self) -> Batch | None:
+        if self._reading is None:
+            self._read()
+        reading = self._reading
+        assert reading is not None
+        try:
+            return await asyncio.shield(reading)
+        finally:
+            if reading.done():
+                self._reading = None
+
+    def _read(self) -> None:
+        """Begin to read the next batch, in a thread."""
+        self._reading = asyncio.create_task(asyncio.to_thread(self._take_and_read), name="read a batch")
+
+    @contextlib.asynccontextmanager
+    async def _at_work(self) -> AsyncIterator[None]:
+        """Give signs of life, and leave what is not finished to the next shipper."""
+        beating = asyncio.create_task(self._beat(), name="signs of life")
+        try:
+            yield
+        finally:
+            beating.cancel()
+            await self._leave_batches()
+
+    async def _beat(self) -> None:
         while True:
+            await asyncio.sleep(BEAT_SECONDS)
             try:
-                await self.ship_once()
-                self._failures = 0
-                await asyncio.sleep(self._interval)
-            except (WarehouseUnavailable, OSError) as error:
-                self._failures += 1
-                self._migrated = False  # what comes back may be a new, empty server
-                metrics.SHIP_RETRIES.inc()
-                pause = pause_seconds(self._failures, self._rng)
-                log.warning("shipping_put_off", reason=str(error), failures=self._failures, pause_s=round(pause, 2))
-                await asyncio.sleep(pause)
+                await asyncio.to_thread(self._claims.beat)
+            except (ClaimLost, OSError) as error:
+                log.warning("no_sign_of_life", reason=str(error))
+
+    async def _leave_batches(self) -> None:
+        """Let go of what is in memory, and of all claims: who comes next, this shipper or another, takes them over."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])  # or it would take more
+            self._reading.exception()
+        self._batch = self._reading = None
+        self._inherited.clear()
+        self._claims.sign_off()
+
+    async def _put_off(self, error: Exception) -> None:
+        self._failures += 1
+        self._migrated = False  # what comes back may be a new, empty server
+        metrics.SHIP_RETRIES.inc()
+        pause = pause_seconds(self._failures, self._rng)
+        log.warning("shipping_put_off", reason=str(error), failures=self._failures, pause_s=round(pause, 2))
+        await asyncio.sleep(pause)
 
     async def _migrate(self) -> None:
         if not self._migrated:
             await self._warehouse.migrate()
             self._migrated = True
 
-    async def _ship(self, segments: list[Loaded]) -> None:
-        """Insert segments together; when they are refused, each alone, so that only the bad one is put aside."""
-        if not segments:
-            return
-        try:
-            count = await self._insert(segments)
-        except (InsertRejected, InvalidBatch) as error:
-            if len(segments) == 1:
-                await asyncio.to_thread(self._bury, segments[0].path, str(error))
-                return
-            for segment in segments:
-                await self._ship([segment])
-            return
-        await asyncio.to_thread(self._finish, segments)
-        metrics.SHIPPED_EVENTS.inc(count)
-        metrics.SHIPPED_SEGMENTS.inc(len(segments))
+    async def _ship(self, batch: Batch) -> None:
+        """Insert a batch; when it is refused, each segment alone, so that only the bad one is put aside."""
+        if not batch.claim.done:
+            await self._migrate()
+            await asyncio.to_thread(self._claims.check, batch.claim)
+            try:
+                await self._insert(batch)
+            except (InsertRejected, InvalidBatch):
+                await self._ship_each(batch)
+        await asyncio.to_thread(self._finish, batch)
 
-    async def _insert(self, segments: list[Loaded]) -> int:
-        columns: EventColumns = await asyncio.to_thread(
-            event_columns, [record for segment in segments for record in segment.records]
-        )
-        await self._warehouse.insert_events(columns, insert_id([segment.segment_id for segment in segments]))
-        return columns.count
+    async def _insert(self, batch: Batch) -> None:
+        if batch.columns is None:
+            raise InvalidBatch("some events cannot be decoded")
+        await self._warehouse.insert_events(batch.columns, insert_id([one.segment_id for one in batch.segments]))
+        metrics.SHIPPED_EVENTS.inc(batch.columns.count)
+        metrics.SHIPPED_SEGMENTS.inc(len(batch.segments))
 
-    def _finish(self, segments: list[Loaded]) -> None:
-        for segment in segments:
-            if segment.damage is None:
-                segment.path.unlink()
-            else:
-                self._bury(segment.path, segment.damage)
+    async def _ship_each(self, batch: Batch) -> None:
+        for segment in batch.segments:
+            try:
+                alone = await asyncio.to_thread(_read_batch, Claim(batch.claim.batch, (segment.path,)), self._bury)
+                await self._insert(alone)
+            except (InsertRejected, InvalidBatch) as error:
+                await asyncio.to_thread(self._bury, segment.path, str(error))
 
-    def _load(self, paths: list[Path]) -> list[Loaded | None]:
-        return [self._load_one(path) for path in paths]
+    # --- On the disk, in threads --------------------------------------------------------------------------------------
 
-    def _load_one(self, path: Path) -> Loaded | None:
-        try:
-            content = decode_segment(path.read_bytes())
-        except UnreadableSegment as error:
-            self._bury(path, str(error))
+    def _take_and_read(self) -> Batch | None:
+        """Take the next segments, those of shippers that died first, and read them."""
+        self._claims.sign_on()
+        self._adopt_dead_writers()
+        self._inherited.extend(self._claims.inherit())
+        waiting = self._waiting()
+        if self._inherited:
+            return _read_batch(self._inherited.popleft(), self._bury, more_wait=True)
+        free = [path for path in waiting if not batch_of(path)]
+        paths = _first_batch(free)
+        if not paths:
             return None
-        return Loaded(path, content.segment_id, content.records, content.damage.reason if content.damage else None)
+        return _read_batch(self._claims.take(paths), self._bury, more_wait=len(paths) < len(free))
+
+    def _finish(self, batch: Batch) -> None:
+        self._claims.finish(batch.claim)
+        for segment in batch.segments:
+            if segment.damage is None:
+                segment.path.unlink(missing_ok=True)
+            elif segment.path.exists():
+                self._bury(segment.path, segment.damage)
+        self._claims.forget(batch.claim)
 
     def _bury(self, path: Path, reason: str) -> None:
-        """Put a segment aside. The reason is written first: a segment without one would be a riddle."""
-        grave = self._root / DEAD_LETTER
-        grave.mkdir(mode=0o700, exist_ok=True)
-        name = f"{path.parent.name}-{path.stem}"
-        note = {"segment": path.name, "writer": path.parent.name, "reason": reason, "put_aside_at": int(time.time())}
-        (grave / f"{name}.reason.json").write_text(json.dumps(note, indent=2) + "\n")
-        path.rename(grave / f"{name}.segment")
-        metrics.DEAD_SEGMENTS.inc()
-        log.error("segment_put_aside", segment=name, reason=reason)
-
-    def _writers(self) -> Iterator[Path]:
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for entry in sorted(self._root.iterdir()):
-            if entry.is_dir() and entry.name not in _NO_WRITERS and not entry.name.startswith("."):
-                yield entry
+        bury(self._root, path, free_path(path).name, reason)
 
     def _waiting(self) -> list[Path]:
         """Return the segments of all writers, oldest first (their names begin with the time)."""
-        paths = [path for writer in self._writers() for path in ready_segments(writer)]
+        paths = [path for writer in writers(self._root) for path in ready_segments(writer)]
         paths.sort(key=lambda path: path.name)
         metrics.WAITING_SEGMENTS.set(len(paths))
         metrics.WAITING_AGE.set(max(0.0, time.time() - _opened_at(paths[0])) if paths else 0.0)
@@ -244,7 +304,7 @@ class Shipper:
 
     def _adopt_dead_writers(self) -> None:
         """Close the segments that writers left open when they died; a living writer holds its lock."""
-        for writer in self._writers():
+        for writer in writers(self._root):
             if not any(path.suffix == OPEN_SUFFIX for path in writer.iterdir()):
                 continue
             try:
@@ -255,14 +315,35 @@ class Shipper:
             if recovered:
                 log.info("dead_writer_adopted", writer=writer.name, segments=recovered)
 
-    def _sole_shipper(self) -> contextlib.AbstractContextManager[None]:
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return held_lock(self._root / SHIPPER_LOCK)
-
 
 def insert_id(segment_ids: list[bytes]) -> str:
     """Return the name of an insert: the same segments give the same name, in this process or the next."""
     return hashlib.sha256(b"".join(sorted(segment_ids))).hexdigest()[:32]
+
+
+def _read_batch(claim: Claim, bury: Callable[[Path, str], None], *, more_wait: bool = False) -> Batch:
+    """Read the segments of a batch, one after the other, so that one is in memory at a time; bury what is none."""
+    segments: list[Loaded] = []
+
+    def records() -> Iterator[Record]:
+        for path in claim.paths:
+            try:
+                content = decode_segment(path.read_bytes())
+            except FileNotFoundError:  # removed by the shipper that had the batch before
+                continue
+            except UnreadableSegment as error:
+                bury(path, str(error))
+                continue
+            segments.append(Loaded(path, content.segment_id, content.damage.reason if content.damage else None))
+            yield from content.records
+
+    reading = records()
+    try:
+        columns = event_columns(reading)
+    except InvalidBatch:
+        columns = None
+        deque(reading, maxlen=0)  # whose they are is found out one by one; all have to be known
+    return Batch(claim, tuple(segments), columns, more_wait)
 
 
 def _opened_at(path: Path) -> float:
@@ -275,8 +356,9 @@ def _first_batch(paths: list[Path]) -> list[Path]:
     batch: list[Path] = []
     size = 0
     for path in paths[:MAX_BATCH_SEGMENTS]:
-        size += path.stat().st_size
-        if batch and size > MAX_BATCH_BYTES:
-            break
-        batch.append(path)
+        with contextlib.suppress(FileNotFoundError):  # another shipper was quicker
+            size += path.stat().st_size
+            if batch and size > MAX_BATCH_BYTES:
+                break
+            batch.append(path)
     return batch

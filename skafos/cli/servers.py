@@ -62,13 +62,25 @@ def edge(
 
 
 def shipper(
-    json: Logs = False,  # noqa: ARG001 - every command takes it
+    dead_letters: Annotated[
+        bool, typer.Option("--dead-letters", help="Show the segments that were put aside, and why, instead.")
+    ] = False,
+    redrive: Annotated[
+        list[str] | None,
+        typer.Option("--redrive", metavar="NAME", help="Have a segment that was put aside shipped again; `all`: all."),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print segments that were put aside as JSON; a shipper logs JSON anyway.")
+    ] = False,
 ) -> None:
     """Ship stored events into ClickHouse, from SKAFOS_* settings."""
+    if dead_letters or redrive:
+        names = [word for name in redrive or [] for word in ("--redrive", name)]
+        _become("telemetry.dead_letters", *names, *(["--json"] if json else []))
     _become("telemetry")
 
 
-def _become(module: str) -> None:
+def _become(module: str, *arguments: str) -> None:
     """Let this process go on as another program: signals and the exit code are its own."""
     from skafos.installation import python, source_directory
 
@@ -76,6 +88,6 @@ def _become(module: str) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        os.execve(sys.executable, python(module), {**os.environ, "PYTHONPATH": path})  # noqa: S606 - no shell is wanted
+        os.execve(sys.executable, python(module, *arguments), {**os.environ, "PYTHONPATH": path})  # noqa: S606 - no shell is wanted
     except OSError as error:
         raise InvalidParamError(f"Cannot start {module}: {error.strerror}.") from error

@@ -205,8 +205,8 @@ class EdgeProcess:
     def log(self) -> str:
         return (self._folder / "edge.log").read_text()
 
-    def start(self) -> RunningEdge:
-        """Start it and return when it serves."""
+    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> RunningEdge:
+        """Start it and return when it serves. Another thread than the loop's has to name the loop."""
         ready = Path(self._settings["EDGE_READY_FILE"])
         ready.unlink(missing_ok=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SKAFOS_")}
@@ -227,7 +227,7 @@ class EdgeProcess:
             time.sleep(0.02)
         told = json.loads(ready.read_text())
         assert told["pid"] == self.pid
-        return RunningEdge(told["listen"], told["metrics"], asyncio.get_running_loop().create_future())
+        return RunningEdge(told["listen"], told["metrics"], (loop or asyncio.get_running_loop()).create_future())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Edge]:

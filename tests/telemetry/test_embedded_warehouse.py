@@ -122,6 +122,23 @@ async def test_a_retry_reaches_the_tables_behind_even_when_the_raw_events_are_in
     await warehouse.close()
 
 
+async def test_an_insert_that_a_view_refuses_is_no_success(tmp_path: Path) -> None:
+    warehouse = EmbeddedWarehouse(tmp_path / "clickhouse")
+    await warehouse.migrate()
+    lane, session = warehouse._lanes["insert"]
+    columns = event_columns([record(event())])
+
+    await lane.run(session.run, "CREATE TABLE more (n UInt8) ENGINE = Memory")
+    await lane.run(session.run, "CREATE MATERIALIZED VIEW feed TO more AS SELECT throwIf(1) AS n FROM raw_events")
+    with pytest.raises(WarehouseUnavailable):
+        await warehouse.insert_events(columns, "one")
+    await lane.run(session.run, "DROP TABLE feed")
+    await warehouse.insert_events(columns, "one")
+
+    assert await warehouse.query("SELECT count() AS n FROM events") == [{"n": 1}]
+    await warehouse.close()
+
+
 async def test_a_closed_warehouse_is_unavailable_and_may_be_closed_again(tmp_path: Path) -> None:
     warehouse = EmbeddedWarehouse(tmp_path / "clickhouse")
     await warehouse.migrate()
