@@ -26,7 +26,7 @@ from bench.edge.servers import NotStarted
 from bench.edge.site import running_site
 from bench.telemetry.accepting import GOAL_BATCHES, GOAL_CASE, measure_accepted, measure_waiting
 from bench.telemetry.asking import measure_answers
-from bench.telemetry.filling import NotFilled
+from bench.telemetry.draining import measure_draining
 from bench.telemetry.outage import measure_outage
 from bench.telemetry.report import Results, preface, render
 from bench.telemetry.seeing import measure_seeing
@@ -37,7 +37,8 @@ from tests.components import find_program
 ROUNDS, SECONDS = 3, 2
 # After this, cases that are left have one round each. On two idle cores the defaults take about four minutes.
 BUDGET_MINUTES = 10.0
-ACCEPTED, WAITING, SEEING, OUTAGE, QUESTIONS = CASES = ("accepted", "waiting", "seeing", "outage", "questions")
+CASES = ("accepted", "waiting", "draining", "seeing", "outage", "questions")
+ACCEPTED, WAITING, DRAINING, SEEING, OUTAGE, QUESTIONS = CASES
 MARK = "telemetry figures"
 
 
@@ -73,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 engines = tuple(options.engines.split())
                 run = Run(bench, options.events, options.days, options.outage, options.arrivals, engines)
                 results = measure(run, options.cases.split() or list(CASES))
-        except (LoadFailed, NotStarted, WrongAnswer, NotFilled, QueryFailed, WarehouseUnavailable) as error:
+        except (LoadFailed, NotStarted, WrongAnswer, QueryFailed, WarehouseUnavailable) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         text = render(results, preface(folder, options.rounds, options.seconds, load))
@@ -112,6 +113,8 @@ def measure(run: Run, cases: Sequence[str]) -> Results:
         results.accepted = measure_accepted(run.bench)
     if WAITING in cases:
         results.waiting = measure_waiting(run.bench, accepted_rate(results))
+    if DRAINING in cases:
+        results.drained = measure_draining(run)
     if SEEING in cases:
         results.seeing = measure_seeing(run)
     if OUTAGE in cases:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from bench.edge.cores import on
 from bench.telemetry.comparing import Compared, all_questions, compare, subject_of, timed
-from bench.telemetry.filling import fill_embedded, fill_server
+from bench.telemetry.filling import fill
 from bench.telemetry.fleet import Fleet, devices_for
 from bench.telemetry.settings import Run
 from bench.telemetry.truth import Truth
@@ -110,7 +109,7 @@ async def _answers(run: Run, server: ClickHouseServer | None) -> Answers:
         for name, warehouse in opened.items():
             await warehouse.migrate()
             engines[name].version = str((await warehouse.query("SELECT version() AS version"))[0]["version"])
-        generating = await _fill(run, fleet, truth, opened, engines, server, folder)
+        generating = await _fill(run, fleet, truth, opened, engines)
         for name, warehouse in opened.items():
             await _merged(warehouse)
             await _ask(run, warehouse, truth, engines[name])
@@ -128,19 +127,13 @@ async def _fill(
     truth: Truth,
     opened: dict[str, Warehouse],
     engines: dict[str, Engine],
-    server: ClickHouseServer | None,
-    folder: Path,
 ) -> float:
     """Generate day by day and insert each day into every engine; return the seconds that the first took."""
     began, inserting = time.perf_counter(), 0.0
     for day, rows in enumerate(truth.counting(fleet.days())):
         for name, warehouse in opened.items():
             start = time.perf_counter()
-            if name == "server" and server:
-                count = await fill_server(warehouse, server.url, server.http_port, [rows], fleet.populations)
-            else:
-                count = await fill_embedded(warehouse, folder, [rows], fleet.populations)
-            engines[name].rows += count
+            engines[name].rows += await fill(warehouse, [rows], fleet.populations)
             engines[name].filling_seconds += time.perf_counter() - start
             inserting += time.perf_counter() - start
         if day % 10 == 9:

@@ -19,6 +19,7 @@ from bench.edge.site import BATCH_EVENTS
 from bench.telemetry.accepting import FSYNC, GOAL_CASE, IN_MEMORY, NOT_MODIFIED
 from bench.telemetry.asking import Answers, Asked, Engine, by_name
 from bench.telemetry.comparing import DEVICES_TOLERANCE, PERCENTILE_TOLERANCE
+from bench.telemetry.draining import Drained
 from bench.telemetry.outage import CaughtUp
 
 ACCEPTED_GOAL: Final = 400_000
@@ -27,7 +28,8 @@ VISIBLE_SECONDS_GOAL: Final = 2.0
 QUESTION_MS_GOAL, RAW_MS_GOAL = 50.0, 500.0
 GOAL_ROWS: Final = 50_000_000
 CATCH_UP_GOAL: Final = 3.0
-ENGINE_TITLES: Final = {"server": "server", "embedded": "embedded"}
+DRAINING_GOALS: Final = {"server": 150_000, "embedded": 100_000}
+ENGINE_TITLES: Final = {"server": "Debian's ClickHouse over TCP", "embedded": "the embedded engine, its CPU included"}
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Results:
 
     accepted: list[Throughput] = field(default_factory=list)
     waiting: dict[str, list[Latencies]] = field(default_factory=dict)
+    drained: list[Drained] = field(default_factory=list)
     seeing: list[float] = field(default_factory=list)
     outage: CaughtUp | None = None
     answers: Answers | None = None
@@ -83,6 +86,7 @@ def _goals(results: Results) -> str:
     rows = [
         *_accepted_goal(results.accepted),
         *_waiting_goal(results.waiting),
+        *_draining_goals(results.drained),
         *_seeing_goal(results.seeing),
         *_answer_goals(results.answers),
         *_outage_goal(results.outage),
@@ -120,6 +124,19 @@ def _waiting_goal(waiting: Mapping[str, Sequence[Latencies]]) -> Iterator[Goal]:
         f"{added.median:.2f} ms ({added.least:.2f} to {added.greatest:.2f})",
         added.median <= COMMIT_MS_GOAL,
     )
+
+
+def _draining_goals(drained: Sequence[Drained]) -> Iterator[Goal]:
+    for one in drained:
+        rate = Spread.of([one.events / seconds for seconds in one.seconds])
+        cost = Spread.of([seconds / one.events * 1e6 for seconds in one.cpu_seconds])
+        goal = DRAINING_GOALS[one.engine]
+        yield (
+            f"spool to {ENGINE_TITLES[one.engine]}, all views, one shipper, events per second",
+            f"≥ {goal:,}",
+            f"{rate.median:,.0f} ({rate.least:,.0f} to {rate.greatest:,.0f}), {cost.median:.1f} µs of CPU an event",
+            rate.median >= goal,
+        )
 
 
 def _seeing_goal(seeing: Sequence[float]) -> Iterator[Goal]:

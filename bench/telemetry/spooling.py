@@ -1,8 +1,9 @@
-"""Rows into a spool, as an edge worker would have written them, by the spool's own code."""
+"""Rows and batches into a spool, as an edge worker would have written them, by the spool's own code."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 from bench.telemetry.population import Population
 from bench.telemetry.rows import Rows
 from bench.telemetry.wire import posted
+from telemetry.segment import EventLabels
 from telemetry.spool import Settle, Spool
 
 MAX_SPOOL_BYTES: Final = 1 << 40
@@ -40,6 +42,18 @@ async def spool_rows(days: Iterable[Rows], populations: Sequence[Population], di
                     await settled
             await settled
     return events, size
+
+
+async def spool_bodies(bodies: Iterable[bytes], labels: Sequence[EventLabels], directory: Path) -> int:
+    """Write batches into a writer's directory, of several apps in turn, as having arrived now; return how many."""
+    number = 0
+    async with Spool(directory, MAX_SPOOL_BYTES, durability="os") as spool:
+        for number, body in enumerate(bodies, 1):
+            settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            spool.submit(labels[number % len(labels)], body, int(time.time() * 1000), _settling(settled))
+            if number % WAITING_BATCHES == 0:
+                await settled
+    return number
 
 
 def _settling(future: asyncio.Future[None]) -> Settle:

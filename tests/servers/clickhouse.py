@@ -58,7 +58,6 @@ class ClickHouseServer:
 
     directory: Path
     port: int
-    http_port: int
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -127,9 +126,9 @@ def clickhouse_server(directory: Path) -> Iterator[ClickHouseServer]:
     require("clickhouse-server")
     for name in ("data", "tmp", "user_files", "format_schemas"):
         (directory / name).mkdir(parents=True, exist_ok=True)
-    server = ClickHouseServer(directory, free_port(), free_port())
+    server = ClickHouseServer(directory, free_port())
     (directory / "config.xml").write_text(
-        CONFIG.format(path=directory, port=server.port, http_port=server.http_port, interserver_port=free_port())
+        CONFIG.format(path=directory, port=server.port, http_port=free_port(), interserver_port=free_port())
     )
     (directory / "users.xml").write_text(USERS.format(password=PASSWORD))
     server.start()

@@ -15,7 +15,7 @@ import pytest
 
 from bench.telemetry.comparing import all_questions, compare
 from bench.telemetry.expected import installations
-from bench.telemetry.filling import fill_embedded, fill_server
+from bench.telemetry.filling import fill
 from bench.telemetry.fleet import Fleet
 from bench.telemetry.rows import ACTIVATE, Rows
 from bench.telemetry.spooling import spool_rows
@@ -100,8 +100,8 @@ async def test_rows_that_are_written_straight_into_the_table_are_those_that_are_
         for one in warehouses:
             await one.migrate()
         await shipped(fleet, days, warehouses[0], tmp_path / "spool")
-        await fill_server(warehouses[1], str(urls[1]), server.http_port, days, fleet.populations)
-        await fill_embedded(warehouses[2], tmp_path, days, fleet.populations)
+        for one in warehouses[1:]:
+            await fill(one, days, fleet.populations)
         told = [await one.query(HASHES) for one in warehouses]
     finally:
         for one in warehouses:
