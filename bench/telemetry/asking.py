@@ -13,17 +13,20 @@ from typing import Final
 import numpy as np
 
 from bench.edge.cores import on
-from bench.telemetry.comparing import Compared, all_questions, compare, subject_of, timed
+from bench.telemetry.comparing import Compared, Question, all_questions, compare, subject_of, timed
 from bench.telemetry.filling import fill
 from bench.telemetry.fleet import Fleet, devices_for
 from bench.telemetry.settings import Run
 from bench.telemetry.truth import Truth
+from telemetry.kept_figures import SETTLED_SECONDS
 from telemetry.subject import OF_SUBJECT
 from telemetry.warehouse import Warehouse, open_warehouse
 from tests.servers.clickhouse import ClickHouseServer, clickhouse_server
 
 TIMES: Final = 5
 SEED: Final = 1
+SPARE_SECONDS: Final = 5.0
+"""ClickHouse tells times in whole seconds."""
 MERGED_SECONDS: Final = 60.0
 """After filling, merges of a large table go on for a while and would be measured as well."""
 RAW: Final = f"""
@@ -35,16 +38,18 @@ GROUP BY type
 """A question that no rollup answers: all events of the app are read, and those that came twice found."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Asked:
     """One question to one engine.
 
     Args:
-        seconds: of each time it was asked, warm.
+        counted: seconds of each time that it was asked soon after the last rows came, when everything is counted.
+        seconds: the same later, when figures of days and hours that are over are kept.
     """
 
     compared: Compared
-    seconds: Sequence[float]
+    counted: Sequence[float]
+    seconds: Sequence[float] = ()
 
 
 @dataclass
@@ -110,9 +115,14 @@ async def _answers(run: Run, server: ClickHouseServer | None) -> Answers:
             await warehouse.migrate()
             engines[name].version = str((await warehouse.query("SELECT version() AS version"))[0]["version"])
         generating = await _fill(run, fleet, truth, opened, engines)
+        filled = time.monotonic()
         for name, warehouse in opened.items():
             await _merged(warehouse)
-            await _ask(run, warehouse, truth, engines[name])
+            await _ask_soon(run, warehouse, truth, engines[name])
+        run.bench.say("questions: waiting until figures of what is over are kept")
+        await asyncio.sleep(max(0.0, filled + SETTLED_SECONDS + SPARE_SECONDS - time.monotonic()))
+        for name, warehouse in opened.items():
+            await _ask_later(run, warehouse, truth, engines[name])
     finally:
         for warehouse in opened.values():
             await warehouse.close()
@@ -151,12 +161,27 @@ async def _merged(warehouse: Warehouse) -> None:
         await asyncio.sleep(0.5)
 
 
-async def _ask(run: Run, warehouse: Warehouse, truth: Truth, engine: Engine) -> None:
+async def _ask_soon(run: Run, warehouse: Warehouse, truth: Truth, engine: Engine) -> None:
     for question in all_questions(truth):
-        compared = await compare(warehouse, truth, question)
+        compared = await _compared(run, warehouse, truth, question, engine)
         engine.asked.append(Asked(compared, await timed(warehouse, question, TIMES)))
-        if compared.differences:
-            run.bench.say(f"{engine.name}: {question.name}, {question.about}: {compared.differences[0]}")
+
+
+async def _compared(run: Run, warehouse: Warehouse, truth: Truth, question: Question, engine: Engine) -> Compared:
+    compared = await compare(warehouse, truth, question)
+    if compared.differences:
+        run.bench.say(f"{engine.name}: {question.name}, {question.about}: {compared.differences[0]}")
+    return compared
+
+
+async def _ask_later(run: Run, warehouse: Warehouse, truth: Truth, engine: Engine) -> None:
+    for asked in engine.asked:
+        question = asked.compared.question
+        asked.seconds = await timed(warehouse, question, TIMES)
+        # What is kept is held against the truth as well.
+        later = await _compared(run, warehouse, truth, question, engine)
+        if later.differences:
+            asked.compared = later
     settings = truth.population.settings
     values = subject_of(truth).values() | {
         "first_day": settings.first_day,
