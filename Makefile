@@ -38,6 +38,9 @@ FOLDER ?=
 PAIRS ?=
 FRESH ?= no
 
+KILLS ?= 100
+SEED ?= 1
+
 VENV := .venv
 BENCH_VENV := .venv-bench
 PUBLISHED_VENV := .venv-published
@@ -48,7 +51,7 @@ BIN := $(VENV)/bin
 # generator. `make run` needs none of them.
 DEBIAN_PACKAGES := redis-server postgresql clickhouse-server nginx haproxy systemd zstd chromium gcc libc6-dev
 
-.PHONY: help setup setup-dev packages bench-packages models run test check bench bench-edge bench-telemetry bench-patches lock clean
+.PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-telemetry bench-patches lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -151,6 +154,10 @@ run: setup $(if $(filter yes,$(DEMO)),models) ## start Skafos with its demonstra
 
 test: setup-dev models ## run all tests against real servers
 	@$(BIN)/pytest
+
+# Half an hour on two cores. `make test-kills KILLS=20 SEED=7`: fewer of them, at other moments.
+test-kills: setup-dev ## kill the parts that events pass through, 100 times each, and count the events
+	@SKAFOS_TEST_KILLS="$(KILLS)" SKAFOS_TEST_SEED="$(SEED)" $(BIN)/pytest -n 0 -s tests/flows/test_kills.py
 
 check: $(VENV)/.stamp-dev ## style, formatting, types and import contracts
 	$(BIN)/ruff check

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.__main__ import operations_app
+from telemetry.claims import ClaimLost
 from telemetry.columns import COLUMNS, EventColumns
 from telemetry.literals import Value
 from telemetry.native import Coded
@@ -264,6 +266,106 @@ async def test_the_open_segment_of_a_dead_writer_is_adopted_and_of_a_living_one_
     assert warehouse.devices == ["dead", "alive"]
 
 
+async def test_shippers_that_share_a_spool_ship_every_segment_once(tmp_path: Path) -> None:
+    names = [f"{n:04}-a" for n in range(60)]
+    paths = [put(tmp_path, name, record(event(device=name)), writer=f"edge-{name[3]}") for name in names]
+    warehouses = [MemoryWarehouse() for _ in range(3)]
+    shipping = [asyncio.create_task(Shipper(tmp_path, one, interval_seconds=0.01).run()) for one in warehouses]
+
+    await until(lambda: all(map(is_gone, paths)))
+    for task in shipping:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    assert sorted(device for one in warehouses for device in one.devices) == names
+    assert not list((tmp_path / ".claims").iterdir())
+
+
+async def test_what_a_shipper_left_in_the_middle_is_sent_again_under_the_same_id(tmp_path: Path) -> None:
+    class Silent(MemoryWarehouse):
+        async def insert_events(self, columns: EventColumns, insert_id: str) -> None:
+            await super().insert_events(columns, insert_id)
+            raise WarehouseUnavailable("the answer never came")
+
+    first, second = Silent(), MemoryWarehouse()
+    put(tmp_path, "0001-a", record(event(device="a")))
+    put(tmp_path, "0002-a", record(event(device="b")))
+    shipper = Shipper(tmp_path, first)
+    shipping = asyncio.create_task(shipper.run())
+    await until(lambda: shipper.failing)
+    shipping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await shipping
+    put(tmp_path, "0003-a", record(event(device="c")))
+
+    assert await Shipper(tmp_path, second).drain(30)
+
+    (sent,) = first.inserted
+    assert second.inserted[sent].count == 2
+    assert second.devices == ["a", "b", "c"]
+
+
+async def test_a_shipper_that_was_taken_for_dead_removes_nothing(tmp_path: Path) -> None:
+    class Slow(MemoryWarehouse):
+        async def insert_events(self, columns: EventColumns, insert_id: str) -> None:
+            await super().insert_events(columns, insert_id)
+            if self.attempts == 1:
+                for batch in (tmp_path / ".claims").glob("*.batch"):  # as another shipper takes it over
+                    batch.rename(batch.with_name(f"{batch.name.partition('.')[0]}.another.batch"))
+
+    warehouse = Slow()
+    path = put(tmp_path, "0001-a", record(event(device="a")))
+    shipper = Shipper(tmp_path, warehouse)
+    with pytest.raises(ClaimLost):
+        await shipper.ship_once()
+    assert not is_gone(path)
+
+    assert await shipper.drain(30)  # the other one is gone too, so it comes back
+
+    assert is_gone(path)
+    assert (warehouse.attempts, len(warehouse.inserted)) == (2, 1)
+
+
+async def test_an_insert_has_at_most_so_many_segments_and_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = put(tmp_path, "0000-a", record(event(device="device"))).stat().st_size
+    for n in range(1, 9):
+        put(tmp_path, f"{n:04}-a", record(event(device="device")))
+    for bound, value, inserts in (("MAX_BATCH_SEGMENTS", 4, 3), ("MAX_BATCH_BYTES", size * 3, 3)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"telemetry.shipper.{bound}", value)
+            warehouse = MemoryWarehouse()
+            shutil.copytree(tmp_path / "edge-0", tmp_path / bound / "edge-0")
+            await Shipper(tmp_path / bound, warehouse).drain(30)
+        assert warehouse.attempts == inserts
+        assert len(warehouse.devices) == 9
+
+
+async def test_a_backlog_is_shipped_without_pauses_and_two_batches_are_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 0
+
+    class Watched(MemoryWarehouse):
+        async def insert_events(self, columns: EventColumns, insert_id: str) -> None:
+            nonlocal most
+            await asyncio.sleep(0.02)
+            most = max(most, len(list((tmp_path / ".claims").glob("*.batch"))))
+            await super().insert_events(columns, insert_id)
+
+    monkeypatch.setattr("telemetry.shipper.MAX_BATCH_SEGMENTS", 1)
+    paths = [put(tmp_path, f"{n:04}-a", record(event())) for n in range(20)]
+    shipping = asyncio.create_task(Shipper(tmp_path, Watched(), interval_seconds=600).run())
+    await until(lambda: all(map(is_gone, paths)))
+    shipping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await shipping
+
+    assert most == 2
+
+
 async def test_many_small_segments_are_merged_into_one_insert(tmp_path: Path) -> None:
     warehouse = MemoryWarehouse()
     for n in range(100):
@@ -318,37 +420,6 @@ def run_shipper(tmp_path: Path, **settings: str) -> subprocess.Popen[bytes]:
         "SKAFOS_SHIPPER_INTERVAL_SECONDS": "0.02",
     } | settings
     return subprocess.Popen([sys.executable, "-m", "telemetry"], env=environment, stderr=subprocess.PIPE)
-
-
-@pytest.mark.parametrize("seed", range(4))
-async def test_a_shipper_killed_at_any_moment_loses_nothing_and_counts_nothing_twice(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    sent = 0
-    for life in range(3):
-        for n in range(20):
-            put(
-                tmp_path / "spool",
-                f"{life}{n:03}-a",
-                *(record(event("activate", device=f"device-{sent + m}", version=1)) for m in range(50)),
-            )
-            sent += 50
-        shipper = run_shipper(tmp_path)
-        assert shipper.stderr is not None
-        shipper.stderr.readline()  # it has started
-        await asyncio.sleep(0.3 + rng.random() * 1.2)
-        shipper.kill()
-        shipper.wait()
-        shipper.stderr.close()
-    warehouse = open_warehouse(None, tmp_path / "data" / "clickhouse")
-    assert await Shipper(tmp_path / "spool", warehouse).drain(60)
-
-    assert await warehouse.query("SELECT count() AS n, uniqExact(device_id) AS d FROM events") == [
-        {"n": sent, "d": sent}
-    ]
-    by_device = "SELECT device_id FROM devices GROUP BY device_id HAVING maxMerge(activated) = 1"
-    installed = f"SELECT count() AS n FROM ({by_device}) AS d"
-    assert await warehouse.query(installed) == [{"n": sent}]
-    await warehouse.close()
 
 
 async def test_the_process_drains_when_it_is_asked_to_stop(tmp_path: Path, server: ClickHouseServer) -> None:
