@@ -121,7 +121,7 @@ async def test_active_devices_count_once_a_day_by_what_they_said_last(warehouse:
 
 
 async def test_every_dimension_can_be_asked(warehouse: Warehouse) -> None:
-    await tell(warehouse, record(event("check", "a", **{name: f"the {name}" for name in DIMENSIONS})))
+    await tell(warehouse, record(event("check", "a") | {name: f"the {name}" for name in DIMENSIONS}))
 
     for name in DIMENSIONS:
         (day,) = await active_devices(warehouse, FACES, WEEK, name)
@@ -237,10 +237,8 @@ async def test_bytes_are_summed_and_patches_save(warehouse: Warehouse) -> None:
     patch = {"version": 2, "encoding": "skafos-delta", "full_bytes": 1_000}
     await tell(
         warehouse,
-        record(event("download", "a", bytes=100, **patch), event("download", "b", bytes=1_100, **patch), at=NOON - DAY),
-        record(
-            event("download", "c", bytes=50, **patch), event("download", "d", version=2, encoding="zstd", bytes=900)
-        ),
+        record(event("download", "a", bytes=100) | patch, event("download", "b", bytes=1_100) | patch, at=NOON - DAY),
+        record(event("download", "c", bytes=50) | patch, event("download", "d", version=2, encoding="zstd", bytes=900)),
         record(event("download", "e", version=2, encoding="zstd", bytes=400, full_bytes=900)),  # went on with a part
     )
 
