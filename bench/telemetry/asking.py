@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 
 from bench.edge.cores import on
 from bench.telemetry.comparing import Compared, Question, all_questions, compare, subject_of, timed
@@ -45,11 +46,13 @@ class Asked:
     Args:
         counted: seconds of each time that it was asked soon after the last rows came, when everything is counted.
         seconds: the same later, when figures of days and hours that are over are kept.
+        cpu_seconds: of ClickHouse's process each of these times, in the mean; a busy machine changes them least.
     """
 
     compared: Compared
     counted: Sequence[float]
     seconds: Sequence[float] = ()
+    cpu_seconds: float = 0.0
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Engine:
         filling_seconds: that inserting them took.
         asked: every question.
         raw_seconds: of the question that no rollup answers.
+        process: of the server, or this one.
     """
 
     name: str
@@ -71,6 +75,12 @@ class Engine:
     filling_seconds: float = 0.0
     asked: list[Asked] = field(default_factory=list)
     raw_seconds: list[float] = field(default_factory=list)
+    process: psutil.Process = field(default_factory=psutil.Process)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU seconds that the engine's process has used."""
+        used = self.process.cpu_times()
+        return float(used.user + used.system)
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,8 @@ async def _answers(run: Run, server: ClickHouseServer | None) -> Answers:
     folder = run.new_folder("embedded")
     opened = {name: open_warehouse(server.url if name == "server" and server else None, folder) for name in run.engines}
     engines = {name: Engine(name) for name in run.engines}
+    if server and server.process:
+        engines["server"].process = psutil.Process(server.process.pid)
     try:
         for name, warehouse in opened.items():
             await warehouse.migrate()
@@ -177,7 +189,10 @@ async def _compared(run: Run, warehouse: Warehouse, truth: Truth, question: Ques
 async def _ask_later(run: Run, warehouse: Warehouse, truth: Truth, engine: Engine) -> None:
     for asked in engine.asked:
         question = asked.compared.question
+        await question.ask(warehouse)  # so that figures are kept
+        used = engine.cpu_seconds()
         asked.seconds = await timed(warehouse, question, TIMES)
+        asked.cpu_seconds = (engine.cpu_seconds() - used) / (TIMES + 1)
         # What is kept is held against the truth as well.
         later = await _compared(run, warehouse, truth, question, engine)
         if later.differences:

@@ -236,19 +236,21 @@ def _questions(answers: Answers | None) -> str:
     grouped = [by_name(engine) for engine in answers.engines]
     rows = [[name, *(cell for group in grouped for cell in _question_cells(group[name]))] for name in grouped[0]]
     raw = [f"{statistics.median(engine.raw_seconds) * 1000:.1f} ms" for engine in answers.engines]
-    rows.append(["raw events of the model, by type", *(cell for one in raw for cell in ("", one, ""))])
-    head = ["question", *(cell for one in answers.engines for cell in (one.version, "all counted", "differ"))]
+    rows.append(["raw events of the model, by type", *(cell for one in raw for cell in ("", "", one, ""))])
+    head = ["question", *(cell for one in answers.engines for cell in (one.version, "CPU", "all counted", "differ"))]
     return f"{about}. Written past the spool, {filled}.\n\n{_table(head, rows)}"
 
 
-def _question_cells(asked: Sequence[Asked]) -> tuple[str, str, str]:
-    """Return the slowest variant's median with its spread, the same when all is counted, and what differs."""
-    spread = Spread.of([second * 1000 for second in max(asked, key=_median_ms).seconds])
+def _question_cells(asked: Sequence[Asked]) -> tuple[str, str, str, str]:
+    """Return the slowest variant's median with its spread, its CPU, the median when all is counted, and what differs."""
+    slowest = max(asked, key=_median_ms)
+    spread = Spread.of([second * 1000 for second in slowest.seconds])
     counted = max(statistics.median(one.counted) for one in asked) * 1000
     differ = sum(len(one.compared.differences) for one in asked)
     figures = sum(one.compared.figures for one in asked)
     told = f"{spread.median:.1f} ms ({spread.least:.1f} to {spread.greatest:.1f})"
-    return told, f"{counted:.1f} ms", f"**{differ}** of {figures:,}" if differ else f"0 of {figures:,}"
+    cpu = f"{slowest.cpu_seconds * 1000:.0f} ms"
+    return told, cpu, f"{counted:.1f} ms", f"**{differ}** of {figures:,}" if differ else f"0 of {figures:,}"
 
 
 def _median_ms(asked: Asked) -> float:

@@ -55,7 +55,9 @@ def engine(rows: int, seconds: float, *differences: Difference) -> Engine:
 
     question = Question("funnel", "all days", ask, lambda _: ())
     compared = Compared(question, 40, differences, 0.004, 0.01)
-    return Engine("server", "18.16.1", rows, 10.0, [Asked(compared, [3 * seconds] * 3, [seconds] * 3)], [2 * seconds])
+    return Engine(
+        "server", "18.16.1", rows, 10.0, [Asked(compared, [3 * seconds] * 3, [seconds] * 3, 0.005)], [2 * seconds]
+    )
 
 
 def answers(*engines: Engine) -> Answers:
@@ -121,7 +123,7 @@ def test_a_figure_that_differs_from_the_truth_is_counted() -> None:
     text = render(Results(answers=answers(engine(3_000_000, 0.004, Difference("[2].tried_devices", 3, 4)))), "")
     told = "1 of 40 figures differ; unique devices up to 0.40% off, percentiles 1.00%"
     assert told in row(text, "against the truth")
-    assert row(text, "| funnel |").endswith("| 4.0 ms (4.0 to 4.0) | 12.0 ms | **1** of 40 |")
+    assert row(text, "| funnel |").endswith("| 4.0 ms (4.0 to 4.0) | 5 ms | 12.0 ms | **1** of 40 |")
 
 
 def test_the_rate_of_what_was_not_measured_is_the_goal() -> None:
