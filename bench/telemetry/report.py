@@ -242,7 +242,7 @@ def _questions(answers: Answers | None) -> str:
 
 
 def _question_cells(asked: Sequence[Asked]) -> tuple[str, str, str, str]:
-    """Return the slowest variant's median with its spread, its CPU, the median when all is counted, and what differs."""
+    """Return the slowest variant's median and spread, its CPU, the median when all is counted, and what differs."""
     slowest = max(asked, key=_median_ms)
     spread = Spread.of([second * 1000 for second in slowest.seconds])
     counted = max(statistics.median(one.counted) for one in asked) * 1000
