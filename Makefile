@@ -27,6 +27,12 @@ SECONDS := 2
 MINUTES ?= 10
 CASES ?=
 
+# `make bench-telemetry EVENTS=50000000 ONLY=questions FOLDER=/srv/bench`: a larger population, a part, where files are made;
+# tables are only printed when it is a part.
+EVENTS ?= 3000000
+ONLY ?=
+FOLDER ?=
+
 # `make bench-patches PAIRS="silero-5.1-6.0 text-adam-f32"`: a part of it; tables are only printed then. FRESH=yes measures
 # the other tools again, whose results are kept.
 PAIRS ?=
@@ -47,10 +53,10 @@ BIN := $(VENV)/bin
 DEBIAN_PACKAGES := redis-server postgresql clickhouse-server libzookeeper-java default-jre-headless nginx haproxy systemd \
 	prometheus zstd chromium gcc libc6-dev
 
-.PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-patches lock clean
+.PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-telemetry bench-patches lock clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-16s %s\n", $$1, $$2 }'
 
 # --- Setting up ------------------------------------------------------------------------------------------------------
 
@@ -126,6 +132,7 @@ packages:
 
 # A program, and the package that has it. A variable of a target holds for what the target needs first as well.
 bench-edge: PROGRAMS := nginx:nginx wrk:wrk cc:gcc cc:libc6-dev
+bench-telemetry: PROGRAMS := clickhouse-server:clickhouse-server wrk:wrk cc:gcc cc:libc6-dev
 bench-patches: PROGRAMS := xdelta3:xdelta3 zstd:zstd xz:xz-utils cc:gcc cc:libc6-dev
 
 bench-packages:
@@ -166,6 +173,10 @@ bench: $(VENV)/.stamp-dev models ## measure sizes and times, and write docs/perf
 bench-edge: $(VENV)/.stamp-dev $(BENCH_VENV)/.stamp bench-packages ## measure the edge beside nginx, aiohttp and granian
 	@$(BIN)/python -m bench.edge --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --minutes "$(MINUTES)" \
 		$(if $(strip $(CASES)),--cases "$(CASES)",--write docs)
+
+bench-telemetry: $(VENV)/.stamp-dev bench-packages ## measure events from the edge to the answers, against a known truth
+	@$(BIN)/python -m bench.telemetry --events "$(EVENTS)" $(if $(strip $(FOLDER)),--folder "$(FOLDER)") \
+		$(if $(strip $(ONLY)),--cases "$(ONLY)",--write docs)
 
 bench-patches: $(VENV)/.stamp-dev bench-packages $(BENCH_VENV)/.stamp-torch ## measure patches beside those of other tools
 	@$(BIN)/python -m bench.patches.corpus

@@ -122,6 +122,15 @@ def events_ndjson(site: Site, _: str, __: str) -> Ask:
     return _events(site, "application/x-ndjson", str(site.events_ndjson), site.events_ndjson.read_bytes())
 
 
+def events_varied(site: Site, _: str, __: str) -> Ask:
+    """Batches of events as JSON arrays, of another device each time."""
+    with site.events_varied.open("rb") as file:
+        body = file.readline().rstrip()
+    path, content_type = f"{site.environment_path}/events", "application/json"
+    example = (1.0, request("POST", path, {"Content-Type": content_type}, body), 202)
+    return Ask(path, (example,), script="posts.lua", arguments=(content_type, str(site.events_varied)))
+
+
 def _events(site: Site, content_type: str, file: str, body: bytes) -> Ask:
     path = f"{site.environment_path}/events"
     example = (1.0, request("POST", path, {"Content-Type": content_type}, body), 202)
@@ -144,6 +153,15 @@ RATE_CASES = (
     RateCase("register", "registering a device, 64", ("edge",), 64, registering),
     RateCase("events", "20 events as JSON, 64", ("edge",), 64, events_json, Goal(rate=20_000), fresh=True),
     RateCase("events-512", "20 events as JSON, 512", ("edge",), 512, events_json, Goal(rate=20_000), fresh=True),
+    RateCase(
+        "events-varied",
+        "20 events, each time others, 64",
+        ("edge", "aiohttp"),
+        64,
+        events_varied,
+        Goal(rate=20_000),
+        fresh=True,
+    ),
     RateCase("ndjson", "20 events as NDJSON, 64", ("edge",), 64, events_ndjson, Goal(rate=20_000), fresh=True),
 )
 POLLED = tuple(case.name for case in RATE_CASES if case.polled)

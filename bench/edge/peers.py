@@ -28,7 +28,8 @@ def aiohttp_route(site: Site, folder: Path, certificate: Certificate | None = No
     assert certificate is None
     port = free_port()
     file = site.www / site.manifest_path.lstrip("/")
-    command = [sys.executable, "-m", "bench.edge.aiohttp_route", str(port), site.manifest_path, str(file)]
+    words = [str(port), site.manifest_path, str(file), str(folder / "events")]
+    command = [sys.executable, "-m", "bench.edge.aiohttp_route", *words]
     with started(command, folder / "log", answers(port)) as pid:
         yield Server("aiohttp", ("127.0.0.1", port), pid)
 

@@ -34,7 +34,7 @@ class Results:
 
 def render(results: Results, preface: str) -> str:
     """Return all tables below a preface that says when, where and how long."""
-    parts = [preface, _throughput(results.throughput), _latency(results.latency), _single(results)]
+    parts = [preface, throughput_table(results.throughput), _latency(results.latency), _single(results)]
     notes = [f"- Left out: {text}." for text in results.left_out]
     return "\n\n".join(part for part in (*parts, "\n".join(notes)) if part)
 
@@ -44,7 +44,8 @@ def verdict(holds: bool | None) -> str:
     return {None: "", True: "holds", False: "**does not hold**"}[holds]
 
 
-def _throughput(results: Sequence[Throughput]) -> str:
+def throughput_table(results: Sequence[Throughput]) -> str:
+    """Return the table of rates by case and peer; nothing when there are no results."""
     if not results:
         return ""
     head = "| case | peer | per second | spread | CPU | of nginx: rate | of nginx: CPU | generator busy | goal | |"

@@ -14,6 +14,7 @@ from pathlib import Path
 from uuid import UUID
 
 from artifacts.store import open_store
+from bench.telemetry.bodies import varied_bodies
 from manifests.keys import make_key
 from manifests.model import Condition, Encoding, Release, Rule
 from manifests.redis_client import connect_redis
@@ -27,6 +28,8 @@ BLOB_BYTES = 20_000_000
 # The middle 8 MiB of the blob, as a download that goes on would ask for them.
 RANGE_FIRST, RANGE_BYTES = 4 << 20, 8 << 20
 BATCH_EVENTS = 20
+# 13 MB: more than a processor's caches hold, so that each batch comes from memory, as it does from a network.
+VARIED_BATCHES = 2_000
 PATCH_BYTES = 50_000
 # Two models with a rule, one of them with a patch, make a body of 2 KB.
 MODELS = ("faces", "digits")
@@ -80,6 +83,11 @@ class Site:
         return self.folder / "events.ndjson"
 
     @property
+    def events_varied(self) -> Path:
+        """Batches of events, a JSON array a line, of another device each."""
+        return self.folder / "events-varied.jsonl"
+
+    @property
     def registration(self) -> Path:
         """The body with which a device registers."""
         return self.folder / "registration.json"
@@ -126,6 +134,7 @@ def write_files(site: Site, blob: bytes) -> None:
     events = [event(number) for number in range(BATCH_EVENTS)]
     site.events_json.write_text(json.dumps(events, separators=(",", ":")))
     site.events_ndjson.write_text("".join(json.dumps(one, separators=(",", ":")) + "\n" for one in events))
+    site.events_varied.write_bytes(b"\n".join(varied_bodies(VARIED_BATCHES, BATCH_EVENTS)) + b"\n")
     facts = {"os": "ios", "os_version": "17.4", "app_version": "2.1", "device_model": "iPhone16,1", "locale": "de-AT"}
     site.registration.write_text(json.dumps({"facts": facts, "push_token": "a1b2" * 16, "push_service": "apns"}))
 

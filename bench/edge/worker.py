@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,9 +28,14 @@ def has_tls() -> bool:
 
 @contextmanager
 def edge_worker(
-    site: Site, folder: Path, certificate: Certificate | None = None, *, name: str = "0"
+    site: Site,
+    folder: Path,
+    certificate: Certificate | None = None,
+    *,
+    name: str = "0",
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """Run an edge worker within the block, with empty caches and an empty spool."""
+    """Run an edge worker within the block, with empty caches and an empty spool; ``more`` are settings."""
     for used in ("edge", "spool"):
         shutil.rmtree(folder / used, ignore_errors=True)
     ready = folder / "ready.json"
@@ -50,6 +55,7 @@ def edge_worker(
     if certificate is not None:
         settings["SKAFOS_EDGE_TLS_CERTIFICATE"] = str(certificate.certificate)
         settings["SKAFOS_EDGE_TLS_KEY"] = str(certificate.key)
+    settings |= more or {}
     with started([sys.executable, "-m", "edge"], folder / "log", written(ready), settings) as pid:
         told = json.loads(ready.read_text())
         listen, operators = parse_address(told["listen"]), parse_address(told["metrics"])
