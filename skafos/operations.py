@@ -320,6 +320,7 @@ def deploy(
     percent: float = 100.0,
     conditions: Mapping[str, Any] | None = None,
     push: bool = False,
+    apple_sandbox: bool | None = None,
 ) -> Steps[Deployed]:
     """Offer a version in an environment.
 
@@ -329,6 +330,7 @@ def deploy(
         percent: the share of devices that get it, of 100.
         conditions: what a device must be, as in ``{"os_version": {"min": "15"}}``.
         push: tell devices to look now.
+        apple_sandbox: tell them through Apple's development server; by default in the environment ``dev`` only.
     """
     body: Json = {"version": version, "environment": environment}
     if percent != 100.0:
@@ -337,6 +339,8 @@ def deploy(
         body["conditions"] = dict(conditions)
     if push:
         body["push"] = True
+        if apple_sandbox is not None:
+            body["apple_sandbox"] = apple_sandbox
     return ask(Call("POST", of_model(org, app, model, "deploy"), json=body), Deployed)
 
 

@@ -50,6 +50,8 @@ _PARAMETERS = {
     "token": "A token's id.",
     "key": "A key's id.",
     "id": "An upload's id.",
+    "service": "The push service: apns.",
+    "push": "The push's id.",
 }
 
 

@@ -12,6 +12,7 @@ import structlog
 
 from control_plane.database import Database
 from control_plane.errors import Unavailable
+from control_plane.metrics import PUSH_JOBS_FAILED, PUSH_SLICES_LOST, PUSHES_SENT
 from control_plane.push import jobs
 from control_plane.push.channel import Channel, ChannelAway, ChannelUnusable, Notification, Outcome, Result
 from control_plane.push.jobs import Sent, Slice, Target
@@ -61,6 +62,7 @@ class PushWorker:
         name: of this worker, unlike that of any other that may be at work.
         now: the present moment.
         rng: for pauses and pace.
+        woken: set when a job was added, or may go on.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class PushWorker:
         *,
         now: Callable[[], datetime] = utc_now,
         rng: random.Random | None = None,
+        woken: asyncio.Event | None = None,
     ) -> None:
         self._database = database
         self._channels = channels
@@ -80,11 +83,7 @@ class PushWorker:
         self._now = now
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._pace = Pace(policy.per_second, self._rng)
-        self._woken = asyncio.Event()
-
-    def wake(self) -> None:
-        """Look for jobs now: one was added, or may go on."""
-        self._woken.set()
+        self._woken = woken or asyncio.Event()
 
     async def run(self) -> None:
         """Send until cancelled; while the database is away, try again and again."""
@@ -122,7 +121,12 @@ class PushWorker:
 
     async def _send(self, part: Slice) -> None:
         """Send a slice to its end, or until its job is paused, its channel is away, or this worker is cancelled."""
-        sending = await self._sending(part)
+        try:
+            sending = await self._sending(part)
+        except ChannelUnusable as error:
+            await jobs.record(self._database, part, self._name, Sent(whole=False), self._now())
+            await self._fail(part, error)
+            return
         beating = asyncio.create_task(self._keep_alive(part, sending))
         try:
             await sending.run()
@@ -133,13 +137,17 @@ class PushWorker:
             # Also when this worker ends: what was sent is known, and is not sent again.
             await asyncio.shield(self._record(part, sending))
         if sending.unusable is not None:
-            _log.error("push_failed", job=part.job.id, reason=sending.unusable.reason)
-            await jobs.fail(self._database, part.job.id, str(sending.unusable), self._now())
+            await self._fail(part, sending.unusable)
         elif sending.away is not None:
             seconds = sending.away.retry_after or AWAY_SECONDS
             _log.warning("push_held", job=part.job.id, reason=str(sending.away), seconds=seconds)
             until = self._now() + timedelta(seconds=seconds)
             await jobs.hold(self._database, part.job.id, until, str(sending.away))
+
+    async def _fail(self, part: Slice, error: ChannelUnusable) -> None:
+        PUSH_JOBS_FAILED.labels(error.reason).inc()
+        _log.error("push_failed", job=part.job.id, reason=error.reason)
+        await jobs.fail(self._database, part.job.id, str(error), self._now())
 
     async def _sending(self, part: Slice) -> _Sending:
         targets, spared = await jobs.targets_of(self._database, part, self._now() - self._policy.interval)
@@ -171,6 +179,7 @@ class PushWorker:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
             if not mine:
+                PUSH_SLICES_LOST.inc()
                 _log.warning("push_slice_lost", job=part.job.id)
             return
 
@@ -232,6 +241,7 @@ class _Sending:
             else:
                 result = await channel.send(target.token, self._notification)
             self._results[target.device_id] = target, result
+            PUSHES_SENT.labels(result.outcome.value).inc()
         except ChannelAway as error:
             self.away = error
             self._stopped = True

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from skafos.cli import administration, delta, device, insight, keys, servers, versions
+from skafos.cli import administration, delta, device, insight, keys, push, servers, versions
 
 app = typer.Typer(
     name="skafos",
@@ -30,11 +30,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "rollback": versions.rollback,
     "environments": versions.environments,
     "adoption": insight.adoption,
-    "push": insight.push,
     "sql": insight.sql,
 }
 FAMILIES: dict[str, typer.Typer] = {
     "keys": keys.app,
+    "push": push.app,
     "tokens": administration.tokens,
     "orgs": administration.organizations,
     "apps": administration.applications,

@@ -362,11 +362,12 @@ async def test_jobs_take_turns(pushing: Pushing) -> None:
 async def test_what_is_added_wakes_the_worker(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "POLL_SECONDS", 3600.0)
     await pushing.register(3)
-    sending = pushing.worker()
+    woken = asyncio.Event()
+    sending = PushWorker(pushing.world.database, pushing.channel, FAST, "worker-0", woken=woken)
     running = asyncio.create_task(sending.run())
     await asyncio.sleep(0.05)
     job_id = await pushing.begin()
-    sending.wake()
+    woken.set()
     async with asyncio.timeout(20):
         while (await pushing.job(job_id)).state != FINISHED:  # noqa: ASYNC110 - it is in the database
             await asyncio.sleep(0.02)
