@@ -1,5 +1,6 @@
 """`python -m control_plane`: serve; `… bootstrap` and `… token`: what an operator does before there is a token; `…
-collect-garbage`: what a control plane does daily, at once; `… add-signing-key`: a key of a KMS or an HSM for the pool.
+collect-garbage`: what a control plane does daily, at once; `… add-signing-key`: a key of a KMS or an HSM for the pool;
+`… rotate-master-key`: push credentials are sealed anew.
 
 Imports stay inside the functions: the processes that make patches import this file too.
 """
@@ -33,10 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from artifacts.errors import ArtifactError
     from control_plane.errors import ControlPlaneError
     from control_plane.migrate import NewerDatabase
+    from control_plane.sealing import BadKeyFile, CannotOpen
 
     try:
         _run(_command(options, settings))
-    except (ControlPlaneError, ArtifactError, NewerDatabase, OSError, ValueError) as error:
+    except (ControlPlaneError, ArtifactError, NewerDatabase, BadKeyFile, CannotOpen, OSError, ValueError) as error:
         print(f"control_plane: {error}", file=sys.stderr)
         return 1
     return 0
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     key = commands.add_parser("add-signing-key", help="put a key of a KMS or an HSM into the pool; prints JSON")
     key.add_argument("--uri", required=True, help="of the private key, as securesystemslib's signers take it")
     key.add_argument("--public", required=True, type=Path, metavar="FILE", help="the public half, as PEM")
+    commands.add_parser("rotate-master-key", help="seal push credentials with a new master key; prints JSON")
     for command in (first, token):
         command.add_argument("--email", required=True)
         command.add_argument("--token-name", default="bootstrap")
@@ -84,6 +87,8 @@ def _command(options: argparse.Namespace, settings: Settings) -> Coroutine[Any, 
         return _add_signing_key(settings, options.uri, options.public)
     if options.command == "collect-garbage":
         return _collect_garbage(settings, options.older_than, options.dry_run)
+    if options.command == "rotate-master-key":
+        return _rotate_master_key(settings)
     return _serve(settings)
 
 
@@ -168,6 +173,15 @@ async def _add_signing_key(settings: Settings, uri: str, public: Path) -> None:
     pool = await asyncio.to_thread(KeyPool, settings.keys)
     key_id = await asyncio.to_thread(pool.put, uri, pem)
     _print_json({"key_id": key_id, "left": pool.left()})
+
+
+async def _rotate_master_key(settings: Settings) -> None:
+    from control_plane.push.vault import Vault
+    from control_plane.sealing import MasterKeys
+
+    async with _database(settings) as database:
+        renewed, forgotten = await Vault(database, MasterKeys(settings.master_keys_file)).rotate()
+    _print_json({"renewed": renewed, "forgotten": forgotten})
 
 
 @asynccontextmanager

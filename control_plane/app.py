@@ -41,13 +41,18 @@ from control_plane.patch_planner import PatchPlanner
 from control_plane.patches import PatchBuilder
 from control_plane.presign import Presigner, load_or_create_secret
 from control_plane.publish import Publisher
+from control_plane.push.expiry import watch_expiry
+from control_plane.push.vault import Vault
+from control_plane.push.worker import PushWorker
 from control_plane.registrations import RegistrationConsumer
 from control_plane.repository import Signing
 from control_plane.resign import Resigner
+from control_plane.sealing import MasterKeys
 from control_plane.settings import Settings
 from control_plane.silent_connections import SilentConnections
 from control_plane.status_page import add_status_page
 from control_plane.supervise import Supervisor
+from control_plane.tables import new_id
 from control_plane.uploads import Uploads
 from control_plane.warehouse import WarehouseGate
 from manifests.key_pool import KeyPool
@@ -157,7 +162,9 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
         settings.clickhouse_url, settings.clickhouse_dir, settings.clickhouse_cluster, settings.events_keep_days
     )
     stack.push_async_callback(warehouse.close)
-    services = Services(settings, database, objects, uploads, publisher, warehouse, last_uses)
+    vault = Vault(database, MasterKeys(settings.master_keys_file), settings.push_servers)
+    stack.push_async_callback(vault.close)
+    services = Services(settings, database, objects, uploads, publisher, warehouse, last_uses, vault)
     health = Health(
         {
             "database": database.ping,
@@ -187,6 +194,13 @@ def _start_tasks(parts: _Parts, stack: AsyncExitStack) -> None:
     )
     redis: Any = parts.redis  # the stream is written for every kind of client, and typed for one
     registrations = RegistrationConsumer(services.database, Registrations(redis))
+    pushes = PushWorker(
+        services.database,
+        services.vault.channel,
+        settings.push_policy,
+        f"control-plane-{new_id()}",
+        woken=services.publisher.pushes_due,
+    )
     supervisor = Supervisor()
     stack.push_async_callback(supervisor.stop)
     supervisor.start("warehouse", services.warehouse.run)
@@ -199,6 +213,8 @@ def _start_tasks(parts: _Parts, stack: AsyncExitStack) -> None:
     supervisor.start("registrations", registrations.run)
     keep = timedelta(days=settings.events_keep_days)
     supervisor.start("erasures", Eraser(services.database, services.warehouse, keep).run)
+    supervisor.start("pushes", pushes.run)
+    supervisor.start("push_credentials", partial(watch_expiry, services.database))
     supervisor.start("last_uses", partial(_keep_writing, services.last_uses))
     supervisor.start("health", parts.health.run)
     if settings.spool_dir is not None:

@@ -57,3 +57,13 @@ REGISTRATIONS_STORED = Counter("skafos_control_registrations_stored_total", "Dev
 REGISTRATIONS_REFUSED = Counter(
     "skafos_control_registrations_refused_total", "Device registrations that the database cannot hold."
 )
+PUSHES_SENT = Counter("skafos_control_pushes_total", "Notifications that were sent, by outcome.", ["outcome"])
+PUSH_JOBS_FAILED = Counter("skafos_control_push_jobs_failed_total", "Push jobs that failed, by reason.", ["reason"])
+PUSH_SLICES_LOST = Counter(
+    "skafos_control_push_slices_lost_total", "Slices that another worker had taken over, so that they were sent twice."
+)
+PUSH_CREDENTIAL_EXPIRES = Gauge(
+    "skafos_control_push_credential_expiry_timestamp_seconds",
+    "When a push credential expires, in Unix time.",
+    ["environment_id", "service"],
+)

@@ -32,6 +32,7 @@ from control_plane.patch_plan import Source, plan_again, plan_deployed
 from control_plane.patch_policy import PatchPolicy
 from control_plane.places import labels_of_one
 from control_plane.publications import valid_keys
+from control_plane.push.start import begin_push
 from control_plane.repository import (
     Signing,
     add_root,
@@ -105,6 +106,8 @@ class Publisher:
         self.looks_due = asyncio.Event()
         # Set when a renaming made manifests due to be signed anew.
         self.signing_due = asyncio.Event()
+        # Set when a push was begun, or may go on.
+        self.pushes_due = asyncio.Event()
 
     # --- What is offered ------------------------------------------------------------------------------------------
 
@@ -117,6 +120,7 @@ class Publisher:
         percent: float = 100,
         conditions: Mapping[str, Any] | None = None,
         push: bool = False,
+        sandbox: bool | None = None,
     ) -> Deployment:
         """Offer a version in an environment.
 
@@ -124,7 +128,8 @@ class Publisher:
             version: its number, or "latest" for the model's highest.
             percent: of all devices, 0.01 to 100.
             conditions: what a device must be, by fact, as `manifests.model.parse_conditions` takes them.
-            push: whether devices are to be woken; recorded with the deployment.
+            push: whether devices are to be woken; the push begins in the same transaction.
+            sandbox: whether through Apple's development server, as `control_plane.push.start.begin_push` takes it.
 
         Raises:
             Invalid: there is no such environment or version, or the rule is malformed.
@@ -138,7 +143,19 @@ class Publisher:
             offers = deploy(await present_offers(session, environment_id, model_id), new)
             deployment = _deployment(DEPLOY, scene, offers, percent, push, actor)
             await self._publish(session, actor, scene, deployment, offers)
+            if push:
+                await begin_push(
+                    session,
+                    scene.environment,
+                    model_id,
+                    deployment.version,
+                    sandbox=sandbox,
+                    actor_id=actor.user_id,
+                    deployment_id=deployment.id,
+                )
         await self._announce(environment_id)
+        if push:
+            self.pushes_due.set()
         return deployment
 
     async def roll_back(self, actor: Actor, environment_id: str, model_id: str) -> Deployment:

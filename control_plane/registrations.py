@@ -116,6 +116,7 @@ def _row(registration: Registration) -> dict[str, Any]:
         "facts": dict(registration.facts),
         "push_token": registration.push_token,
         "push_service": registration.push_service,
+        "push_retired_at": None,
         "registered_at": at,
         "updated_at": at,
     }
@@ -124,7 +125,8 @@ def _row(registration: Registration) -> dict[str, Any]:
 def _upsert(session: AsyncSession, rows: list[dict[str, Any]]) -> Any:
     """Return the statement that adds devices, and gives known ones what they said last."""
     statement = insert_into(session, Device).values(rows)
-    news = {name: statement.excluded[name] for name in ("facts", "push_token", "push_service", "updated_at")}
+    told = ("facts", "push_token", "push_service", "push_retired_at", "updated_at")
+    news = {name: statement.excluded[name] for name in told}
     return statement.on_conflict_do_update(
         index_elements=["environment_id", "device_id"],
         set_=news,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -23,6 +24,9 @@ from control_plane.patch_policy import (
     PatchPolicy,
 )
 from control_plane.preparing import FULL_ENCODINGS
+from control_plane.push.quiet_hours import QuietHours
+from control_plane.push.vault import Servers
+from control_plane.push.worker import PushPolicy
 from manifests.model import MAX_ENCODINGS
 from telemetry.cluster import check_name
 from telemetry.retention import DEFAULT_KEEP_DAYS, MAX_KEEP_DAYS
@@ -164,6 +168,25 @@ class Settings(BaseSettings):
         ge=10,
         description="Between two looks at which versions devices hold, while a rollout is under way.",
     )
+    push_per_second: float = Field(
+        default=1_000, gt=0, allow_inf_nan=False, description="Devices that one control plane wakes in a second."
+    )
+    push_interval_seconds: int = Field(
+        default=1_200, ge=0, description="No device is woken twice within it; Apple allows two or three an hour."
+    )
+    push_expires_seconds: int = Field(
+        default=86_400, ge=0, description="After which a push that could not be delivered is dropped."
+    )
+    push_quiet_hours: str | None = Field(
+        default=None, description="HH:MM-HH:MM, in which nobody is woken; a push goes on after it."
+    )
+    push_quiet_zone: str = Field(default="UTC", description="The time zone of the quiet hours, as Europe/Vienna.")
+    push_apns_address: Listen | None = Field(
+        default=None, description="HOST:PORT that stands in for Apple's servers, such as a relay."
+    )
+    push_authorities_file: Folder | None = Field(
+        default=None, description="PEM file of authorities that are trusted there beside the system's."
+    )
     sql_max_rows: int = Field(default=10_000, ge=1, le=1_000_000, description="Of an answer to a question in SQL.")
     sql_max_seconds: int = Field(default=30, ge=1, le=600, description="For a question in SQL.")
 
@@ -179,6 +202,7 @@ class Settings(BaseSettings):
             check_name(self.clickhouse_cluster)
         if self.max_unpacked_bytes < self.max_upload_bytes:
             raise ValueError("SKAFOS_MAX_UNPACKED_BYTES is less than SKAFOS_MAX_UPLOAD_BYTES")
+        self.push_policy  # noqa: B018 - quiet hours are read
         if self.patch_max_per_target * self.patch_policy.for_each_pair > MAX_ENCODINGS - FULL_ENCODINGS:
             raise ValueError("SKAFOS_PATCH_MAX_PER_TARGET patches in so many encodings are more than a manifest lists")
         return self
@@ -212,6 +236,28 @@ class Settings(BaseSettings):
     def upload_secret_file(self) -> Path:
         """The file with the secret that signs upload addresses."""
         return self.data / "upload-secret"
+
+    @property
+    def master_keys_file(self) -> Path:
+        """The file of the keys that push credentials are sealed with."""
+        return self.data / "master-keys"
+
+    @property
+    def push_policy(self) -> PushPolicy:
+        """How devices are woken."""
+        quiet = self.push_quiet_hours and QuietHours.parse(self.push_quiet_hours, self.push_quiet_zone)
+        return PushPolicy(
+            per_second=self.push_per_second,
+            interval=timedelta(seconds=self.push_interval_seconds),
+            expires=timedelta(seconds=self.push_expires_seconds),
+            quiet_hours=quiet or None,
+        )
+
+    @property
+    def push_servers(self) -> Servers:
+        """Where push services are."""
+        apns = None if self.push_apns_address is None else split_listen(self.push_apns_address)
+        return Servers(apns, self.push_authorities_file)
 
     @property
     def clickhouse_dir(self) -> Path:

@@ -386,6 +386,83 @@ class Device(Base):
     push_service: Mapped[str | None] = mapped_column(String(16), default=None)
     registered_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+    # Set when a push service said that the token is no longer valid, and the token was taken away.
+    push_retired_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class PushCredential(Base):
+    """What an environment has been given by Apple or Google to push with. One for each service."""
+
+    __tablename__ = "push_credentials"
+
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"), primary_key=True)
+    service: Mapped[str] = mapped_column(String(16), primary_key=True)  # apns, fcm
+    kind: Mapped[str] = mapped_column(String(16))  # key, certificate, account
+    # The secret itself (`control_plane.sealing`), and what may be shown of it: ids, topics.
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    expires_at: Mapped[datetime | None] = mapped_column(default=None)
+    actor_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class PushJob(Base):
+    """One push to the devices of an environment, kept as its history."""
+
+    __tablename__ = "push_jobs"
+    __table_args__ = (Index("push_jobs_by_environment", "environment_id", "created_at"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id", ondelete="CASCADE"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
+    version: Mapped[int] = mapped_column(Integer)
+    deployment_id: Mapped[str | None] = mapped_column(ForeignKey("deployments.id", ondelete="SET NULL"))
+    sandbox: Mapped[bool] = mapped_column(Boolean)  # Apple's development server
+    # pending, running, paused, finished, cancelled, failed
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    reason: Mapped[str | None] = mapped_column(String(255), default=None)
+    # Devices up to this one, in the order of their ids, are in slices; None when all are.
+    position: Mapped[str | None] = mapped_column(String(64), default="")
+    resume_at: Mapped[datetime | None] = mapped_column(default=None)
+    targeted: Mapped[int] = mapped_column(Integer, default=0)
+    accepted: Mapped[int] = mapped_column(Integer, default=0)
+    gone: Mapped[int] = mapped_column(Integer, default=0)
+    refused: Mapped[int] = mapped_column(Integer, default=0)
+    unknown: Mapped[int] = mapped_column(Integer, default=0)
+    # Not sent to, because the device was woken a short while ago.
+    spared: Mapped[int] = mapped_column(Integer, default=0)
+    reasons: Mapped[dict[str, Any]] = mapped_column(default=dict)  # how many were answered with each
+    actor_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    claimed_at: Mapped[datetime | None] = mapped_column(default=None)  # the last time that a worker took a slice
+    started_at: Mapped[datetime | None] = mapped_column(default=None)
+    finished_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class PushSlice(Base):
+    """A part of a job's devices that one worker sends to. Deleted when it is done."""
+
+    __tablename__ = "push_slices"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("push_jobs.id", ondelete="CASCADE"), primary_key=True)
+    # Devices behind the first id, up to the last one.
+    after: Mapped[str] = mapped_column(String(64), primary_key=True)
+    last: Mapped[str] = mapped_column(String(64))
+    worker: Mapped[str | None] = mapped_column(String(64), default=None)
+    alive_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class DevicePush(Base):
+    """The last push to a device, and what became of it."""
+
+    __tablename__ = "device_pushes"
+
+    environment_id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True)
+    device_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("push_jobs.id", ondelete="CASCADE"), index=True)
+    outcome: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(String(64), default="")
+    sent_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class Erasure(Base):

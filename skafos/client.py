@@ -21,7 +21,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from skafos import fetching, figuring, operations, uploading
+from skafos import fetching, figuring, operations, pushing, uploading
 from skafos.calls import MAX_ANSWER_BYTES, Answer, Call, FileSlice, Pause, Steps
 from skafos.configuration import check_address
 from skafos.exceptions import InvalidAnswerError, UnavailableError
@@ -206,6 +206,15 @@ class Client(_Wire):
     rename_environment = _sync(operations.rename_environment)
     delete_environment = _sync(operations.delete_environment)
     list_environment_groups = _sync(operations.list_environment_groups)
+    list_push_credentials = _sync(pushing.list_push_credentials)
+    set_push_credential = _sync(pushing.set_push_credential)
+    delete_push_credential = _sync(pushing.delete_push_credential)
+    send_push = _sync(pushing.send_push)
+    list_pushes = _sync(pushing.list_pushes)
+    get_push = _sync(pushing.get_push)
+    pause_push = _sync(pushing.pause_push)
+    resume_push = _sync(pushing.resume_push)
+    cancel_push = _sync(pushing.cancel_push)
     list_keys = _sync(operations.list_keys)
     add_key = _sync(operations.add_key)
     revoke_key = _sync(operations.revoke_key)
@@ -350,6 +359,15 @@ class AsyncClient(_Wire):
     rename_environment = _async(operations.rename_environment)
     delete_environment = _async(operations.delete_environment)
     list_environment_groups = _async(operations.list_environment_groups)
+    list_push_credentials = _async(pushing.list_push_credentials)
+    set_push_credential = _async(pushing.set_push_credential)
+    delete_push_credential = _async(pushing.delete_push_credential)
+    send_push = _async(pushing.send_push)
+    list_pushes = _async(pushing.list_pushes)
+    get_push = _async(pushing.get_push)
+    pause_push = _async(pushing.pause_push)
+    resume_push = _async(pushing.resume_push)
+    cancel_push = _async(pushing.cancel_push)
     list_keys = _async(operations.list_keys)
     add_key = _async(operations.add_key)
     revoke_key = _async(operations.revoke_key)

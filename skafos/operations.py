@@ -339,6 +339,7 @@ def deploy(
     percent: float = 100.0,
     conditions: Mapping[str, Any] | None = None,
     push: bool = False,
+    apple_sandbox: bool | None = None,
 ) -> Steps[Deployed]:
     """Offer a version in an environment.
 
@@ -348,6 +349,7 @@ def deploy(
         percent: the share of devices that get it, of 100.
         conditions: what a device must be, as in ``{"os_version": {"min": "15"}}``.
         push: tell devices to look now.
+        apple_sandbox: tell them through Apple's development server; by default in the environment ``dev`` only.
     """
     body: Json = {"version": version, "environment": environment}
     if percent != 100.0:
@@ -356,6 +358,8 @@ def deploy(
         body["conditions"] = dict(conditions)
     if push:
         body["push"] = True
+        if apple_sandbox is not None:
+            body["apple_sandbox"] = apple_sandbox
     return ask(Call("POST", of_model(org, app, model, "deploy"), json=body), Deployed)
 
 

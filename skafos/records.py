@@ -203,10 +203,48 @@ class EnvironmentGroup(Struct, frozen=True, kw_only=True):
     updated_at: str | None = None
 
 
-class Push(Struct, frozen=True, kw_only=True):
-    """What became of the wish to wake devices up: "not_requested", "not_configured"."""
+class PushStatus(Struct, frozen=True, kw_only=True):
+    """What became of a deployment's wish to wake devices up: "not_requested", "not_configured", or the push's state."""
 
     status: str
+    push_id: str | None = None
+
+
+class PushCredential(Struct, frozen=True, kw_only=True):
+    """What an environment can push with; the secret itself is never shown."""
+
+    service: str
+    kind: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    expires_at: str | None = None
+    expires_soon: bool = False
+    actor: str | None = None
+    created_at: str | None = None
+
+
+class PushJob(Struct, frozen=True, kw_only=True):
+    """A push to the devices of an environment: its state, and what became of those that it came to so far."""
+
+    id: str
+    environment: str
+    version: int
+    state: str
+    reason: str | None = None
+    resume_at: str | None = None
+    deployment_id: str | None = None
+    apple_sandbox: bool = False
+    targeted: int = 0
+    accepted: int = 0
+    gone: int = 0
+    refused: int = 0
+    unknown: int = 0
+    spared: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    actor: str | None = None
+    created_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    seconds: float | None = None
 
 
 class Deployment(Struct, frozen=True, kw_only=True):
@@ -219,7 +257,7 @@ class Deployment(Struct, frozen=True, kw_only=True):
     environment: str = ""
     percent: float = 100.0
     conditions: dict[str, Any] = field(default_factory=dict)
-    push: Push = Push(status="not_requested")
+    push: PushStatus = PushStatus(status="not_requested")
     offers: list[Offer] = field(default_factory=list)
     restores: int | None = None
     revision: int | None = None

@@ -12,6 +12,7 @@ from control_plane.accounts import Caller, LastUses, Role
 from control_plane.actor import Actor
 from control_plane.database import Database
 from control_plane.publish import Publisher
+from control_plane.push.vault import Vault
 from control_plane.settings import Settings
 from control_plane.tables import Organization
 from control_plane.uploads import Uploads
@@ -29,6 +30,7 @@ class Services:
     publisher: Publisher
     warehouse: WarehouseGate
     last_uses: LastUses
+    vault: Vault
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from control_plane.api.call import Call
 from control_plane.api.environments import valid_keys
 from control_plane.api.paging import Keyset, Page, fetch_page
 from control_plane.api.patches import offered_patches
+from control_plane.api.pushes import show_status
 from control_plane.api.schemas import (
     DeployedOut,
     DeploymentOut,
@@ -23,7 +24,6 @@ from control_plane.api.schemas import (
     NewRollback,
     OfferedOut,
     OfferOut,
-    PushOut,
 )
 from control_plane.api.versions import find_model
 from control_plane.errors import Invalid, Missing
@@ -33,6 +33,7 @@ from control_plane.tables import (
     Environment,
     Model,
     ModelVersion,
+    PushJob,
     Release,
     User,
 )
@@ -51,17 +52,18 @@ async def deploy(call: Call, body: NewDeployment) -> DeployedOut:
             percent=body.percent,
             conditions=body.conditions,
             push=body.push,
+            sandbox=body.apple_sandbox,
         )
     except Missing as missing:
         raise Invalid(missing.sentence, missing.code) from missing
-    return _done(call, "Deployed", model, environment, deployment)
+    return await _done(call, "Deployed", model, environment, deployment)
 
 
 async def roll_back(call: Call, body: NewRollback) -> DeployedOut:
     """Take back the version that was deployed last, with every step of its rollout."""
     model, environment = await _find(call, body.environment)
     deployment = await call.services.publisher.roll_back(call.actor, environment.id, model.id)
-    return _done(call, "Rolled back", model, environment, deployment)
+    return await _done(call, "Rolled back", model, environment, deployment)
 
 
 async def list_deployments(call: Call, query: DeploymentsQuery) -> Page[DeploymentOut]:
@@ -69,9 +71,10 @@ async def list_deployments(call: Call, query: DeploymentsQuery) -> Page[Deployme
     async with call.database.read() as session:
         application, model = await find_model(session, call)
         rows = (
-            select(Deployment, Environment.name, User.email)
+            select(Deployment, Environment.name, User.email, PushJob)
             .join(Environment, Environment.id == Deployment.environment_id)
             .outerjoin(User, User.id == Deployment.actor_id)
+            .outerjoin(PushJob, PushJob.deployment_id == Deployment.id)
             .where(Deployment.model_id == model.id)
         )
         if query.environment is not None:
@@ -117,15 +120,17 @@ async def _find(call: Call, environment: str) -> tuple[Model, Environment]:
             raise Invalid(missing.sentence, missing.code) from missing
 
 
-def _done(call: Call, verb: str, model: Model, environment: Environment, deployment: Deployment) -> DeployedOut:
+async def _done(call: Call, verb: str, model: Model, environment: Environment, deployment: Deployment) -> DeployedOut:
     """Return the answer to a deployment. The published client prints the last word as the version."""
+    async with call.database.read() as session:
+        push = await session.scalar(select(PushJob).where(PushJob.deployment_id == deployment.id))
     return DeployedOut(
         success=f"{verb} {model.name} in {environment.name}: version {deployment.version}",
-        deployment=_show(deployment, environment.name, call.caller.email),
+        deployment=_show(deployment, environment.name, call.caller.email, push),
     )
 
 
-def _show(deployment: Deployment, environment: str, email: str | None) -> DeploymentOut:
+def _show(deployment: Deployment, environment: str, email: str | None, push: PushJob | None) -> DeploymentOut:
     return DeploymentOut(
         id=deployment.id,
         number=deployment.number,
@@ -134,8 +139,7 @@ def _show(deployment: Deployment, environment: str, email: str | None) -> Deploy
         version=deployment.version,
         percent=deployment.percent,
         conditions=deployment.conditions,
-        # No environment has credentials to push with yet, and the answer says so rather than nothing.
-        push=PushOut(status="not_configured" if deployment.push else "not_requested"),
+        push=show_status(deployment.push, push),
         offers=[_show_offer(offer) for offer in deployment.offers],
         restores=deployment.restores,
         revision=deployment.revision,

@@ -51,6 +51,8 @@ _PARAMETERS = {
     "erasure": "An erasure's id.",
     "key": "A key's id.",
     "id": "An upload's id.",
+    "service": "The push service: apns.",
+    "push": "The push's id.",
 }
 
 

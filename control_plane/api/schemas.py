@@ -16,6 +16,7 @@ from control_plane import names
 from control_plane.accounts import RoleName
 from control_plane.api.paging import Paging
 from control_plane.patch_wishes import Unwanted
+from control_plane.push.credentials import MAX_CREDENTIAL_BYTES
 from control_plane.tables import NAME_LENGTH
 from manifests.keys import DEFAULT_OVERLAP, MAX_OVERLAP
 
@@ -36,6 +37,8 @@ Email = Annotated[str, StringConstraints(max_length=names.EMAIL_LENGTH), AfterVa
 Description = Annotated[str, StringConstraints(max_length=names.DESCRIPTION_LENGTH), AfterValidator(names.check_text)]
 Filename = Annotated[str, StringConstraints(max_length=names.FILENAME_LENGTH), AfterValidator(names.check_filename)]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_RAW_NAME)]  # a name or an id
+PushState = Literal["pending", "running", "paused", "finished", "cancelled", "failed"]
+PushCredentialKind = Literal["key", "certificate"]
 PatchState = Literal["pending", "running", "built", "skipped", "failed"]
 PATCH_CODES = f"Why it was skipped: {', '.join([*SkipReason, *Unwanted])}."
 Platform = Literal["ios", "ipados", "macos", "tvos", "watchos", "visionos", "android", "linux", "windows", "other"]
@@ -165,6 +168,32 @@ class NewDeployment(Body):
     percent: float = Field(100.0, gt=0, le=100, allow_inf_nan=False, description="Of the devices.")
     conditions: dict[str, Any] = Field(default_factory=dict, description="What a device must be; see docs/protocol.md.")
     push: bool = Field(False, description="Whether to wake the devices up.")
+    apple_sandbox: bool | None = Field(
+        None, description="Whether through Apple's development server; by default in the environment dev only."
+    )
+
+
+class NewPush(Body):
+    """Whose devices to wake up."""
+
+    environment: Reference
+    apple_sandbox: bool | None = Field(
+        None, description="Whether through Apple's development server; by default in the environment dev only."
+    )
+
+
+class NewPushCredential(Body):
+    """A credential to push with."""
+
+    kind: PushCredentialKind
+    content: Annotated[str, StringConstraints(max_length=2 * MAX_CREDENTIAL_BYTES)] = Field(
+        description="The file, a .p8, .p12 or PEM, as base64."
+    )
+    key_id: Annotated[str, StringConstraints(max_length=32)] = Field("", description="Of a key.")
+    team_id: Annotated[str, StringConstraints(max_length=32)] = Field("", description="Of a key.")
+    password: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+        None, description="Of a certificate's file."
+    )
 
 
 class NewRollback(Body):
@@ -212,6 +241,12 @@ class ApplicationQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     with_models: bool = Field(False, description="Whether to show its models.")
+
+
+class PushesQuery(Paging):
+    """How to list pushes."""
+
+    environment: Reference | None = Field(None, description="Of this one only.")
 
 
 class DeleteModelQuery(BaseModel):
@@ -486,10 +521,48 @@ class EnvironmentGroupOut(Answer):
     updated_at: datetime
 
 
-class PushOut(Answer):
-    """What became of the wish to wake devices up."""
+class PushStatusOut(Answer):
+    """What became of a deployment's wish to wake devices up."""
 
-    status: Literal["not_requested", "not_configured"]
+    status: Literal["not_requested", "not_configured"] | PushState
+    push_id: str | None = Field(description="Of the push that it began.")
+
+
+class PushCredentialOut(Answer):
+    """What an environment can push with; the secret itself is never shown."""
+
+    service: str
+    kind: PushCredentialKind
+    facts: dict[str, Any] = Field(description="Key id and team id, or topics and servers.")
+    expires_at: datetime | None
+    expires_soon: bool = Field(description="Within 30 days.")
+    actor: str | None
+    created_at: datetime
+
+
+class PushJobOut(Answer):
+    """A push to the devices of an environment."""
+
+    id: str
+    environment: str
+    version: int
+    deployment_id: str | None = Field(description="The deployment that asked for it.")
+    apple_sandbox: bool = Field(description="Whether through Apple's development server.")
+    state: PushState
+    reason: str | None = Field(description="Why it failed, or why it waits.")
+    resume_at: datetime | None = Field(description="Until when it waits.")
+    targeted: int = Field(description="Devices that it came to so far: the sum of those below.")
+    accepted: int
+    gone: int = Field(description="Whose token is no longer valid.")
+    refused: int
+    unknown: int = Field(description="That got no answer.")
+    spared: int = Field(description="That were woken a short while ago.")
+    reasons: dict[str, int] = Field(description="How many were answered with each of the services' reasons.")
+    actor: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    seconds: float | None = Field(description="From the first device to the last.")
 
 
 class DeploymentOut(Answer):
@@ -502,7 +575,7 @@ class DeploymentOut(Answer):
     version: int
     percent: float
     conditions: dict[str, Any]
-    push: PushOut
+    push: PushStatusOut
     offers: list[OfferOut] = Field(description="What the environment offered after it.")
     restores: int | None = Field(description="The number of the newest deploy that a roll-back left in effect.")
     revision: int = Field(description="Of the manifest that it made.")

@@ -14,6 +14,7 @@ from control_plane.api import (
     openapi,
     organizations,
     patches,
+    pushes,
     tokens,
     versions,
 )
@@ -29,6 +30,7 @@ ORG = "/v2/organizations/{org}"
 APP = f"{ORG}/apps/{{app}}"
 ENV = f"{APP}/environments/{{env}}"
 MODEL = f"{APP}/models/{{model}}"
+PUSH = f"{MODEL}/pushes/{{push}}"
 VERSION = f"{MODEL}/model_versions/{{version}}"
 BYTES = "application/octet-stream"
 
@@ -274,6 +276,32 @@ ROUTES: tuple[Route, ...] = (
         query=Paging,
         answer=list[s.DeviceOut],
     ),
+    Route(
+        "GET",
+        f"{ENV}/push_credentials",
+        pushes.list_credentials,
+        VIEWER,
+        "List what the environment can push with",
+        query=Paging,
+        answer=list[s.PushCredentialOut],
+    ),
+    Route(
+        "PUT",
+        f"{ENV}/push_credentials/{{service}}",
+        pushes.put_credential,
+        OWNER,
+        "Store a credential to push with",
+        body=s.NewPushCredential,
+        answer=s.PushCredentialOut,
+    ),
+    Route(
+        "DELETE",
+        f"{ENV}/push_credentials/{{service}}",
+        pushes.delete_credential,
+        OWNER,
+        "Forget a credential to push with",
+        status=204,
+    ),
     Route("GET", f"{APP}/models", models.list_models, VIEWER, "List models", query=Paging, answer=list[s.ModelOut]),
     Route(
         "POST",
@@ -342,6 +370,40 @@ ROUTES: tuple[Route, ...] = (
         "List what each environment offers",
         query=s.EnvironmentGroupsQuery,
         answer=list[s.EnvironmentGroupOut],
+    ),
+    Route(
+        "GET",
+        f"{MODEL}/pushes",
+        pushes.list_pushes,
+        VIEWER,
+        "List pushes",
+        query=s.PushesQuery,
+        answer=list[s.PushJobOut],
+    ),
+    Route(
+        "POST",
+        f"{MODEL}/pushes",
+        pushes.begin,
+        DEVELOPER,
+        "Wake devices up",
+        body=s.NewPush,
+        answer=s.PushJobOut,
+        status=201,
+        also={409: "Nothing was deployed there, or there is no credential to push with."},
+    ),
+    Route("GET", PUSH, pushes.show_one_push, VIEWER, "Show a push", answer=s.PushJobOut),
+    *(
+        Route(
+            "POST",
+            f"{PUSH}/{word}",
+            handler,
+            DEVELOPER,
+            f"{word.capitalize()} a push",
+            body=s.Nothing,
+            answer=s.PushJobOut,
+            also={409: "The push is in no state that allows it."},
+        )
+        for word, handler in (("pause", pushes.pause), ("resume", pushes.resume), ("cancel", pushes.cancel))
     ),
     Route(
         "POST",

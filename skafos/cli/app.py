@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from skafos.cli import administration, adoption, delta, device, erase, insight, keys, servers, versions
+from skafos.cli import administration, adoption, delta, device, erase, insight, keys, push, servers, versions
 
 app = typer.Typer(
     name="skafos",
@@ -29,12 +29,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "deploy": versions.deploy,
     "rollback": versions.rollback,
     "environments": versions.environments,
-    "push": insight.push,
     "sql": insight.sql,
 }
 FAMILIES: dict[str, typer.Typer] = {
     "adoption": adoption.app,
     "keys": keys.app,
+    "push": push.app,
     "tokens": administration.tokens,
     "orgs": administration.organizations,
     "apps": administration.applications,

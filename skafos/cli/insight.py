@@ -1,4 +1,4 @@
-"""What happened: pushes, and questions in SQL."""
+"""Questions in SQL."""
 
 from __future__ import annotations
 
@@ -8,30 +8,9 @@ from typing import Annotated
 import typer
 
 from skafos.cli import options
-from skafos.cli.output import note, print_json, print_records, print_table
+from skafos.cli.output import note, print_json, print_records
 from skafos.cli.session import session
 from skafos.exceptions import InvalidParamError
-
-
-def push(
-    env: options.Env = "prod",
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-) -> None:
-    """Show which deployments asked for pushes. Also what became of them."""
-    with session(org, app, model) as chosen:
-        deployments = chosen.client.list_deployments(*chosen.of_model, environment=env)
-    asked = [each for each in deployments if each.push.status != "not_requested"]
-    missing = any(each.push.status == "not_configured" for each in asked)
-    if json:
-        print_json({"environment": env, "not_configured": missing, "deployments": asked})
-        return
-    rows = [[each.number, each.version, each.push.status, each.created_at, each.actor] for each in asked]
-    print_table(["DEPLOYMENT", "VERSION", "PUSH", "WHEN", "BY"], rows, "no deployment asked for a push")
-    if missing:
-        note(f"{env} has no push credentials, so nothing was sent; devices look by themselves.")
 
 
 def sql(

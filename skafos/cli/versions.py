@@ -158,6 +158,13 @@ def deploy(
     ] = 100.0,
     condition: Condition = None,
     push: Annotated[bool, typer.Option("--push", help="Tell devices to look now.")] = False,
+    sandbox: Annotated[
+        bool | None,
+        typer.Option(
+            "--apple-sandbox/--apple-production",
+            help="Push through Apple's development server or not; by default in dev only.",
+        ),
+    ] = None,
     org: options.Org = None,
     app: options.App = None,
     model: options.Model = None,
@@ -173,13 +180,16 @@ def deploy(
             percent=percent,
             conditions=conditions,
             push=push,
+            apple_sandbox=sandbox,
         )
     if json:
         print_json(done)
         return
     print(f"{done.success}.")
     if done.deployment.push.status == "not_configured":
-        note(f"{env} has no push credentials, so no device was told; they look by themselves.")
+        note(f"{env} has no push credentials, so no device was told; see: skafos push credentials set --help")
+    elif done.deployment.push.push_id:
+        print(f"Devices are told; see: skafos push status {done.deployment.push.push_id}")
 
 
 def rollback(

@@ -11,6 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
 from skafos.cli.app import COMMANDS, FAMILIES
@@ -120,10 +122,36 @@ def test_a_push_without_credentials_says_what_is_missing(app: Running, folder: P
     told = app.command("deploy", "--env", "prod", "--push", app=APP, model=MODEL)
     assert told.returncode == 0
     assert "no push credentials" in told.stderr
-    shown = app.skafos("push", "--env", "prod", app=APP, model=MODEL)
-    assert shown["not_configured"] is True
-    assert shown["deployments"][0]["push"]["status"] == "not_configured"
-    assert "no push credentials" in app.command("push", app=APP, model=MODEL).stderr
+    assert app.skafos("push", "history", "--env", "prod", app=APP, model=MODEL) == []
+    asked = app.command("push", "send", "--env", "prod", app=APP, model=MODEL)
+    assert asked.returncode == 1
+    assert "no push credentials" in asked.stderr
+
+
+def test_a_credential_is_set_a_push_held_up_and_told(app: Running, folder: Path, tmp_path: Path) -> None:
+    app.skafos("upload", str(folder), app=APP, model=MODEL)
+    app.command("deploy", "--env", "prod", app=APP, model=MODEL)
+    key = ec.generate_private_key(ec.SECP256R1())
+    file = tmp_path / "AuthKey_ABCDE12345.p8"
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    bad = app.command("push", "credentials", "set", str(file), "--env", "prod", "--key-id", "short", app=APP)
+    assert (bad.returncode, "key id" in bad.stderr) == (1, True)
+    ids = ("--key-id", "ABCDE12345", "--team-id", "TEAM567890")
+    told = app.command("push", "credentials", "set", str(file), "--env", "prod", *ids, app=APP)
+    assert told.stdout == "prod pushes with this key now (key ABCDE12345 of team TEAM567890).\n"
+    assert "key ABCDE12345" in app.command("push", "credentials", "list", "--env", "prod", app=APP).stdout
+    sent = app.skafos("push", "send", "--env", "prod", app=APP, model=MODEL)
+    again = app.command("push", "send", "--env", "prod", "--follow", app=APP, model=MODEL)
+    assert "finished" in again.stdout
+    assert "0 devices, 0 accepted" in again.stdout.replace(": ", ", ")
+    assert app.skafos("push", "status", sent["id"], app=APP, model=MODEL)["state"] == "finished"
+    late = app.command("push", "cancel", "--yes", sent["id"], app=APP, model=MODEL)
+    assert (late.returncode, "cannot be cancelled" in late.stderr) == (1, True)
+    lines = app.command("push", "history", "--csv", app=APP, model=MODEL).stdout.splitlines()
+    assert lines[0].startswith("version,environment,sent,devices")
+    assert len(lines) == 3
+    app.command("push", "credentials", "delete", "--yes", "--env", "prod", app=APP)
+    assert app.skafos("push", "credentials", "list", "--env", "prod", app=APP) == []
 
 
 def test_tables_are_for_people(app: Running, folder: Path) -> None:

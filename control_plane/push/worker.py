@@ -1,0 +1,272 @@
+"""The worker: takes slices of push jobs and sends them, at a pace, with many notifications under way at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from control_plane.database import Database
+from control_plane.errors import Unavailable
+from control_plane.metrics import PUSH_JOBS_FAILED, PUSH_SLICES_LOST, PUSHES_SENT
+from control_plane.push import jobs
+from control_plane.push.channel import Channel, ChannelAway, ChannelUnusable, Notification, Outcome, Result
+from control_plane.push.jobs import Sent, Slice, Target
+from control_plane.push.pace import Pace
+from control_plane.push.quiet_hours import QuietHours
+from control_plane.tables import Model, utc_now
+from telemetry.cancellation import heed_cancellation
+
+# A deploy wakes the worker; this is for jobs that another control plane left behind.
+POLL_SECONDS = 5.0
+# While a service is away: how long until it is tried again, unless it says so itself.
+AWAY_SECONDS = 60.0
+# While the database is away.
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 15.0
+
+_log = structlog.get_logger(__name__)
+
+# Gives the channel to a service for an environment, or None when it has no credential for it.
+Channels = Callable[[str, str], Awaitable[Channel | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class PushPolicy:
+    """How pushes are sent.
+
+    Args:
+        per_second: by this worker, of all jobs together.
+        interval: no device is woken twice within it. Apple lets an app have two or three silent notifications an hour.
+        expires: a notification that could not be delivered for so long is dropped; the app looks by itself then.
+        quiet_hours: nobody is woken in them.
+    """
+
+    per_second: float = 1_000.0
+    interval: timedelta = timedelta(minutes=20)
+    expires: timedelta = timedelta(hours=24)
+    quiet_hours: QuietHours | None = None
+
+
+class PushWorker:
+    """Sends what jobs there are.
+
+    Args:
+        database: with the jobs.
+        channels: the services.
+        policy: how to send.
+        name: of this worker, unlike that of any other that may be at work.
+        now: the present moment.
+        rng: for pauses and pace.
+        woken: set when a job was added, or may go on.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        channels: Channels,
+        policy: PushPolicy,
+        name: str,
+        *,
+        now: Callable[[], datetime] = utc_now,
+        rng: random.Random | None = None,
+        woken: asyncio.Event | None = None,
+    ) -> None:
+        self._database = database
+        self._channels = channels
+        self._policy = policy
+        self._name = name
+        self._now = now
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
+        self._pace = Pace(policy.per_second, self._rng)
+        self._woken = woken or asyncio.Event()
+
+    async def run(self) -> None:
+        """Send until cancelled; while the database is away, try again and again."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            self._woken.clear()
+            try:
+                sent = await self.send_one()
+                pause = FIRST_PAUSE_SECONDS
+                heed_cancellation()
+                if not sent:
+                    await _is_set_within(self._woken, await self._rest())
+            except Unavailable as error:
+                _log.warning("pushes_postponed", reason=str(error), next_try_seconds=pause)
+                await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def send_one(self) -> bool:
+        """Send one slice; return whether there was any."""
+        now = self._now()
+        part = await jobs.claim(self._database, self._name, now)
+        if part is None:
+            return False
+        quiet_until = self._policy.quiet_hours and self._policy.quiet_hours.end_of(now)
+        if quiet_until:
+            await jobs.record(self._database, part, self._name, Sent(whole=False), now)
+            await jobs.hold(self._database, part.job.id, quiet_until, f"quiet hours until {quiet_until:%H:%M %Z}")
+            return True
+        await self._send(part)
+        return True
+
+    async def _rest(self) -> float:
+        held = await jobs.seconds_to_next(self._database, self._now())
+        return POLL_SECONDS if held is None else min(POLL_SECONDS, held)
+
+    async def _send(self, part: Slice) -> None:
+        """Send a slice to its end, or until its job is paused, its channel is away, or this worker is cancelled."""
+        try:
+            sending = await self._sending(part)
+        except ChannelUnusable as error:
+            await jobs.record(self._database, part, self._name, Sent(whole=False), self._now())
+            await self._fail(part, error)
+            return
+        beating = asyncio.create_task(self._keep_alive(part, sending))
+        try:
+            await sending.run()
+        finally:
+            # Not cancelled: a transaction that is cancelled half-way takes its connection with it.
+            sending.ended.set()
+            await asyncio.shield(beating)
+            # Also when this worker ends: what was sent is known, and is not sent again.
+            await asyncio.shield(self._record(part, sending))
+        if sending.unusable is not None:
+            await self._fail(part, sending.unusable)
+        elif sending.away is not None:
+            seconds = sending.away.retry_after or AWAY_SECONDS
+            _log.warning("push_held", job=part.job.id, reason=str(sending.away), seconds=seconds)
+            until = self._now() + timedelta(seconds=seconds)
+            await jobs.hold(self._database, part.job.id, until, str(sending.away))
+
+    async def _fail(self, part: Slice, error: ChannelUnusable) -> None:
+        PUSH_JOBS_FAILED.labels(error.reason).inc()
+        _log.error("push_failed", job=part.job.id, reason=error.reason)
+        await jobs.fail(self._database, part.job.id, str(error), self._now())
+
+    async def _sending(self, part: Slice) -> _Sending:
+        targets, spared = await jobs.targets_of(self._database, part, self._now() - self._policy.interval)
+        async with self._database.read() as session:
+            model = await session.get(Model, part.job.model_id)
+        name = model.name if model is not None else ""
+        notification = Notification(name, part.job.version, self._now() + self._policy.expires)
+        channels = {
+            service: await self._channels(part.job.environment_id, service)
+            for service in {target.service for target in targets}
+        }
+        return _Sending(targets, spared, notification, channels, self._pace)
+
+    async def _keep_alive(self, part: Slice, sending: _Sending) -> None:
+        while not await _is_set_within(sending.ended, jobs.HEARTBEAT_SECONDS):
+            try:
+                if not await jobs.beat(self._database, part, self._name, self._now()):
+                    sending.stop()
+            except Unavailable:
+                continue  # the next beat may come through; if none does, the slice becomes another's
+
+    async def _record(self, part: Slice, sending: _Sending) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                mine = await jobs.record(self._database, part, self._name, sending.sent(), self._now())
+            except Unavailable:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                continue
+            if not mine:
+                PUSH_SLICES_LOST.inc()
+                _log.warning("push_slice_lost", job=part.job.id)
+            return
+
+
+class _Sending:
+    """The sending of one slice."""
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        spared: int,
+        notification: Notification,
+        channels: dict[str, Channel | None],
+        pace: Pace,
+    ) -> None:
+        self._targets = targets
+        self._spared = spared
+        self._notification = notification
+        self._channels = channels
+        self._pace = pace
+        self._results: dict[str, tuple[Target, Result]] = {}
+        self._stopped = False
+        capacity = min((each.capacity for each in channels.values() if each is not None), default=1)
+        self._places = asyncio.Semaphore(capacity)
+        self.ended = asyncio.Event()
+        self.away: ChannelAway | None = None
+        self.unusable: ChannelUnusable | None = None
+
+    def stop(self) -> None:
+        """Begin with no more devices."""
+        self._stopped = True
+
+    def sent(self) -> Sent:
+        """Return what has been sent so far."""
+        whole = len(self._results) == len(self._targets)
+        return Sent(list(self._results.values()), self._spared if whole else 0, whole)
+
+    async def run(self) -> None:
+        """Send to all; return when none is under way any more."""
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            for target in self._targets:
+                await self._pace.permit()
+                await self._places.acquire()
+                if self._stopped:
+                    self._places.release()
+                    break
+                task = asyncio.create_task(self._send(target))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+        finally:
+            await _all_done(under_way)
+
+    async def _send(self, target: Target) -> None:
+        try:
+            channel = self._channels[target.service]
+            if channel is None:
+                result = Result(Outcome.REFUSED, "NoCredential")
+            else:
+                result = await channel.send(target.token, self._notification)
+            self._results[target.device_id] = target, result
+            PUSHES_SENT.labels(result.outcome.value).inc()
+        except ChannelAway as error:
+            self.away = error
+            self._stopped = True
+        except ChannelUnusable as error:
+            self.unusable = error
+            self._stopped = True
+        finally:
+            self._places.release()
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+async def _all_done(tasks: set[asyncio.Task[None]]) -> None:
+    """Wait for tasks also when this one is cancelled meanwhile: what they have sent must not be forgotten."""
+    cancelled = False
+    while tasks:
+        try:
+            await asyncio.wait(set(tasks))
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError

@@ -1,0 +1,271 @@
+"""Waking devices up: what to push with, pushes and their history."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skafos.cli import options
+from skafos.cli.output import ask, note, print_json, print_table
+from skafos.cli.session import session
+from skafos.exceptions import InvalidParamError
+
+if TYPE_CHECKING:
+    from skafos.records import PushCredential, PushJob
+
+app = options.family("Wake devices up: send, status, history, pause, resume, cancel, credentials.")
+credentials = options.family("What an environment pushes with: list, set, delete.")
+app.add_typer(credentials, name="credentials")
+
+FOLLOW_SECONDS = 1.0
+ENDED = ("finished", "cancelled", "failed")
+COLUMNS = ("VERSION", "ENVIRONMENT", "SENT", "DEVICES", "ACCEPTED", "GONE", "REFUSED", "APPLE DEV", "STATE", "BY", "ID")
+
+PushId = Annotated[str, typer.Argument(metavar="ID", help="The push's id, see: skafos push history.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.command("send")
+def send(
+    env: options.Env = "prod",
+    sandbox: Annotated[
+        bool | None,
+        typer.Option(
+            "--apple-sandbox/--apple-production",
+            help="Through Apple's development server or not; by default in dev only.",
+        ),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show progress until it ends.")] = False,
+    org: options.Org = None,
+    app: options.App = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """Wake an environment's devices. They fetch what it offers; users see nothing."""
+    with session(org, app, model) as chosen:
+        names = chosen.of_model
+        job = chosen.client.send_push(*names, environment=env, apple_sandbox=sandbox)
+        while follow and job.state not in ENDED:
+            time.sleep(FOLLOW_SECONDS)
+            job = chosen.client.get_push(*names, job.id)
+            if not json:
+                print(f"{job.state}: {job.targeted} devices, {job.accepted} accepted", file=sys.stderr)
+    if json:
+        print_json(job)
+    else:
+        _print_job(job)
+
+
+@app.command("status")
+def status(
+    push_id: PushId,
+    org: options.Org = None,
+    app: options.App = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """Show a push with what became of it so far."""
+    with session(org, app, model) as chosen:
+        job = chosen.client.get_push(*chosen.of_model, push_id)
+    if json:
+        print_json(job)
+    else:
+        _print_job(job)
+
+
+@app.command("history")
+def history(
+    env: Annotated[
+        str | None, typer.Option("--env", "--environment", metavar="NAME", help="Of this environment only.")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    org: options.Org = None,
+    app: options.App = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """List a model's pushes, newest first."""
+    with session(org, app, model) as chosen:
+        pushes = chosen.client.list_pushes(*chosen.of_model, environment=env)
+    if json:
+        print_json(pushes)
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow([column.lower().replace(" ", "_") for column in COLUMNS])
+        writer.writerows(_row(job) for job in pushes)
+    else:
+        print_table(COLUMNS, [_row(job) for job in pushes], "nothing was pushed")
+
+
+@app.command("pause")
+def pause(
+    push_id: PushId,
+    org: options.Org = None,
+    app: options.App = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """Have a push send no more for now."""
+    with session(org, app, model) as chosen:
+        job = chosen.client.pause_push(*chosen.of_model, push_id)
+    _print_changed(job, json)
+
+
+@app.command("resume")
+def resume(
+    push_id: PushId,
+    org: options.Org = None,
+    app: options.App = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """Go on with a push that was paused."""
+    with session(org, app, model) as chosen:
+        job = chosen.client.resume_push(*chosen.of_model, push_id)
+    _print_changed(job, json)
+
+
+@app.command("cancel")
+def cancel(
+    push_id: PushId,
+    yes: Yes = False,
+    org: options.Org = None,
+    app: options.App = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """End a push for good. Devices that were not sent to look by themselves."""
+    ask(f"Push {push_id} cannot be resumed afterwards. Cancel it?", yes)
+    with session(org, app, model) as chosen:
+        job = chosen.client.cancel_push(*chosen.of_model, push_id)
+    _print_changed(job, json)
+
+
+@credentials.command("list")
+def list_credentials(
+    env: options.Env = "prod", org: options.Org = None, app: options.App = None, json: options.Json = False
+) -> None:
+    """List what an environment can push with."""
+    with session(org, app) as chosen:
+        found = chosen.client.list_push_credentials(*chosen.of_app, env)
+    if json:
+        print_json(found)
+        return
+    rows = [[each.service, each.kind, _facts(each), each.expires_at or "never", each.actor] for each in found]
+    print_table(["SERVICE", "KIND", "WHOSE", "EXPIRES", "BY"], rows, f"{env} has no push credentials")
+    _warn(found)
+
+
+@credentials.command("set")
+def set_credential(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .p8, .p12 or PEM file from Apple.")],
+    env: options.Env,
+    key_id: Annotated[str, typer.Option("--key-id", metavar="ID", help="Of a key (.p8).")] = "",
+    team_id: Annotated[str, typer.Option("--team-id", metavar="ID", help="Of a key (.p8).")] = "",
+    password_file: Annotated[
+        Path | None,
+        typer.Option("--password-file", metavar="FILE", help="Holds the password of a certificate's file; - asks."),
+    ] = None,
+    org: options.Org = None,
+    app: options.App = None,
+    json: options.Json = False,
+) -> None:
+    """Give an environment a key or a certificate to push with, in the place of the one before."""
+    try:
+        content = file.read_bytes()
+        password = _password(password_file)
+    except OSError as error:
+        raise InvalidParamError(f"{error.filename} cannot be read: {error.strerror}.") from None
+    kind = "key" if key_id or team_id or file.suffix == ".p8" else "certificate"
+    with session(org, app) as chosen:
+        stored = chosen.client.set_push_credential(
+            *chosen.of_app,
+            env,
+            content,
+            kind="key" if kind == "key" else "certificate",
+            key_id=key_id,
+            team_id=team_id,
+            password=password,
+        )
+    if json:
+        print_json(stored)
+        return
+    print(f"{env} pushes with this {stored.kind} now ({_facts(stored)}).")
+    _warn([stored])
+
+
+@credentials.command("delete")
+def delete_credential(
+    env: options.Env,
+    yes: Yes = False,
+    org: options.Org = None,
+    app: options.App = None,
+    json: options.Json = False,
+) -> None:
+    """Have an environment forget what it pushes with."""
+    ask(f"{env} will not be able to push. Delete its credential?", yes)
+    with session(org, app) as chosen:
+        chosen.client.delete_push_credential(*chosen.of_app, env)
+    if json:
+        print_json({"deleted": "apns", "environment": env})
+    else:
+        print(f"{env} has no push credential any more.")
+
+
+def _password(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    if str(file) == "-":
+        return str(typer.prompt("Password", hide_input=True, err=True))
+    return file.read_text().rstrip("\r\n")
+
+
+def _facts(credential: PushCredential) -> str:
+    facts = credential.facts
+    if credential.kind == "key":
+        return f"key {facts.get('key_id')} of team {facts.get('team_id')}"
+    servers = [name for name in ("production", "sandbox") if facts.get(name)]
+    return f"{', '.join(facts.get('topics', []))} on {' and '.join(servers)}"
+
+
+def _warn(found: list[PushCredential]) -> None:
+    for each in found:
+        if each.expires_soon:
+            note(f"The {each.kind} expires on {(each.expires_at or '')[:10]}: get a new one and set it.")
+
+
+def _row(job: PushJob) -> list[object]:
+    return [
+        *(job.version, job.environment, job.started_at or "not yet", job.targeted, job.accepted, job.gone),
+        *(job.refused, "yes" if job.apple_sandbox else "no", job.state, job.actor, job.id),
+    ]
+
+
+def _print_changed(job: PushJob, json: bool) -> None:
+    if json:
+        print_json(job)
+    else:
+        print(f"Push {job.id} is {job.state}.")
+
+
+def _print_job(job: PushJob) -> None:
+    server = "Apple's development server" if job.apple_sandbox else "the production servers"
+    print(f"Push {job.id}: version {job.version} to {job.environment} through {server}")
+    print(f"{job.state}{f', {job.reason}' if job.reason else ''}")
+    counts = [
+        (job.accepted, "accepted"),
+        (job.gone, "gone, their tokens were taken away"),
+        (job.refused, "refused"),
+        (job.unknown, "without an answer"),
+        (job.spared, "spared, woken a short while ago"),
+    ]
+    told = [f"{count} {word}" for count, word in counts if count or word == "accepted"]
+    print(f"{job.targeted} devices: {', '.join(told)}")
+    if job.reasons:
+        rows = sorted(job.reasons.items(), key=lambda pair: -pair[1])
+        print_table(["REASON", "DEVICES"], [list(row) for row in rows])

@@ -1,0 +1,39 @@
+"""A push server in a thread of its own, for tests that wait for other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.control_plane.push.certificates import make_pair, server_context
+from tests.servers.apns import ApnsServer, running_apns
+
+START_SECONDS = 20.0
+
+
+@contextmanager
+def apns_in_thread(server: ApnsServer, folder: Path) -> Iterator[Path]:
+    """Run a server within the block; give the file of the authority that it is trusted by."""
+    pair = make_pair(topic=None, servers=(), address="127.0.0.1")
+    file = folder / "push-authority.pem"
+    file.write_bytes(pair.certificate_pem)
+    ready, over = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        async with running_apns(server, server_context(pair)):
+            ready.set()
+            await over.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    assert ready.wait(START_SECONDS)
+    try:
+        yield file
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join(START_SECONDS)
+        loop.close()
