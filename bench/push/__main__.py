@@ -1,0 +1,124 @@
+"""``python -m bench.push``: how fast one worker pushes, when it begins, and whether its memory stays flat."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.edge.cores import Cores, TooFewCores, choose_cores, on
+from bench.edge.machine import circumstances
+from bench.edge.report import verdict, write_section
+
+ROUNDS = 3
+DEVICES = 50_000
+DELAY_SECONDS = 0.02
+START_SECONDS = 30.0
+RATE_GOAL, START_GOAL_SECONDS, GROWTH_GOAL_BYTES = 5_000, 1.0, 50 * 2**20
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure and print; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench.push", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="medians are of so many")
+    parser.add_argument("--devices", type=int, default=DEVICES, help="that are pushed to in a round")
+    parser.add_argument("--write", type=Path, metavar="DOCS", help="write the table into performance.md of this folder")
+    options = parser.parse_args(words)
+    try:
+        cores = choose_cores()
+    except TooFewCores as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rounds = []
+    for number in range(options.rounds):
+        with tempfile.TemporaryDirectory(prefix="skafos-bench-") as name:
+            rounds.append(one_round(Path(name), cores, options.devices))
+        rate = rounds[-1]["accepted"] / rounds[-1]["seconds"]
+        print(f"round {number + 1}: {rate:,.0f} a second", file=sys.stderr)
+    text = render(rounds, options.devices)
+    print(text)
+    if options.write:
+        write_section(options.write / "performance.md", "push figures", text)
+    return 0
+
+
+def one_round(folder: Path, cores: Cores, devices: int) -> dict[str, Any]:
+    """Push once, the server on one core and the worker on the other."""
+    with on(cores.load), server(folder), on(cores.server):
+        return push(folder, devices)
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[None]:
+    """Run the push server within the block."""
+    command = [sys.executable, "-m", "bench.push.server", str(folder), str(DELAY_SECONDS)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not (folder / "server.json").exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit("the push server did not start")
+            time.sleep(0.02)
+        yield
+    finally:
+        process.communicate(timeout=START_SECONDS)
+
+
+def push(folder: Path, devices: int) -> dict[str, Any]:
+    """Push to so many devices in a process of its own."""
+    command = [sys.executable, "-m", "bench.push.worker", str(folder), str(devices)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    told: dict[str, Any] = json.loads(done.stdout)
+    if told["accepted"] != devices:
+        raise SystemExit(f"{told['accepted']} of {devices} were accepted ({told['state']})")
+    return told
+
+
+def render(rounds: Sequence[dict[str, Any]], devices: int) -> str:
+    """Return the table."""
+
+    def of(value: str) -> list[float]:
+        return sorted(one[value] for one in rounds)
+
+    rates = sorted(one["accepted"] / one["seconds"] for one in rounds)
+    cost = statistics.median(one["cpu_seconds"] / one["accepted"] for one in rounds) * 1e6
+    first, grown = statistics.median(of("first_slice_seconds")), max(of("grown_bytes"))
+    rate = statistics.median(rates)
+    rows = [
+        (
+            f"pushes a second, one worker, {devices:,} devices, answers after 20 ms",
+            f"{rate:,.0f} ({rates[0]:,.0f} to {rates[-1]:,.0f})",
+            f"≥ {RATE_GOAL:,}",
+            verdict(rate >= RATE_GOAL),
+        ),
+        ("CPU of the worker for each", f"{cost:.0f} µs", "", ""),
+        (
+            f"from the job to the end of its first slice, of {devices:,} devices",
+            f"{first * 1000:,.0f} ms",
+            f"≤ {START_GOAL_SECONDS * 1000:,.0f} ms",
+            verdict(first <= START_GOAL_SECONDS),
+        ),
+        (
+            f"growth of the worker's memory over {devices:,} pushes, after the first tenth",
+            f"{grown / 2**20:.1f} MiB",
+            f"≤ {GROWTH_GOAL_BYTES // 2**20} MiB",
+            verdict(grown <= GROWTH_GOAL_BYTES),
+        ),
+    ]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    when = circumstances(Path(tempfile.gettempdir()))
+    preface = f"{when} {len(rounds)} rounds; medians, and the least and the greatest."
+    return f"{preface}\n\n| what | measured | goal | |\n|---|---|---|---|\n{table}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
