@@ -77,7 +77,7 @@ def push(folder: Path, devices: int) -> dict[str, Any]:
     """Push to so many devices in a process of its own."""
     command = [sys.executable, "-m", "bench.push.worker", str(folder), str(devices)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    told: dict[str, Any] = json.loads(done.stdout)
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # the log comes before it
     if told["accepted"] != devices:
         raise SystemExit(f"{told['accepted']} of {devices} were accepted ({told['state']})")
     return told

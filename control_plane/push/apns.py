@@ -133,6 +133,7 @@ class ApnsChannel:
             _show(server.context, credential)
         self._pool = Http2Pool(server.host, server.port, server.context, rng=self._rng)
         self._held_until = 0.0
+        self._prepared: tuple[Notification, list[Header], list[Header], bytes] | None = None
 
     @property
     def capacity(self) -> int:
@@ -146,11 +147,14 @@ class ApnsChannel:
             ChannelUnusable: the credential is refused.
             ChannelAway: Apple cannot be reached, or asked for a longer pause than is made here.
         """
-        body = json.dumps({"aps": {"content-available": 1}, **notification.payload}, separators=(",", ":")).encode()
+        if self._prepared is None or self._prepared[0] is not notification:
+            self._prepared = notification, *self._prepare(notification)
+        _, pseudo, headers, body = self._prepared
         for attempt in range(ATTEMPTS):
             await self._wait_while_held()
+            sent = [*pseudo, (":path", f"/3/device/{token}"), *headers, *self._authorization()]
             try:
-                answer = await self._pool.request(self._headers(token, notification), body, ANSWER_SECONDS)
+                answer = await self._pool.request(sent, body, ANSWER_SECONDS)
             except CannotConnect as error:
                 raise ChannelAway(f"Apple's push service cannot be reached: {error}.") from None
             except (Lost, TooLate) as error:
@@ -167,22 +171,21 @@ class ApnsChannel:
         """Give up the connections."""
         await self._pool.close()
 
-    def _headers(self, token: str, notification: Notification) -> list[Header]:
-        # In the order in which they repeat: HPACK looks at the newest entries of its table first.
+    def _prepare(self, notification: Notification) -> tuple[list[Header], list[Header], bytes]:
+        """Return what all requests for a notification have in common: pseudo-headers, other headers, and the body."""
+        pseudo = [(":method", "POST"), (":scheme", "https"), (":authority", self._authority)]
         headers = [
-            (":method", "POST"),
-            (":scheme", "https"),
-            (":authority", self._authority),
-            (":path", f"/3/device/{token}"),
             ("apns-push-type", "background"),
             ("apns-priority", "5"),
             ("apns-topic", self._bundle_id),
             ("apns-collapse-id", notification.collapse_id),
             ("apns-expiration", str(int(notification.expires_at.timestamp()))),
         ]
-        if self._token is not None:
-            headers.append(("authorization", f"bearer {self._token()}"))
-        return headers
+        payload = {"aps": {"content-available": 1}, **notification.payload}
+        return pseudo, headers, json.dumps(payload, separators=(",", ":")).encode()
+
+    def _authorization(self) -> list[Header]:
+        return [] if self._token is None else [("authorization", f"bearer {self._token()}")]
 
     def _judge(self, answer: Answer, attempt: int) -> Result | None:
         """Return what an answer means; None when the notification is to be sent again."""

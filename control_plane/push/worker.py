@@ -91,42 +91,77 @@ class PushWorker:
         while True:
             self._woken.clear()
             try:
-                sent = await self.send_one()
+                await self._send_all()
                 pause = FIRST_PAUSE_SECONDS
                 heed_cancellation()
-                if not sent:
-                    await _is_set_within(self._woken, await self._rest())
+                await _is_set_within(self._woken, await self._rest())
             except Unavailable as error:
                 _log.warning("pushes_postponed", reason=str(error), next_try_seconds=pause)
                 await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def send_one(self) -> bool:
-        """Send one slice; return whether there was any."""
-        now = self._now()
-        part = await jobs.claim(self._database, self._name, now)
+        """Send one slice, or find out that it cannot be sent; return whether there was any."""
+        part = await self._take()
         if part is None:
             return False
-        quiet_until = self._policy.quiet_hours and self._policy.quiet_hours.end_of(now)
-        if quiet_until:
-            await jobs.record(self._database, part, self._name, Sent(whole=False), now)
-            await jobs.hold(self._database, part.job.id, quiet_until, f"quiet hours until {quiet_until:%H:%M %Z}")
-            return True
-        await self._send(part)
+        sending = await self._prepare(part)
+        if sending is not None:
+            await self._send(part, sending)
         return True
+
+    async def _send_all(self) -> None:
+        """Send slice after slice while there are any; the next is prepared while one is sent."""
+        part = await self._take()
+        sending = await self._prepare(part) if part is not None else None
+        while part is not None:
+            upcoming = asyncio.create_task(self._take_and_prepare())
+            try:
+                if sending is not None and await jobs.beat(self._database, part, self._name, self._now()):
+                    await self._send(part, sending)
+                elif sending is not None:
+                    await self._give_back(part)
+            except BaseException:
+                # What was taken for later is for the next who looks.
+                after, _ = await asyncio.shield(upcoming)
+                if after is not None:
+                    await asyncio.shield(self._give_back(after))
+                raise
+            part, sending = await upcoming
+
+    async def _take_and_prepare(self) -> tuple[Slice | None, _Sending | None]:
+        part = await self._take()
+        return part, await self._prepare(part) if part is not None else None
+
+    async def _take(self) -> Slice | None:
+        """Take a slice, but in quiet hours: then its job is held."""
+        now = self._now()
+        part = await jobs.claim(self._database, self._name, now)
+        quiet_until = self._policy.quiet_hours and self._policy.quiet_hours.end_of(now)
+        if part is None or not quiet_until:
+            return part
+        await self._give_back(part)
+        await jobs.hold(self._database, part.job.id, quiet_until, f"quiet hours until {quiet_until:%H:%M %Z}")
+        return await self._take()
+
+    async def _give_back(self, part: Slice) -> None:
+        await jobs.record(self._database, part, self._name, Sent(whole=False), self._now())
 
     async def _rest(self) -> float:
         held = await jobs.seconds_to_next(self._database, self._now())
         return POLL_SECONDS if held is None else min(POLL_SECONDS, held)
 
-    async def _send(self, part: Slice) -> None:
-        """Send a slice to its end, or until its job is paused, its channel is away, or this worker is cancelled."""
+    async def _prepare(self, part: Slice) -> _Sending | None:
+        """Return the sending of a slice; None when it cannot be sent at all."""
         try:
-            sending = await self._sending(part)
+            return await self._sending(part)
         except ChannelUnusable as error:
-            await jobs.record(self._database, part, self._name, Sent(whole=False), self._now())
+            await self._give_back(part)
             await self._fail(part, error)
-            return
+            return None
+
+    async def _send(self, part: Slice, sending: _Sending) -> None:
+        """Send a slice to its end, or until its job is paused, its channel is away, or this worker is cancelled."""
         beating = asyncio.create_task(self._keep_alive(part, sending))
         try:
             await sending.run()

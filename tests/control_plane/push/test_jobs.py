@@ -334,8 +334,10 @@ async def test_a_worker_that_is_told_to_end_records_what_it_sent(pushing: Pushin
     await pushing.register(100)
     pushing.apple.server.behaviour.delay = 0.05
     job_id = await pushing.begin()
-    running = asyncio.create_task(pushing.worker(PushPolicy(per_second=300)).run())
-    await asyncio.sleep(0.15)
+    running = asyncio.create_task(pushing.worker(PushPolicy(per_second=100)).run())
+    async with asyncio.timeout(60):
+        while len(pushing.apple.server.accepted) < 5:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     sent = len(pushing.apple.server.accepted)
