@@ -37,7 +37,7 @@ _CHUNK = 1 << 20
 _CLUSTERS_AT_A_TIME = 1 << 12
 
 # Of alignments that lie at one place, no more are kept: among zeros there are any number.
-_MAX_STATES = 24
+_MAX_STATES = 40
 # What it costs to go from the base to the target's own bytes, or back.
 _FAR = 3.0
 
