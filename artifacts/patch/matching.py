@@ -144,6 +144,7 @@ class _Trials:
     def __init__(self, files: Files, found: Found, limits: MatchLimits) -> None:
         self._files, self._found = files, found
         self._choices: dict[int, Choices] = {}
+        self._forms: dict[object, Matched] = {}
         self._estimator = Estimator(files.old, files.new)
         made = sum(end - start for start, end in files.ranges)
         self._most_operations = _FEW_OPERATIONS + made // _BYTES_PER_OPERATION
@@ -201,6 +202,13 @@ class _Trials:
 
     def _smallest_form(self, choices: Sequence[Choice], prefix: tuple[int, int] | None) -> Matched:
         """Return the operations of some choices in the form that compresses best."""
+        # Where little differs, most beginnings lead to the same.
+        key = prefix, tuple(part for choice in choices for part in choice.parts())
+        if key not in self._forms:
+            self._forms[key] = self._new_form(choices, prefix)
+        return self._forms[key]
+
+    def _new_form(self, choices: Sequence[Choice], prefix: tuple[int, int] | None) -> Matched:
         best: Matched | None = None
         for run in self._runs:
             operations = [one for choice in choices for one in choice.operations(run)]
