@@ -354,7 +354,6 @@ def test_an_alignment_goes_on_over_words_that_all_changed_alike() -> None:
     )
     # Each of them has two or three bytes that differ.
     assert 1990 <= worthwhile_length(one, other) <= 4000
-    assert worthwhile_length(one[::-1], one[::-1] ^ 85) == 0
 
 
 def test_differences_that_are_as_they_were_a_word_before_are_one_symbol_for_each_value() -> None:
