@@ -25,6 +25,7 @@ __all__ = [
     "Tally",
     "buckets",
     "coarse_table",
+    "entropies",
     "entropy",
     "estimated_bits",
     "tally",
@@ -167,9 +168,12 @@ def _side(
 
 def entropy(counts: npt.NDArray[Any]) -> float:
     """Return the bits of a sequence of symbols that occur so often, each coded by how often it occurs."""
-    present = counts[counts > 0]
-    total = present.sum()
-    return float(total * np.log2(total) - (present * np.log2(present)).sum()) if len(present) > 1 else 0.0
+    return float(entropies(counts))
+
+
+def entropies(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the `entropy` of each of several sequences, or of arrays of them; the last axis is that of symbols."""
+    return np.asarray(_by_logarithm(counts.sum(axis=-1)) - _by_logarithm(counts).sum(axis=-1))
 
 
 def estimated_bits(one: Tally) -> float:
@@ -177,9 +181,10 @@ def estimated_bits(one: Tally) -> float:
     if not len(one.counts):
         return 0.0
     merged = coarse_table(one)
-    bits = _by_logarithm(merged.sum(axis=1)).sum() - _by_logarithm(merged).sum()
     kinds = buckets(one.width)
-    return float(bits) + float((one.counts * kinds.coarse_bits[one.places % len(kinds.starts)]).sum())
+    return float(entropies(merged).sum()) + float(
+        (one.counts * kinds.coarse_bits[one.places % len(kinds.starts)]).sum()
+    )
 
 
 def coarse_table(one: Tally) -> Counts:
@@ -190,5 +195,5 @@ def coarse_table(one: Tally) -> Counts:
     return table
 
 
-def _by_logarithm(counts: Counts) -> npt.NDArray[np.float64]:
+def _by_logarithm(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.asarray(counts * np.log2(np.maximum(counts, 1)), np.float64)
