@@ -120,6 +120,7 @@ def tally(width: int, parts: Iterable[tuple[npt.NDArray[Any], npt.NDArray[np.uin
     """
     count = len(buckets(width).starts)
     counts = np.zeros((LEVELS, count), np.int64)
+    least, most = LEVELS, 0
     for numbers, levels in parts:
         if not len(levels):
             continue
@@ -135,7 +136,8 @@ def tally(width: int, parts: Iterable[tuple[npt.NDArray[Any], npt.NDArray[np.uin
         places += (levels.astype(np.int64) - lowest) * count
         found = np.bincount(places, minlength=(highest - lowest + 1) * count)
         counts[lowest : highest + 1] += found.reshape(-1, count)
-    return _sparse(width, counts.ravel())
+        least, most = min(least, lowest), max(most, highest + 1)
+    return _sparse(width, counts[least:most].ravel(), least)
 
 
 def united(tallies: Sequence[Tally]) -> Tally:
@@ -147,9 +149,11 @@ def united(tallies: Sequence[Tally]) -> Tally:
     return _sparse(width, counts)
 
 
-def _sparse(width: int, counts: Counts) -> Tally:
-    places = np.flatnonzero(counts)
-    return Tally(width, places.astype(np.int32), counts[places])
+def _sparse(width: int, counts: Counts, level: int = 0) -> Tally:
+    """Return the tally of counts of all buckets from a level on."""
+    found = np.flatnonzero(counts)
+    places = found + level * len(buckets(width).starts)
+    return Tally(width, places.astype(np.int32), counts[found])
 
 
 def tally_factors(factors: Factors) -> Tally:

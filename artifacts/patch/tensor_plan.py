@@ -117,24 +117,27 @@ def plan_planes(target: Elements, shape: tuple[int, ...], origin: int = 0) -> Te
 
 
 def _best(work: _Work, shape: tuple[int, ...], *, thorough: bool) -> TensorPlan:
+    return min(_plans(work, shape, thorough=thorough), key=lambda plan: plan.bits)
+
+
+def _plans(work: _Work, shape: tuple[int, ...], *, thorough: bool) -> Iterator[TensorPlan]:
+    """Yield ways without scales, with scales, and with gains, factors and both beside them."""
     split, scales = _split(work, shape)
-    plans = [work.plan(None, *split, level=_mean_level(work), prediction=None)]
-    if scales is not None:
-        # Where a fit of squares finds gains, the elements may still need fewer bits without them.
-        for gains in dict.fromkeys([None, work.gains(split)]):
-            plans += _plans(work, split, gains, thorough=thorough)
-    return min(plans, key=lambda plan: plan.bits)
+    yield work.plan(None, *split, level=_mean_level(work), prediction=None)
+    if scales is None:
+        return
+    # Where a fit of squares finds gains, the elements may still need fewer bits without them.
+    for gains in dict.fromkeys([None, work.gains(split)]):
+        yield _scaled(work, split, gains, scales if gains is None else None)
+        for prediction in _predictions(work, split, gains) if thorough else ():
+            yield _scaled(work, split, prediction)
 
 
-def _plans(work: _Work, split: tuple[int, int], gains: _Prediction | None, *, thorough: bool) -> Iterator[TensorPlan]:
-    """Yield ways with scales, and with factors beside the gains."""
-    yield _scaled(work, split, gains)
-    for prediction in _predictions(work, split, gains) if thorough else ():
-        yield _scaled(work, split, prediction)
-
-
-def _scaled(work: _Work, split: tuple[int, int], prediction: _Prediction | None) -> TensorPlan:
-    scales = fit_scales(work.magnitudes(split, prediction))
+def _scaled(
+    work: _Work, split: tuple[int, int], prediction: _Prediction | None, scales: Scales | None = None
+) -> TensorPlan:
+    """Return a way with scales: those that are known, or those that fit what is left of a prediction."""
+    scales = scales or fit_scales(work.magnitudes(split, prediction))
     level = -MAX_LEVEL if scales is None else scales.level
     return work.plan(scales, *split, level=level, prediction=prediction)
 
