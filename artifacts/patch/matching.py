@@ -39,8 +39,8 @@ _PASSES = 5
 _MAX_WORSE = 2
 # Enough to sort all suffixes of files of some hundred kilobytes, and those that matter of longer ones.
 _LEAST_MAX_BYTES = 128 << 20
-# Prefixes are as long as the format's longest window.
-_MAX_PREFIX_BYTES = 1 << 20
+# Together with a frame, prefixes are as long as the format's longest window: zstd's tables for more take twice as much.
+_MAX_PREFIX_BYTES = (1 << 20) - (1 << 16)
 _PREFIX_BIN = 1 << 14
 # Steps of the search for the cheapest way, of all passes together: some seconds.
 _BASIC_STEPS = 1_500_000
@@ -138,10 +138,8 @@ class _Trials:
 
     def __init__(self, files: Files, found: Found, limits: MatchLimits) -> None:
         self._files, self._found = files, found
-        long = [one for one in found.alignments if not one.own or one.end - one.start >= _LONG_OWN]
-        self._choices = [Choices(files, replace(found, alignments=long))]
-        if len(long) < len(found.alignments):
-            self._choices.append(Choices(files, found))
+        self._long = [one for one in found.alignments if not one.own or one.end - one.start >= _LONG_OWN]
+        self._choices: dict[bool, Choices] = {}
         self._estimator = Estimator(files.old, files.new)
         made = sum(end - start for start, end in files.ranges)
         self._most_operations = _FEW_OPERATIONS + made // _BYTES_PER_OPERATION
@@ -155,14 +153,21 @@ class _Trials:
     def _seen(self) -> Counts:
         return seen_differences(self._files, self._found)
 
+    def _choices_of(self, *, own: bool) -> Choices:
+        """Return what can be chosen, made when it is first asked for: it takes time and memory."""
+        if own not in self._choices:
+            found = self._found if own else replace(self._found, alignments=self._long)
+            self._choices[own] = Choices(self._files, found)
+        return self._choices[own]
+
     def best(self, *, prefixed: bool) -> Matched:
         """Return the smallest of all: a few passes from each beginning, and more of those that lead to the smallest."""
         prefix = _prefix(self._found, len(self._files.old)) if prefixed else None
         chains: list[tuple[Matched, int, Iterator[Matched]]] = []
         for number, (prices, with_prefix, different, own) in enumerate(_BEGINNINGS):
-            if (with_prefix and prefix is None) or (own and len(self._choices) == 1):
+            if (with_prefix and prefix is None) or (own and len(self._long) == len(self._found.alignments)):
                 continue
-            choices = self._choices[own]
+            choices = self._choices_of(own=own)
             chain = self._chain(choices, prices, prefix if with_prefix else None, self._seen if different else None)
             chains.append((_smallest(islice(chain, _FIRST_PASSES)), number, chain))
             if self._spent():
