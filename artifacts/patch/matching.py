@@ -38,7 +38,7 @@ _PASSES = 5
 # So many passes in a row may fail to be better than the best before: the next one may be.
 _MAX_WORSE = 2
 # Enough to sort all suffixes of files of some hundred kilobytes, and those that matter of longer ones.
-_LEAST_MAX_BYTES = 128 << 20
+_LEAST_MAX_BYTES = 52 << 20
 # Together with a frame, prefixes are as long as the format's longest window: zstd's tables for more take twice as much.
 _MAX_PREFIX_BYTES = (1 << 20) - (1 << 16)
 _PREFIX_BIN = 1 << 14

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -44,6 +44,7 @@ def test_each_number_is_counted_in_its_bucket(dtype: type) -> None:
     assert counts.total == len(numbers)
 
 
+@settings(deadline=None)
 @given(arrays.arrays(np.uint32, st.integers(1, 300)), st.data())
 def test_classes_cover_every_level(numbers: npt.NDArray[np.uint32], data: st.DataObject) -> None:
     levels = data.draw(arrays.arrays(np.uint8, len(numbers)))
