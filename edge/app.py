@@ -24,6 +24,7 @@ from edge.batches import Batches
 from edge.blob_cache import BlobCache
 from edge.blob_directory import BlobDirectory
 from edge.blob_lane import BlobLane
+from edge.blob_scrub import Scrub
 from edge.body import BodyLimits
 from edge.certificates import Certificates
 from edge.check import Checks, fresh_for
@@ -88,7 +89,9 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
 
         manifests = ManifestCache()
         cache_control = fresh_for(settings.manifest_max_age_seconds, settings.manifest_stale_seconds)
-        spool = Spool(settings.spool_dir / settings.worker, settings.spool_max_bytes)
+        spool = Spool(
+            settings.spool_dir / settings.worker, settings.spool_max_bytes, durability=settings.spool_durability
+        )
         # Both follow the cache, so they are there before anything is in it.
         # Lines about refusals name the client, whom only aiohttp's route finds out.
         prepared = PreparedManifests(manifests, cache_control, refuse=not settings.edge_log_refusals)
@@ -142,7 +145,8 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         await stack.enter_async_context(serve_operations(operations_app(readiness, manifests), operations))
         stack.push_async_callback(snapshot.flush)
         await _first_picture(feed)
-        lasting = [feed.follow, feed.poll, snapshot.run, *([certificates.watch] if certificates else [])]
+        scrub = Scrub(directory, settings.blob_scrub_seconds)
+        lasting = [feed.follow, feed.poll, snapshot.run, scrub.run, *([certificates.watch] if certificates else [])]
         await stack.enter_async_context(_background(running.failed, *lasting))
         limits = ConnectionLimits(
             open=settings.edge_max_connections, idle=settings.edge_keepalive_seconds, stall=settings.edge_stall_seconds

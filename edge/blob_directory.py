@@ -8,6 +8,7 @@ until it is closed, as POSIX has it, so a download never breaks; its bytes are g
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -87,6 +88,7 @@ class OpenBlob:
 class _Entry:
     length: int
     touched: float
+    verified: float = -math.inf  # when its bytes were last hashed, by the wall clock
 
 
 class BlobDirectory:
@@ -167,17 +169,40 @@ class BlobDirectory:
         entry = self._entries.get(sha256)
         if entry is None:
             return None
-        try:
-            descriptor = os.open(f"{self._blobs}/{sha256[:2]}/{sha256}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            self._forget(sha256)
+        descriptor = self._descriptor_of(sha256)
+        if descriptor is None:
             return None
         if os.fstat(descriptor).st_size != entry.length:
             os.close(descriptor)
-            self._remove(sha256)
+            self.remove(sha256)
             return None
         self._use(sha256, entry, descriptor)
         return OpenBlob(descriptor, entry.length)
+
+    def open_unused(self, sha256: str) -> OpenBlob | None:
+        """Return the blob open for reading without counting that as use, or None when it is not here."""
+        entry = self._entries.get(sha256)
+        descriptor = self._descriptor_of(sha256) if entry else None
+        return OpenBlob(descriptor, entry.length) if entry and descriptor is not None else None
+
+    def _descriptor_of(self, sha256: str) -> int | None:
+        try:
+            return os.open(f"{self._blobs}/{sha256[:2]}/{sha256}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            self._forget(sha256)
+            return None
+
+    def longest_unverified(self, seconds: float) -> str | None:
+        """Return the blob whose bytes were hashed longest ago, never at best, when that is so many seconds or more."""
+        ages = ((entry.verified, sha256) for sha256, entry in self._entries.items())
+        verified, sha256 = min(ages, default=(math.inf, ""))
+        return sha256 if verified <= self._now() - seconds else None
+
+    def note_verified(self, sha256: str) -> None:
+        """Note that the bytes of a blob were hashed now, and are right."""
+        entry = self._entries.get(sha256)
+        if entry is not None:
+            entry.verified = self._now()
 
     def _use(self, sha256: str, entry: _Entry, descriptor: int) -> None:
         self._entries.move_to_end(sha256)
@@ -221,16 +246,17 @@ class BlobDirectory:
         target.parent.mkdir(exist_ok=True, mode=0o700)
         path.rename(target)
         self._forget(sha256)
-        self._entries[sha256] = _Entry(length, self._now())
+        self._entries[sha256] = _Entry(length, self._now(), self._now())
         self._stored += length
 
     def _evict_until(self, bound: int) -> None:
         while self._stored > bound:
             sha256, entry = next(iter(self._entries.items()))
-            self._remove(sha256)
+            self.remove(sha256)
             self._on_evict(entry.length)
 
-    def _remove(self, sha256: str) -> None:
+    def remove(self, sha256: str) -> None:
+        """Remove a blob; who has it open may read on."""
         self._path(sha256).unlink(missing_ok=True)
         self._forget(sha256)
 

@@ -5,8 +5,9 @@ a commit is under way share the next one (group commit): one write for all of th
 waits for the disk. Twice a second the segment is closed and handed to the shipper by a rename.
 
 The spool does one thing at a time, and `Spool._next` chooses it: a commit when batches wait, else a hand-over when it
-is due, else nothing until a batch or the time comes. The next commit begins before the last one's batches are settled,
-so the disk works while they are answered.
+is due, else nothing until a batch or the time comes. The batches of a commit are settled before the next begins, and
+the loop goes round once, so that what came meanwhile goes with it: a commit has a price of its own, that of some five
+batches, and many small ones that overlap with the answering cost more than they save.
 
 What is full is full: over its bound in bytes, or on a full disk, the spool raises ``SpoolFull`` and keeps nothing of
 the batch. The device keeps it and comes back.
@@ -284,13 +285,13 @@ class Spool:
             self._stored += group.size
             metrics.SPOOL_COMMITS.inc()
             metrics.SPOOL_BATCHES.inc(len(group.settlers))
-            self._next()
             _settle(group, None)
+            self._choose_soon()
 
         def failed(error: BaseException) -> None:
             self._reserved -= group.size
-            self._next()
             _settle(group, _what_failed(error))
+            self._choose_soon()
 
         self._disk.run(lambda: self._writer.commit(group.pieces, group.size), done, failed)
 

@@ -230,3 +230,21 @@ async def test_an_environment_that_has_another_name_now_labels_with_it(
         return labels == ["Camera", "Renamed"]
 
     await eventually(shipped)
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+async def test_whether_an_answer_waits_for_the_disk_is_a_setting(
+    site: Site, environment: Environment, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    synced: list[int] = []
+    write = os.pwritev
+
+    def seen(descriptor: int, pieces: Sequence[bytes], offset: int, flags: int) -> int:
+        synced.append(flags)
+        return write(descriptor, pieces, offset, 0)
+
+    monkeypatch.setattr(os, "pwritev", seen)
+    monkeypatch.setattr("telemetry.segment_writer._SYNCED_WRITE", os.RWF_DSYNC)
+    async with site.edge(spool_durability=durability) as edge:
+        assert (await (await Client.of(edge)).ask(batch(environment))).status == 202
+        assert set(synced) == ({os.RWF_DSYNC} if durability == "fsync" else {0})
