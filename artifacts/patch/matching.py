@@ -38,9 +38,9 @@ _PASSES = 6
 # So many passes in a row may fail to be better than the best before: the next one may be.
 _MAX_WORSE = 2
 # Enough to sort all suffixes of files of some hundred kilobytes, and those that matter of longer ones.
-_LEAST_MAX_BYTES = 128 << 20
-# Prefixes are as long as the format's longest window.
-_MAX_PREFIX_BYTES = 1 << 20
+_LEAST_MAX_BYTES = 52 << 20
+# Together with a frame, prefixes are as long as the format's longest window: zstd's tables for more take twice as much.
+_MAX_PREFIX_BYTES = (1 << 20) - (1 << 16)
 _PREFIX_BIN = 1 << 14
 # Steps of the search for the cheapest way, of all passes together: some seconds.
 _BASIC_STEPS = 1_500_000
