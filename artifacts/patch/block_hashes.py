@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,12 @@ _CHUNK = 1 << 18
 # An odd number without a pattern: the golden ratio's first 64 bits.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 # One entry of the filter in front of the index for each of so many hashes, and its bounds.
-_FILTER_SPREAD_LOG = 4
+_FILTER_SPREAD_LOG = 3
 _MIN_FILTER_LOG, _MAX_FILTER_LOG = 16, 26
+
+
+# Places up to here have four bytes in the index.
+_MAX_SHORT_PLACE = (1 << 32) - 1
 
 
 def hashes(data: Bytes, start: int, count: int, stride: int) -> Words:
@@ -42,7 +47,9 @@ class BlockIndex:
         found = hashes(source, 0, count, STRIDE_BYTES) if count else np.zeros(0, np.uint64)
         order = np.argsort(found, kind="stable")
         self._hashes = found[order]
-        self._places = order
+        del found
+        self._places: npt.NDArray[Any] = order.astype(np.uint32 if len(source) <= _MAX_SHORT_PLACE else np.int64)
+        del order
         self._places *= STRIDE_BYTES
         log = min(max(_MIN_FILTER_LOG, count.bit_length() + _FILTER_SPREAD_LOG), _MAX_FILTER_LOG)
         self._filter_shift = np.uint64(64 - log)
@@ -97,4 +104,4 @@ class BlockIndex:
             high = np.maximum(high, low)
         previous = np.maximum(low - 1, first)
         nearer = wished - self._places[previous] < np.abs(self._places[low] - wished)
-        return self._places[np.where(nearer, previous, low)], int(shifts[-1])
+        return self._places[np.where(nearer, previous, low)].astype(np.int64), int(shifts[-1])

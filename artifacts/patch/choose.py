@@ -7,7 +7,7 @@ target: at each, every alignment that lies there, and "new", can be entered from
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -37,7 +37,7 @@ _CHUNK = 1 << 20
 _CLUSTERS_AT_A_TIME = 1 << 12
 
 # Of alignments that lie at one place, no more are kept: among zeros there are any number.
-_MAX_STATES = 24
+_MAX_STATES = 40
 # What it costs to go from the base to the target's own bytes, or back.
 _FAR = 3.0
 
@@ -183,7 +183,7 @@ def new_bytes(target: Bytes, places: Places, repeats: Places, prices: Prices) ->
     return NewBytes(knots, np.insert(sums + skipped, begins, (sums - costs + skipped)[begins]), slope)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """What changes at one place of a target: alignments that begin there, clusters that begin or end, alignments' ends.
 
@@ -195,9 +195,9 @@ class Event:
     """
 
     place: int
-    entered: list[int]
-    changed: list[tuple[int, int]]
-    left: list[int]
+    entered: tuple[int, ...] = ()
+    changed: list[tuple[int, int]] = field(default_factory=list)
+    left: tuple[int, ...] = ()
 
 
 def timeline(
@@ -217,15 +217,16 @@ def timeline(
     def at(place: int) -> Event:
         event = events.get(place)
         if event is None:
-            event = events[place] = Event(place, [], [], [])
+            event = events[place] = Event(place)
         return event
 
     at(start)
     at(end)
     for number, (alignment, differing) in enumerate(zip(alignments, found, strict=True)):
         first, last = max(alignment.start, start), min(alignment.end, end)
-        at(first).entered.append(number)
-        at(last).left.append(number)
+        # Tuples, because most events have none.
+        at(first).entered += (number,)
+        at(last).left += (number,)
         inside = slice(
             int(np.searchsorted(differing.ends, first, side="right")), int(np.searchsorted(differing.starts, last))
         )
@@ -291,12 +292,12 @@ class _Path:
         cost[NEW] += new - self._new
         self._new, self._place = new, place
 
-    def enter(self, states: list[int]) -> None:
+    def enter(self, states: Sequence[int]) -> None:
         for state in states:
             self._cost[state] = float("inf")
             self._rate[state] = 0.0
 
-    def leave(self, states: list[int]) -> None:
+    def leave(self, states: Sequence[int]) -> None:
         for state in states:
             if state in self._rate:
                 del self._cost[state], self._rate[state]

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from artifacts.patch.elements import ESCAPE, MASKS
-from artifacts.patch.tally import LEVELS, Counts, Tally, buckets, entropy
+from artifacts.patch.tally import LEVELS, Counts, Tally, buckets, entropies, entropy
 
-__all__ = ["ClassChoice", "Classes", "Histogram", "choose_classes", "mask_place", "symbol_bits"]
+__all__ = ["ClassChoice", "Classes", "Histogram", "Histograms", "choose_classes", "mask_place", "symbol_bits"]
 
 # Half as many again save another 0.1 %, and each takes its time in every block. Of numbers of one byte, half as many
 # save as much, and so do fewer of a table that codes few numbers: those of small tensors, whose blocks are small.
@@ -34,6 +35,8 @@ _SYMBOL_BITS = 5
 _MASKED = {1: 0.75, 2: 0.4, 4: 0.2}
 
 Histogram = npt.NDArray[np.float64]
+# One to a row.
+Histograms = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +117,35 @@ def _merge_levels(runs: list[_Run], coder: _Coder, most: int) -> None:
                 pairs[near] = merged(near)
 
 
-def symbol_bits(histogram: Histogram) -> float:
-    """Return what Huffman's code makes of symbols that occur so often."""
-    total, most = float(histogram.sum()), float(histogram.max())
-    bits = entropy(histogram) + _HUFFMAN_LOSS * (total if most < total else 0.0)
-    if most * 2 <= total:
-        return bits
+def symbol_bits(histograms: Histograms) -> npt.NDArray[np.float64]:
+    """Return what Huffman's code makes of symbols that occur so often, for each of several histograms."""
+    total, most = histograms.sum(axis=1), histograms.max(axis=1)
+    bits: npt.NDArray[np.float64] = entropies(histograms) + _HUFFMAN_LOSS * np.where(most < total, total, 0.0)
     # The shortest code has one bit, so what is more frequent than half costs more than its entropy; zstd saves some of
     # it again where it comes in long runs.
-    rest = histogram.copy()
-    rest[histogram.argmax()] = 0
-    return max(bits, total - most + entropy(rest) + most * min(1.0, 8 * (1 - most / total) + 0.02))
+    skewed = np.flatnonzero(most * 2 > total)
+    if len(skewed):
+        total, most, rest = total[skewed], most[skewed], histograms[skewed]
+        rest[np.arange(len(skewed)), rest.argmax(axis=1)] = 0
+        runs = most * np.minimum(1.0, 8 * (1 - most / total) + 0.02)
+        bits[skewed] = np.maximum(bits[skewed], total - most + entropies(rest) + runs)
+    return bits
 
 
 def mask_place(mask_bits: int) -> slice:
     """Return where the values of a mask of some bits have their place among those of all masks."""
     return slice(1 << mask_bits, 2 << mask_bits)
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A code for some numbers: what its mask takes, and how often each of its symbols occurs."""
+
+    low_bits: int
+    mask_bits: int
+    of_mask: float
+    symbols: Histogram
+    noise: float
 
 
 class _Coder:
@@ -141,7 +157,9 @@ class _Coder:
 
     def run(self, first: int, last: int, counts: Counts) -> _Run:
         """Return levels with the code that suits their numbers best."""
-        bits, low_bits, mask_bits = min(self._options(counts))
+        options = list(self._options(counts))
+        prices = zip(self._bits(options).tolist(), options, strict=True)
+        bits, low_bits, mask_bits = min((price, option.low_bits, option.mask_bits) for price, option in prices)
         return _Run(first, last, counts, low_bits, mask_bits, bits + _CLASS_BITS)
 
     def choice(self, run: _Run) -> ClassChoice:
@@ -152,7 +170,7 @@ class _Coder:
         symbols, _ = self._symbols(run.counts, run.low_bits, run.mask_bits)
         return ClassChoice(run.low_bits, run.mask_bits, masks, symbols)
 
-    def _options(self, counts: Counts) -> Iterator[tuple[float, int, int]]:
+    def _options(self, counts: Counts) -> Iterator[_Option]:
         total = int(counts.sum())
         masks: dict[int, Histogram] = {bits: _mask(counts, bits) for bits in MASKS}
         worthwhile = [bits for bits in MASKS if masks[bits][-1] < _MASKED[bits] * total]
@@ -163,7 +181,7 @@ class _Coder:
                 left[: (1 << mask_bits) - 1] = 0
                 price = entropy(masks[mask_bits]) + _MASK_LOSS * mask_bits * total
             for low_bits in self._low_bits(left):
-                yield price + self._bits(counts, low_bits, mask_bits), low_bits, mask_bits
+                yield _Option(low_bits, mask_bits, price, *self._symbols(counts, low_bits, mask_bits))
 
     def _low_bits(self, counts: Counts) -> list[int]:
         """Return numbers of low bits that may be the best for numbers that are not in a mask."""
@@ -172,20 +190,31 @@ class _Coder:
         centre = int(self._buckets.starts[middle]).bit_length() - _SYMBOL_BITS
         return sorted({min(max(centre + reach, 0), 8 * self._width - 1) for reach in _REACH})
 
-    def _bits(self, counts: Counts, low_bits: int, mask_bits: int) -> float:
-        histogram, noise = self._symbols(counts, low_bits, mask_bits)
-        total = float(histogram.sum())
-        return symbol_bits(histogram) + noise + low_bits * total + 8 * self._width * float(histogram[ESCAPE])
+    def _bits(self, options: Sequence[_Option]) -> npt.NDArray[np.float64]:
+        """Return what the numbers take in each of some codes."""
+        histograms = np.stack([option.symbols for option in options])
+        low_bits = np.array([option.low_bits for option in options])
+        others = np.array([option.of_mask + option.noise for option in options])
+        escapes = 8 * self._width * histograms[:, ESCAPE]
+        return np.asarray(others + symbol_bits(histograms) + low_bits * histograms.sum(axis=1) + escapes)
 
     def _symbols(self, counts: Counts, low_bits: int, mask_bits: int) -> tuple[Histogram, float]:
         """Return how often each symbol occurs, and the bits of the symbols that the buckets do not tell."""
-        most = (1 << mask_bits) - 1
-        counts, starts = counts[most:], self._buckets.starts[most:] - np.uint64(most)
-        symbols = np.minimum(starts >> np.uint64(low_bits), ESCAPE).astype(np.int64)
-        weights = counts.astype(np.float64)
-        histogram = np.bincount(symbols, weights=weights, minlength=ESCAPE + 1).astype(np.float64)
-        untold = np.maximum(self._buckets.bits[most:] - low_bits, 0)
-        return histogram, float((counts * untold)[symbols < ESCAPE].sum())
+        counts = counts[(1 << mask_bits) - 1 :]
+        symbols, untold = _symbols_of_buckets(self._width, low_bits, mask_bits)
+        histogram = np.bincount(symbols, weights=counts, minlength=ESCAPE + 1).astype(np.float64)
+        return histogram, float(counts @ untold)
+
+
+@lru_cache(maxsize=128)
+def _symbols_of_buckets(width: int, low_bits: int, mask_bits: int) -> tuple[npt.NDArray[np.int64], Counts]:
+    """Return the symbol of the numbers in each bucket that are not in the mask, and how many bits it does not tell."""
+    kinds = buckets(width)
+    most = (1 << mask_bits) - 1
+    starts = kinds.starts[most:] - np.uint64(most)
+    symbols = np.minimum(starts >> np.uint64(low_bits), ESCAPE).astype(np.int64)
+    untold = np.maximum(kinds.bits[most:] - low_bits, 0)
+    return symbols, np.where(symbols < ESCAPE, untold, 0)
 
 
 def _mask(counts: Counts, mask_bits: int) -> Histogram:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.classes import ClassChoice, Classes, Histogram, choose_classes, mask_place, symbol_bits
+from artifacts.patch.classes import ClassChoice, Classes, Histogram, Histograms, choose_classes, mask_place, symbol_bits
 from artifacts.patch.elements import MASKS, ClassCoding, Table
 from artifacts.patch.kinds import Kind
-from artifacts.patch.tally import Tally, coarse_table, entropy, united
+from artifacts.patch.tally import Tally, coarse_table, entropies, united
 
 __all__ = ["Codebook", "StreamPlan", "make_codebook"]
 
@@ -31,6 +31,7 @@ _FRAME_BITS, _MASK_FRAME_BITS = 8 * 70, 8 * 50
 _UNSEEN = np.float32(0.05)
 
 Singles = npt.NDArray[np.float32]
+Prices = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,24 +162,26 @@ def _coding(choice: ClassChoice, streams: StreamPlan, mask: int, symbols: int) -
     )
 
 
-def _mask_bits(histogram: Histogram, frame_bytes: int) -> float:
-    total = sum(bits * float(histogram[mask_place(bits)].sum()) for bits in MASKS)
-    return entropy(histogram) + _MASK_FRAME_BITS * max(1.0, total / 8 / frame_bytes) if total else 0.0
+def _mask_bits(histograms: Histograms, frame_bytes: int) -> Prices:
+    total = np.sum([bits * histograms[:, mask_place(bits)].sum(axis=1) for bits in MASKS], axis=0)
+    frames = np.where(total > 0, np.maximum(1.0, total / 8 / frame_bytes), 0.0)
+    return np.asarray(entropies(histograms) + _MASK_FRAME_BITS * frames)
 
 
-def _stream_bits(histogram: Histogram, frame_bytes: int) -> float:
-    total = float(histogram.sum())
-    return symbol_bits(histogram) + _FRAME_BITS * max(1.0, total / frame_bytes) if total else 0.0
+def _stream_bits(histograms: Histograms, frame_bytes: int) -> Prices:
+    total = histograms.sum(axis=1)
+    frames = np.where(total > 0, np.maximum(1.0, total / frame_bytes), 0.0)
+    return np.asarray(symbol_bits(histograms) + _FRAME_BITS * frames)
 
 
 class _Sharing:
     """Streams are merged, the two first that lose least by it."""
 
-    def __init__(self, histograms: Sequence[Histogram], price: Callable[[Histogram], float]) -> None:
+    def __init__(self, histograms: Sequence[Histogram], price: Callable[[Histograms], Prices]) -> None:
         self._price = price
         self._members = [[place] for place in range(len(histograms))]
-        self._histograms = list(histograms)
-        self._costs = [price(histogram) for histogram in histograms]
+        self._histograms = np.stack(histograms)
+        self._costs = price(self._histograms)
 
     @property
     def count(self) -> int:
@@ -203,15 +206,15 @@ class _Sharing:
 
     def _merge(self, losses: npt.NDArray[np.float64], one: int, other: int) -> npt.NDArray[np.float64]:
         self._members[one] += self._members.pop(other)
-        self._histograms[one] = self._histograms[one] + self._histograms.pop(other)
-        self._costs.pop(other)
-        self._costs[one] = self._price(self._histograms[one])
+        self._histograms[one] += self._histograms[other]
+        self._costs[one] = self._price(self._histograms[one, None])[0]
+        self._histograms = np.delete(self._histograms, other, 0)
+        self._costs = np.delete(self._costs, other)
         losses = np.delete(np.delete(losses, other, 0), other, 1)
         self._update(losses, one)
         return losses
 
     def _update(self, losses: npt.NDArray[np.float64], one: int) -> None:
-        for other in range(self.count):
-            if other != one:
-                both = self._price(self._histograms[one] + self._histograms[other])
-                losses[one, other] = losses[other, one] = both - self._costs[one] - self._costs[other]
+        both = self._price(self._histograms + self._histograms[one])
+        losses[one] = losses[:, one] = both - self._costs - self._costs[one]
+        losses[one, one] = np.inf

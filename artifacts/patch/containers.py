@@ -105,7 +105,7 @@ class Unpacked:
         data: memoryview,
         members: tuple[Member, ...],
         deflated: tuple[Deflated, ...],
-        inflated: mmap.mmap | None = None,
+        inflated: memoryview | mmap.mmap | None = None,
     ) -> None:
         self.data = data
         self.members = members

@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from artifacts.patch.matrix import MAX_EXPONENT, MAX_FACTOR, MAX_FACTORS, MAX_RANK, MAX_SHIFT, MIN_EXPONENT, Factors
 
-__all__ = ["Decomposition", "decompose", "rounded_factors", "worthwhile_rank"]
+__all__ = ["Decomposition", "decompose", "rounded_factors", "worthwhile_parts", "worthwhile_rank"]
 
 # Random directions beyond the rank that is wanted, and multiplications by the matrix and its transpose.
 _OVERSAMPLING = 8
 _POWERS = 2
+# So many directions are enough for most tensors; where more than the second number are worth it, there may be more.
+_FEW_PARTS, _FEW_WORTH = 24, 16
 # What a factor takes in a patch when it is rounded as below, in bits.
 _FACTOR_BITS = 3.5
 # What rounding adds, as a share of what the factors leave (of squares).
@@ -56,16 +58,46 @@ def decompose(update: Singles, max_rank: int = MAX_RANK) -> Decomposition | None
         update: finite numbers, rows by columns; they are scaled in place, because a copy would be large.
         max_rank: how many parts at most.
     """
-    rows, columns = update.shape
-    rank = min(max_rank, MAX_RANK, min(rows, columns) // 2, MAX_FACTORS // (rows + columns))
-    if rank < 1 or min(rows, columns) < _MIN_SIDE:
-        return None
-    size = float(max(update.max(), -update.min()))
+    size = _scale(update)
+    return _decomposed(update, size, min(max_rank, _max_rank(*update.shape))) if size > 0 else None
+
+
+def worthwhile_parts(update: Singles, floor: float) -> tuple[Decomposition, int] | None:
+    """Return the largest parts of a matrix and how many of them are worth it; None if none are.
+
+    Args:
+        update: as of `decompose`.
+        floor: as of `worthwhile_rank`.
+    """
+    size = _scale(update)
     if size == 0:
+        return None
+    most = _max_rank(*update.shape)
+    parts = _decomposed(update, size, min(_FEW_PARTS, most))
+    worth = 0 if parts is None else worthwhile_rank(parts, floor)
+    if worth > _FEW_WORTH and most > _FEW_PARTS and (parts := _decomposed(update, size, most)) is not None:
+        worth = worthwhile_rank(parts, floor)
+    return (parts, worth) if parts is not None and worth else None
+
+
+def _max_rank(rows: int, columns: int) -> int:
+    return min(MAX_RANK, min(rows, columns) // 2, MAX_FACTORS // (rows + columns))
+
+
+def _scale(update: Singles) -> float:
+    """Divide a matrix by the size of its largest element, and return that; 0 if there is nothing else."""
+    size = float(max(update.max(), -update.min()))
+    if size > 0:
+        np.divide(update, np.float32(size), out=update)
+    return size
+
+
+def _decomposed(scaled: Singles, size: float, rank: int) -> Decomposition | None:
+    rows, columns = scaled.shape
+    if rank < 1 or min(rows, columns) < _MIN_SIDE:
         return None
     # The seed is fixed: the same files make the same patch.
     directions = np.random.default_rng(0).standard_normal((columns, rank + _OVERSAMPLING), np.float32)
-    scaled = np.divide(update, np.float32(size), out=update)
     basis = _orthonormal(scaled @ directions)
     for _ in range(_POWERS):
         basis = _orthonormal(scaled @ _orthonormal(scaled.T @ basis))

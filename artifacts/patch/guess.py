@@ -18,8 +18,9 @@ from artifacts.patch.tally import entropy
 
 __all__ = ["GUESSED", "guess_columns"]
 
-# Elements that are looked at.
+# Elements that are looked at; first so many, or so many rows, and of those numbers of columns that do best all.
 GUESSED = 1 << 17
+_FIRST, _FIRST_ROWS, _BEST = 1 << 14, 32, 5
 # Numbers of columns that are tried, and the smallest of rows and columns.
 _MAX_TRIED = 64
 _MIN_SIDE = 8
@@ -42,8 +43,12 @@ def guess_columns(target: Singles, base: Singles, count: int, unit: float) -> in
     """
     floor = half_octaves(unit / 4)
     flat = (half_octaves(max(float(np.abs(target - base).mean()), unit / 4)) - floor) / STEPS
+    first = sorted(
+        (_cost(target, base, min(len(target), max(_FIRST, _FIRST_ROWS * columns)) // columns, columns, floor), columns)
+        for columns in _divisors(count)
+    )
     tried = sorted(
-        (_cost(target, base, len(target) // columns, columns, floor), columns) for columns in _divisors(count)
+        (_cost(target, base, len(target) // columns, columns, floor), columns) for _, columns in first[:_BEST]
     )
     if not tried or tried[0][0] > flat - _MIN_SAVED:
         return None

@@ -38,9 +38,9 @@ _PASSES = 6
 # So many passes in a row may fail to be better than the best before: the next one may be.
 _MAX_WORSE = 2
 # Enough to sort all suffixes of files of some hundred kilobytes, and those that matter of longer ones.
-_LEAST_MAX_BYTES = 128 << 20
-# Prefixes are as long as the format's longest window.
-_MAX_PREFIX_BYTES = 1 << 20
+_LEAST_MAX_BYTES = 52 << 20
+# Together with a frame, prefixes are as long as the format's longest window: zstd's tables for more take twice as much.
+_MAX_PREFIX_BYTES = (1 << 20) - (1 << 16)
 _PREFIX_BIN = 1 << 14
 # Steps of the search for the cheapest way, of all passes together: some seconds.
 _BASIC_STEPS = 1_500_000
@@ -144,6 +144,7 @@ class _Trials:
     def __init__(self, files: Files, found: Found, limits: MatchLimits) -> None:
         self._files, self._found = files, found
         self._choices: dict[int, Choices] = {}
+        self._forms: dict[object, Matched] = {}
         self._estimator = Estimator(files.old, files.new)
         made = sum(end - start for start, end in files.ranges)
         self._most_operations = _FEW_OPERATIONS + made // _BYTES_PER_OPERATION
@@ -201,6 +202,13 @@ class _Trials:
 
     def _smallest_form(self, choices: Sequence[Choice], prefix: tuple[int, int] | None) -> Matched:
         """Return the operations of some choices in the form that compresses best."""
+        # Where little differs, most beginnings lead to the same.
+        key = prefix, tuple(part for choice in choices for part in choice.parts())
+        if key not in self._forms:
+            self._forms[key] = self._new_form(choices, prefix)
+        return self._forms[key]
+
+    def _new_form(self, choices: Sequence[Choice], prefix: tuple[int, int] | None) -> Matched:
         best: Matched | None = None
         for run in self._runs:
             operations = [one for choice in choices for one in choice.operations(run)]

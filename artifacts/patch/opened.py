@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -46,14 +46,22 @@ def opened(path: Path, folder: Path | None = None) -> Iterator[Opened]:
         OSError: it cannot be read, or temporary files cannot be written.
     """
     sha256, length = hash_file(path)
-    with ExitStack() as stack:
-        data = memoryview(b"")
-        if length:
-            with path.open("rb") as file:
-                data = memoryview(mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ))
-        unpacked = stack.enter_context(unpack(data, path.name, folder))
-        content = _joined(unpacked, folder) if unpacked.deflated else data
+    unpacked, content = _unpacked(path, length, folder)
+    with unpacked:
         yield Opened(Side(length, sha256), unpacked, content, tuple(find_tensors(unpacked)))
+
+
+def _unpacked(path: Path, length: int, folder: Path | None) -> tuple[Unpacked, memoryview]:
+    """Return a file and what was inflated, with both as views of one map: nothing of it is in memory twice."""
+    data = memoryview(b"")
+    if length:
+        with path.open("rb") as file:
+            data = memoryview(mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ))
+    unpacked = unpack(data, path.name, folder)
+    if not unpacked.deflated:
+        return unpacked, data
+    content = _joined(unpacked, folder)
+    return Unpacked(content[:length], unpacked.members, unpacked.deflated, content[length:]), content
 
 
 def _joined(unpacked: Unpacked, folder: Path | None) -> memoryview:

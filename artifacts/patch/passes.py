@@ -59,6 +59,11 @@ class Choice:
         self.steps, self.alignments = steps, alignments
         self._files, self._equal = files, equal
 
+    def parts(self) -> Iterator[tuple[int, Alignment | None]]:
+        """Yield where each step ends, and what it comes from; None if that is new."""
+        for step in self.steps:
+            yield step.end, None if step.alignment == NEW else self.alignments[step.alignment]
+
     def operations(self, run: int) -> Iterator[Operation]:
         """Yield what makes the range; from ``run`` on, equal bytes are copies, fewer are zeros among differences."""
         for step in self.steps:

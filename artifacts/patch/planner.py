@@ -45,7 +45,7 @@ _POOR_SHARE = 0.6
 _ORIGIN_SAMPLE = 1024
 _ORIGIN_QUANTILE = 0.999
 # Memory that planning a tensor takes, beside the mapped files: bytes for each element, and in any case.
-_PLAN_BYTES, _FACTOR_BYTES, _FREE_BYTES = 8, 12, 96 * 1024 * 1024
+_PLAN_BYTES, _FACTOR_BYTES, _FREE_BYTES = 8, 12, 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,15 +52,17 @@ def with_prefixes(old: Opened, new: Opened, steps: Sequence[Step]) -> list[Step]
 def _runs(steps: Sequence[Step]) -> Iterator[tuple[list[Step], int | None, int | None]]:
     """Yield runs of small steps, with the addresses that the sources of the steps around them end and begin at."""
     run: list[Step] = []
+    length = 0
     before: int | None = 0
     for step in steps:
-        if _is_small(step) and sum(one.length for one in run) + step.length <= _MAX_RUN:
+        if _is_small(step) and length + step.length <= _MAX_RUN:
             run.append(step)
+            length += step.length
             continue
         after = step.source if isinstance(step, (Copy, Add)) else None
         if run:
             yield run, before, after
-        run = [step] if _is_small(step) else []
+        run, length = ([step], step.length) if _is_small(step) else ([], 0)
         if not run:
             yield [step], None, None
             before = step.source + step.length if isinstance(step, Copy) else None

@@ -31,6 +31,8 @@ _LEAST_EXTENDED = 12
 _RECENT = 8
 # An alignment that differs in so few bytes is as good as another one that does not: to go there and back costs more.
 _FEW = 2
+# Unless that one leads elsewhere, and this one goes on in the base's order: as alignments of this length do.
+_LONG = 128
 # What repeats itself at a shorter distance is left to the compressor, and so is what repeats itself more often.
 _LEAST_PERIOD = 64
 _MAX_PERIODS = 64
@@ -307,6 +309,7 @@ class _Extender:
         self._allowance = allowance
         self._known = known
         self._recent: list[Alignment] = []
+        self._order = 0
 
     def extend(self, targets: Places, shifts: Places, lengths: Places, *, own: bool) -> None:
         """Add alignments at places in the target, ascending, that agree with those ``shifts`` further in a source."""
@@ -331,7 +334,7 @@ class _Extender:
             place = int(targets[at])
             if place >= skipped:
                 known = self._known.end(place, shift, own=own)
-                covered = 0 if known else self._covered(place, int(lengths[at]))
+                covered = 0 if known else self._covered(place, shift, int(lengths[at]))
                 if not known and not covered:
                     self._add(place, shift, int(lengths[at]), own)
                     break
@@ -353,7 +356,7 @@ class _Extender:
                 wanted[first - start : last - start - BLOCK_BYTES] &= sums[BLOCK_BYTES:-1] > sums[: -BLOCK_BYTES - 1]
         return wanted
 
-    def _covered(self, place: int, equal: int) -> int:
+    def _covered(self, place: int, shift: int, equal: int) -> int:
         """Return for how many bytes no more is to be looked for."""
         covered = 0
         for other in self._recent[-_RECENT:]:
@@ -364,7 +367,9 @@ class _Extender:
                     covered = max(covered, length - BLOCK_BYTES)
                 elif length < equal <= other.end - place:
                     here = self._new[place : place + equal] != source[place + other.shift : place + other.shift + equal]
-                    covered = max(covered, int(np.count_nonzero(here) <= _FEW))
+                    # In the order of the base comes what lies nearest to the distance of the last long alignment.
+                    ordered = abs(shift - self._order) < abs(other.shift - self._order)
+                    covered = max(covered, int(np.count_nonzero(here) <= _FEW and not ordered))
                 elif length >= equal:
                     covered = max(covered, 1)
         return covered
@@ -379,6 +384,8 @@ class _Extender:
         alignment = Alignment(place - back, place + forward, shift, own)
         self._known.remember(alignment)
         self._recent.append(alignment)
+        if not own and forward + back >= _LONG:
+            self._order = shift
         self._allowance.number -= 1
         self._allowance.length -= forward + back
         if not own:

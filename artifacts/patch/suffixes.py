@@ -17,9 +17,12 @@ __all__ = ["DEPTH", "RESULT_BYTES", "SORT_BYTES", "Near", "Nearest", "nearest"]
 
 DEPTH = 64
 # What sorting takes, for each byte of the text, and what the result takes, for each of the second part.
-SORT_BYTES = 90
-RESULT_BYTES = 60
+SORT_BYTES = 46
+RESULT_BYTES = 100
 
+# Places that are compared at a time.
+_PIECE = 1 << 15
+_NONE = np.zeros(0, np.int32)
 # Where so many bytes occur once in the first part, that place says where to expect what follows.
 _TELLING_BYTES = 16
 # So many bytes are looked for where they are expected.
@@ -73,11 +76,11 @@ def nearest(text: Bytes, old_places: Places, places: Places) -> Nearest:
     padded = np.concatenate((text, np.zeros(DEPTH + 8, np.uint8)))
     words = np.ndarray((len(text) + DEPTH,), ">u8", padded, 0, (1,))
     second = np.arange(border, len(text))
-    all_places = np.concatenate((old_places, np.arange(len(places))))
+    all_places = np.concatenate((old_places.astype(np.int32), np.arange(len(places), dtype=np.int32)))
 
-    def near(found: Places) -> Near:
-        lengths = _agreeing(words, second, found).astype(np.int32)
-        in_file = np.where(found < 0, -1, all_places[found]).astype(np.int32)
+    def near(found: Places | npt.NDArray[np.int32]) -> Near:
+        lengths = _agreeing(words, second, found)
+        in_file = np.where(found < 0, np.int32(-1), all_places[found])
         return Near(in_file, lengths)
 
     order = _Order(padded, len(text), border)
@@ -124,10 +127,12 @@ class _Order:
 
     def double(self) -> None:
         """Sort by twice as many bytes."""
-        rank = np.empty(self._count, np.uint64)
-        rank[self._order] = np.cumsum(self._fresh)
-        self._keys = rank * np.uint64(self._count + 1)
+        rank = np.empty(self._count, np.uint32)
+        rank[self._order] = np.cumsum(self._fresh, dtype=np.uint32)
+        self._keys = rank.astype(np.uint64)
+        self._keys *= np.uint64(self._count + 1)
         self._keys[: -self.length] += rank[self.length :]
+        del rank
         self.length *= 2
         self._sort()
 
@@ -155,15 +160,16 @@ class _Order:
 
     def _groups(self) -> tuple[Places, Places, Places]:
         """Return for each place of the second part where its equals of the first are in the order, to which end."""
-        first = np.maximum.accumulate(np.where(self._fresh, np.arange(self._count), 0))
-        in_first = np.concatenate(([0], np.cumsum(self._order < self._border)))
-        starts = np.flatnonzero(self._fresh)
-        ends = np.append(starts[1:], self._count)
-        number = (in_first[ends] - in_first[starts])[np.cumsum(self._fresh) - 1]
         wanted = np.flatnonzero(self._order >= self._border)
         back = np.empty(len(wanted), np.int64)
         back[self._order[wanted] - self._border] = wanted
-        return first[back], first[back] + number[back], back
+        starts = np.flatnonzero(self._fresh).astype(np.int32)
+        in_first = np.cumsum(self._order < self._border, dtype=np.int32)
+        # Before each group, and before the end.
+        before = np.concatenate(([0], in_first[starts[1:] - 1], in_first[-1:]))
+        group = (np.cumsum(self._fresh, dtype=np.int32) - 1)[back]
+        first = starts[group].astype(np.int64)
+        return first, first + (before[group + 1] - before[group]), back
 
     def telling(self, old_places: Places, places: Places) -> tuple[Places, ...]:
         """Return where to expect each place, relative to it: by the last and by the next that occurs only once."""
@@ -175,9 +181,14 @@ class _Order:
         after = np.searchsorted(single, np.arange(len(places)), side="right")
         return shifts[np.maximum(after - 1, 0)], shifts[np.minimum(after, len(single) - 1)]
 
-    def expected(self, wished: Places) -> Places:
+    def expected(self, wished: Places) -> npt.NDArray[np.int32]:
         """Return for each place of the second part its equal in the first part that is nearest to ``wished``."""
         first, end, _ = self._groups()
+        pieces = [slice(start, start + _PIECE) for start in range(0, len(wished), _PIECE)]
+        return np.concatenate([_NONE, *(self._nearest(first[one], end[one], wished[one]) for one in pieces)])
+
+    def _nearest(self, first: Places, end: Places, wished: Places) -> npt.NDArray[np.int32]:
+        """Return, of the places from ``first`` to ``end`` in the order, the nearest to ``wished``; -1 without any."""
         low, high = first.copy(), end.copy()
         while (low < high).any():
             middle = (low + high) >> 1
@@ -188,12 +199,21 @@ class _Order:
         there = end > first
         after, previous = np.where(there, after, 0), np.where(there, previous, 0)
         nearer = np.abs(self._order[previous] - wished) < np.abs(self._order[after] - wished)
-        return np.where(there, np.where(nearer, self._order[previous], self._order[after]), -1)
+        return np.where(there, np.where(nearer, self._order[previous], self._order[after]), np.int32(-1))
 
 
-def _agreeing(words: npt.NDArray[np.uint64], ones: Places, others: Places) -> Places:
+def _agreeing(
+    words: npt.NDArray[np.uint64], ones: Places, others: Places | npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
     """Return in how many bytes, up to `DEPTH`, the places agree; 0 where the other is negative."""
-    length = np.zeros(len(ones), np.int64)
+    pieces = [slice(start, start + _PIECE) for start in range(0, len(ones), _PIECE)]
+    return np.concatenate([_NONE, *(_agreeing_piece(words, ones[one], others[one]) for one in pieces)])
+
+
+def _agreeing_piece(
+    words: npt.NDArray[np.uint64], ones: Places, others: Places | npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
+    length = np.zeros(len(ones), np.int32)
     active = np.flatnonzero(others >= 0)
     for done in range(0, DEPTH, 8):
         differs = words[ones[active] + done] ^ words[others[active] + done]

@@ -25,6 +25,7 @@ __all__ = [
     "Tally",
     "buckets",
     "coarse_table",
+    "entropies",
     "entropy",
     "estimated_bits",
     "tally",
@@ -119,6 +120,7 @@ def tally(width: int, parts: Iterable[tuple[npt.NDArray[Any], npt.NDArray[np.uin
     """
     count = len(buckets(width).starts)
     counts = np.zeros((LEVELS, count), np.int64)
+    least, most = LEVELS, 0
     for numbers, levels in parts:
         if not len(levels):
             continue
@@ -134,7 +136,8 @@ def tally(width: int, parts: Iterable[tuple[npt.NDArray[Any], npt.NDArray[np.uin
         places += (levels.astype(np.int64) - lowest) * count
         found = np.bincount(places, minlength=(highest - lowest + 1) * count)
         counts[lowest : highest + 1] += found.reshape(-1, count)
-    return _sparse(width, counts.ravel())
+        least, most = min(least, lowest), max(most, highest + 1)
+    return _sparse(width, counts[least:most].ravel(), least)
 
 
 def united(tallies: Sequence[Tally]) -> Tally:
@@ -146,9 +149,11 @@ def united(tallies: Sequence[Tally]) -> Tally:
     return _sparse(width, counts)
 
 
-def _sparse(width: int, counts: Counts) -> Tally:
-    places = np.flatnonzero(counts)
-    return Tally(width, places.astype(np.int32), counts[places])
+def _sparse(width: int, counts: Counts, level: int = 0) -> Tally:
+    """Return the tally of counts of all buckets from a level on."""
+    found = np.flatnonzero(counts)
+    places = found + level * len(buckets(width).starts)
+    return Tally(width, places.astype(np.int32), counts[found])
 
 
 def tally_factors(factors: Factors) -> Tally:
@@ -167,9 +172,12 @@ def _side(
 
 def entropy(counts: npt.NDArray[Any]) -> float:
     """Return the bits of a sequence of symbols that occur so often, each coded by how often it occurs."""
-    present = counts[counts > 0]
-    total = present.sum()
-    return float(total * np.log2(total) - (present * np.log2(present)).sum()) if len(present) > 1 else 0.0
+    return float(entropies(counts))
+
+
+def entropies(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the `entropy` of each of several sequences, or of arrays of them; the last axis is that of symbols."""
+    return np.asarray(_by_logarithm(counts.sum(axis=-1)) - _by_logarithm(counts).sum(axis=-1))
 
 
 def estimated_bits(one: Tally) -> float:
@@ -177,9 +185,10 @@ def estimated_bits(one: Tally) -> float:
     if not len(one.counts):
         return 0.0
     merged = coarse_table(one)
-    bits = _by_logarithm(merged.sum(axis=1)).sum() - _by_logarithm(merged).sum()
     kinds = buckets(one.width)
-    return float(bits) + float((one.counts * kinds.coarse_bits[one.places % len(kinds.starts)]).sum())
+    return float(entropies(merged).sum()) + float(
+        (one.counts * kinds.coarse_bits[one.places % len(kinds.starts)]).sum()
+    )
 
 
 def coarse_table(one: Tally) -> Counts:
@@ -190,5 +199,5 @@ def coarse_table(one: Tally) -> Counts:
     return table
 
 
-def _by_logarithm(counts: Counts) -> npt.NDArray[np.float64]:
+def _by_logarithm(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.asarray(counts * np.log2(np.maximum(counts, 1)), np.float64)

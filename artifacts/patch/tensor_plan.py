@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artifacts.patch.elements import FRACTIONS, MAX_WHOLE_BYTES, ClassCoding, Table, numbers_and_levels
-from artifacts.patch.factors import decompose, rounded_factors, worthwhile_rank
+from artifacts.patch.factors import rounded_factors, worthwhile_parts
 from artifacts.patch.gains import GAIN_BITS, SIDES, GainSums
 from artifacts.patch.guess import GUESSED, guess_columns
 from artifacts.patch.kinds import FLOATS, Kind, kind_of
@@ -117,24 +117,32 @@ def plan_planes(target: Elements, shape: tuple[int, ...], origin: int = 0) -> Te
 
 
 def _best(work: _Work, shape: tuple[int, ...], *, thorough: bool) -> TensorPlan:
+    return min(_plans(work, shape, thorough=thorough), key=lambda plan: plan.bits)
+
+
+def _plans(work: _Work, shape: tuple[int, ...], *, thorough: bool) -> Iterator[TensorPlan]:
+    """Yield ways without scales, with scales, and with gains, factors and both beside them."""
     split, scales = _split(work, shape)
-    plans = [work.plan(None, *split, level=_mean_level(work), prediction=None)]
-    if scales is not None:
+    yield work.plan(None, *split, level=_mean_level(work), prediction=None)
+    if scales is None:
+        return
+    best = _scaled(work, split, None, scales)
+    yield best
+    gains = work.gains(split)
+    if gains is not None:
         # Where a fit of squares finds gains, the elements may still need fewer bits without them.
-        for gains in dict.fromkeys([None, work.gains(split)]):
-            plans += _plans(work, split, gains, thorough=thorough)
-    return min(plans, key=lambda plan: plan.bits)
-
-
-def _plans(work: _Work, split: tuple[int, int], gains: _Prediction | None, *, thorough: bool) -> Iterator[TensorPlan]:
-    """Yield ways with scales, and with factors beside the gains."""
-    yield _scaled(work, split, gains)
+        plan = _scaled(work, split, gains)
+        yield plan
+        gains = gains if plan.bits < best.bits or work.is_whole else None
     for prediction in _predictions(work, split, gains) if thorough else ():
         yield _scaled(work, split, prediction)
 
 
-def _scaled(work: _Work, split: tuple[int, int], prediction: _Prediction | None) -> TensorPlan:
-    scales = fit_scales(work.magnitudes(split, prediction))
+def _scaled(
+    work: _Work, split: tuple[int, int], prediction: _Prediction | None, scales: Scales | None = None
+) -> TensorPlan:
+    """Return a way with scales: those that are known, or those that fit what is left of a prediction."""
+    scales = scales or fit_scales(work.magnitudes(split, prediction))
     level = -MAX_LEVEL if scales is None else scales.level
     return work.plan(scales, *split, level=level, prediction=prediction)
 
@@ -173,11 +181,11 @@ def _predictions(work: _Work, split: tuple[int, int], gains: _Prediction | None)
     """Yield factors that may be worth it, beside the gains."""
     if not work.can_be_predicted:
         return
-    parts = decompose(work.update(split, gains))
-    if parts is None:
-        return
     floor = work.rounding_energy
-    rank = worthwhile_rank(parts, floor)
+    worthwhile = worthwhile_parts(work.update(split, gains), floor)
+    if worthwhile is None:
+        return
+    parts, rank = worthwhile
     for candidate in sorted({round(rank * share) for share in _RANKS}):
         if candidate and (found := rounded_factors(parts, candidate, floor)) is not None:
             factors, exponent = found
@@ -337,6 +345,11 @@ class _Work:
             return False
         changed = sum(int(np.count_nonzero(self._differences(part))) for part in self._chunks())
         return changed > _MIN_CHANGED * self.count
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the elements are whole numbers."""
+        return self._float is None
 
     @property
     def unit(self) -> float:

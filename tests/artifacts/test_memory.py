@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from artifacts.patch.elements import ClassCoding, Table, encode_block
+from artifacts.patch.encode import BYTES_PER_BYTE, FIXED_BYTES
 from artifacts.patch.format import MAX_MEMORY_BYTES, DeflateParameters, Header, Layout, Member
 from artifacts.patch.writer import PatchWriter
 from artifacts.patch.zstd_prefix import estimate_apply_bytes, estimate_build_bytes
+from tests.finetunes import safetensors, zipped
 from tests.models import field, varint
 from tests.patches import deflated, side
 
@@ -29,6 +32,7 @@ from artifacts.encodings import decode_full, encode_full
 from artifacts.hashing import hash_file
 from artifacts.inspect import inspect_archive
 from artifacts.patch import apply
+from artifacts.patch.encode import encode_patch
 from artifacts.patch.zstd_prefix import apply_patch, make_patch
 from artifacts.store import open_store
 
@@ -154,3 +158,45 @@ def test_a_patch_is_decoded_in_the_memory_that_its_header_says(tmp_path: Path) -
         f"length={header.target.length}, sha256={header.target.sha256!r})",
     )
     assert grown < header.memory_bytes <= MAX_MEMORY_BYTES < TENSOR_BYTES / 4
+
+
+def fine_tuned() -> tuple[bytes, bytes]:
+    """Return a file of many small tensors and a large one, and what an update of few factors and noise makes of it."""
+    generator = np.random.default_rng(1)
+    shapes = {f"layer.{number}": (96, 96) for number in range(32)} | {"embedding": (1024, 512)}
+    old = {name: generator.normal(0, 0.05, shape).astype(np.float32) for name, shape in shapes.items()}
+    new = {}
+    for name, values in old.items():
+        left, right = generator.normal(0, 1e-4, (values.shape[0], 8)), generator.normal(0, 1, (8, values.shape[1]))
+        new[name] = (values + left @ right + generator.normal(0, 1e-4, values.shape)).astype(np.float32)
+    return safetensors(old), safetensors(new)
+
+
+def zipped_fine_tuned() -> tuple[bytes, bytes]:
+    """Return the same two files in zips."""
+    old, new = (zipped({"model.safetensors": content}, deflated=True) for content in fine_tuned())
+    return old, new
+
+
+def edited() -> tuple[bytes, bytes]:
+    """Return a file that no parser knows, and what a thousand short edits make of it."""
+    generator = np.random.default_rng(2)
+    old = generator.integers(97, 123, 1 << 20, np.uint8)
+    new = old.copy()
+    for start in generator.integers(0, len(new) - 16, 1000).tolist():
+        new[start : start + 12] = generator.integers(97, 123, 12, np.uint8)
+    return old.tobytes(), new.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("make", "inflated_bytes"), [(fine_tuned, 4 << 20), (zipped_fine_tuned, 8 << 20), (edited, 1 << 20)]
+)
+def test_a_patch_is_made_in_the_memory_that_is_said_of_it(
+    tmp_path: Path, make: Callable[[], tuple[bytes, bytes]], inflated_bytes: int
+) -> None:
+    for name, content in zip(("old", "new"), make(), strict=True):
+        (tmp_path / name).write_bytes(content)
+        assert len(content) <= inflated_bytes
+    grown = growth(tmp_path, "encode_patch(folder / 'old', folder / 'new', folder / 'patch')")
+    # Both files are mapped, with what is inflated of them.
+    assert grown < FIXED_BYTES + (BYTES_PER_BYTE + 2) * inflated_bytes

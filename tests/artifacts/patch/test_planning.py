@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -22,6 +24,8 @@ from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_
 from artifacts.patch.writer import frame_of
 from tests.finetunes import halved, model, normalized, quantized, trained
 
+Parts = list[tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]]
+
 STREAMS = StreamPlan(escapes=0, bits=1, first=2, most=20, frame_bytes=1 << 16)
 
 
@@ -37,13 +41,14 @@ def test_buckets_cover_all_numbers_without_gaps(width: int) -> None:
 def test_each_number_is_counted_in_its_bucket(dtype: type) -> None:
     found = buckets(np.dtype(dtype).itemsize)
     numbers = np.concatenate([found.starts, found.starts + (1 << found.bits).astype(np.uint64) - np.uint64(1)])
-    parts = [(some.astype(dtype), np.full(len(some), 7, np.uint8)) for some in np.array_split(numbers, 3)]
+    parts: Parts = [(some.astype(dtype), np.full(len(some), 7, np.uint8)) for some in np.array_split(numbers, 3)]
     counts = tally(np.dtype(dtype).itemsize, parts)
     assert counts.levels.tolist() == [7]
     assert counts.table().tolist() == [[2] * len(found.starts)]
     assert counts.total == len(numbers)
 
 
+@settings(deadline=None)
 @given(arrays.arrays(np.uint32, st.integers(1, 300)), st.data())
 def test_classes_cover_every_level(numbers: npt.NDArray[np.uint32], data: st.DataObject) -> None:
     levels = data.draw(arrays.arrays(np.uint8, len(numbers)))
