@@ -60,8 +60,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 async def fill(url: str, folder: Path) -> None:
     warehouse = open_warehouse(url, folder)
+    failed = event("error", version=1, error="did not fit")
     await warehouse.migrate()
-    await warehouse.insert_events(event_columns([record(event(), event(kind="activate", version=1))]), "one")
+    await warehouse.insert_events(event_columns([record(event(), event("activate", version=1), failed)]), "one")
     await warehouse.close()
 
 
@@ -70,7 +71,11 @@ def test_every_table_and_view_of_ours_can_be_read(server: Server) -> None:
     assert {"events", "raw_events", "device_days", "devices"} <= set(names)
     for name in names:
         server.ask(f"SELECT count() FROM `{name}`")
-    assert server.ask("SELECT type, count() FROM events GROUP BY type ORDER BY type") == [("activate", 1), ("check", 1)]
+    assert server.ask("SELECT type, count() FROM events GROUP BY type ORDER BY type") == [
+        ("activate", 1),
+        ("check", 1),
+        ("error", 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ def test_every_table_and_view_of_ours_can_be_read(server: Server) -> None:
 )
 def test_nothing_can_be_written(server: Server, sql: str) -> None:
     assert server.refusal(sql) == READONLY
-    assert server.ask("SELECT count() FROM raw_events") == [(2,)]
+    assert server.ask("SELECT count() FROM raw_events") == [(3,)]
 
 
 @pytest.mark.parametrize("setting", ["readonly = 0", "readonly = 2", "max_execution_time = 0", "max_memory_usage = 0"])
@@ -132,6 +137,12 @@ def test_no_table_function_leads_around_it(server: Server, source: str) -> None:
 
 def test_tables_of_other_databases_are_not_even_named(server: Server) -> None:
     assert server.ask("SELECT DISTINCT database FROM system.tables ORDER BY database") == [("skafos",), ("system",)]
+
+
+def test_the_question_in_the_documents_is_answered(server: Server) -> None:
+    document = (DEPLOY.parent / "docs" / "telemetry.md").read_text()
+    (query,) = re.findall(r'--user analyst .*?--query "([^"]+)"', document, re.DOTALL)
+    assert server.ask(query) == [(1, "did not fit", 1)]
 
 
 def test_another_password_opens_nothing(server: Server) -> None:

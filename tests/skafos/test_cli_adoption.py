@@ -52,6 +52,8 @@ def told(skafos_up: Running, tmp_path_factory: pytest.TempPathFactory) -> Runnin
         until(lambda: httpx.post(path, json=batch).status_code == 202, "the edge knows the environment")
         count = f"SELECT count() AS n FROM events WHERE model = '{MODEL}'"
         until(lambda: client.sql(count).rows[0]["n"] == len(batch), "the events")
+        # What views feed comes after the table, and before the segment is removed.
+        until(lambda: not list((skafos.data / "spool").glob("*/*.ready")), "the end of the insert")
     return skafos
 
 

@@ -137,7 +137,8 @@ async def test_what_is_accepted_while_it_runs_is_seen_soon(tmp_path: Path, embed
     shipping = asyncio.create_task(Shipper(tmp_path, embedded).run())
     async with Spool(tmp_path / "edge-0") as spool:
         await spool.append(labels(), body(event()), NOON)
-        await until(lambda: not list(tmp_path.glob("*/*.ready")) and not list(tmp_path.glob("*/*.open")))
+        # In this order: a segment that is handed over between the two looks must not be missed by both.
+        await until(lambda: not list(tmp_path.glob("*/*.open")) and not list(tmp_path.glob("*/*.ready")))
         assert await embedded.query(COUNT) == [{"n": 1}]
     shipping.cancel()
     with contextlib.suppress(asyncio.CancelledError):
