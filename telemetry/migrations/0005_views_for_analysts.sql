@@ -39,7 +39,7 @@ FROM (
 GROUP BY organization_id, application_id, environment, model, day, dimension, value;
 
 CREATE VIEW IF NOT EXISTS current_devices AS
-SELECT organization_id, application_id, environment, model, device_id,
+SELECT organization_id, application_id, environment, model, any(device_id) AS id,
     argMax(held, if(kind % 2 = 1, arrival, toUInt64(0))) AS version,
     max(received_at) AS last_seen,
     argMax(os, arrival) AS last_os,
@@ -50,7 +50,7 @@ SELECT organization_id, application_id, environment, model, device_id,
     argMax(if(kind >= 2, error, ''), if(kind >= 2, arrival, toUInt64(0))) AS last_error,
     argMax(if(kind >= 2, tried, toUInt32(0)), if(kind >= 2, arrival, toUInt64(0))) AS last_error_version
 FROM device_states
-GROUP BY organization_id, application_id, environment, model, device_id;
+GROUP BY organization_id, application_id, environment, model, device;
 
 CREATE VIEW IF NOT EXISTS first_activations AS
 SELECT organization_id, application_id, environment, model, version, device_id,

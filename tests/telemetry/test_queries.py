@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry import kept_figures
+from telemetry import kept_figures, migrate
 from telemetry.columns import event_columns
+from telemetry.migrate import load_migrations
 from telemetry.queries import (
     DIMENSIONS,
     MAX_HOURS,
@@ -121,7 +122,7 @@ async def test_active_devices_count_once_a_day_by_what_they_said_last(warehouse:
 
 
 async def test_every_dimension_can_be_asked(warehouse: Warehouse) -> None:
-    await tell(warehouse, record(event("check", "a", **{name: f"the {name}" for name in DIMENSIONS})))
+    await tell(warehouse, record(event("check", "a") | {name: f"the {name}" for name in DIMENSIONS}))
 
     for name in DIMENSIONS:
         (day,) = await active_devices(warehouse, FACES, WEEK, name)
@@ -237,10 +238,8 @@ async def test_bytes_are_summed_and_patches_save(warehouse: Warehouse) -> None:
     patch = {"version": 2, "encoding": "skafos-delta", "full_bytes": 1_000}
     await tell(
         warehouse,
-        record(event("download", "a", bytes=100, **patch), event("download", "b", bytes=1_100, **patch), at=NOON - DAY),
-        record(
-            event("download", "c", bytes=50, **patch), event("download", "d", version=2, encoding="zstd", bytes=900)
-        ),
+        record(event("download", "a", bytes=100) | patch, event("download", "b", bytes=1_100) | patch, at=NOON - DAY),
+        record(event("download", "c", bytes=50) | patch, event("download", "d", version=2, encoding="zstd", bytes=900)),
         record(event("download", "e", version=2, encoding="zstd", bytes=400, full_bytes=900)),  # went on with a part
     )
 
@@ -439,6 +438,67 @@ async def test_windows_without_sense_are_errors(embedded: Warehouse) -> None:
     for limit in (-1, MAX_STUCK_DEVICES + 1):
         with pytest.raises(ValueError, match="limit"):
             await stuck_devices(embedded, FACES, 2, NOW, limit=limit)
+
+
+# --- what is in ClickHouse --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["embedded", "server"])
+async def test_events_from_before_the_rollups_are_carried_over(
+    engine: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = None
+    if engine == "server":
+        url = request.getfixturevalue("server").url.removesuffix("skafos") + "before_the_rollups"
+    opened = open_warehouse(url, tmp_path / "clickhouse")
+    every = load_migrations()
+    monkeypatch.setattr(migrate, "load_migrations", lambda: every[:2])
+    await opened.migrate()
+    await tell(opened, *STORY)
+    monkeypatch.setattr(migrate, "load_migrations", lambda: every)
+    await opened.migrate()
+
+    carried = await ask_all(opened)
+    await tell(opened, *STORY, attempt="again")
+
+    assert all(carried[name] != EMPTY[name] for name in QUESTIONS)
+    assert await ask_all(opened) == carried
+    await opened.close()
+
+
+VIEWS = {
+    "adoption_by_day": f"SELECT version, devices WHERE day = '{NOON.date()}'",
+    "adoption_by_hour": f"SELECT version, devices WHERE hour = toDateTime('{NOON:%Y-%m-%d %H}:00:00', 'UTC')",
+    "active_devices_by_day": f"SELECT value, devices WHERE dimension = 'os' AND day = '{NOON.date()}'",
+    "current_devices": "SELECT id, version, last_os, last_error, last_error_version",
+    "first_activations": "SELECT device_id, version",
+    "update_funnel_by_hour": "SELECT version, tried, downloaded, verified, activated, failed",
+    "update_failures_by_day": "SELECT version, error, failures, devices",
+    "downloads": "SELECT device_id, downloaded_version, bytes_sent, bytes_whole, took_ms",
+    "unfinished_updates": "SELECT device_id, version, step, last_error",
+}
+
+
+async def test_analysts_have_a_view_for_each_family_of_questions(warehouse: Warehouse) -> None:
+    await tell(warehouse, *STORY)
+    await tell(warehouse, *STORY, attempt="again")
+
+    async def rows(view: str) -> list[tuple[Any, ...]]:
+        columns, _, condition = VIEWS[view].partition(" WHERE ")
+        found = await warehouse.query(f"{columns} FROM {view} WHERE model = 'faces' AND {condition or '1'}")
+        return sorted(tuple(row.values()) for row in found)
+
+    assert {view: await rows(view) for view in VIEWS} == {
+        "adoption_by_day": [(1, 1), (2, 1)],
+        "adoption_by_hour": [(1, 1), (2, 1)],
+        "active_devices_by_day": [("ios", 2)],
+        "current_devices": [("a", 2, "ios", "", 0), ("b", 1, "ios", "e", 2)],
+        "first_activations": [("a", 2)],
+        "update_funnel_by_hour": [(2, 2, 2, 1, 1, 1)],
+        "update_failures_by_day": [(2, "e", 1, 1)],
+        "downloads": [("a", 2, 10, 20, 5), ("b", 2, 10, 20, 9)],
+        "unfinished_updates": [("b", 2, "download", "e")],
+    }
 
 
 # --- figures that are kept --------------------------------------------------------------------------------------------

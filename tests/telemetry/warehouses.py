@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -22,12 +23,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServe
 
 
 @pytest.fixture(params=["embedded", "server"])
-async def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Warehouse]:
+async def warehouse(
+    request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Warehouse]:
     """A migrated, empty warehouse: the embedded one, then a database of its own on the server."""
     url = None
     if request.param == "server":
         running: ClickHouseServer = request.getfixturevalue("server")
         url = running.url.removesuffix("skafos") + f"t_{uuid4().hex}"
+    else:
+        await copy_migrated(tmp_path_factory, tmp_path / "clickhouse")
     opened = open_warehouse(url, tmp_path / "clickhouse")
     await opened.migrate()
     yield opened
@@ -35,9 +40,20 @@ async def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
 
 
 @pytest.fixture
-async def embedded(tmp_path: Path) -> AsyncIterator[Warehouse]:
+async def embedded(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Warehouse]:
     """A migrated, empty embedded warehouse."""
+    await copy_migrated(tmp_path_factory, tmp_path / "clickhouse")
     opened = open_warehouse(None, tmp_path / "clickhouse")
     await opened.migrate()
     yield opened
     await opened.close()
+
+
+async def copy_migrated(factory: pytest.TempPathFactory, directory: Path) -> None:
+    """Put a migrated, empty embedded warehouse there: all migrations once a process, instead of once a test."""
+    migrated = factory.getbasetemp() / "migrated-clickhouse"
+    if not migrated.exists():
+        opened = open_warehouse(None, migrated)
+        await opened.migrate()
+        await opened.close()
+    shutil.copytree(migrated, directory, symlinks=True)
