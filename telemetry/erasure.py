@@ -6,7 +6,7 @@
    device, ``device_id``. ClickHouse does that in the background (a mutation), so ``erase`` is asked again until it says
    that nothing is left.
 
-A rollup without devices cannot forget one: it has counts, and hashes within a sketch, until its rows expire.
+A table without devices cannot forget one: it has counts, in which none can be found, until its rows expire.
 """
 
 from __future__ import annotations

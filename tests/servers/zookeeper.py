@@ -20,7 +20,7 @@ dataDir={data}
 clientPort={port}
 clientPortAddress=127.0.0.1
 admin.enableServer=false
-4lw.commands.whitelist=srvr
+4lw.commands.whitelist=srvr,cons
 """
 
 
@@ -57,12 +57,24 @@ def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         time.sleep(0.05)
 
 
+def settled_clients(port: int) -> int:
+    """Return how many clients have done what they do at first, and look at children of nodes, or are silent."""
+    return sum(
+        "sid=" in line and ("lop=GETC" in line or "lop=PING" in line) for line in _asked(port, b"cons").splitlines()
+    )
+
+
 def _answers(port: int) -> bool:
     """Tell whether it serves: `ruok` is answered before that, and a ClickHouse 18.16 that starts meanwhile gives up."""
+    return "Mode: standalone" in _asked(port, b"srvr")
+
+
+def _asked(port: int, word: bytes) -> str:
+    """Return the answer to a word of four letters; nothing when there is none."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
-            probe.sendall(b"srvr")
+            probe.sendall(word)
             with probe.makefile("rb") as answer:
-                return b"Mode: standalone" in answer.read()
+                return answer.read().decode()
     except OSError:
-        return False
+        return ""
