@@ -21,7 +21,7 @@ from bench.telemetry.__main__ import accepted_rate, arguments
 from bench.telemetry.accepting import GOAL_BATCHES
 from bench.telemetry.asking import Answers, Asked, Engine
 from bench.telemetry.comparing import Compared, Difference, Question, deviation, figures
-from bench.telemetry.expected import Percentile
+from bench.telemetry.expected import Between, Percentile
 from bench.telemetry.outage import CaughtUp
 from bench.telemetry.posting import Posting
 from bench.telemetry.report import GOAL_ROWS, Results, render
@@ -152,6 +152,8 @@ def test_a_figure_is_off_by_a_share_of_the_true_one() -> None:
     assert deviation(99, 100) == pytest.approx(0.01)
     assert deviation(0.0, 0) == 0
     assert deviation("a", "b") == deviation(None, 3) == deviation(3, None) == float("inf")
+    assert deviation(5, Between(4, 6)) == 0
+    assert deviation(7, Between(4, 6)) == deviation(None, Between(4, 6)) == float("inf")
     around = Percentile(100.0, 98.0, 103.0)
     assert deviation(98.5, around) == deviation(103, around) == 0
     assert deviation(105, around) == pytest.approx(0.02)
