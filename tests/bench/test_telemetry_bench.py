@@ -24,7 +24,7 @@ from bench.telemetry.comparing import Compared, Difference, Question, deviation,
 from bench.telemetry.expected import Between, Percentile
 from bench.telemetry.outage import CaughtUp
 from bench.telemetry.posting import Posting
-from bench.telemetry.report import GOAL_ROWS, Results, render
+from bench.telemetry.report import GOAL_ROWS, Results, preface, render
 from telemetry.events import decode_events
 from telemetry.queries import Reach, TimeToAdopt, VersionShare
 from telemetry.segment import decode_segment
@@ -103,6 +103,11 @@ def test_goals_that_hold_and_goals_that_do_not_are_told_apart() -> None:
     text = render(Results(accepted=[Throughput(VARIED, {"edge": bad}, {})], outage=replace(OUTAGE, found=599_980)), "")
     assert row(text, "≥ 400,000").endswith("**does not hold** |")
     assert row(text, "counted twice").endswith("| 0 | 20 of 600,000 | **does not hold** |")
+
+
+def test_a_machine_on_which_others_work_is_told(tmp_path: Path) -> None:
+    assert preface(tmp_path, 3, 2, 0.2).endswith("Load average before: 0.2.")
+    assert "others were at work" in preface(tmp_path, 3, 2, 7.5)
 
 
 def test_an_outage_that_was_never_made_up_for_does_not_hold() -> None:
