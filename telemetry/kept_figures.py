@@ -8,8 +8,9 @@ counted now, a few periods at a time, and kept when they are over.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from string import Template
 from typing import Any, Final
@@ -41,23 +42,12 @@ GROUP BY arrived
 ORDER BY start
 """
 
-_KEPT_AT: Final = """
-SELECT toUnixTimestamp(period) AS start, toUnixTimestamp(max(kept_at)) AS kept
+_KEPT: Final = """
+SELECT toUnixTimestamp(period) AS start, value, toUnixTimestamp(max(kept_at)) AS kept,
+    argMax(numbers, kept_at) AS latest
 FROM kept_figures
 WHERE $kept
-GROUP BY period
-ORDER BY start
-"""
-
-# A period that was kept twice in a second has the same numbers twice.
-_KEPT: Final = """
-SELECT toUnixTimestamp(period) AS start, value, any(numbers) AS numbers
-FROM kept_figures
-WHERE $kept AND (period, kept_at) IN (
-    SELECT period, max(kept_at) FROM kept_figures WHERE $kept GROUP BY period
-)
 GROUP BY period, value
-ORDER BY start, value
 """
 
 _OF_KEPT: Final = (
@@ -84,6 +74,14 @@ class Figure:
     start: int
     value: str
     numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A period's kept figures, and when they were counted."""
+
+    at: int = 0
+    figures: list[Figure] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +119,29 @@ async def figures(
     if not arrived:
         return []
     present = int(arrived[0]["present"])
-    kept = {int(row["start"]): int(row["kept"]) for row in await warehouse.query(_complete(_KEPT_AT), values)}
-    stale = [row for row in arrived if not _settled(row, kept.get(int(row["start"]), 0))]
+    kept = await _kept(warehouse, values)
+    stale = [row for row in arrived if not _settled(row, kept[int(row["start"])].at)]
     over = [int(row["start"]) for row in stale if _settled(row, present) and _is_over(row, question, present)]
-    remaining = {int(row["start"]) for row in stale} - set(over)
-    if not await _keep(warehouse, question, over, values | {"present": present}):
-        remaining |= set(over)
-    found: list[Figure] = []
-    if len(remaining) < len(arrived):
-        rows = await warehouse.query(_complete(_KEPT), values)
-        found += [one for one in map(_figure, rows) if one.start not in remaining]
+    remaining = {int(row["start"]) for row in stale}
+    if over and await _keep(warehouse, question, over, values | {"present": present}):
+        kept = await _kept(warehouse, values)
+        remaining -= set(over)
+    found = [one for start, period in kept.items() if start not in remaining for one in period.figures]
     for start, stop in _runs(sorted(remaining), question.seconds):
-        rows = await warehouse.query(question.sql, values | _between(start, stop))
-        found += map(_figure, rows)
+        found += map(_figure, await warehouse.query(question.sql, values | _between(start, stop)))
     return sorted(found, key=lambda one: (one.start, one.value))
+
+
+async def _kept(warehouse: Warehouse, values: dict[str, Value]) -> dict[int, _Kept]:
+    """Return what is kept, by the starts of the periods; of a period that was kept again, the newest rows."""
+    kept: dict[int, _Kept] = defaultdict(_Kept)
+    for row in await warehouse.query(_complete(_KEPT), values):
+        start, at = int(row["start"]), int(row["kept"])
+        if at > kept[start].at:
+            kept[start] = _Kept(at)
+        if at == kept[start].at:
+            kept[start].figures.append(_figure(row | {"numbers": row["latest"]}))
+    return kept
 
 
 def _settled(row: Row, moment: int) -> bool:
