@@ -21,6 +21,7 @@ before it inserts and before it removes anything.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -48,6 +49,9 @@ _DONE: Final = ".done"
 _TAKEN: Final = re.compile(rf"\.([0-9a-f]{{16}}){re.escape(READY_SUFFIX)}\Z")
 
 
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
 class ClaimLost(Exception):
     """Another shipper took this one for dead; what it held is not its own any more."""
 
@@ -66,7 +70,11 @@ class _Process(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A batch that is this shipper's. ``done``: its events are inserted already, by a shipper that died then."""
+    """A batch that is this shipper's. ``done``: its events are inserted already, by a shipper that died then.
+
+    Without a ``batch`` nothing is claimed: the disk had no room for that. It is one segment then, whose insert has the
+    same id whoever ships it.
+    """
 
     batch: str
     paths: tuple[Path, ...]
@@ -98,8 +106,12 @@ class Claims:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         name = secrets.token_hex(8)
         hidden = self._folder / f".{name}"
-        hidden.write_bytes(msgspec.json.encode(self._here))
-        hidden.rename(self._life(name))
+        try:
+            hidden.write_bytes(msgspec.json.encode(self._here))
+            hidden.rename(self._life(name))
+        except OSError:
+            hidden.unlink(missing_ok=True)
+            raise
         self._name = name
 
     def beat(self) -> None:
@@ -124,13 +136,22 @@ class Claims:
     def take(self, paths: Sequence[Path]) -> Claim:
         """Take free segments; those that somebody else was quicker to take are left out.
 
+        On a full disk it is the first one, unclaimed: shipping is what makes room.
+
         Args:
-            paths: of free segments.
+            paths: of free segments, at least one.
         """
         batch = secrets.token_hex(8)
-        # The file comes first: members of a batch without one are free.
-        self._file(batch).touch(0o600, exist_ok=False)
-        return Claim(batch, tuple(taken for path in paths if (taken := self._taken(path, batch)) is not None))
+        try:
+            self.sign_on()
+            # The file comes first: members of a batch without one are free.
+            self._file(batch).touch(0o600, exist_ok=False)
+            return Claim(batch, tuple(taken for path in paths if (taken := self._taken(path, batch)) is not None))
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            self.sign_off()  # whatever was taken is looked for again
+            return Claim("", (paths[0],))
 
     def check(self, claim: Claim) -> None:
         """Make sure that a batch is still this shipper's.
@@ -138,7 +159,7 @@ class Claims:
         Raises:
             ClaimLost: another one has it.
         """
-        if not self._file(claim.batch, _DONE if claim.done else _BATCH).exists():
+        if claim.batch and not self._file(claim.batch, _DONE if claim.done else _BATCH).exists():
             raise ClaimLost(f"another shipper has the batch {claim.batch}")
 
     def finish(self, claim: Claim) -> None:
@@ -147,7 +168,7 @@ class Claims:
         Raises:
             ClaimLost: another one has it, and will insert it again under the same id.
         """
-        if claim.done:
+        if claim.done or not claim.batch:
             return
         try:
             self._file(claim.batch).rename(self._file(claim.batch, _DONE))
@@ -156,11 +177,19 @@ class Claims:
 
     def forget(self, claim: Claim) -> None:
         """Remove what told of a batch whose segments are gone."""
+        if not claim.batch:
+            return
         for suffix in (_DONE, _BATCH):
             self._file(claim.batch, suffix).unlink(missing_ok=True)
 
     def inherit(self) -> list[Claim]:
         """Take over the batches of dead shippers, and set free what belongs to no batch."""
+        try:
+            self.sign_on()
+        except OSError as error:
+            if error.errno in _DISK_FULL:
+                return []
+            raise
         members = self._members()  # before the batches: a batch whose members are seen was there before
         batches = [path for path in self._folder.iterdir() if path.suffix in (_BATCH, _DONE)]
         known = {path.name.partition(".")[0] for path in batches}
@@ -181,7 +210,7 @@ class Claims:
 
     def _is_dead(self, name: str) -> bool:
         try:
-            with self._life(name).open("rb") as file:
+            with self._life(name).open("rb") as file:  # opened, so that NFS asks its server for the time
                 beat_ns, process = os.fstat(file.fileno()).st_mtime_ns, msgspec.json.decode(file.read(), type=_Process)
         except FileNotFoundError:
             return True  # it signed off
@@ -238,8 +267,9 @@ def _rename(path: Path, to: Path) -> bool:
 
 def _this_process() -> _Process:
     try:
-        # Containers of one host have process ids of their own.
-        host = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # Containers of one host have process ids of their own, and users may be kept from seeing others' processes.
+        host = f"{boot} {Path('/proc/self/ns/pid').readlink()} {os.getuid()}"
     except OSError:
         return _Process(secrets.token_hex(8), os.getpid(), "")  # elsewhere than on Linux there is the lease alone
     return _Process(host, os.getpid(), _started(os.getpid()))

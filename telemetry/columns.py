@@ -85,6 +85,10 @@ class EventColumns:
     values: tuple[Column, ...]
     count: int
 
+    def rows(self, places: NDArray[np.intp]) -> EventColumns:
+        """Return the events at some places, in their order."""
+        return EventColumns(tuple(taken(column, places) for column in self.values), len(places))
+
 
 class _Spooled(msgspec.Struct, frozen=True, gc=False):
     """An accepted event, as far as it is stored: with the bounds of the numbers, which a column's width relies on."""
@@ -120,12 +124,11 @@ def event_columns(records: Iterable[Record]) -> EventColumns:
     codes = {name: _Codes() for name in (*_OF_THE_SENDER, *_OF_THE_DEVICE)}
     try:
         parts = [_chunk_columns(chunk, codes) for chunk in _chunks(records)] or [_chunk_columns(_Chunk(), codes)]
-    except OverflowError as error:  # a time of arrival that no edge would write
-        raise InvalidBatch(f"a number is too large: {error}") from None
+    except (ArithmeticError, ValueError) as error:  # such as a time of arrival that no edge would write
+        raise InvalidBatch(str(error)) from None
     columns = {name: joined([part[name] for part in parts]) for name in COLUMNS}
     order = _sorting_order(columns)
-    values = tuple(taken(columns[name], order) for name in COLUMNS)
-    return EventColumns(values, len(order))
+    return EventColumns(tuple(columns.values()), len(order)).rows(order)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ class Shipper:
         self._interval = interval_seconds
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._claims = Claims(spool_root)
-        self._inherited: deque[Claim] = deque()
+        self._claimed: deque[Claim] = deque()
         self._batch: Batch | None = None
         self._reading: asyncio.Task[Batch | None] | None = None
         self._more_wait = False
@@ -224,7 +224,7 @@ class Shipper:
             await asyncio.wait([self._reading])  # or it would take more
             self._reading.exception()
         self._batch = self._reading = None
-        self._inherited.clear()
+        self._claimed.clear()
         self._claims.sign_off()
 
     async def _put_off(self, error: Exception) -> None:
@@ -270,17 +270,20 @@ class Shipper:
 
     def _take_and_read(self) -> Batch | None:
         """Take the next segments, those of shippers that died first, and read them."""
-        self._claims.sign_on()
         self._adopt_dead_writers()
-        self._inherited.extend(self._claims.inherit())
-        waiting = self._waiting()
-        if self._inherited:
-            return _read_batch(self._inherited.popleft(), self._bury, more_wait=True)
-        free = [path for path in waiting if not batch_of(path)]
-        paths = _first_batch(free)
-        if not paths:
-            return None
-        return _read_batch(self._claims.take(paths), self._bury, more_wait=len(paths) < len(free))
+        self._claimed.extend(self._claims.inherit())
+        free = [path for path in self._waiting() if not batch_of(path)]
+        if not self._claimed:
+            paths = _first_batch(free)
+            if not paths:
+                return None
+            self._claimed.append(self._claims.take(paths))
+            free = free[len(paths) :]
+        # It leaves the list when it was read: what the disk does not give now has to be read later.
+        claim = self._claimed[0]
+        batch = _read_batch(claim, self._bury, more_wait=bool(claim.batch and (free or len(self._claimed) > 1)))
+        self._claimed.popleft()
+        return batch
 
     def _finish(self, batch: Batch) -> None:
         self._claims.finish(batch.claim)

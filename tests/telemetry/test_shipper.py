@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import random
@@ -325,6 +326,22 @@ async def test_a_shipper_that_was_taken_for_dead_removes_nothing(tmp_path: Path)
 
     assert is_gone(path)
     assert (warehouse.attempts, len(warehouse.inserted)) == (2, 1)
+
+
+@pytest.mark.parametrize("step", ["rename", "touch", "write_bytes"])
+async def test_a_full_disk_is_emptied_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    warehouse = MemoryWarehouse()
+    for n in range(3):
+        put(tmp_path, f"{n:04}-a", record(event(device=str(n))))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, step, full)
+        assert await Shipper(tmp_path, warehouse).drain(30)
+
+    assert warehouse.devices == ["0", "1", "2"]
+    assert not list(tmp_path.glob("*/*.ready"))
 
 
 async def test_an_insert_has_at_most_so_many_segments_and_bytes(
