@@ -7,6 +7,7 @@ could not be measured.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import structlog
 
 from bench.edge.cores import TooFewCores, choose_cores
 from bench.edge.figures import Spread
@@ -57,6 +60,8 @@ def main(words: Sequence[str] | None = None) -> int:
     # So that servers are ended when we are told to stop.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.sched_setaffinity(0, {cores.load})
+    # What the product tells of its own goes to standard output, where the tables are to stand alone.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     began, load = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="skafos-bench-", dir=options.folder) as name:
         folder = Path(name)
