@@ -83,9 +83,9 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         text = render(results, preface(folder, options.rounds, options.seconds, load))
-    print(text)
-    if options.write:
-        write_section(options.write / "performance.md", MARK, text)
+        print(text, flush=True)  # before gigabytes of files are removed
+        if options.write:
+            write_section(options.write / "performance.md", MARK, text)
     return 0
 
 
