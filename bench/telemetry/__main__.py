@@ -31,7 +31,7 @@ from bench.telemetry.accepting import GOAL_BATCHES, GOAL_CASE, measure_accepted,
 from bench.telemetry.asking import measure_answers
 from bench.telemetry.draining import measure_draining
 from bench.telemetry.outage import measure_outage
-from bench.telemetry.report import Results, preface, render
+from bench.telemetry.report import QUIET_LOAD, Results, preface, render
 from bench.telemetry.seeing import measure_seeing
 from bench.telemetry.settings import ARRIVALS, DAYS, ENGINES, EVENTS, OUTAGE_SECONDS, Run
 from telemetry.warehouse import QueryFailed, WarehouseUnavailable
@@ -79,6 +79,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 engines = tuple(options.engines.split())
                 run = Run(bench, options.events, options.days, options.outage, options.arrivals, engines)
                 results = measure(run, options.cases.split() or list(CASES))
+                results.quiet = load <= QUIET_LOAD
         except (LoadFailed, NotStarted, WrongAnswer, QueryFailed, WarehouseUnavailable) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

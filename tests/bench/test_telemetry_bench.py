@@ -108,6 +108,11 @@ def test_goals_that_hold_and_goals_that_do_not_are_told_apart() -> None:
 def test_a_machine_on_which_others_work_is_told(tmp_path: Path) -> None:
     assert preface(tmp_path, 3, 2, 0.2).endswith("Load average before: 0.2.")
     assert "others were at work" in preface(tmp_path, 3, 2, 7.5)
+    slow = replace(OUTAGE, catching_seconds=60.0, found=7)
+    text = render(Results(outage=slow, quiet=False), "")
+    assert row(text, "catching up").endswith("| not told: others were at work |")
+    assert row(text, "counted twice").endswith("| **does not hold** |")
+    assert row(render(Results(outage=OUTAGE, quiet=False), ""), "catching up").endswith("| holds |")
 
 
 def test_an_outage_that_was_never_made_up_for_does_not_hold() -> None:
