@@ -7,6 +7,7 @@ could not be measured.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import structlog
 
 from bench.edge.cores import TooFewCores, choose_cores
 from bench.edge.figures import Spread
@@ -28,7 +31,7 @@ from bench.telemetry.accepting import GOAL_BATCHES, GOAL_CASE, measure_accepted,
 from bench.telemetry.asking import measure_answers
 from bench.telemetry.draining import measure_draining
 from bench.telemetry.outage import measure_outage
-from bench.telemetry.report import Results, preface, render
+from bench.telemetry.report import QUIET_LOAD, Results, preface, render
 from bench.telemetry.seeing import measure_seeing
 from bench.telemetry.settings import ARRIVALS, DAYS, ENGINES, EVENTS, OUTAGE_SECONDS, Run
 from telemetry.warehouse import QueryFailed, WarehouseUnavailable
@@ -57,6 +60,8 @@ def main(words: Sequence[str] | None = None) -> int:
     # So that servers are ended when we are told to stop.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.sched_setaffinity(0, {cores.load})
+    # What the product tells of its own goes to standard output, where the tables are to stand alone.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     began, load = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="skafos-bench-", dir=options.folder) as name:
         folder = Path(name)
@@ -74,13 +79,14 @@ def main(words: Sequence[str] | None = None) -> int:
                 engines = tuple(options.engines.split())
                 run = Run(bench, options.events, options.days, options.outage, options.arrivals, engines)
                 results = measure(run, options.cases.split() or list(CASES))
+                results.quiet = load <= QUIET_LOAD
         except (LoadFailed, NotStarted, WrongAnswer, QueryFailed, WarehouseUnavailable) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         text = render(results, preface(folder, options.rounds, options.seconds, load))
-    print(text)
-    if options.write:
-        write_section(options.write / "performance.md", MARK, text)
+        print(text, flush=True)  # before gigabytes of files are removed
+        if options.write:
+            write_section(options.write / "performance.md", MARK, text)
     return 0
 
 

@@ -23,6 +23,8 @@ Plain = dict[str, Any]
 RANK_TOLERANCE = 0.01
 """Of all values: so many ranks beside the exact one a percentile may lie, and one at least, since there are several
 definitions of it."""
+NEVER = 1 << 62
+"""A second that does not come."""
 STEPS = ("check", "download", "verify", "activate")
 
 
@@ -45,6 +47,19 @@ class Percentile:
     def deviation(self, told: float) -> float:
         """Return how far a figure lies outside, as a share of the exact value."""
         return max(self.least - told, told - self.greatest, 0.0) / self.value
+
+
+@dataclass(frozen=True)
+class Between:
+    """A moment by the first delivery of an event, or by a later one of that day: the table ``updates`` keeps one of
+    them, and which one depends on what ClickHouse has merged."""
+
+    first: Any
+    last: Any
+
+    def holds(self, told: Any) -> bool:
+        """Whether a figure is one of them, or between."""
+        return type(told) is type(self.first) and self.first <= told <= self.last
 
 
 def adoption_curve(truth: Truth, first: date, last: date) -> list[Plain]:
@@ -202,19 +217,20 @@ def time_to_adopt(truth: Truth, deployment: Deployment) -> Plain:
     active = truth.seen // DAY >= deployment.at // DAY
     updates = truth.updates()
     activations = updates.where((updates["kind"] == r.ACTIVATE) & (updates["version"] == deployment.version))
-    # In order of arrival, so the first place of a device is its first activation.
-    devices, first = np.unique(activations["device"], return_index=True)
-    seconds = np.sort(activations["received_ms"][first][active[devices]] // 1000)
-    reached = []
+    firsts, lasts = (np.sort(seconds[active & (seconds < NEVER)]) for seconds in _first_seconds(truth, activations))
+    reached: list[Plain] = []
     for share in (0.5, 0.9, 0.99):
         needed = math.ceil(int(active.sum()) * share)
-        at = max(int(seconds[needed - 1]), deployment.at) if 0 < needed <= len(seconds) else None
-        moment = None if at is None else datetime.fromtimestamp(at, UTC)
-        reached.append({"share": share, "at": moment, "seconds": None if at is None else at - deployment.at})
+        if not 0 < needed <= len(firsts):
+            reached.append({"share": share, "at": None, "seconds": None})
+            continue
+        first, last = (max(int(seconds[needed - 1]), deployment.at) for seconds in (firsts, lasts))
+        at = Between(datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC))
+        reached.append({"share": share, "at": at, "seconds": Between(first - deployment.at, last - deployment.at)})
     return {
         "version": deployment.version,
         "active_devices": int(active.sum()),
-        "adopted_devices": len(seconds),
+        "adopted_devices": len(firsts),
         "reached": reached,
     }
 
@@ -230,9 +246,9 @@ def stuck_devices(truth: Truth, version: int, before: int, active_since: int, li
     updates = truth.updates()
     tries = updates.where(updates["version"] == version)
     count = len(truth.seen)
-    since, step, error = np.full(count, 1 << 62), np.zeros(count, np.uint8), np.zeros(count, np.uint8)
+    step, error = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
     activated = np.zeros(count, bool)
-    np.minimum.at(since, tries["device"], tries["received_ms"] // 1000)
+    since, since_last = _first_seconds(truth, tries)
     for kind, reached in ((r.DOWNLOAD, 1), (r.VERIFY, 2)):
         np.maximum.at(step, tries["device"][tries["kind"] == kind], reached)
     failed = tries["kind"] == r.ERROR
@@ -250,7 +266,7 @@ def stuck_devices(truth: Truth, version: int, before: int, active_since: int, li
             {
                 "device_id": name.decode(),
                 "held": int(truth.told[one]) or None,
-                "since": datetime.fromtimestamp(int(since[one]), UTC),
+                "since": Between(*(datetime.fromtimestamp(int(second[one]), UTC) for second in (since, since_last))),
                 "last_seen": datetime.fromtimestamp(int(truth.seen[one]), UTC),
                 "step": STEPS[step[one]],
                 "error": r.ERRORS[error[one]],
@@ -258,6 +274,17 @@ def stuck_devices(truth: Truth, version: int, before: int, active_since: int, li
             for one, name in zip(stuck[order].tolist(), ids[order].tolist(), strict=True)
         ],
     }
+
+
+def _first_seconds(truth: Truth, updates: Updates) -> tuple[Column, Column]:
+    """Return each device's first second, by first deliveries and by the last one of each event and day."""
+    first, last = np.full(len(truth.seen), NEVER), np.full(len(truth.seen), NEVER)
+    np.minimum.at(first, updates["device"], updates["received_ms"] // 1000)
+    day = updates["received_ms"] // (DAY * 1000)
+    for number in np.unique(day).tolist():
+        kept = updates.where(day == number).events()
+        np.minimum.at(last, kept["device"], kept["received_ms"] // 1000)
+    return first, last
 
 
 def _downloads(truth: Truth, first: date, last: date) -> Updates:

@@ -21,10 +21,10 @@ from bench.telemetry.__main__ import accepted_rate, arguments
 from bench.telemetry.accepting import GOAL_BATCHES
 from bench.telemetry.asking import Answers, Asked, Engine
 from bench.telemetry.comparing import Compared, Difference, Question, deviation, figures
-from bench.telemetry.expected import Percentile
+from bench.telemetry.expected import Between, Percentile
 from bench.telemetry.outage import CaughtUp
 from bench.telemetry.posting import Posting
-from bench.telemetry.report import GOAL_ROWS, Results, render
+from bench.telemetry.report import GOAL_ROWS, Results, preface, render
 from telemetry.events import decode_events
 from telemetry.queries import Reach, TimeToAdopt, VersionShare
 from telemetry.segment import decode_segment
@@ -105,6 +105,16 @@ def test_goals_that_hold_and_goals_that_do_not_are_told_apart() -> None:
     assert row(text, "counted twice").endswith("| 0 | 20 of 600,000 | **does not hold** |")
 
 
+def test_a_machine_on_which_others_work_is_told(tmp_path: Path) -> None:
+    assert preface(tmp_path, 3, 2, 0.2).endswith("Load average before: 0.2.")
+    assert "others were at work" in preface(tmp_path, 3, 2, 7.5)
+    slow = replace(OUTAGE, catching_seconds=60.0, found=7)
+    text = render(Results(outage=slow, quiet=False), "")
+    assert row(text, "catching up").endswith("| not told: others were at work |")
+    assert row(text, "counted twice").endswith("| **does not hold** |")
+    assert row(render(Results(outage=OUTAGE, quiet=False), ""), "catching up").endswith("| holds |")
+
+
 def test_an_outage_that_was_never_made_up_for_does_not_hold() -> None:
     text = render(Results(outage=replace(OUTAGE, catching_seconds=None)), "")
     assert row(text, "catching up").endswith("not caught up, 1.0 s after it was back | **does not hold** |")
@@ -152,6 +162,8 @@ def test_a_figure_is_off_by_a_share_of_the_true_one() -> None:
     assert deviation(99, 100) == pytest.approx(0.01)
     assert deviation(0.0, 0) == 0
     assert deviation("a", "b") == deviation(None, 3) == deviation(3, None) == float("inf")
+    assert deviation(5, Between(4, 6)) == 0
+    assert deviation(7, Between(4, 6)) == deviation(None, Between(4, 6)) == float("inf")
     around = Percentile(100.0, 98.0, 103.0)
     assert deviation(98.5, around) == deviation(103, around) == 0
     assert deviation(105, around) == pytest.approx(0.02)
