@@ -53,7 +53,7 @@ BIN := $(VENV)/bin
 DEBIAN_PACKAGES := redis-server postgresql clickhouse-server libzookeeper-java default-jre-headless nginx haproxy systemd \
 	prometheus zstd chromium gcc libc6-dev
 
-.PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-telemetry bench-patches lock clean
+.PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-telemetry bench-push bench-patches lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -158,8 +158,9 @@ test: setup-dev models ## run all tests against real servers
 	@$(BIN)/pytest
 
 # Half an hour on two cores. `make test-kills KILLS=20 SEED=7`: fewer of them, at other moments.
-test-kills: setup-dev ## kill the parts that events pass through, 100 times each, and count the events
-	@SKAFOS_TEST_KILLS="$(KILLS)" SKAFOS_TEST_SEED="$(SEED)" $(BIN)/pytest -n 0 -s tests/flows/test_kills.py
+test-kills: setup-dev ## kill the parts that events and pushes pass through, 100 times each, and count
+	@SKAFOS_TEST_KILLS="$(KILLS)" SKAFOS_TEST_SEED="$(SEED)" $(BIN)/pytest -n 0 -s tests/flows/test_kills.py \
+		tests/control_plane/push/test_worker_kills.py
 
 check: $(VENV)/.stamp-dev ## style, formatting, types and import contracts
 	$(BIN)/ruff check
@@ -177,6 +178,9 @@ bench-edge: $(VENV)/.stamp-dev $(BENCH_VENV)/.stamp bench-packages ## measure th
 bench-telemetry: $(VENV)/.stamp-dev bench-packages ## measure events from the edge to the answers, against a known truth
 	@$(BIN)/python -m bench.telemetry --events "$(EVENTS)" $(if $(strip $(FOLDER)),--folder "$(FOLDER)") \
 		$(if $(strip $(ONLY)),--cases "$(ONLY)",--write docs)
+
+bench-push: $(VENV)/.stamp-dev ## measure how fast one worker pushes, and its memory
+	@$(BIN)/python -m bench.push $(if $(strip $(DEVICES)),--devices "$(DEVICES)" --rounds 1,--write docs)
 
 bench-patches: $(VENV)/.stamp-dev bench-packages $(BENCH_VENV)/.stamp-torch ## measure patches beside those of other tools
 	@$(BIN)/python -m bench.patches.corpus

@@ -10,7 +10,7 @@ SPOOL_COMMITS: Final = Counter("skafos_spool_commits_total", "Group commits writ
 SPOOL_BATCHES: Final = Counter("skafos_spool_batches_total", "Batches of events made durable in the spool.")
 SPOOL_FULL: Final = Counter("skafos_spool_full_total", "Batches turned away because the spool or its disk was full.")
 SPOOL_FAILURES: Final = Counter("skafos_spool_failures_total", "Group commits that the disk refused.")
-SPOOL_BYTES: Final = Gauge("skafos_spool_used_bytes", "Bytes of all segments of this writer, as last measured.")
+SPOOL_BYTES: Final = Gauge("skafos_spool_used_bytes", "Bytes of all segments of this writer.")
 SPOOL_LIMIT: Final = Gauge(
     "skafos_spool_limit_bytes", "Bound of this writer's segments; full, batches are turned away."
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from telemetry.segment import (
     HEADER,
@@ -407,3 +409,16 @@ def test_recovery_throws_nothing_away_that_it_cannot_read(tmp_path: Path) -> Non
         b"something else",
         segment_of(THREE[0])[:-1] + b"?",
     ]
+
+
+async def test_the_bytes_in_use_are_told_as_they_are_when_somebody_asks(tmp_path: Path) -> None:
+    async with Spool(tmp_path / "edge-0", roll_seconds=60) as spool:
+        await append(spool, event())
+        (segment,) = (tmp_path / "edge-0").glob("*.open")
+        assert REGISTRY.get_sample_value("skafos_spool_used_bytes") == segment.stat().st_size
+        await spool.close()
+        (handed_over,) = (tmp_path / "edge-0").glob("*.ready")
+        handed_over.unlink()  # as a shipper does
+        assert REGISTRY.get_sample_value("skafos_spool_used_bytes") == 0
+    shutil.rmtree(tmp_path / "edge-0")
+    assert REGISTRY.get_sample_value("skafos_spool_used_bytes") is not None
