@@ -22,22 +22,22 @@ def set_push_credential(
     org: str,
     app: str,
     env: str,
+    service: str,
     content: bytes,
     *,
     kind: Literal["key", "certificate"],
     key_id: str = "",
     team_id: str = "",
     password: str | None = None,
-    service: str = "apns",
 ) -> Steps[PushCredential]:
     """Give an environment a credential to push with, in the place of the one before.
 
     Args:
+        service: which is pushed through: "apns".
         content: of the file that Apple gave: a .p8, .p12 or PEM.
         kind: a key (.p8) for all apps of a team, or a certificate of this app.
         key_id, team_id: of a key, as Apple shows them.
         password: of a certificate's file.
-        service: which is pushed through.
     """
     body: Json = {"kind": kind, "content": base64.b64encode(content).decode()}
     body |= {name: value for name, value in (("key_id", key_id), ("team_id", team_id)) if value}
@@ -47,7 +47,7 @@ def set_push_credential(
     return ask(Call("PUT", url, json=body), PushCredential)
 
 
-def delete_push_credential(org: str, app: str, env: str, service: str = "apns") -> Steps[None]:
+def delete_push_credential(org: str, app: str, env: str, service: str) -> Steps[None]:
     """Have an environment forget a credential."""
     return delete(of_app(org, app, "environments", env, "push_credentials", service))
 

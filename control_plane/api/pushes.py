@@ -21,6 +21,7 @@ from control_plane.api.schemas import (
 )
 from control_plane.api.versions import find_model
 from control_plane.errors import Conflict, Invalid, Missing
+from control_plane.names import is_id
 from control_plane.push import jobs
 from control_plane.push.credentials import CredentialUnusable
 from control_plane.push.expiry import WARN_BEFORE
@@ -167,7 +168,8 @@ def _rows(model: Model) -> Any:
 
 
 async def _find(session: AsyncSession, call: Call, model: Model) -> tuple[PushJob, str, str | None]:
-    row = (await session.execute(_rows(model).where(PushJob.id == call.part("push")))).one_or_none()
+    push = call.part("push")
+    row = (await session.execute(_rows(model).where(PushJob.id == push))).one_or_none() if is_id(push) else None
     if row is None:
         raise Missing("There is no such push.")
     return row[0], row[1], row[2]

@@ -18,10 +18,11 @@ from skafos.exceptions import InvalidParamError
 if TYPE_CHECKING:
     from skafos.records import PushCredential, PushJob
 
-app = options.family("Wake devices up: send, status, history, pause, resume, cancel, credentials.")
+app = options.family("Wake devices up: credentials, send, history, pause.")
 credentials = options.family("What an environment pushes with: list, set, delete.")
 app.add_typer(credentials, name="credentials")
 
+SERVICE = "apns"
 FOLLOW_SECONDS = 1.0
 ENDED = ("finished", "cancelled", "failed")
 COLUMNS = ("VERSION", "ENVIRONMENT", "SENT", "DEVICES", "ACCEPTED", "GONE", "REFUSED", "APPLE DEV", "STATE", "BY", "ID")
@@ -175,7 +176,10 @@ def set_credential(
     app: options.App = None,
     json: options.Json = False,
 ) -> None:
-    """Give an environment a key or a certificate to push with, in the place of the one before."""
+    """Give an environment a key or a certificate to push with.
+
+    It takes the place of the one before.
+    """
     try:
         content = file.read_bytes()
         password = _password(password_file)
@@ -186,6 +190,7 @@ def set_credential(
         stored = chosen.client.set_push_credential(
             *chosen.of_app,
             env,
+            SERVICE,
             content,
             kind="key" if kind == "key" else "certificate",
             key_id=key_id,
@@ -210,9 +215,9 @@ def delete_credential(
     """Have an environment forget what it pushes with."""
     ask(f"{env} will not be able to push. Delete its credential?", yes)
     with session(org, app) as chosen:
-        chosen.client.delete_push_credential(*chosen.of_app, env)
+        chosen.client.delete_push_credential(*chosen.of_app, env, SERVICE)
     if json:
-        print_json({"deleted": "apns", "environment": env})
+        print_json({"deleted": SERVICE, "environment": env})
     else:
         print(f"{env} has no push credential any more.")
 

@@ -45,6 +45,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "ModelVersionChange": {"description": "words", "name": "model.tflite"},
     "NewDeployment": {"version": 1, "environment": "dev", "percent": 10, "conditions": {}, "push": False},
     "NewRollback": {"environment": "dev"},
+    "NewErasure": {"device_id": "nobody"},
+    "NewPush": {"environment": "dev"},
+    "NewPushCredential": {"kind": "key", "content": "", "key_id": "K", "team_id": "T"},
     "SqlQuestion": {"query": "SELECT 1", "organization": ORGANIZATION},
     "Nothing": {},
 }
@@ -91,6 +94,9 @@ def site(api: Api) -> Iterator[Site]:
         "model": model["id"],
         "version": version["id"],
         "id": new_id(),
+        "erasure": new_id(),
+        "push": new_id(),
+        "service": "apns",
     }
     outsider = api.outsider("Elsewhere", "outsider@example.org")
     yield Site(api, ids, api.token_of("viewer@example.org"), api.token_of("developer@example.org"), outsider)

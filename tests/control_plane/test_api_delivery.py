@@ -293,7 +293,7 @@ def test_a_partial_deploy_goes_on_top_and_a_roll_back_undoes_it(api: Api, model:
     api.upload(model, b"two", "tagger.tflite")
     deploy(api, model, 1)
     partial = deploy(api, model, 2, percent=12.5, conditions={"os_version": {"min": "15"}}, push=True)["deployment"]
-    assert partial["push"] == {"status": "not_configured"}
+    assert partial["push"] == {"status": "not_configured", "push_id": None}
     assert partial["conditions"] == {"os_version": {"min": "15"}}
     assert offered(api, model) == [(2, 12.5), (1, 100.0)]
     back = api.post(f"{model}/rollback", {"environment": "prod"})

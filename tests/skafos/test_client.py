@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from skafos import fetching, figuring, operations, uploading
+from skafos import fetching, figuring, operations, pushing, uploading
 from skafos.calls import Answer, Call, ask
 from skafos.client import API_PREFIX, AsyncClient, Client
 from skafos.exceptions import (
@@ -67,7 +67,7 @@ def test_both_clients_have_the_same_methods() -> None:
     assert of(Client) == of(AsyncClient)
     described = {
         name
-        for room in (operations, figuring, uploading, fetching)
+        for room in (operations, figuring, pushing, uploading, fetching)
         for name, function in inspect.getmembers(room, inspect.isfunction)
         if name in of(Client) and function.__module__ == room.__name__
     }
@@ -81,7 +81,8 @@ SAID_OTHERWISE = {("HEAD", "/v2/uploads/{}")}
 def calls_of(name: str, file: Path) -> Iterator[tuple[str, str]]:
     """Yield the methods and paths that an operation of the client calls, each name in a path as ``{}``."""
     operation = inspect.unwrap(getattr(Client, name))
-    stands_for: dict[str, Any] = {"str": "{}", "int": 1, "Path": file, "int | str": "{}"}
+    stands_for: dict[str, Any] = {"str": "{}", "int": 1, "bytes": b"", "Path": file, "int | str": "{}"}
+    stands_for["Literal['key', 'certificate']"] = "key"
     required = [
         parameter
         for parameter in inspect.signature(operation).parameters.values()
