@@ -5,9 +5,10 @@ a commit is under way share the next one (group commit): one write for all of th
 waits for the disk. Twice a second the segment is closed and handed to the shipper by a rename.
 
 The spool does one thing at a time, and `Spool._next` chooses it: a commit when batches wait, else a hand-over when it
-is due, else nothing until a batch or the time comes. The batches of a commit are settled before the next begins, and
-the loop goes round once, so that what came meanwhile goes with it: a commit has a price of its own, that of some five
-batches, and many small ones that overlap with the answering cost more than they save.
+is due, else nothing until a batch or the time comes. The batches of a small commit are settled before the next begins,
+and the loop goes round once, so that what came meanwhile goes with it: a commit has a price of its own, that of some
+five batches. After a large one that does not matter, and the next begins at once, so the disk works while they are
+answered.
 
 What is full is full: over its bound in bytes, or on a full disk, the spool raises ``SpoolFull`` and keeps nothing of
 the batch. The device keeps it and comes back.
@@ -47,6 +48,9 @@ MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
 LOCK_WAIT_SECONDS: Final = 5.0
 """A shipper that recovers this directory holds its lock for milliseconds; a living writer holds it for good."""
 _LOCK_RETRY_SECONDS: Final = 0.02
+LARGE_GROUP: Final = 96
+"""Batches in a commit from which on the next one overlaps with their answers. Over 64 connections small groups that
+overlap cost a tenth more of the processor's time; over 512, large ones that do not cost as much more."""
 _RECOUNT_SECONDS: Final = 0.5
 """How often the directory is measured again: the shipper makes room without telling."""
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -292,8 +296,12 @@ class Spool:
             self._stored += group.size
             metrics.SPOOL_COMMITS.inc()
             metrics.SPOOL_BATCHES.inc(len(group.settlers))
-            _settle(group, None)
-            self._choose_soon()
+            if len(group.settlers) >= LARGE_GROUP:
+                self._next()
+                _settle(group, None)
+            else:
+                _settle(group, None)
+                self._choose_soon()
 
         def failed(error: BaseException) -> None:
             self._reserved -= group.size
