@@ -10,18 +10,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.edge.cores import Cores, TooFewCores, choose_cores, on
 from bench.edge.machine import circumstances
+from bench.edge.nginx import program
 from bench.edge.report import verdict, write_section
+from bench.push.nginx import nginx
 
 ROUNDS = 3
 DEVICES = 50_000
 DELAY_SECONDS = 0.02
+APPLE, NGINX = "answers after 20 ms", "nginx answers at once"
 START_SECONDS = 30.0
 RATE_GOAL, START_GOAL_SECONDS, GROWTH_GOAL_BYTES = 5_000, 1.0, 50 * 2**20
 
@@ -38,12 +41,15 @@ def main(words: Sequence[str] | None = None) -> int:
     except TooFewCores as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rounds = []
+    servers = {APPLE: server} | ({NGINX: nginx} if program() is not None else {})
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
     for number in range(options.rounds):
-        with tempfile.TemporaryDirectory(prefix="skafos-bench-") as name:
-            rounds.append(one_round(Path(name), cores, options.devices))
-        rate = rounds[-1]["accepted"] / rounds[-1]["seconds"]
-        print(f"round {number + 1}: {rate:,.0f} a second", file=sys.stderr)
+        for name, start in servers.items():
+            with tempfile.TemporaryDirectory(prefix="skafos-bench-") as folder:
+                told = one_round(Path(folder), start, cores, options.devices)
+            rounds[name].append(told)
+            rate = told["accepted"] / told["seconds"]
+            print(f"round {number + 1}, {name}: {rate:,.0f} a second", file=sys.stderr)
     text = render(rounds, options.devices)
     print(text)
     if options.write:
@@ -51,9 +57,11 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def one_round(folder: Path, cores: Cores, devices: int) -> dict[str, Any]:
+def one_round(
+    folder: Path, start: Callable[[Path], AbstractContextManager[None]], cores: Cores, devices: int
+) -> dict[str, Any]:
     """Push once, the server on one core and the worker on the other."""
-    with on(cores.load), server(folder), on(cores.server):
+    with on(cores.load), start(folder), on(cores.server):
         return push(folder, devices)
 
 
@@ -83,24 +91,28 @@ def push(folder: Path, devices: int) -> dict[str, Any]:
     return told
 
 
-def render(rounds: Sequence[dict[str, Any]], devices: int) -> str:
+def render(rounds: Mapping[str, Sequence[dict[str, Any]]], devices: int) -> str:
     """Return the table."""
 
     def of(value: str) -> list[float]:
-        return sorted(one[value] for one in rounds)
+        return sorted(one[value] for one in rounds[APPLE])
 
-    rates = sorted(one["accepted"] / one["seconds"] for one in rounds)
-    cost = statistics.median(one["cpu_seconds"] / one["accepted"] for one in rounds) * 1e6
     first, grown = statistics.median(of("first_slice_seconds")), max(of("grown_bytes"))
-    rate = statistics.median(rates)
-    rows = [
-        (
-            f"pushes a second, one worker, {devices:,} devices, answers after 20 ms",
-            f"{rate:,.0f} ({rates[0]:,.0f} to {rates[-1]:,.0f})",
-            f"≥ {RATE_GOAL:,}",
-            verdict(rate >= RATE_GOAL),
-        ),
-        ("CPU of the worker for each", f"{cost:.0f} µs", "", ""),
+    rows = []
+    for name, told in rounds.items():
+        rates = sorted(one["accepted"] / one["seconds"] for one in told)
+        rate = statistics.median(rates)
+        rows.append(
+            (
+                f"pushes a second, one worker, {devices:,} devices, {name}",
+                f"{rate:,.0f} ({rates[0]:,.0f} to {rates[-1]:,.0f})",
+                f"≥ {RATE_GOAL:,}",
+                verdict(rate >= RATE_GOAL),
+            )
+        )
+        cost = statistics.median(one["cpu_seconds"] / one["accepted"] for one in told) * 1e6
+        rows.append(("CPU of the worker for each", f"{cost:.0f} µs", "", ""))
+    rows += [
         (
             f"from the job to the end of its first slice, of {devices:,} devices",
             f"{first * 1000:,.0f} ms",
@@ -116,7 +128,7 @@ def render(rounds: Sequence[dict[str, Any]], devices: int) -> str:
     ]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     when = circumstances(Path(tempfile.gettempdir()))
-    preface = f"{when} {len(rounds)} rounds; medians, and the least and the greatest."
+    preface = f"{when} {len(rounds[APPLE])} rounds; medians, and the least and the greatest."
     return f"{preface}\n\n| what | measured | goal | |\n|---|---|---|---|\n{table}"
 
 
