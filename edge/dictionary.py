@@ -159,7 +159,7 @@ class Patches:
         return header.window < WINDOW_OF_ALL or is_decodable(header.window, await self._length(base))
 
     async def _length(self, base: str) -> int:
-        length = self._lengths.entries.get(base.encode())
+        length = self._lengths.get(base.encode())
         if length is None:
             length = await self._blobs.length(base)
             self._lengths.add(base.encode(), length)

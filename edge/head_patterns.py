@@ -8,10 +8,10 @@ the grammar in `edge.request_head`, and where its entity tag is. It takes a thir
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
-from edge.request_head import FIELD_VALUE, VALUE_PATTERNS
+from edge.memory import BoundedMemory
+from edge.request_head import FIELD_VALUE, MAX_LAYOUT_BYTES, VALUE_PATTERNS
 
 # Making a pattern takes a millisecond. A layout that came so often has paid for it: 3 µs a request, if somebody sends
 # ever new layouts so often each.
@@ -25,16 +25,16 @@ _SPACE: Final = rb"[ \t]*+"
 _TAG: Final = b"if-none-match"
 
 
-def compile_pattern(names: Sequence[bytes]) -> re.Pattern[bytes]:
+def compile_pattern(names: bytes) -> re.Pattern[bytes]:
     """Return the pattern of heads with these fields, from the end of the request line to the empty line.
 
     Its group is the value of ``If-None-Match``, with white space behind it. Nothing in it goes back over what it has
     taken, so that time is linear in the size of a head.
 
     Args:
-        names: in lower case and in their order, of a layout that `edge.request_head.read_layout` takes.
+        names: of a layout that `edge.request_head.read_layout` takes.
     """
-    lines = (b"\r\n(?i:%b):%b" % (re.escape(name), _value(name)) for name in names)
+    lines = (b"\r\n(?i:%b):%b" % (re.escape(name), _value(name)) for name in names.split(b":"))
     return re.compile(b"".join(lines) + b"\r\n\r\n")
 
 
@@ -56,7 +56,7 @@ class HeadPatterns:
 
     def __init__(self, requests_before_pattern: int = REQUESTS_BEFORE_PATTERN) -> None:
         self._before = requests_before_pattern
-        self._known: dict[tuple[bytes, ...], int | re.Pattern[bytes]] = {}
+        self._known: BoundedMemory[int | re.Pattern[bytes]] = BoundedMemory(MAX_KNOWN, MAX_LAYOUT_BYTES)
         self.recent: list[re.Pattern[bytes]] = []
 
     @property
@@ -80,18 +80,17 @@ class HeadPatterns:
                 return found
         return None
 
-    def learn(self, names: tuple[bytes, ...]) -> None:
+    def learn(self, names: bytes) -> None:
         """Note that a check came with these fields and fitted no recent pattern; its next ones may fit then.
 
         Args:
             names: as for `compile_pattern`, of a layout without a body and without conditions but the entity tag.
         """
-        known = self._known.get(names, 0)
+        if names not in self._known:
+            self._known.add(names, 0)
+        known = self._known.get(names)
         if isinstance(known, int):
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            known = known + 1 if known + 1 < self._before else compile_pattern(names)
-            self._known[names] = known
-        if not isinstance(known, int):
+            self._known[names] = known = known + 1 if known + 1 < self._before else compile_pattern(names)
+        if isinstance(known, re.Pattern):
             self.recent.insert(0, known)
             del self.recent[MAX_RECENT:]

@@ -12,7 +12,7 @@ Devices of one kind that hold the same manifest ask with the same bytes, so the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -77,7 +77,7 @@ class Desk:
     ) -> None:
         self.manifests = answering.prepared.by_request_line
         self.heads = answering.prepared.by_head
-        self.answers = answering.prepared.by_head.entries
+        self.answers: Mapping[bytes, Answer] = answering.prepared.by_head
         self.refusal: Callable[[bytes], Answer | None] = answering.prepared.refusal
         self.batches = answering.batches
         self.blobs = answering.blobs
@@ -101,22 +101,16 @@ class Desk:
         """Return the answer to what ends with an empty line; None when it is not one head, or aiohttp is to answer."""
         end = head.find(CRLF)
         manifest = self.manifests.get(head[:end])
+        refusal = self.refusal(head[:end]) if manifest is None else None
+        if manifest is None and refusal is None:
+            return None
+        read = self._read(head, end)
+        if read is None:
+            return None
         if manifest is None:
-            refusal = self.refusal(head[:end])
-            return None if refusal is None or not self._is_plain(head, end) else refusal
-        fits = self.patterns.match(head, end)
-        if fits is not None:
-            tag = fits[1].rstrip(b" \t") if fits.lastindex else None
-        else:
-            found = self.reader.scan(head, end)
-            if found is None:
-                return None
-            layout, lines = found
-            if layout.conditional or layout.length >= 0:
-                return None
-            self.patterns.learn(layout.names)
-            tag = value_of(lines, layout.tag)
-        answer = _choose(manifest, tag)
+            return refusal
+        conditional, tag = read
+        answer = None if conditional else _choose(manifest, tag)
         if answer is not None:
             # What comes once, as with an id of its own in each request, would only push out what comes again.
             if self.doorkeeper.came_before(head):
@@ -129,16 +123,21 @@ class Desk:
         """Say whether this is the request line of a check that can be answered here."""
         return line in self.manifests or self.refusal(line) is not None
 
-    def _is_plain(self, head: bytes, end: int) -> bool:
-        """Say whether a head is of the grammar, and no body follows it."""
-        if self.patterns.match(head, end) is not None:
-            return True
+    def _read(self, head: bytes, end: int) -> tuple[bool, bytes | None] | None:
+        """Return whether a head has other conditions than ``If-None-Match``, and the value of that.
+
+        None when it is not of the grammar, or a body follows it.
+        """
+        fits = self.patterns.match(head, end)
+        if fits is not None:
+            return False, fits[1].rstrip(b" \t") if fits.lastindex else None
         found = self.reader.scan(head, end)
         if found is None or found[0].length >= 0:
-            return False
-        if not found[0].conditional:
-            self.patterns.learn(found[0].names)
-        return True
+            return None
+        layout, lines = found
+        if not layout.conditional:
+            self.patterns.learn(layout.names)
+        return layout.conditional, value_of(lines, layout.tag)
 
 
 def _no_refusal(_: bytes) -> Answer | None:

@@ -1,14 +1,14 @@
-"""A memory of what was worked out before, bounded in number and in size."""
+"""Memories of what was worked out before, and of what came before, bounded in number and in size."""
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 Value = TypeVar("Value")
 
 
-class BoundedMemory(Generic[Value]):
-    """What was worked out for some bytes.
+class BoundedMemory(dict[bytes, Value]):
+    """What was worked out for some bytes; look up in it, and let `add` alone put in what is not there.
 
     When it is full it forgets everything, not the oldest: what is in use is soon worked out again, and keeping an order
     would cost more with every new entry than that.
@@ -16,28 +16,21 @@ class BoundedMemory(Generic[Value]):
     Args:
         most: number of entries.
         max_bytes: longest key that is remembered.
-
-    Attributes:
-        entries: to look up in; only this class changes it.
     """
 
-    __slots__ = ("_max_bytes", "_most", "entries")
+    __slots__ = ("_max_bytes", "_most")
 
     def __init__(self, most: int, max_bytes: int) -> None:
+        super().__init__()
         self._most = most
         self._max_bytes = max_bytes
-        self.entries: dict[bytes, Value] = {}
 
     def add(self, key: bytes, value: Value) -> None:
         """Remember a value for a key that is not there, unless the key is too long."""
         if len(key) <= self._max_bytes:
-            if len(self.entries) >= self._most:
-                self.entries.clear()
-            self.entries[key] = value
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.entries.clear()
+            if len(self) >= self._most:
+                self.clear()
+            self[key] = value
 
 
 class Doorkeeper:

@@ -61,7 +61,7 @@ class Layout(NamedTuple):
     """What the names of a head's fields, in their order, say.
 
     Args:
-        names: in lower case and in their order.
+        names: in lower case and in their order, joined by colons.
         tag: place of ``If-None-Match`` among the fields, or -1.
         length: place of ``Content-Length``, or -1.
         conditional: whether other fields than ``If-None-Match`` may change the answer to a GET.
@@ -69,7 +69,7 @@ class Layout(NamedTuple):
         range: place of ``Range`` when it is the only one of those, or -1.
     """
 
-    names: tuple[bytes, ...]
+    names: bytes
     tag: int
     length: int
     conditional: bool
@@ -108,7 +108,7 @@ def read_layout(names: list[bytes]) -> Layout | None:
     if len(places) != len(names) or len(names) > MAX_FIELDS or b"host" not in places:
         return None
     return Layout(
-        tuple(names),
+        b":".join(names),
         places.get(b"if-none-match", -1),
         places.get(b"content-length", -1),
         not _CONDITIONS.isdisjoint(places),
@@ -127,7 +127,7 @@ class _Refused(Exception):
     """A line is not one that we take."""
 
 
-class _Names(dict[bytes, bytes]):
+class _Names(BoundedMemory[bytes]):
     """Names in lower case by the spelling that was met: of fields that leave the framing of a request as it is.
 
     Raises:
@@ -138,14 +138,11 @@ class _Names(dict[bytes, bytes]):
         name = spelling.lower()
         if name in _FRAMING or not _NAME.fullmatch(spelling):
             raise _Refused
-        if len(spelling) <= MAX_NAME_BYTES:
-            if len(self) >= MAX_NAMES:
-                self.clear()
-            self[spelling] = name
+        self.add(spelling, name)
         return name
 
 
-class _Lines(dict[bytes, bytes]):
+class _Lines(BoundedMemory[bytes]):
     """Names in lower case by whole lines; a line that is not there is read when it is looked up.
 
     Raises:
@@ -155,8 +152,8 @@ class _Lines(dict[bytes, bytes]):
     __slots__ = ("names",)
 
     def __init__(self) -> None:
-        super().__init__()
-        self.names = _Names()
+        super().__init__(MAX_LINES, MAX_LINE_BYTES)
+        self.names = _Names(MAX_NAMES, MAX_NAME_BYTES)
 
     def __missing__(self, line: bytes) -> bytes:
         spelling, colon, value = line.partition(b":")
@@ -166,10 +163,7 @@ class _Lines(dict[bytes, bytes]):
             raise _Refused
         if name in _VALUES and not _VALUES[name].fullmatch(value.strip(b" \t")):
             raise _Refused
-        if len(line) <= MAX_LINE_BYTES:
-            if len(self) >= MAX_LINES:
-                self.clear()
-            self[line] = name
+        self.add(line, name)
         return name
 
 
@@ -195,7 +189,7 @@ class HeadReader:
     @property
     def layouts(self) -> Collection[bytes]:
         """The layouts that are remembered, as names joined by colons."""
-        return self._layouts.entries.keys()
+        return self._layouts.keys()
 
     def scan(self, head: bytes, start: int) -> tuple[Layout, list[bytes]] | None:
         """Return what the names of a head's fields say, and its field lines; None when it is not of the grammar.
@@ -209,7 +203,7 @@ class HeadReader:
             names = b":".join(map(self._lines.__getitem__, lines))  # no name has a colon
         except _Refused:
             return None
-        layout = self._layouts.entries.get(names) or self._read_layout(names)
+        layout = self._layouts.get(names) or self._read_layout(names)
         return None if layout is None else (layout, lines)
 
     def read(self, head: bytes, start: int) -> Head | None:

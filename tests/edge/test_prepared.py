@@ -49,11 +49,11 @@ def test_what_is_withdrawn_or_replaced_is_answered_no_more() -> None:
     old = manifests.by_request_line[LINE]
     manifests.by_head.add(b"head", old.not_modified)
     cache.take(publication(2))
-    assert manifests.by_head.entries == {}
+    assert manifests.by_head == {}
     assert manifests.by_request_line[LINE].etag == b'"2"'
     manifests.by_head.add(b"head", old.not_modified)
     cache.withdraw(KEY)
-    assert (manifests.by_request_line, manifests.by_head.entries) == ({}, {})
+    assert (manifests.by_request_line, manifests.by_head) == ({}, {})
 
 
 def test_counts_go_on_when_a_manifest_changes() -> None:
@@ -84,9 +84,9 @@ def test_a_million_distinct_heads_are_not_remembered() -> None:
     cache_entry = _answer()
     for number in range(2 * MAX_HEADS):
         manifests.by_head.add(b"%d" % number, cache_entry)
-        assert len(manifests.by_head.entries) <= MAX_HEADS
+        assert len(manifests.by_head) <= MAX_HEADS
     manifests.by_head.add(b"x" * 1025, cache_entry)
-    assert b"x" * 1025 not in manifests.by_head.entries
+    assert b"x" * 1025 not in manifests.by_head
 
 
 def _answer() -> Answer:

@@ -153,9 +153,9 @@ def test_a_full_memory_begins_anew() -> None:
     memory: BoundedMemory[int] = BoundedMemory(most=2, max_bytes=3)
     for key, value in ((b"a", 1), (b"b", 2), (b"long", 3)):
         memory.add(key, value)
-    assert memory.entries == {b"a": 1, b"b": 2}
+    assert memory == {b"a": 1, b"b": 2}
     memory.add(b"c", 4)
-    assert memory.entries == {b"c": 4}
+    assert memory == {b"c": 4}
 
 
 def test_what_came_lately_is_told_until_too_much_came() -> None:
