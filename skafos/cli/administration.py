@@ -21,7 +21,6 @@ tokens = options.family("API tokens: list, create, revoke.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 NewName = Annotated[str, typer.Argument(metavar="NEW_NAME")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @organizations.command("list")
@@ -93,7 +92,9 @@ def rename_application(name: Name, new_name: NewName, org: options.Org = None, j
 
 
 @applications.command("delete")
-def delete_application(name: Name, yes: Yes = False, org: options.Org = None, json: options.Json = False) -> None:
+def delete_application(
+    name: Name, yes: options.Yes = False, org: options.Org = None, json: options.Json = False
+) -> None:
     """Delete an app and everything in it."""
     ask(f"Delete app {name} with its models, versions and keys?", yes)
     with session(org) as chosen:
@@ -125,7 +126,7 @@ def rename_environment(
 
 @environments.command("delete")
 def delete_environment(
-    name: Name, yes: Yes = False, org: options.Org = None, app: options.App = None, json: options.Json = False
+    name: Name, yes: options.Yes = False, org: options.Org = None, app: options.App = None, json: options.Json = False
 ) -> None:
     """Delete an environment that was added; its keys stop working."""
     ask(f"Delete environment {name} with its keys?", yes)
@@ -168,7 +169,7 @@ def rename_model(
 
 @models.command("delete")
 def delete_model(
-    name: Name, yes: Yes = False, org: options.Org = None, app: options.App = None, json: options.Json = False
+    name: Name, yes: options.Yes = False, org: options.Org = None, app: options.App = None, json: options.Json = False
 ) -> None:
     """Delete a model and its versions; refused while one is offered."""
     ask(f"Delete model {name} with its versions?", yes)

@@ -22,14 +22,13 @@ PAUSE_SECONDS = 0.5
 # Deleting from tables of many millions of rows takes minutes; the server goes on by itself.
 MAX_WAIT_SECONDS = 600.0
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until nothing is left.")]
 
 
 @app.command("device")
 def erase_device(
     device_id: Annotated[str, typer.Argument(metavar="DEVICE_ID", help="As events name it.")],
-    yes: Yes = False,
+    yes: options.Yes = False,
     no_wait: NoWait = False,
     org: options.Org = None,
     json: options.Json = False,
@@ -44,7 +43,7 @@ def erase_device(
 @app.command("organization")
 def erase_organization(
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    yes: Yes = False,
+    yes: options.Yes = False,
     no_wait: NoWait = False,
     json: options.Json = False,
 ) -> None:

@@ -14,7 +14,6 @@ from skafos.cli.session import session
 app = options.family("Keys of environments: list, add, revoke, rotate.")
 
 SECONDS_PER_DAY = 86_400
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @app.command("list")
@@ -61,7 +60,7 @@ def add_key(
 def revoke_key(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, see: skafos keys list.")],
     env: options.Env,
-    yes: Yes = False,
+    yes: options.Yes = False,
     org: options.Org = None,
     app: options.App = None,
     json: options.Json = False,

@@ -22,6 +22,7 @@ Org = Annotated[
 App = Annotated[str | None, typer.Option("--app", envvar=APP_VARIABLE, metavar="NAME", help="The app.")]
 Model = Annotated[str | None, typer.Option("--model", envvar=MODEL_VARIABLE, metavar="NAME", help="The model.")]
 Env = Annotated[str, typer.Option("--env", "--environment", metavar="NAME", help="The environment.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Directory = Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where models and the device's state are kept.")]
 
 

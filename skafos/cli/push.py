@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skafos.cli import options
+from skafos.cli.export import Column, Table, print_csv
 from skafos.cli.output import ask, note, print_json, print_table
 from skafos.cli.session import session
 from skafos.exceptions import InvalidParamError
@@ -25,10 +25,21 @@ app.add_typer(credentials, name="credentials")
 SERVICE = "apns"
 FOLLOW_SECONDS = 1.0
 ENDED = ("finished", "cancelled", "failed")
-COLUMNS = ("VERSION", "ENVIRONMENT", "SENT", "DEVICES", "ACCEPTED", "GONE", "REFUSED", "APPLE DEV", "STATE", "BY", "ID")
+COLUMNS = (
+    Column("version", "integer"),
+    Column("environment", "text"),
+    Column("sent", "text"),
+    Column("devices", "integer"),
+    Column("accepted", "integer"),
+    Column("gone", "integer"),
+    Column("refused", "integer"),
+    Column("apple_dev", "text"),
+    Column("state", "text"),
+    Column("by", "text"),
+    Column("id", "text"),
+)
 
 PushId = Annotated[str, typer.Argument(metavar="ID", help="The push's id, see: skafos push history.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @app.command("send")
@@ -93,14 +104,14 @@ def history(
     """List a model's pushes, newest first."""
     with session(org, app, model) as chosen:
         pushes = chosen.client.list_pushes(*chosen.of_model, environment=env)
+    table = Table(COLUMNS, [_row(job) for job in pushes])
     if json:
         print_json(pushes)
     elif as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow([column.lower().replace(" ", "_") for column in COLUMNS])
-        writer.writerows(_row(job) for job in pushes)
+        print_csv(table)
     else:
-        print_table(COLUMNS, [_row(job) for job in pushes], "nothing was pushed")
+        titles = [name.upper().replace("_", " ") for name in table.names]
+        print_table(titles, table.rows, "nothing was pushed")
 
 
 @app.command("pause")
@@ -134,7 +145,7 @@ def resume(
 @app.command("cancel")
 def cancel(
     push_id: PushId,
-    yes: Yes = False,
+    yes: options.Yes = False,
     org: options.Org = None,
     app: options.App = None,
     model: options.Model = None,
@@ -207,7 +218,7 @@ def set_credential(
 @credentials.command("delete")
 def delete_credential(
     env: options.Env,
-    yes: Yes = False,
+    yes: options.Yes = False,
     org: options.Org = None,
     app: options.App = None,
     json: options.Json = False,
@@ -244,11 +255,11 @@ def _warn(found: list[PushCredential]) -> None:
             note(f"The {each.kind} expires on {(each.expires_at or '')[:10]}: get a new one and set it.")
 
 
-def _row(job: PushJob) -> list[object]:
-    return [
+def _row(job: PushJob) -> tuple[object, ...]:
+    return (
         *(job.version, job.environment, job.started_at or "not yet", job.targeted, job.accepted, job.gone),
         *(job.refused, "yes" if job.apple_sandbox else "no", job.state, job.actor, job.id),
-    ]
+    )
 
 
 def _print_changed(job: PushJob, json: bool) -> None:
