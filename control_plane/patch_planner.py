@@ -27,6 +27,7 @@ from control_plane.patch_policy import LOOK_SECONDS
 from control_plane.places import labels_of_one
 from control_plane.publish import Publisher
 from control_plane.tables import Model, ModelVersion, PatchPlan, utc_now
+from control_plane.waiting import is_set_within
 from telemetry.cancellation import heed_cancellation
 
 # A deployment wakes the planner; this is for looks that fall due, and for deployments of another control plane.
@@ -92,9 +93,7 @@ class PatchPlanner:
                 _log.exception("patch_looks_failed")
             heed_cancellation()
             if looked < BATCH:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
-                        await self._publisher.looks_due.wait()
+                await is_set_within(self._publisher.looks_due, POLL_SECONDS)
 
     async def step(self) -> int:
         """Look at plans that are due, at most `BATCH`; return how many. One that fails is looked at again later.

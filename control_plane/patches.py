@@ -58,6 +58,7 @@ from control_plane.patch_room import has_room, is_crowded
 from control_plane.patch_wishes import Pair, Unwanted
 from control_plane.publish import Publisher
 from control_plane.tables import ArtifactEncoding, ModelVersion, PatchJob, PatchPlan, PatchWish, utc_now
+from control_plane.waiting import is_set_within
 from telemetry.cancellation import heed_cancellation
 
 # A deployment wakes the builder; this is for jobs that another control plane left behind.
@@ -165,9 +166,7 @@ class PatchBuilder:
             except Exception:  # a fault in one round must not end the making of all patches
                 _log.exception("patch_round_failed")
             heed_cancellation()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._publisher.patches_planned.wait()
+            await is_set_within(self._publisher.patches_planned, POLL_SECONDS)
 
     async def work_through(self) -> None:
         """Make every patch that waits and whose pause is over.

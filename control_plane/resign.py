@@ -6,8 +6,6 @@ has a moment of its own at which it is due (`Manifest.resign_at`); a root is ren
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from datetime import datetime
 
 import structlog
@@ -18,6 +16,7 @@ from control_plane.errors import Missing
 from control_plane.metrics import MANIFESTS_DUE, MANIFESTS_RESIGNED, RESIGN_DUE, ROOT_EXPIRES
 from control_plane.publish import Publisher
 from control_plane.tables import Manifest, Root, utc_now
+from control_plane.waiting import is_set_within
 from manifests.trust import Lifetimes
 from telemetry.cancellation import heed_cancellation
 
@@ -56,9 +55,7 @@ class Resigner:
                 _log.exception("resigning_failed")
             heed_cancellation()
             if signed < BATCH:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(CHECK_SECONDS):
-                        await self._publisher.signing_due.wait()
+                await is_set_within(self._publisher.signing_due, CHECK_SECONDS)
 
     async def step(self, now: datetime) -> int:
         """Sign what is due at ``now``; return how many. One that fails is logged and tried again next time."""

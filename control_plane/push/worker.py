@@ -19,6 +19,7 @@ from control_plane.push.jobs import Sent, Slice, Target
 from control_plane.push.pace import Pace
 from control_plane.push.quiet_hours import QuietHours
 from control_plane.tables import Model, utc_now
+from control_plane.waiting import is_set_within
 from telemetry.cancellation import heed_cancellation
 
 # A deploy wakes the worker; this is for jobs that another control plane left behind.
@@ -94,7 +95,7 @@ class PushWorker:
                 await self._send_all()
                 pause = FIRST_PAUSE_SECONDS
                 heed_cancellation()
-                await _is_set_within(self._woken, await self._rest())
+                await is_set_within(self._woken, await self._rest())
             except Unavailable as error:
                 _log.warning("pushes_postponed", reason=str(error), next_try_seconds=pause)
                 await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
@@ -197,7 +198,7 @@ class PushWorker:
         return _Sending(targets, spared, notification, channels, self._pace)
 
     async def _keep_alive(self, part: Slice, sending: _Sending) -> None:
-        while not await _is_set_within(sending.ended, jobs.HEARTBEAT_SECONDS):
+        while not await is_set_within(sending.ended, jobs.HEARTBEAT_SECONDS):
             try:
                 if not await jobs.beat(self._database, part, self._name, self._now()):
                     sending.stop()
@@ -285,14 +286,6 @@ class _Sending:
             self._stopped = True
         finally:
             self._places.release()
-
-
-async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False
 
 
 async def _all_done(tasks: set[asyncio.Task[None]]) -> None:
