@@ -24,6 +24,8 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from artifacts.files import whole_file
+
 FORMAT: Final = b"\x01"
 KEY_BYTES: Final = 32
 KEY_ID_BYTES: Final = 8
@@ -188,18 +190,9 @@ class MasterKeys:
     def _write(self, keys: dict[bytes, bytes]) -> None:
         """Replace the file as a whole: half a file would be keys that nobody has any more."""
         text = "".join(f"{name.hex()}:{base64.b64encode(key).decode()}\n" for name, key in keys.items())
-        aside = self._path.with_name(f"{self._path.name}.new")
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with whole_file(self._path) as file:
+            os.fchmod(file.fileno(), 0o600)  # before there is anything in it
+            file.write(text.encode())
 
 
 def _add_key(keys: dict[bytes, bytes]) -> None:

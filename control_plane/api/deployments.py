@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane import lookup
 from control_plane.api.call import Call
-from control_plane.api.environments import valid_keys
+from control_plane.api.environments import named_environment, valid_keys
 from control_plane.api.paging import Keyset, Page, fetch_page
 from control_plane.api.patches import offered_patches
 from control_plane.api.pushes import show_status
@@ -114,10 +114,7 @@ async def _find(call: Call, environment: str) -> tuple[Model, Environment]:
     """Return the model in the path and the environment that the body names."""
     async with call.database.read() as session:
         application, model = await find_model(session, call)
-        try:
-            return model, await lookup.environment(session, application.id, environment)
-        except Missing as missing:
-            raise Invalid(missing.sentence, missing.code) from missing
+        return model, await named_environment(session, application, environment)
 
 
 async def _done(call: Call, verb: str, model: Model, environment: Environment, deployment: Deployment) -> DeployedOut:

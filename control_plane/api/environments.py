@@ -15,7 +15,7 @@ from control_plane.api.call import Call
 from control_plane.api.paging import Keyset, Page, Paging, fetch_page
 from control_plane.api.schemas import DeviceOut, EnvironmentChange, EnvironmentOut, KeyOut, NewEnvironment, NewKey
 from control_plane.api.unique import unique
-from control_plane.errors import Conflict
+from control_plane.errors import Conflict, Invalid, Missing
 from control_plane.tables import Application, Device, Environment, EnvironmentKey, Manifest
 
 # Each is a TUF repository of its own that is signed anew for as long as it exists.
@@ -54,7 +54,7 @@ async def create_environment(call: Call, body: NewEnvironment) -> EnvironmentOut
 async def show_one_environment(call: Call) -> EnvironmentOut:
     """Show an environment with its keys."""
     async with call.database.read() as session:
-        _, environment = await _find(session, call)
+        _, environment = await find_environment(session, call)
         return await _show(session, environment, call.now)
 
 
@@ -64,7 +64,7 @@ async def change_environment(call: Call, body: EnvironmentChange) -> Environment
     What devices reported so far stays under the old name; edges label events with the new one from now on.
     """
     async with call.database.write() as session:
-        application, environment = await _find(session, call)
+        application, environment = await find_environment(session, call)
         was = environment.name
         if was in FIRST_ENVIRONMENTS and body.name != was:
             raise Conflict(f"{was} belongs to every application and cannot be renamed.", "needed")
@@ -82,7 +82,7 @@ async def change_environment(call: Call, body: EnvironmentChange) -> Environment
 async def delete_environment(call: Call) -> None:
     """Delete an environment; its keys stop working. `dev` and `prod` stay with their application."""
     async with call.database.write() as session:
-        application, environment = await _find(session, call)
+        application, environment = await find_environment(session, call)
         if environment.name in FIRST_ENVIRONMENTS:
             raise Conflict(f"{environment.name} belongs to every application and cannot be deleted.", "needed")
         await call.services.publisher.close_environment(session, environment.id)
@@ -95,7 +95,7 @@ async def delete_environment(call: Call) -> None:
 async def list_keys(call: Call, query: Paging) -> Page[KeyOut]:
     """List the environment's valid keys, newest first."""
     async with call.database.read() as session:
-        _, environment = await _find(session, call)
+        _, environment = await find_environment(session, call)
         rows = select(EnvironmentKey).where(EnvironmentKey.environment_id == environment.id, *_valid(call.now))
         keyset = Keyset((EnvironmentKey.created_at, EnvironmentKey.id), descending=True)
         page = await fetch_page(session, rows, keyset, query)
@@ -105,7 +105,7 @@ async def list_keys(call: Call, query: Paging) -> Page[KeyOut]:
 async def add_key(call: Call, body: NewKey) -> KeyOut:
     """Make a new key; the present ones stay valid for the overlap, so that apps can move over."""
     async with call.database.read() as session:
-        _, environment = await _find(session, call)
+        _, environment = await find_environment(session, call)
     overlap = timedelta(seconds=body.overlap_seconds)
     return _show_key(await call.services.publisher.add_key(call.actor, environment.id, overlap))
 
@@ -113,7 +113,7 @@ async def add_key(call: Call, body: NewKey) -> KeyOut:
 async def revoke_key(call: Call) -> None:
     """Revoke a key at once; apps that still ship it get no more updates."""
     async with call.database.read() as session:
-        _, environment = await _find(session, call)
+        _, environment = await find_environment(session, call)
         key = await lookup.environment_key(session, environment.id, call.part("key"))
     await call.services.publisher.revoke_key(call.actor, key.id)
 
@@ -121,7 +121,7 @@ async def revoke_key(call: Call) -> None:
 async def rotate_root(call: Call) -> EnvironmentOut:
     """Replace the environment's root keys; devices follow by the chain of roots."""
     async with call.database.read() as session:
-        _, environment = await _find(session, call)
+        _, environment = await find_environment(session, call)
     await call.services.publisher.rotate_root(call.actor, environment.id)
     return await show_one_environment(call)
 
@@ -129,7 +129,7 @@ async def rotate_root(call: Call) -> EnvironmentOut:
 async def rotate_online_key(call: Call) -> EnvironmentOut:
     """Replace the key that signs manifests; the root names the new one."""
     async with call.database.read() as session:
-        _, environment = await _find(session, call)
+        _, environment = await find_environment(session, call)
     await call.services.publisher.rotate_online(call.actor, environment.id)
     return await show_one_environment(call)
 
@@ -137,7 +137,7 @@ async def rotate_online_key(call: Call) -> EnvironmentOut:
 async def list_devices(call: Call, query: Paging) -> Page[DeviceOut]:
     """List the devices that registered in the environment. Push tokens are not shown."""
     async with call.database.read() as session:
-        _, environment = await _find(session, call)
+        _, environment = await find_environment(session, call)
         rows = select(Device).where(Device.environment_id == environment.id)
         page = await fetch_page(session, rows, Keyset((Device.device_id,)), query)
     return page.map(lambda row: _show_device(row[0]))
@@ -156,9 +156,22 @@ async def valid_keys(session: AsyncSession, environment_ids: Sequence[str], now:
     return keys
 
 
-async def _find(session: AsyncSession, call: Call) -> tuple[Application, Environment]:
+async def find_environment(session: AsyncSession, call: Call) -> tuple[Application, Environment]:
+    """Return the application and the environment in the path."""
     application = await lookup.application(session, call.organization.id, call.part("app"))
     return application, await lookup.environment(session, application.id, call.part("env"))
+
+
+async def named_environment(session: AsyncSession, application: Application, name: str) -> Environment:
+    """Return the environment of an application that a body names.
+
+    Raises:
+        Invalid: there is none.
+    """
+    try:
+        return await lookup.environment(session, application.id, name)
+    except Missing as missing:
+        raise Invalid(missing.sentence, missing.code) from missing
 
 
 def _valid(now: datetime) -> tuple[ColumnElement[bool], ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane import audit, lookup
 from control_plane.api.call import Call
+from control_plane.api.environments import find_environment, named_environment
 from control_plane.api.paging import Keyset, Page, Paging, fetch_page
 from control_plane.api.schemas import (
     NewPush,
@@ -24,10 +25,10 @@ from control_plane.errors import Conflict, Invalid, Missing
 from control_plane.names import is_id
 from control_plane.push import jobs
 from control_plane.push.credentials import CredentialUnusable
-from control_plane.push.expiry import WARN_BEFORE
+from control_plane.push.expiry import expires_soon
 from control_plane.push.start import begin_push
 from control_plane.push.vault import SERVICES, Upload, decode_content
-from control_plane.tables import Application, Deployment, Environment, Model, PushCredential, PushJob, User
+from control_plane.tables import Deployment, Environment, Model, PushCredential, PushJob, User
 
 NOT_CONFIGURED = "The environment has no push credentials: upload a key or a certificate first."
 
@@ -35,7 +36,7 @@ NOT_CONFIGURED = "The environment has no push credentials: upload a key or a cer
 async def list_credentials(call: Call, query: Paging) -> Page[PushCredentialOut]:
     """List what the environment can push with; secrets are not shown."""
     async with call.database.read() as session:
-        _, environment = await _find_environment(session, call)
+        _, environment = await find_environment(session, call)
         rows = (
             select(PushCredential, User.email)
             .outerjoin(User, User.id == PushCredential.actor_id)
@@ -51,7 +52,7 @@ async def put_credential(call: Call, body: NewPushCredential) -> PushCredentialO
     try:
         upload = Upload(body.kind, decode_content(body.content), body.key_id, body.team_id, body.password)
         async with call.database.write() as session:
-            application, environment = await _find_environment(session, call)
+            application, environment = await find_environment(session, call)
             row = await call.services.vault.store(session, environment, service, upload, call.actor.user_id)
             target = f"{application.name}/{environment.name}"
             detail = {"service": service, "kind": row.kind}
@@ -65,7 +66,7 @@ async def delete_credential(call: Call) -> None:
     """Forget a credential; pushes of this environment fail from now on."""
     service = _service(call)
     async with call.database.write() as session:
-        application, environment = await _find_environment(session, call)
+        application, environment = await find_environment(session, call)
         row = await session.get(PushCredential, (environment.id, service))
         if row is None:
             raise Missing("There is no such credential.")
@@ -78,19 +79,12 @@ async def begin(call: Call, body: NewPush) -> PushJobOut:
     """Wake the devices of an environment, so that they fetch what it offers of the model."""
     async with call.database.write() as session:
         application, model = await find_model(session, call)
-        try:
-            environment = await lookup.environment(session, application.id, body.environment)
-        except Missing as missing:
-            raise Invalid(missing.sentence, missing.code) from missing
-        last = select(func.max(Deployment.number)).where(
-            Deployment.environment_id == environment.id, Deployment.model_id == model.id
-        )
+        environment = await named_environment(session, application, body.environment)
         deployment = await session.scalar(
-            select(Deployment).where(
-                Deployment.environment_id == environment.id,
-                Deployment.model_id == model.id,
-                Deployment.number == last.scalar_subquery(),
-            )
+            select(Deployment)
+            .where(Deployment.environment_id == environment.id, Deployment.model_id == model.id)
+            .order_by(Deployment.number.desc())
+            .limit(1)
         )
         if deployment is None:
             raise Conflict("Nothing of this model was deployed there yet.", "nothing_deployed")
@@ -175,11 +169,6 @@ async def _find(session: AsyncSession, call: Call, model: Model) -> tuple[PushJo
     return row[0], row[1], row[2]
 
 
-async def _find_environment(session: AsyncSession, call: Call) -> tuple[Application, Environment]:
-    application = await lookup.application(session, call.organization.id, call.part("app"))
-    return application, await lookup.environment(session, application.id, call.part("env"))
-
-
 def _service(call: Call) -> str:
     service = call.part("service")
     if service not in SERVICES:
@@ -201,7 +190,7 @@ def _show_credential(row: PushCredential, email: str | None, now: datetime) -> P
             "kind": row.kind,
             "facts": row.facts,
             "expires_at": row.expires_at,
-            "expires_soon": row.expires_at is not None and row.expires_at - now < WARN_BEFORE,
+            "expires_soon": expires_soon(row.expires_at, now),
             "actor": email,
             "created_at": row.created_at,
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
@@ -239,8 +239,3 @@ def _servers_of(certificate: x509.Certificate) -> tuple[bool, bool]:
     present = {extension.oid for extension in certificate.extensions}
     sandbox, production = _FOR_SANDBOX in present, _FOR_PRODUCTION in present
     return (sandbox, production) if sandbox or production else (True, True)
-
-
-def expires_within(credential: AppleCertificate, days: int, now: datetime | None = None) -> bool:
-    """Say whether a certificate ends within so many days."""
-    return (credential.expires_at - (now or datetime.now(UTC))).days < days

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import select
@@ -49,9 +49,14 @@ async def look(database: Database, *, warn: bool) -> int:
     for row in rows:
         assert row.expires_at is not None
         PUSH_CREDENTIAL_EXPIRES.labels(row.environment_id, row.service).set(row.expires_at.timestamp())
-        if row.expires_at - utc_now() < WARN_BEFORE:
+        if expires_soon(row.expires_at, utc_now()):
             soon += 1
             if warn:
                 ends = row.expires_at.isoformat()
                 _log.warning("push_credential_expires", environment=row.environment_id, service=row.service, at=ends)
     return soon
+
+
+def expires_soon(expires_at: datetime | None, now: datetime, within: timedelta = WARN_BEFORE) -> bool:
+    """Say whether a credential has ended, or ends within a while; one without an end never does."""
+    return expires_at is not None and expires_at - now < within

@@ -12,6 +12,11 @@ from control_plane.tables import Environment, PushCredential, PushJob
 SANDBOX_ENVIRONMENTS = ("dev",)
 
 
+def uses_sandbox(environment: Environment) -> bool:
+    """Say whether pushes to an environment go through Apple's development server by default."""
+    return environment.name in SANDBOX_ENVIRONMENTS
+
+
 async def is_configured(session: AsyncSession, environment_id: str) -> bool:
     """Say whether an environment has a credential for any service."""
     query = select(PushCredential.service).where(PushCredential.environment_id == environment_id).limit(1)
@@ -43,7 +48,7 @@ async def begin_push(
         model_id=model_id,
         version=version,
         deployment_id=deployment_id,
-        sandbox=environment.name in SANDBOX_ENVIRONMENTS if sandbox is None else sandbox,
+        sandbox=uses_sandbox(environment) if sandbox is None else sandbox,
         actor_id=actor_id,
     )
     await jobs.begin(session, job)

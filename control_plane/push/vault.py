@@ -27,6 +27,7 @@ from control_plane.push.credentials import (
 )
 from control_plane.push.http2 import client_context
 from control_plane.push.jobs import APPLE, APPLE_SANDBOX
+from control_plane.push.start import uses_sandbox
 from control_plane.sealing import CannotOpen, MasterKeys
 from control_plane.tables import Application, Environment, PushCredential, utc_now
 
@@ -134,7 +135,7 @@ class Vault:
         application = await session.get_one(Application, environment.application_id)
         if not application.bundle_id:
             raise CredentialUnusable("The application has no bundle ID. Set it first: notifications are sent to it.")
-        sandbox = environment.name == "dev"
+        sandbox = uses_sandbox(environment)
         secret, facts, expires_at = await asyncio.to_thread(
             lambda: check(upload, application.bundle_id or "", sandbox=sandbox, now=utc_now())
         )

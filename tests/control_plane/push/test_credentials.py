@@ -14,11 +14,11 @@ from control_plane.push.credentials import (
     MAX_CREDENTIAL_BYTES,
     AppleCertificate,
     CredentialUnusable,
-    expires_within,
     read_apple_certificate,
     read_apple_key,
     read_google_account,
 )
+from control_plane.push.expiry import expires_soon
 from tests.control_plane.push.certificates import BUNDLE_ID, PRODUCTION, SANDBOX, Pair, make_pair
 from tests.control_plane.push.conftest import KEY_ID, TEAM_ID
 
@@ -133,8 +133,8 @@ def test_what_is_no_certificate_for_this_is_refused(
 
 def test_the_end_of_a_certificate_is_told_in_time() -> None:
     certificate = read(make_pair(ends=timedelta(days=20)).p12(PASSWORD), PASSWORD)
-    assert expires_within(certificate, 30)
-    assert not expires_within(certificate, 10)
+    assert expires_soon(certificate.expires_at, datetime.now(UTC), timedelta(days=30))
+    assert not expires_soon(certificate.expires_at, datetime.now(UTC), timedelta(days=10))
 
 
 def account(key: rsa.RSAPrivateKey, **changes: object) -> bytes:
