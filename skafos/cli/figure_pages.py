@@ -26,7 +26,7 @@ from skafos.figures import (
     TimeToAdopt,
     VersionMix,
 )
-from skafos.records import VersionShare
+from skafos.records import Adoption, VersionShare
 
 NO_DEVICE: Final = "no device was active"
 NO_TRY: Final = "no device tried a version"
@@ -35,9 +35,22 @@ NO_DOWNLOAD: Final = "nothing was downloaded"
 SHOWN_VALUES: Final = 5
 
 
-def show_curve(answer: AdoptionCurve) -> None:
+def show_adoption(answer: Adoption) -> None:
+    """By day and now, then what failed."""
+    print(f"{answer.model} in {answer.environment}: {answer.installations} installations in total\n")
+    show_curve(answer)
+    print(f"\nnow: {_shares(answer.now) or 'no device'}")
+    if answer.failures:
+        print(f"\n{answer.failures_total} failures:")
+        failures = [[each.version, each.count, each.devices, each.error] for each in answer.failures]
+        print_table(["VERSION", "COUNT", "DEVICES", "ERROR"], failures)
+    else:
+        print("no failures")
+
+
+def show_curve(answer: Adoption | AdoptionCurve) -> None:
     """By day."""
-    rows = [[day.day, day.active_devices, shares(day.versions)] for day in answer.by_day]
+    rows = [[day.day, day.active_devices, _shares(day.versions)] for day in answer.by_day]
     print_table(["DAY", "ACTIVE", "VERSIONS"], rows, NO_DEVICE)
 
 
@@ -45,7 +58,7 @@ def show_hours(answer: HourlyAdoption) -> None:
     """By hour."""
     print(f"version {answer.version} came to {answer.environment} at {moment(answer.deployed_at)}\n")
     rows = [
-        [moment(hour.hour), f"+{hour.hours_since_deploy} h", hour.active_devices, shares(hour.versions)]
+        [moment(hour.hour), f"+{hour.hours_since_deploy} h", hour.active_devices, _shares(hour.versions)]
         for hour in answer.by_hour
     ]
     print_table(["HOUR", "SINCE", "ACTIVE", "VERSIONS"], rows, NO_DEVICE)
@@ -180,7 +193,7 @@ def show_stuck(answer: StuckDevices) -> None:
         print_table(["DEVICE", "HOLDS", "SINCE", "LAST SEEN", "AFTER", "ERROR"], rows)
 
 
-def shares(versions: Iterable[VersionShare]) -> str:
+def _shares(versions: Iterable[VersionShare]) -> str:
     """Return versions with their shares and devices, in one line."""
     return "  ".join(f"{_name(each.version)} {percent(each.share)} ({each.devices})" for each in versions)
 
