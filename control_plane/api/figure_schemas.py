@@ -39,10 +39,15 @@ class DevicesQuery(DaysQuery):
     dimension: Dimension = "os_version"
 
 
-class ReleaseQuery(FiguresQuery):
-    """Which version, and from when on."""
+class VersionQuery(FiguresQuery):
+    """Which version."""
 
     version: int | None = Field(None, ge=1, le=MAX_VERSION, description="The one that was deployed last unless given.")
+
+
+class ReleaseQuery(VersionQuery):
+    """And from when on."""
+
     since: AwareDatetime | None = Field(None, description="When it was first deployed there unless given.")
 
 
@@ -52,10 +57,9 @@ class HoursQuery(ReleaseQuery):
     hours: int = Field(72, ge=1, le=MAX_HOURS, description="The hour of the deploy included.")
 
 
-class StuckQuery(FiguresQuery):
+class StuckQuery(VersionQuery):
     """Which devices are stuck."""
 
-    version: int | None = Field(None, ge=1, le=MAX_VERSION, description="The one that was deployed last unless given.")
     hours: int = Field(24, ge=0, le=MAX_STUCK_HOURS, description="For how long a device has tried, at least.")
     days: int = Field(14, ge=1, le=MAX_ADOPTION_DAYS, description="Only devices that were heard of in the last days.")
     limit: int = Field(100, ge=0, le=MAX_STUCK_DEVICES, description="Devices to list; all are counted.")
