@@ -9,23 +9,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
+from skafos import figures
 from skafos.cli.output import print_table
-from skafos.figures import (
-    ActiveDevices,
-    AdoptionCurve,
-    BytesSent,
-    DayBytes,
-    DownloadTime,
-    DownloadTimes,
-    EncodingBytes,
-    FailureRates,
-    Funnel,
-    HourlyAdoption,
-    Installations,
-    StuckDevices,
-    TimeToAdopt,
-    VersionMix,
-)
 from skafos.records import Adoption, VersionShare
 
 NO_DEVICE: Final = "no device was active"
@@ -48,13 +33,13 @@ def show_adoption(answer: Adoption) -> None:
         print("no failures")
 
 
-def show_curve(answer: Adoption | AdoptionCurve) -> None:
+def show_curve(answer: Adoption | figures.AdoptionCurve) -> None:
     """By day."""
     rows = [[day.day, day.active_devices, _shares(day.versions)] for day in answer.by_day]
     print_table(["DAY", "ACTIVE", "VERSIONS"], rows, NO_DEVICE)
 
 
-def show_hours(answer: HourlyAdoption) -> None:
+def show_hours(answer: figures.HourlyAdoption) -> None:
     """By hour."""
     print(f"version {answer.version} came to {answer.environment} at {moment(answer.deployed_at)}\n")
     rows = [
@@ -64,7 +49,7 @@ def show_hours(answer: HourlyAdoption) -> None:
     print_table(["HOUR", "SINCE", "ACTIVE", "VERSIONS"], rows, NO_DEVICE)
 
 
-def show_devices(answer: ActiveDevices) -> None:
+def show_devices(answer: figures.ActiveDevices) -> None:
     """By day, a column for each of the values that most devices have."""
     totals: Counter[str] = Counter()
     for day in answer.by_day:
@@ -80,7 +65,7 @@ def show_devices(answer: ActiveDevices) -> None:
     print_table(["DAY", "ACTIVE", *heads, "OTHERS"], rows, NO_DEVICE)
 
 
-def show_installations(answer: Installations) -> None:
+def show_installations(answer: figures.Installations) -> None:
     """In total and by version."""
     print(f"{answer.devices} installations in total")
     if answer.versions:
@@ -88,13 +73,13 @@ def show_installations(answer: Installations) -> None:
         print_table(["VERSION", "DEVICES"], [[f"v{each.version}", each.devices] for each in answer.versions])
 
 
-def show_mix(answer: VersionMix) -> None:
+def show_mix(answer: figures.VersionMix) -> None:
     """By version."""
     rows = [[_name(each.version), each.devices, percent(each.share)] for each in answer.versions]
     print_table(["VERSION", "DEVICES", "SHARE"], rows, NO_DEVICE)
 
 
-def show_funnel(answer: Funnel) -> None:
+def show_funnel(answer: figures.Funnel) -> None:
     """By version, a column for each step."""
     rows = [
         [
@@ -108,7 +93,7 @@ def show_funnel(answer: Funnel) -> None:
     print_table(["VERSION", "CHECK", "DOWNLOAD", "VERIFY", "ACTIVATE", "FAILED", "MOST STOP"], rows, NO_TRY)
 
 
-def show_failures(answer: FailureRates) -> None:
+def show_failures(answer: figures.FailureRates) -> None:
     """By version, then the reasons."""
     rows = [
         [
@@ -132,10 +117,10 @@ def show_failures(answer: FailureRates) -> None:
         print_table(["VERSION", "COUNT", "DEVICES", "ERROR"], reasons)
 
 
-def show_download_times(answer: DownloadTimes) -> None:
+def show_download_times(answer: figures.DownloadTimes) -> None:
     """Of all downloads, then by version."""
 
-    def row(name: str, each: DownloadTime) -> list[object]:
+    def row(name: str, each: figures.DownloadTime) -> list[object]:
         return [name, each.downloads, seconds(each.p50_ms / 1000), seconds(each.p95_ms / 1000)]
 
     rows = [row("all", answer.overall)] if answer.overall else []
@@ -143,7 +128,7 @@ def show_download_times(answer: DownloadTimes) -> None:
     print_table(["VERSION", "DOWNLOADS", "MEDIAN", "95TH PERCENTILE"], rows, NO_DOWNLOAD)
 
 
-def show_bytes(answer: BytesSent) -> None:
+def show_bytes(answer: figures.BytesSent) -> None:
     """In total, by day and by encoding."""
     if not answer.downloads:
         print(NO_DOWNLOAD)
@@ -151,7 +136,7 @@ def show_bytes(answer: BytesSent) -> None:
     saved = _of_whole(answer.saved_bytes, answer.full_bytes)
     print(f"{answer.downloads} downloads took {amount(answer.bytes)}; patches saved {saved}\n")
 
-    def cells(each: DayBytes | EncodingBytes) -> list[object]:
+    def cells(each: figures.DayBytes | figures.EncodingBytes) -> list[object]:
         saved = _of_whole(each.saved_bytes, each.full_bytes)
         return [each.downloads, amount(each.bytes), amount(each.full_bytes), saved]
 
@@ -161,7 +146,7 @@ def show_bytes(answer: BytesSent) -> None:
     print_table(["ENCODING", *heads], [[each.encoding or "(not told)", *cells(each)] for each in answer.encodings])
 
 
-def show_time_to_adopt(answer: TimeToAdopt) -> None:
+def show_time_to_adopt(answer: figures.TimeToAdopt) -> None:
     """How far it came, then when each share was reached."""
     print(f"version {answer.version} came to {answer.environment} at {moment(answer.deployed_at)}")
     if not answer.active_devices:
@@ -176,7 +161,7 @@ def show_time_to_adopt(answer: TimeToAdopt) -> None:
     print_table(["SHARE", "REACHED", "AFTER"], rows)
 
 
-def show_stuck(answer: StuckDevices) -> None:
+def show_stuck(answer: figures.StuckDevices) -> None:
     """How many and why, then which."""
     if not answer.total:
         print(f"no device is stuck on the way to version {answer.version}")
