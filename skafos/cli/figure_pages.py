@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from skafos import figures
 from skafos.cli.output import print_table
-from skafos.records import Adoption, VersionShare
+
+if TYPE_CHECKING:
+    from skafos import figures
+    from skafos.records import Adoption, VersionShare
 
 NO_DEVICE: Final = "no device was active"
 NO_TRY: Final = "no device tried a version"

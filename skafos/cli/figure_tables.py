@@ -6,10 +6,12 @@ versions together.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from skafos import figures
 from skafos.cli.export import Column, Table
+
+if TYPE_CHECKING:
+    from skafos import figures
 
 _DAY: Final = Column("day", "day")
 _VERSION: Final = Column("version", "integer")
