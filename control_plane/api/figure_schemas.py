@@ -11,10 +11,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from control_plane.api.schemas import MAX_ADOPTION_DAYS, MAX_VERSION, Answer, DayAdoptionOut, Reference, VersionShareOut
 from telemetry.queries import MAX_HOURS, MAX_REASONS, MAX_STUCK_DEVICES, MAX_VALUES, Dimension, Step
+from telemetry.retention import DEFAULT_KEEP_DAYS
 
 DEFAULT_DAYS = 30
-MAX_STUCK_HOURS = 24 * 90
-"""As long as raw events are kept, which tell since when a device is stuck."""
+MAX_STUCK_HOURS = 24 * DEFAULT_KEEP_DAYS
+"""As long as raw events are kept unless a setting says so, which tell since when a device is stuck."""
 
 # What comes in
 
