@@ -20,6 +20,7 @@ from control_plane.api.call import Call
 from control_plane.api.versions import find_model
 from control_plane.errors import Invalid, Missing
 from control_plane.model_names import names_of
+from control_plane.publish import DEPLOY
 from control_plane.tables import Deployment, Environment, Model
 from control_plane.warehouse import WarehouseGate, telling_of_clickhouse
 from telemetry import queries
@@ -206,5 +207,5 @@ def _deploys(asked: _Asked) -> Select[Deployment]:
     return select(Deployment).where(
         Deployment.environment_id == asked.environment.id,
         Deployment.model_id == asked.model.id,
-        Deployment.kind == "deploy",
+        Deployment.kind == DEPLOY,
     )
