@@ -11,13 +11,23 @@ from msgspec import Struct
 from skafos.records import DayAdoption, VersionShare
 
 
-class AdoptionCurve(Struct, frozen=True, kw_only=True):
-    """Which share of the active devices held each version, by day."""
+class Figures(Struct, frozen=True, kw_only=True):
+    """Whose figures they are."""
 
     model: str
     environment: str
+
+
+class DaysFigures(Figures, frozen=True, kw_only=True):
+    """And of which days, both included."""
+
     first_day: str
     last_day: str
+
+
+class AdoptionCurve(DaysFigures, frozen=True, kw_only=True):
+    """Which share of the active devices held each version, by day."""
+
     by_day: list[DayAdoption]
 
 
@@ -30,11 +40,9 @@ class HourAdoption(Struct, frozen=True, kw_only=True):
     versions: list[VersionShare]
 
 
-class HourlyAdoption(Struct, frozen=True, kw_only=True):
+class HourlyAdoption(Figures, frozen=True, kw_only=True):
     """Which share of the active devices held each version, by hour since a version was deployed."""
 
-    model: str
-    environment: str
     version: int
     deployed_at: str
     by_hour: list[HourAdoption]
@@ -57,13 +65,9 @@ class DayDevices(Struct, frozen=True, kw_only=True):
     other_devices: int
 
 
-class ActiveDevices(Struct, frozen=True, kw_only=True):
+class ActiveDevices(DaysFigures, frozen=True, kw_only=True):
     """Active devices by day and by a dimension."""
 
-    model: str
-    environment: str
-    first_day: str
-    last_day: str
     dimension: str
     by_day: list[DayDevices]
 
@@ -75,22 +79,16 @@ class VersionDevices(Struct, frozen=True, kw_only=True):
     devices: int
 
 
-class Installations(Struct, frozen=True, kw_only=True):
+class Installations(Figures, frozen=True, kw_only=True):
     """Devices that ever activated the model, in total and for each version."""
 
-    model: str
-    environment: str
     devices: int
     versions: list[VersionDevices]
 
 
-class VersionMix(Struct, frozen=True, kw_only=True):
+class VersionMix(DaysFigures, frozen=True, kw_only=True):
     """Which versions are held now, by the devices that were active in these days."""
 
-    model: str
-    environment: str
-    first_day: str
-    last_day: str
     active_devices: int
     versions: list[VersionShare]
 
@@ -113,13 +111,9 @@ class VersionFunnel(Struct, frozen=True, kw_only=True):
     failed_devices: int
 
 
-class Funnel(Struct, frozen=True, kw_only=True):
+class Funnel(DaysFigures, frozen=True, kw_only=True):
     """How far devices came on the way to each version that was tried."""
 
-    model: str
-    environment: str
-    first_day: str
-    last_day: str
     versions: list[VersionFunnel]
 
 
@@ -144,13 +138,9 @@ class FailureRate(Struct, frozen=True, kw_only=True):
     reasons: list[FailureReason]
 
 
-class FailureRates(Struct, frozen=True, kw_only=True):
+class FailureRates(DaysFigures, frozen=True, kw_only=True):
     """How often each version that was tried fails, and why."""
 
-    model: str
-    environment: str
-    first_day: str
-    last_day: str
     versions: list[FailureRate]
 
 
@@ -163,13 +153,9 @@ class DownloadTime(Struct, frozen=True, kw_only=True):
     version: int | None = None
 
 
-class DownloadTimes(Struct, frozen=True, kw_only=True):
+class DownloadTimes(DaysFigures, frozen=True, kw_only=True):
     """How long downloads took; `overall` is None when there was none."""
 
-    model: str
-    environment: str
-    first_day: str
-    last_day: str
     overall: DownloadTime | None
     versions: list[DownloadTime]
 
@@ -194,13 +180,9 @@ class EncodingBytes(Struct, frozen=True, kw_only=True):
     saved_bytes: int
 
 
-class BytesSent(Struct, frozen=True, kw_only=True):
+class BytesSent(DaysFigures, frozen=True, kw_only=True):
     """What downloads took, and what patches saved: in total, by day and by encoding."""
 
-    model: str
-    environment: str
-    first_day: str
-    last_day: str
     downloads: int
     bytes: int
     full_bytes: int
@@ -217,11 +199,9 @@ class Reach(Struct, frozen=True, kw_only=True):
     seconds: int | None
 
 
-class TimeToAdopt(Struct, frozen=True, kw_only=True):
+class TimeToAdopt(Figures, frozen=True, kw_only=True):
     """How long a version took to reach 50, 90 and 99 % of the active devices."""
 
-    model: str
-    environment: str
     version: int
     deployed_at: str
     active_devices: int
@@ -248,11 +228,9 @@ class StuckDevice(Struct, frozen=True, kw_only=True):
     error: str
 
 
-class StuckDevices(Struct, frozen=True, kw_only=True):
+class StuckDevices(Figures, frozen=True, kw_only=True):
     """Devices that are stuck on the way to a version; `total` counts those that are not listed, too."""
 
-    model: str
-    environment: str
     version: int
     total: int
     reasons: list[StuckReason]

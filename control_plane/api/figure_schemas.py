@@ -11,10 +11,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from control_plane.api.schemas import MAX_ADOPTION_DAYS, MAX_VERSION, Answer, DayAdoptionOut, Reference, VersionShareOut
 from telemetry.queries import MAX_HOURS, MAX_REASONS, MAX_STUCK_DEVICES, MAX_VALUES, Dimension, Step
+from telemetry.retention import DEFAULT_KEEP_DAYS
 
 DEFAULT_DAYS = 30
-MAX_STUCK_HOURS = 24 * 90
-"""As long as raw events are kept, which tell since when a device is stuck."""
+MAX_STUCK_HOURS = 24 * DEFAULT_KEEP_DAYS
+"""As long as raw events are kept unless a setting says so, which tell since when a device is stuck."""
 
 # What comes in
 
@@ -39,10 +40,15 @@ class DevicesQuery(DaysQuery):
     dimension: Dimension = "os_version"
 
 
-class ReleaseQuery(FiguresQuery):
-    """Which version, and from when on."""
+class VersionQuery(FiguresQuery):
+    """Which version."""
 
     version: int | None = Field(None, ge=1, le=MAX_VERSION, description="The one that was deployed last unless given.")
+
+
+class ReleaseQuery(VersionQuery):
+    """And from when on."""
+
     since: AwareDatetime | None = Field(None, description="When it was first deployed there unless given.")
 
 
@@ -52,10 +58,9 @@ class HoursQuery(ReleaseQuery):
     hours: int = Field(72, ge=1, le=MAX_HOURS, description="The hour of the deploy included.")
 
 
-class StuckQuery(FiguresQuery):
+class StuckQuery(VersionQuery):
     """Which devices are stuck."""
 
-    version: int | None = Field(None, ge=1, le=MAX_VERSION, description="The one that was deployed last unless given.")
     hours: int = Field(24, ge=0, le=MAX_STUCK_HOURS, description="For how long a device has tried, at least.")
     days: int = Field(14, ge=1, le=MAX_ADOPTION_DAYS, description="Only devices that were heard of in the last days.")
     limit: int = Field(100, ge=0, le=MAX_STUCK_DEVICES, description="Devices to list; all are counted.")

@@ -5,9 +5,10 @@ Each names a model in an environment; some a version too: the one that was deplo
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy import Select, select
@@ -19,28 +20,47 @@ from control_plane.api.call import Call
 from control_plane.api.versions import find_model
 from control_plane.errors import Invalid, Missing
 from control_plane.model_names import names_of
+from control_plane.publish import DEPLOY
 from control_plane.tables import Deployment, Environment, Model
-from control_plane.warehouse import telling_of_clickhouse
+from control_plane.warehouse import WarehouseGate, telling_of_clickhouse
 from telemetry import queries
 from telemetry.queries import Days, Subject
+from telemetry.warehouse import Warehouse
 
 Out = TypeVar("Out", bound=BaseModel)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Whose figures are asked for."""
+    """Whose figures are asked for, and where they are."""
 
+    warehouse: WarehouseGate
     subject: Subject
     environment: Environment
     model: Model
+
+    async def ask(
+        self,
+        question: Callable[Concatenate[Warehouse, Subject, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Return what telemetry answers to a question about them.
+
+        Raises:
+            Unavailable: ClickHouse cannot be asked.
+        """
+        with telling_of_clickhouse():
+            return await question(self.warehouse.get(), self.subject, *args, **kwargs)
 
     def told(self, kind: type[Out], answer: Any = None, days: Days | None = None, **more: Any) -> Out:
         """Return an answer: whose figures, of which days, and what telemetry says."""
         told: dict[str, Any] = {"model": self.model.name, "environment": self.environment.name, **more}
         if days is not None:
             told |= {"first_day": days.first, "last_day": days.last}
-        return kind.model_validate(told | ({} if answer is None else asdict(answer)))
+        return kind.model_validate(told | ({} if answer is None else asdict(answer)), from_attributes=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,120 +71,97 @@ class _Released:
 
 async def show_curve(call: Call, query: s.DaysQuery) -> s.CurveOut:
     """Show which share of the active devices held each version, by day."""
-    asked, days = await _asked(call, query.environment), _days(call, query.days)
-    with telling_of_clickhouse():
-        curve = await queries.adoption_curve(call.services.warehouse.get(), asked.subject, days)
-    return asked.told(s.CurveOut, days=days, by_day=[asdict(each) for each in curve])
+    asked, days = await _asked_of_days(call, query)
+    curve = await asked.ask(queries.adoption_curve, days)
+    return asked.told(s.CurveOut, days=days, by_day=curve)
 
 
 async def show_hours(call: Call, query: s.HoursQuery) -> s.HoursOut:
     """Show the same by hour since a version was first deployed there, or since a moment that is given."""
-    asked, released = await _asked_of_release(call, query.environment, query.version, query.since)
-    with telling_of_clickhouse():
-        curve = await queries.adoption_curve_by_hour(
-            call.services.warehouse.get(), asked.subject, released.at, call.now, query.hours
-        )
-    by_hour = [asdict(each) for each in curve]
-    return asked.told(s.HoursOut, version=released.version, deployed_at=released.at, by_hour=by_hour)
+    asked, released = await _asked_of_release(call, query, query.since)
+    curve = await asked.ask(queries.adoption_curve_by_hour, released.at, call.now, query.hours)
+    return asked.told(s.HoursOut, version=released.version, deployed_at=released.at, by_hour=curve)
 
 
 async def show_devices(call: Call, query: s.DevicesQuery) -> s.DevicesOut:
     """Show how many devices were active on each day, by OS, OS version, device model, app version or locale."""
-    asked, days = await _asked(call, query.environment), _days(call, query.days)
-    with telling_of_clickhouse():
-        active = await queries.active_devices(call.services.warehouse.get(), asked.subject, days, query.dimension)
-    by_day = [asdict(each) for each in active]
-    return asked.told(s.DevicesOut, days=days, dimension=query.dimension, by_day=by_day)
+    asked, days = await _asked_of_days(call, query)
+    active = await asked.ask(queries.active_devices, days, query.dimension)
+    return asked.told(s.DevicesOut, days=days, dimension=query.dimension, by_day=active)
 
 
 async def show_installations(call: Call, query: s.FiguresQuery) -> s.InstallationsOut:
     """Show how many devices ever activated a version of the model."""
-    asked = await _asked(call, query.environment)
-    with telling_of_clickhouse():
-        return asked.told(s.InstallationsOut, await queries.installations(call.services.warehouse.get(), asked.subject))
+    asked = await _asked(call, query)
+    return asked.told(s.InstallationsOut, await asked.ask(queries.installations))
 
 
 async def show_mix(call: Call, query: s.DaysQuery) -> s.MixOut:
     """Show which versions the devices hold now that were active in the last days."""
-    asked, days = await _asked(call, query.environment), _days(call, query.days)
-    with telling_of_clickhouse():
-        mix = await queries.version_mix(call.services.warehouse.get(), asked.subject, days)
+    asked, days = await _asked_of_days(call, query)
+    mix = await asked.ask(queries.version_mix, days)
     active = sum(share.devices for share in mix)
-    return asked.told(s.MixOut, days=days, active_devices=active, versions=[asdict(each) for each in mix])
+    return asked.told(s.MixOut, days=days, active_devices=active, versions=mix)
 
 
 async def show_funnel(call: Call, query: s.DaysQuery) -> s.FunnelsOut:
     """Show how far devices came on the way to each version: check, download, verify, activate; and where it leaks."""
-    asked, days = await _asked(call, query.environment), _days(call, query.days)
-    with telling_of_clickhouse():
-        funnels = await queries.funnel(call.services.warehouse.get(), asked.subject, days)
-    return asked.told(s.FunnelsOut, days=days, versions=[asdict(each) for each in funnels])
+    asked, days = await _asked_of_days(call, query)
+    return asked.told(s.FunnelsOut, days=days, versions=await asked.ask(queries.funnel, days))
 
 
 async def show_failures(call: Call, query: s.DaysQuery) -> s.FailureRatesOut:
     """Show how often each version failed, with the bounds of the rate (95 %), and why."""
-    asked, days = await _asked(call, query.environment), _days(call, query.days)
-    with telling_of_clickhouse():
-        rates = await queries.failure_rates(call.services.warehouse.get(), asked.subject, days)
-    return asked.told(s.FailureRatesOut, days=days, versions=[asdict(each) for each in rates])
+    asked, days = await _asked_of_days(call, query)
+    return asked.told(s.FailureRatesOut, days=days, versions=await asked.ask(queries.failure_rates, days))
 
 
 async def show_download_times(call: Call, query: s.DaysQuery) -> s.DownloadTimesOut:
     """Show how long downloads took, at the median and at the 95th percentile, of each version."""
-    asked, days = await _asked(call, query.environment), _days(call, query.days)
-    with telling_of_clickhouse():
-        times = await queries.download_times(call.services.warehouse.get(), asked.subject, days)
-    return asked.told(s.DownloadTimesOut, times, days)
+    asked, days = await _asked_of_days(call, query)
+    return asked.told(s.DownloadTimesOut, await asked.ask(queries.download_times, days), days)
 
 
 async def show_bytes(call: Call, query: s.DaysQuery) -> s.BytesSentOut:
     """Show how many bytes downloads took, by day and by encoding, and how many patches saved."""
-    asked, days = await _asked(call, query.environment), _days(call, query.days)
-    with telling_of_clickhouse():
-        sent = await queries.bytes_sent(call.services.warehouse.get(), asked.subject, days)
-    return asked.told(s.BytesSentOut, sent, days)
+    asked, days = await _asked_of_days(call, query)
+    return asked.told(s.BytesSentOut, await asked.ask(queries.bytes_sent, days), days)
 
 
 async def show_time_to_adopt(call: Call, query: s.ReleaseQuery) -> s.TimeToAdoptOut:
     """Show how long a version took from its first deploy, or a moment that is given, to most of the active devices."""
-    asked, released = await _asked_of_release(call, query.environment, query.version, query.since)
-    with telling_of_clickhouse():
-        adopted = await queries.time_to_adopt(
-            call.services.warehouse.get(), asked.subject, released.version, released.at, call.now
-        )
+    asked, released = await _asked_of_release(call, query, query.since)
+    adopted = await asked.ask(queries.time_to_adopt, released.version, released.at, call.now)
     return asked.told(s.TimeToAdoptOut, adopted)
 
 
 async def show_stuck(call: Call, query: s.StuckQuery) -> s.StuckOut:
     """Show which devices tried a version, did not get it and are still heard of; since when, and why."""
     # When the version was deployed does not matter here.
-    asked, released = await _asked_of_release(call, query.environment, query.version, call.now)
-    with telling_of_clickhouse():
-        stuck = await queries.stuck_devices(
-            call.services.warehouse.get(),
-            asked.subject,
-            released.version,
-            call.now,
-            after=timedelta(hours=query.hours),
-            days=query.days,
-            limit=query.limit,
-        )
+    asked, released = await _asked_of_release(call, query, call.now)
+    after = timedelta(hours=query.hours)
+    stuck = await asked.ask(
+        queries.stuck_devices, released.version, call.now, after=after, days=query.days, limit=query.limit
+    )
     return asked.told(s.StuckOut, stuck)
 
 
-async def _asked(call: Call, environment: str) -> _Asked:
+async def _asked(call: Call, query: s.FiguresQuery) -> _Asked:
     """Find whose figures are asked for.
 
     Raises:
         Missing: there is no such model or environment among what the caller may see.
     """
     async with call.database.read() as session:
-        return await _find(session, call, environment)
+        return await _find(session, call, query)
 
 
-async def _asked_of_release(
-    call: Call, environment: str, version: int | None, since: datetime | None
-) -> tuple[_Asked, _Released]:
+async def _asked_of_days(call: Call, query: s.DaysQuery) -> tuple[_Asked, Days]:
+    """Find whose figures are asked for, and of which days. Raises as `_asked` does."""
+    return await _asked(call, query), queries.last_days(query.days, call.now)
+
+
+async def _asked_of_release(call: Call, query: s.VersionQuery, since: datetime | None) -> tuple[_Asked, _Released]:
     """Find whose figures are asked for, which version, and from when on.
 
     Raises:
@@ -174,7 +171,8 @@ async def _asked_of_release(
     if since is not None and since > call.now:
         raise Invalid("since lies in the future.", "since_in_future")
     async with call.database.read() as session:
-        asked = await _find(session, call, environment)
+        asked = await _find(session, call, query)
+        version = query.version
         if version is None:
             version = await _newest_version(session, asked)
         if since is None:
@@ -182,11 +180,11 @@ async def _asked_of_release(
     return asked, _Released(version, since)
 
 
-async def _find(session: AsyncSession, call: Call, environment: str) -> _Asked:
+async def _find(session: AsyncSession, call: Call, query: s.FiguresQuery) -> _Asked:
     application, model = await find_model(session, call)
-    found = await lookup.environment(session, application.id, environment)
-    names = await names_of(session, model)
-    return _Asked(Subject(call.organization.id, application.id, found.name, names), found, model)
+    environment = await lookup.environment(session, application.id, query.environment)
+    subject = Subject(call.organization.id, application.id, environment.name, await names_of(session, model))
+    return _Asked(call.services.warehouse, subject, environment, model)
 
 
 async def _newest_version(session: AsyncSession, asked: _Asked) -> int:
@@ -209,9 +207,5 @@ def _deploys(asked: _Asked) -> Select[Deployment]:
     return select(Deployment).where(
         Deployment.environment_id == asked.environment.id,
         Deployment.model_id == asked.model.id,
-        Deployment.kind == "deploy",
+        Deployment.kind == DEPLOY,
     )
-
-
-def _days(call: Call, days: int) -> Days:
-    return queries.last_days(days, call.now)

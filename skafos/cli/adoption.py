@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,8 +15,8 @@ from skafos.cli import figure_pages as pages
 from skafos.cli import figure_tables as tables
 from skafos.cli import options
 from skafos.cli.export import Table, print_csv, write_parquet
-from skafos.cli.output import note, print_json, print_table
-from skafos.cli.session import session
+from skafos.cli.output import note, print_json
+from skafos.cli.session import Session, session
 
 # As the API has them.
 MAX_DAYS, MAX_HOURS, MAX_STUCK_HOURS, MAX_STUCK_DEVICES = 400, 336, 2160, 1000
@@ -94,214 +95,149 @@ def adoption(
         report = chosen.client.adoption(*chosen.of_model, environment=env, days=days)
     if json:
         print_json(report)
-        return
-    print(f"{report.model} in {report.environment}: {report.installations} installations in total\n")
-    rows = [[day.day, day.active_devices, pages.shares(day.versions)] for day in report.by_day]
-    print_table(["DAY", "ACTIVE", "VERSIONS"], rows, pages.NO_DEVICE)
-    print(f"\nnow: {pages.shares(report.now) or 'no device'}")
-    if report.failures:
-        print(f"\n{report.failures_total} failures:")
-        failures = [[each.version, each.count, each.devices, each.error] for each in report.failures]
-        print_table(["VERSION", "COUNT", "DEVICES", "ERROR"], failures)
     else:
-        print("no failures")
+        pages.show_adoption(report)
 
 
-@app.command("curve")
-def curve(
-    env: options.Env = "prod",
-    days: Days = 30,
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-    csv: Csv = False,
-    parquet: Parquet = None,
-) -> None:
+def _question(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function that asks a question, which is given a session, an output and its own options.
+
+    The command's further options are those that all questions share: whose figures, and how they are wanted.
+    """
+
+    def register(ask: Callable[..., None]) -> Callable[..., None]:
+        def command(
+            org: options.Org = None,
+            app: options.App = None,
+            model: options.Model = None,
+            json: options.Json = False,
+            csv: Csv = False,
+            parquet: Parquet = None,
+            **own: Any,
+        ) -> None:
+            output = _Output(json, csv, parquet)
+            with session(org, app, model) as chosen:
+                ask(chosen, output, **own)
+
+        _, _, *own = signature(ask, eval_str=True).parameters.values()
+        *shared, _ = signature(command, eval_str=True).parameters.values()
+        command.__signature__ = Signature([*own, *shared])  # type: ignore[attr-defined]  # what typer reads options from
+        return app.command(name, help=ask.__doc__)(command)
+
+    return register
+
+
+@_question("curve")
+def curve(chosen: Session, output: _Output, env: options.Env = "prod", days: Days = 30) -> None:
     """Show the share of active devices on each version, by day."""
-    output = _Output(json, csv, parquet)
-    with session(org, app, model) as chosen:
-        answer = chosen.client.adoption_curve(*chosen.of_model, environment=env, days=days)
+    answer = chosen.client.adoption_curve(*chosen.of_model, environment=env, days=days)
     output.give(answer, tables.curve_table, pages.show_curve)
 
 
-@app.command("hours")
+@_question("hours")
 def hours(
+    chosen: Session,
+    output: _Output,
     version: Version = None,
     since: Since = None,
     hours: Annotated[
         int, typer.Option("--hours", min=1, max=MAX_HOURS, metavar="N", help="How many hours, the first included.")
     ] = 72,
     env: options.Env = "prod",
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-    csv: Csv = False,
-    parquet: Parquet = None,
 ) -> None:
     """Show the same by hour since a deploy."""
-    output = _Output(json, csv, parquet)
-    asked: dict[str, Any] = {"version": version, "since": since, "hours": hours}
-    with session(org, app, model) as chosen:
-        answer = chosen.client.hourly_adoption(*chosen.of_model, environment=env, **asked)
+    answer = chosen.client.hourly_adoption(*chosen.of_model, environment=env, version=version, since=since, hours=hours)
     output.give(answer, tables.hours_table, pages.show_hours)
 
 
-@app.command("devices")
+@_question("devices")
 def devices(
+    chosen: Session,
+    output: _Output,
     by: Annotated[Dimension, typer.Option("--by", metavar="WHAT", help=f"One of {', '.join(Dimension.__args__)}.")] = (
         "os_version"
     ),
     env: options.Env = "prod",
     days: Days = 30,
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-    csv: Csv = False,
-    parquet: Parquet = None,
 ) -> None:
     """Show active devices by OS version, app version and so on."""
-    output = _Output(json, csv, parquet)
-    with session(org, app, model) as chosen:
-        answer = chosen.client.active_devices(*chosen.of_model, environment=env, dimension=by, days=days)
+    answer = chosen.client.active_devices(*chosen.of_model, environment=env, dimension=by, days=days)
     output.give(answer, tables.devices_table, pages.show_devices)
 
 
-@app.command("installations")
-def installations(
-    env: options.Env = "prod",
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-    csv: Csv = False,
-    parquet: Parquet = None,
-) -> None:
+@_question("installations")
+def installations(chosen: Session, output: _Output, env: options.Env = "prod") -> None:
     """Show devices that ever activated the model."""
-    output = _Output(json, csv, parquet)
-    with session(org, app, model) as chosen:
-        answer = chosen.client.installations(*chosen.of_model, environment=env)
+    answer = chosen.client.installations(*chosen.of_model, environment=env)
     output.give(answer, tables.installations_table, pages.show_installations)
 
 
-@app.command("mix")
-def mix(
-    env: options.Env = "prod",
-    days: Days = 30,
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-    csv: Csv = False,
-    parquet: Parquet = None,
-) -> None:
+@_question("mix")
+def mix(chosen: Session, output: _Output, env: options.Env = "prod", days: Days = 30) -> None:
     """Show which versions active devices hold now."""
-    output = _Output(json, csv, parquet)
-    with session(org, app, model) as chosen:
-        answer = chosen.client.version_mix(*chosen.of_model, environment=env, days=days)
+    answer = chosen.client.version_mix(*chosen.of_model, environment=env, days=days)
     output.give(answer, tables.mix_table, pages.show_mix)
 
 
-@app.command("funnel")
-def funnel(
-    env: options.Env = "prod",
-    days: Days = 30,
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-    csv: Csv = False,
-    parquet: Parquet = None,
-) -> None:
+@_question("funnel")
+def funnel(chosen: Session, output: _Output, env: options.Env = "prod", days: Days = 30) -> None:
     """Show how far updates come, and where most stop."""
-    output = _Output(json, csv, parquet)
-    with session(org, app, model) as chosen:
-        answer = chosen.client.funnel(*chosen.of_model, environment=env, days=days)
+    answer = chosen.client.funnel(*chosen.of_model, environment=env, days=days)
     output.give(answer, tables.funnel_table, pages.show_funnel)
 
 
-@app.command("failures")
+@_question("failures")
 def failures(
+    chosen: Session,
+    output: _Output,
     reasons: Annotated[bool, typer.Option("--reasons", help="With --csv or --parquet: the reasons.")] = False,
     env: options.Env = "prod",
     days: Days = 30,
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-    csv: Csv = False,
-    parquet: Parquet = None,
 ) -> None:
     """Show how often versions fail, how sure that is, and why."""
-    output = _Output(json, csv, parquet)
-    with session(org, app, model) as chosen:
-        answer = chosen.client.failure_rates(*chosen.of_model, environment=env, days=days)
+    answer = chosen.client.failure_rates(*chosen.of_model, environment=env, days=days)
     output.give(answer, tables.reasons_table if reasons else tables.failures_table, pages.show_failures)
 
 
-@app.command("downloads")
-def downloads(
-    env: options.Env = "prod",
-    days: Days = 30,
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-    csv: Csv = False,
-    parquet: Parquet = None,
-) -> None:
+@_question("downloads")
+def downloads(chosen: Session, output: _Output, env: options.Env = "prod", days: Days = 30) -> None:
     """Show how long downloads take."""
-    output = _Output(json, csv, parquet)
-    with session(org, app, model) as chosen:
-        answer = chosen.client.download_times(*chosen.of_model, environment=env, days=days)
+    answer = chosen.client.download_times(*chosen.of_model, environment=env, days=days)
     output.give(answer, tables.download_times_table, pages.show_download_times)
 
 
-@app.command("bytes")
+@_question("bytes")
 def bytes_sent(
+    chosen: Session,
+    output: _Output,
     encodings: Annotated[
         bool, typer.Option("--encodings", help="With --csv or --parquet: by encoding, not by day.")
     ] = False,
     env: options.Env = "prod",
     days: Days = 30,
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-    csv: Csv = False,
-    parquet: Parquet = None,
 ) -> None:
     """Show bytes sent, and saved by patches."""
-    output = _Output(json, csv, parquet)
-    with session(org, app, model) as chosen:
-        answer = chosen.client.bytes_sent(*chosen.of_model, environment=env, days=days)
+    answer = chosen.client.bytes_sent(*chosen.of_model, environment=env, days=days)
     output.give(answer, tables.encodings_table if encodings else tables.bytes_table, pages.show_bytes)
 
 
-@app.command("time")
+@_question("time")
 def time_to_adopt(
+    chosen: Session,
+    output: _Output,
     version: Version = None,
     since: Since = None,
     env: options.Env = "prod",
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-    csv: Csv = False,
-    parquet: Parquet = None,
 ) -> None:
     """Show how long a version took to 50, 90 and 99 % of devices."""
-    output = _Output(json, csv, parquet)
-    asked: dict[str, Any] = {"version": version, "since": since}
-    with session(org, app, model) as chosen:
-        answer = chosen.client.time_to_adopt(*chosen.of_model, environment=env, **asked)
+    answer = chosen.client.time_to_adopt(*chosen.of_model, environment=env, version=version, since=since)
     output.give(answer, tables.time_to_adopt_table, pages.show_time_to_adopt)
 
 
-@app.command("stuck")
+@_question("stuck")
 def stuck(
+    chosen: Session,
+    output: _Output,
     version: Version = None,
     hours: Annotated[
         int,
@@ -315,16 +251,9 @@ def stuck(
         typer.Option("--limit", min=0, max=MAX_STUCK_DEVICES, metavar="N", help="Devices to list; all are counted."),
     ] = 100,
     env: options.Env = "prod",
-    org: options.Org = None,
-    app: options.App = None,
-    model: options.Model = None,
-    json: options.Json = False,
-    csv: Csv = False,
-    parquet: Parquet = None,
 ) -> None:
     """Show devices that are stuck, since when, and why."""
-    output = _Output(json, csv, parquet)
-    asked: dict[str, Any] = {"version": version, "hours": hours, "days": days, "limit": limit}
-    with session(org, app, model) as chosen:
-        answer = chosen.client.stuck_devices(*chosen.of_model, environment=env, **asked)
+    answer = chosen.client.stuck_devices(
+        *chosen.of_model, environment=env, version=version, hours=hours, days=days, limit=limit
+    )
     output.give(answer, tables.stuck_table, pages.show_stuck)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from skafos.cli.output import printable
 from skafos.exceptions import SkafosError
 
 Kind = Literal["day", "moment", "integer", "number", "text", "flag"]
@@ -120,7 +121,4 @@ def _field(value: Any) -> Any:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and sys.stdout.isatty():
-        # Texts come from devices: nothing in them may steer the terminal.
-        return "".join(character if character.isprintable() else "?" for character in value)
-    return value
+    return printable(value) if isinstance(value, str) and sys.stdout.isatty() else value

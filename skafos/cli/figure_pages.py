@@ -7,26 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from skafos.cli.output import print_table
-from skafos.figures import (
-    ActiveDevices,
-    AdoptionCurve,
-    BytesSent,
-    DayBytes,
-    DownloadTime,
-    DownloadTimes,
-    EncodingBytes,
-    FailureRates,
-    Funnel,
-    HourlyAdoption,
-    Installations,
-    StuckDevices,
-    TimeToAdopt,
-    VersionMix,
-)
-from skafos.records import VersionShare
+
+if TYPE_CHECKING:
+    from skafos import figures
+    from skafos.records import Adoption, VersionShare
 
 NO_DEVICE: Final = "no device was active"
 NO_TRY: Final = "no device tried a version"
@@ -35,23 +22,36 @@ NO_DOWNLOAD: Final = "nothing was downloaded"
 SHOWN_VALUES: Final = 5
 
 
-def show_curve(answer: AdoptionCurve) -> None:
+def show_adoption(answer: Adoption) -> None:
+    """By day and now, then what failed."""
+    print(f"{answer.model} in {answer.environment}: {answer.installations} installations in total\n")
+    show_curve(answer)
+    print(f"\nnow: {_shares(answer.now) or 'no device'}")
+    if answer.failures:
+        print(f"\n{answer.failures_total} failures:")
+        failures = [[each.version, each.count, each.devices, each.error] for each in answer.failures]
+        print_table(["VERSION", "COUNT", "DEVICES", "ERROR"], failures)
+    else:
+        print("no failures")
+
+
+def show_curve(answer: Adoption | figures.AdoptionCurve) -> None:
     """By day."""
-    rows = [[day.day, day.active_devices, shares(day.versions)] for day in answer.by_day]
+    rows = [[day.day, day.active_devices, _shares(day.versions)] for day in answer.by_day]
     print_table(["DAY", "ACTIVE", "VERSIONS"], rows, NO_DEVICE)
 
 
-def show_hours(answer: HourlyAdoption) -> None:
+def show_hours(answer: figures.HourlyAdoption) -> None:
     """By hour."""
     print(f"version {answer.version} came to {answer.environment} at {moment(answer.deployed_at)}\n")
     rows = [
-        [moment(hour.hour), f"+{hour.hours_since_deploy} h", hour.active_devices, shares(hour.versions)]
+        [moment(hour.hour), f"+{hour.hours_since_deploy} h", hour.active_devices, _shares(hour.versions)]
         for hour in answer.by_hour
     ]
     print_table(["HOUR", "SINCE", "ACTIVE", "VERSIONS"], rows, NO_DEVICE)
 
 
-def show_devices(answer: ActiveDevices) -> None:
+def show_devices(answer: figures.ActiveDevices) -> None:
     """By day, a column for each of the values that most devices have."""
     totals: Counter[str] = Counter()
     for day in answer.by_day:
@@ -67,7 +67,7 @@ def show_devices(answer: ActiveDevices) -> None:
     print_table(["DAY", "ACTIVE", *heads, "OTHERS"], rows, NO_DEVICE)
 
 
-def show_installations(answer: Installations) -> None:
+def show_installations(answer: figures.Installations) -> None:
     """In total and by version."""
     print(f"{answer.devices} installations in total")
     if answer.versions:
@@ -75,13 +75,13 @@ def show_installations(answer: Installations) -> None:
         print_table(["VERSION", "DEVICES"], [[f"v{each.version}", each.devices] for each in answer.versions])
 
 
-def show_mix(answer: VersionMix) -> None:
+def show_mix(answer: figures.VersionMix) -> None:
     """By version."""
     rows = [[_name(each.version), each.devices, percent(each.share)] for each in answer.versions]
     print_table(["VERSION", "DEVICES", "SHARE"], rows, NO_DEVICE)
 
 
-def show_funnel(answer: Funnel) -> None:
+def show_funnel(answer: figures.Funnel) -> None:
     """By version, a column for each step."""
     rows = [
         [
@@ -95,7 +95,7 @@ def show_funnel(answer: Funnel) -> None:
     print_table(["VERSION", "CHECK", "DOWNLOAD", "VERIFY", "ACTIVATE", "FAILED", "MOST STOP"], rows, NO_TRY)
 
 
-def show_failures(answer: FailureRates) -> None:
+def show_failures(answer: figures.FailureRates) -> None:
     """By version, then the reasons."""
     rows = [
         [
@@ -119,10 +119,10 @@ def show_failures(answer: FailureRates) -> None:
         print_table(["VERSION", "COUNT", "DEVICES", "ERROR"], reasons)
 
 
-def show_download_times(answer: DownloadTimes) -> None:
+def show_download_times(answer: figures.DownloadTimes) -> None:
     """Of all downloads, then by version."""
 
-    def row(name: str, each: DownloadTime) -> list[object]:
+    def row(name: str, each: figures.DownloadTime) -> list[object]:
         return [name, each.downloads, seconds(each.p50_ms / 1000), seconds(each.p95_ms / 1000)]
 
     rows = [row("all", answer.overall)] if answer.overall else []
@@ -130,7 +130,7 @@ def show_download_times(answer: DownloadTimes) -> None:
     print_table(["VERSION", "DOWNLOADS", "MEDIAN", "95TH PERCENTILE"], rows, NO_DOWNLOAD)
 
 
-def show_bytes(answer: BytesSent) -> None:
+def show_bytes(answer: figures.BytesSent) -> None:
     """In total, by day and by encoding."""
     if not answer.downloads:
         print(NO_DOWNLOAD)
@@ -138,7 +138,7 @@ def show_bytes(answer: BytesSent) -> None:
     saved = _of_whole(answer.saved_bytes, answer.full_bytes)
     print(f"{answer.downloads} downloads took {amount(answer.bytes)}; patches saved {saved}\n")
 
-    def cells(each: DayBytes | EncodingBytes) -> list[object]:
+    def cells(each: figures.DayBytes | figures.EncodingBytes) -> list[object]:
         saved = _of_whole(each.saved_bytes, each.full_bytes)
         return [each.downloads, amount(each.bytes), amount(each.full_bytes), saved]
 
@@ -148,7 +148,7 @@ def show_bytes(answer: BytesSent) -> None:
     print_table(["ENCODING", *heads], [[each.encoding or "(not told)", *cells(each)] for each in answer.encodings])
 
 
-def show_time_to_adopt(answer: TimeToAdopt) -> None:
+def show_time_to_adopt(answer: figures.TimeToAdopt) -> None:
     """How far it came, then when each share was reached."""
     print(f"version {answer.version} came to {answer.environment} at {moment(answer.deployed_at)}")
     if not answer.active_devices:
@@ -163,7 +163,7 @@ def show_time_to_adopt(answer: TimeToAdopt) -> None:
     print_table(["SHARE", "REACHED", "AFTER"], rows)
 
 
-def show_stuck(answer: StuckDevices) -> None:
+def show_stuck(answer: figures.StuckDevices) -> None:
     """How many and why, then which."""
     if not answer.total:
         print(f"no device is stuck on the way to version {answer.version}")
@@ -180,7 +180,7 @@ def show_stuck(answer: StuckDevices) -> None:
         print_table(["DEVICE", "HOLDS", "SINCE", "LAST SEEN", "AFTER", "ERROR"], rows)
 
 
-def shares(versions: Iterable[VersionShare]) -> str:
+def _shares(versions: Iterable[VersionShare]) -> str:
     """Return versions with their shares and devices, in one line."""
     return "  ".join(f"{_name(each.version)} {percent(each.share)} ({each.devices})" for each in versions)
 

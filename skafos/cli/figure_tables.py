@@ -6,22 +6,12 @@ versions together.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from skafos.cli.export import Column, Table
-from skafos.figures import (
-    ActiveDevices,
-    AdoptionCurve,
-    BytesSent,
-    DownloadTimes,
-    FailureRates,
-    Funnel,
-    HourlyAdoption,
-    Installations,
-    StuckDevices,
-    TimeToAdopt,
-    VersionMix,
-)
+
+if TYPE_CHECKING:
+    from skafos import figures
 
 _DAY: Final = Column("day", "day")
 _VERSION: Final = Column("version", "integer")
@@ -32,7 +22,7 @@ _SHARE: Final = Column("share", "number")
 _BYTES: Final = tuple(Column(name, "integer") for name in ("downloads", "bytes", "full_bytes", "saved_bytes"))
 
 
-def curve_table(answer: AdoptionCurve) -> Table:
+def curve_table(answer: figures.AdoptionCurve) -> Table:
     """A row for each day and version."""
     return Table(
         (_DAY, _HELD, _DEVICES, _ACTIVE, _SHARE),
@@ -44,7 +34,7 @@ def curve_table(answer: AdoptionCurve) -> Table:
     )
 
 
-def hours_table(answer: HourlyAdoption) -> Table:
+def hours_table(answer: figures.HourlyAdoption) -> Table:
     """A row for each hour and version."""
     return Table(
         (Column("hour", "moment"), Column("hours_since_deploy", "integer"), _HELD, _DEVICES, _ACTIVE, _SHARE),
@@ -56,7 +46,7 @@ def hours_table(answer: HourlyAdoption) -> Table:
     )
 
 
-def devices_table(answer: ActiveDevices) -> Table:
+def devices_table(answer: figures.ActiveDevices) -> Table:
     """A row for each day and value; one more, with ``others``, for the values of a day that are not listed."""
     rows: list[tuple[object, ...]] = []
     for day in answer.by_day:
@@ -71,19 +61,19 @@ def devices_table(answer: ActiveDevices) -> Table:
     return Table((_DAY, *columns, _DEVICES, _ACTIVE, _SHARE), rows)
 
 
-def installations_table(answer: Installations) -> Table:
+def installations_table(answer: figures.Installations) -> Table:
     """A row for each version, and one for all together, in which a device counts once."""
     rows: list[tuple[object, ...]] = [(each.version, each.devices) for each in answer.versions]
     return Table((_HELD, _DEVICES), [(None, answer.devices), *rows] if answer.devices else rows)
 
 
-def mix_table(answer: VersionMix) -> Table:
+def mix_table(answer: figures.VersionMix) -> Table:
     """A row for each version."""
     rows = [(each.version, each.devices, answer.active_devices, each.share) for each in answer.versions]
     return Table((_HELD, _DEVICES, _ACTIVE, _SHARE), rows)
 
 
-def funnel_table(answer: Funnel) -> Table:
+def funnel_table(answer: figures.Funnel) -> Table:
     """A row for each version and step; ``leak`` marks the step that most did not get beyond."""
     return Table(
         (_VERSION, Column("step", "text"), _DEVICES, Column("lost", "integer"), Column("leak", "flag")),
@@ -95,7 +85,7 @@ def funnel_table(answer: Funnel) -> Table:
     )
 
 
-def failures_table(answer: FailureRates) -> Table:
+def failures_table(answer: figures.FailureRates) -> Table:
     """A row for each version."""
     integers = tuple(Column(name, "integer") for name in ("tried_devices", "failed_devices"))
     numbers = tuple(Column(name, "number") for name in ("rate", "low", "high"))
@@ -108,7 +98,7 @@ def failures_table(answer: FailureRates) -> Table:
     )
 
 
-def reasons_table(answer: FailureRates) -> Table:
+def reasons_table(answer: figures.FailureRates) -> Table:
     """A row for each version and reason."""
     return Table(
         (_VERSION, Column("error", "text"), Column("count", "integer"), _DEVICES),
@@ -120,7 +110,7 @@ def reasons_table(answer: FailureRates) -> Table:
     )
 
 
-def download_times_table(answer: DownloadTimes) -> Table:
+def download_times_table(answer: figures.DownloadTimes) -> Table:
     """A row for each version, and one for all downloads together."""
     times = [answer.overall] if answer.overall else []
     return Table(
@@ -129,19 +119,19 @@ def download_times_table(answer: DownloadTimes) -> Table:
     )
 
 
-def bytes_table(answer: BytesSent) -> Table:
+def bytes_table(answer: figures.BytesSent) -> Table:
     """A row for each day."""
     rows = [(each.day, each.downloads, each.bytes, each.full_bytes, each.saved_bytes) for each in answer.days]
     return Table((_DAY, *_BYTES), rows)
 
 
-def encodings_table(answer: BytesSent) -> Table:
+def encodings_table(answer: figures.BytesSent) -> Table:
     """A row for each encoding."""
     rows = [(each.encoding, each.downloads, each.bytes, each.full_bytes, each.saved_bytes) for each in answer.encodings]
     return Table((Column("encoding", "text"), *_BYTES), rows)
 
 
-def time_to_adopt_table(answer: TimeToAdopt) -> Table:
+def time_to_adopt_table(answer: figures.TimeToAdopt) -> Table:
     """A row for each share; without a moment where it is not reached yet. None without active devices."""
     columns = (_VERSION, Column("deployed_at", "moment"), _ACTIVE, Column("adopted_devices", "integer"), _SHARE)
     release = (answer.version, answer.deployed_at, answer.active_devices, answer.adopted_devices)
@@ -149,7 +139,7 @@ def time_to_adopt_table(answer: TimeToAdopt) -> Table:
     return Table((*columns, Column("at", "moment", optional=True), Column("seconds", "integer", optional=True)), rows)
 
 
-def stuck_table(answer: StuckDevices) -> Table:
+def stuck_table(answer: figures.StuckDevices) -> Table:
     """A row for each device that is listed."""
     device = (_VERSION, Column("device_id", "text"), Column("held", "integer", optional=True))
     stuck = (Column("since", "moment"), Column("last_seen", "moment"), Column("step", "text"), Column("error", "text"))

@@ -56,13 +56,7 @@ def ask(question: str, yes: bool) -> None:
     """
     if yes:
         return
-    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
-    # Bytes, because what is typed need not be text.
-    answer = sys.stdin.buffer.readline()
-    if not answer.endswith(b"\n"):
-        # The input ended: the question would share its line with what comes next.
-        print(file=sys.stderr)
-    if answer.strip().lower() not in (b"y", b"yes"):
+    if _typed(f"{question} [y/N]: ").lower() not in (b"y", b"yes"):
         raise NotConfirmed("Nothing was changed: it was not confirmed. Answer y, or give --yes.")
 
 
@@ -74,11 +68,7 @@ def ask_name(question: str, name: str, yes: bool) -> None:
     """
     if yes:
         return
-    print(f"{question} Type its name: ", end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.buffer.readline()
-    if not answer.endswith(b"\n"):
-        print(file=sys.stderr)
-    if answer.strip() != name.strip().encode("utf-8", "surrogateescape"):
+    if _typed(f"{question} Type its name: ") != name.strip().encode("utf-8", "surrogateescape"):
         raise NotConfirmed("Nothing was changed: it was not confirmed. Type the name, or give --yes.")
 
 
@@ -87,10 +77,23 @@ def note(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
+def printable(text: str) -> str:
+    """Return a text that comes from servers, files or devices so that nothing in it can steer the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _typed(question: str) -> bytes:
+    """Return what is typed after a question on standard error: bytes, because it need not be text."""
+    print(question, end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.buffer.readline()
+    if not answer.endswith(b"\n"):
+        # The input ended: the question would share its line with what comes next.
+        print(file=sys.stderr)
+    return answer.strip()
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-    # Names come from servers and files: nothing in them may steer the terminal.
-    text = "".join(character if character.isprintable() else "?" for character in text)
+    text = printable(json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value))
     return text if len(text) <= MAX_CELL else text[: MAX_CELL - 1] + "…"
