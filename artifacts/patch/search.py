@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.alignments import Alignment, Bytes, Places, equal_length, worthwhile_length
+from artifacts.patch.alignments import Alignment, Bytes, Places, differing, equal_length, worthwhile_length
 from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex
 from artifacts.patch.suffixes import RESULT_BYTES, SORT_BYTES, Nearest, nearest
 
@@ -222,15 +222,12 @@ def _unsettled(old: Bytes, new: Bytes, ranges: Ranges, found: list[Alignment]) -
 def _equal_stretches(old: Bytes, new: Bytes, alignment: Alignment) -> list[tuple[int, int]]:
     stretches: list[tuple[int, int]] = []
     last = alignment.start
-    for start in range(alignment.start, alignment.end, _CHUNK):
-        end = min(start + _CHUNK, alignment.end)
-        differing = np.flatnonzero(new[start:end] != old[start + alignment.shift : end + alignment.shift]) + start
-        if not len(differing):
-            continue
-        before = np.concatenate(([last], differing[:-1] + 1))
-        long = differing - before >= _SETTLED
-        stretches += zip(before[long].tolist(), differing[long].tolist(), strict=True)
-        last = int(differing[-1]) + 1
+    for start, _, found in differing(new, old, alignment.shift, alignment.start, alignment.end):
+        places = found + start
+        before = np.concatenate(([last], places[:-1] + 1))
+        long = places - before >= _SETTLED
+        stretches += zip(before[long].tolist(), places[long].tolist(), strict=True)
+        last = int(places[-1]) + 1
     if alignment.end - last >= _SETTLED:
         stretches.append((last, alignment.end))
     return stretches
