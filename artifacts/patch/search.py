@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from artifacts.patch.alignments import Alignment, Bytes, Places, differing, equal_length, worthwhile_length
 from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex
+from artifacts.patch.operations import united
 from artifacts.patch.suffixes import RESULT_BYTES, SORT_BYTES, Nearest, nearest
 
 Ranges = Sequence[tuple[int, int]]
@@ -170,14 +171,14 @@ def _relevant(
             free.append((at - _MARGIN, start + _MARGIN))
         at = max(at, end)
     free.sort(key=lambda part: (part[1] - part[0], part))
-    parts = _united([(max(0, start), min(old_bytes, end)) for start, end in wanted])
+    parts = united((max(0, start), min(old_bytes, end)) for start, end in wanted)
     left = most - sum(end - start for start, end in parts)
     for start, end in free if left >= 0 else ():
         left -= end - start
         if left < 0:
             break
         parts.append((max(0, start), min(old_bytes, end)))
-    return _first_bytes(_united(parts), most)
+    return _first_bytes(united(parts), most)
 
 
 def _first_bytes(parts: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
@@ -188,16 +189,6 @@ def _first_bytes(parts: list[tuple[int, int]], most: int) -> list[tuple[int, int
             first.append((start, end))
         most -= end - start
     return first
-
-
-def _united(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    united: list[tuple[int, int]] = []
-    for start, end in sorted(part for part in parts if part[0] < part[1]):
-        if united and start <= united[-1][1]:
-            united[-1] = united[-1][0], max(united[-1][1], end)
-        else:
-            united.append((start, end))
-    return united
 
 
 def _unsettled(old: Bytes, new: Bytes, ranges: Ranges, found: list[Alignment]) -> list[tuple[int, int]]:
