@@ -38,9 +38,10 @@ from bench.edge.measuring import (
 )
 from bench.edge.peers import why_missing
 from bench.edge.probe import WrongAnswer
-from bench.edge.report import Results, render, write_section
+from bench.edge.report import Results, render
 from bench.edge.servers import NotStarted
 from bench.edge.site import running_site
+from bench.markdown import write_section
 
 ROUNDS = 5
 SECONDS = 2

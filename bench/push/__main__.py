@@ -18,7 +18,7 @@ from typing import Any
 from bench.edge.cores import Cores, TooFewCores, choose_cores, on
 from bench.edge.machine import circumstances
 from bench.edge.nginx import program
-from bench.edge.report import verdict, write_section
+from bench.markdown import GOAL_HEAD, table, verdict, write_section
 from bench.push.nginx import nginx
 
 ROUNDS = 3
@@ -126,10 +126,9 @@ def render(rounds: Mapping[str, Sequence[dict[str, Any]]], devices: int) -> str:
             verdict(grown <= GROWTH_GOAL_BYTES),
         ),
     ]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     when = circumstances(Path(tempfile.gettempdir()))
     preface = f"{when} {len(rounds[APPLE])} rounds; medians, and the least and the greatest."
-    return f"{preface}\n\n| what | measured | goal | |\n|---|---|---|---|\n{table}"
+    return f"{preface}\n\n{table(GOAL_HEAD, rows)}"
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from bench.edge.generators import compiler
 from bench.edge.load import LoadFailed
 from bench.edge.measuring import Bench
 from bench.edge.probe import WrongAnswer
-from bench.edge.report import write_section
 from bench.edge.servers import NotStarted
 from bench.edge.site import running_site
+from bench.markdown import write_section
 from bench.telemetry.accepting import GOAL_BATCHES, GOAL_CASE, measure_accepted, measure_waiting
 from bench.telemetry.asking import measure_answers
 from bench.telemetry.draining import measure_draining

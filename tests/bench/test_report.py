@@ -10,7 +10,8 @@ from bench.edge.figures import Sample
 from bench.edge.idle import Idle
 from bench.edge.measuring import AtRate, Throughput
 from bench.edge.openloop import Latencies
-from bench.edge.report import Results, render, replace_section
+from bench.edge.report import Results, render
+from bench.markdown import replace_section
 from tests.flows.running import ROOT
 
 PARITY = next(case for case in RATE_CASES if case.name == "304-64")
