@@ -104,6 +104,10 @@ class Bench:
                 return
             yield number
 
+    def left_out(self) -> list[str]:
+        """Return what had fewer rounds than it should, as notes below the tables."""
+        return [f"{title}: {rounds} rounds only, for lack of time" for title, rounds in self.cut]
+
     @contextmanager
     def peer(self, name: str, *, tls: bool = False) -> Iterator[Server]:
         """Run a peer on the server's core within the block."""
