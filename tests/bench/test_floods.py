@@ -15,9 +15,9 @@ from bench.edge.__main__ import write
 from bench.edge.cores import Cores
 from bench.edge.counters import Counter, read_counter
 from bench.edge.flood_report import render_floods
-from bench.edge.flooding import Beside, Flooding, Turn, etag_of, ordinary, turn
+from bench.edge.flooding import Beside, Flooding, Turn, ordinary, turn
 from bench.edge.floods import FLOODS, Flood, check, long_head, longest_head, many_checks, too_long_head, unknown_key
-from bench.edge.measuring import Bench
+from bench.edge.measuring import Bench, etag_of
 from bench.edge.openloop import Asked, Flooded, Latencies, Seen, run_beside
 from bench.edge.peers import PEERS
 from bench.edge.probe import WrongAnswer
