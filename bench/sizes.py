@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -27,12 +26,12 @@ import psutil  # type: ignore[import-untyped]
 
 from bench.corpus import model_path
 from bench.finetune import finetuned
+from bench.markdown import table, verdict, write_section
 from bench.processes import MB, AtRest, Growth, watched_growth
 from skafos.client import Client
 from tests.flows.running import ROOT, Running, running, until
 
 APP = "Sizes"
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 # The limits that these figures are held to.
 SETUP_LIMIT_SECONDS = 180
@@ -63,10 +62,10 @@ def main() -> int:
     """Measure, print, write; return 1 if a limit does not hold."""
     options = arguments()
     figures = list(measure(options.setup, options.large_mb * MB))
-    table = as_table(figures)
-    print(table)
+    text = as_table(figures)
+    print(text)
     if options.write:
-        write_section(options.write, table)
+        write_section(options.write, "figures", text)
     return 1 if any(figure.holds is False for figure in figures) else 0
 
 
@@ -262,10 +261,8 @@ def write_weights(path: Path, size: int) -> Path:
 
 def as_table(figures: list[Figure]) -> str:
     """Return the figures as a Markdown table, with the date and the machine above it."""
-    verdict = {None: "", True: "holds", False: "**does not hold**"}
-    lines = [machine(), "", "| what | measured | limit | |", "|---|---|---|---|"]
-    lines += [f"| {figure.what} | {figure.measured} | {figure.limit} | {verdict[figure.holds]} |" for figure in figures]
-    return "\n".join(lines)
+    rows = [(figure.what, figure.measured, figure.limit, verdict(figure.holds)) for figure in figures]
+    return f"{machine()}\n\n{table(('what', 'measured', 'limit', ''), rows)}"
 
 
 def machine() -> str:
@@ -276,15 +273,6 @@ def machine() -> str:
         f"({platform.machine()}), {memory:.0f} GB of memory, {platform.system()}. One run; differences under a third "
         "are noise."
     )
-
-
-def write_section(path: Path, text: str) -> None:
-    """Replace what is between the two marks in the file at ``path``."""
-    old = path.read_text()
-    marked = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    if not marked.search(old):
-        raise SystemExit(f"{path} has no section between {BEGIN} and {END}")
-    path.write_text(marked.sub(lambda _: f"{BEGIN}\n{text}\n{END}", old))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ sequences: Altschul et al. 1990, "Basic local alignment search tool").
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ _WORD_BYTES, _EARNED_AGAIN = 4, 2
 # A stretch ends where the loss since its best end is greater than this: fifty bytes that fit nowhere.
 _MAX_LOSS = 150
 _MIN_WINDOW, _MAX_WINDOW = 64, 1 << 16
+# Bytes that are compared at a time: their differences and the places of these take a few megabytes.
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,22 @@ class Alignment:
     end: int
     shift: int
     own: bool
+
+
+def differing(target: Bytes, source: Bytes, shift: int, start: int, end: int) -> Iterator[tuple[int, Bytes, Places]]:
+    """Yield where a target differs from what lies ``shift`` further on in a source, some bytes at a time.
+
+    Yields:
+        where those bytes begin in the target, what each is minus the source's, and, relative to that beginning, the
+        places at which that is not 0: at least one.
+    """
+    for at in range(start, end, _CHUNK):
+        stop = min(at + _CHUNK, end)
+        difference = target[at:stop] - source[at + shift : stop + shift]
+        # numpy finds what is true several times as quickly as what is not 0.
+        places = np.flatnonzero(difference != 0)
+        if len(places):
+            yield at, difference, places
 
 
 def equal_length(one: Bytes, other: Bytes) -> int:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.alignments import Alignment, Bytes, Places
+from artifacts.patch.alignments import Alignment, Bytes, Places, differing
 from artifacts.patch.prices import Costs, Prices, difference_symbols
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
 # A cluster of differing bytes ends at multiples of 64 or more, and where at least a sixteenth of that is equal.
 MIN_CLUSTER_LOG = 6
 _GAP_LOG = 4
-_CHUNK = 1 << 20
 _CLUSTERS_AT_A_TIME = 1 << 12
 
 # Of alignments that lie at one place, no more are kept: among zeros there are any number.
@@ -105,14 +104,10 @@ def differences(target: Bytes, source: Bytes, alignment: Alignment, cluster_log:
     """Return where an alignment differs from the target, in clusters of at most ``1 << cluster_log`` bytes."""
     found = []
     symbols_before = 0
-    for start in range(alignment.start, alignment.end, _CHUNK):
-        end = min(start + _CHUNK, alignment.end)
-        difference = target[start:end] - source[start + alignment.shift : end + alignment.shift]
-        differing = np.flatnonzero(difference)
-        if len(differing):
-            starts, ends, firsts, symbols = _clusters(differing, difference, cluster_log)
-            found.append((starts + start, ends + start, firsts + symbols_before, symbols))
-            symbols_before += len(symbols)
+    for start, difference, places in differing(target, source, alignment.shift, alignment.start, alignment.end):
+        starts, ends, firsts, symbols = _clusters(places, difference, cluster_log)
+        found.append((starts + start, ends + start, firsts + symbols_before, symbols))
+        symbols_before += len(symbols)
     if not found:
         return _EQUAL
     return Differences(*(np.concatenate(column) for column in zip(*found, strict=True)))
@@ -122,16 +117,16 @@ _EQUAL = Differences(_NONE, _NONE, _NONE, _NO_SYMBOLS)
 
 
 def _clusters(
-    differing: Places, difference: Bytes, cluster_log: int
+    places: Places, difference: Bytes, cluster_log: int
 ) -> tuple[Places, Places, Places, npt.NDArray[np.uint16]]:
-    gaps = np.diff(differing, prepend=-1)
-    first = np.ones(len(differing), np.bool_)
+    gaps = np.diff(places, prepend=-1)
+    first = np.ones(len(places), np.bool_)
     far = gaps > 1 << (cluster_log - _GAP_LOG)
     # The first differing byte, which costs most, is a cluster of its own.
-    first[1:] = far[1:] | far[:-1] | (np.diff(differing >> cluster_log) != 0)
+    first[1:] = far[1:] | far[:-1] | (np.diff(places >> cluster_log) != 0)
     firsts = np.flatnonzero(first)
-    ends = differing[np.append(firsts[1:], len(differing)) - 1] + 1
-    return differing[firsts], ends, firsts, difference_symbols(difference, differing).astype(np.uint16)
+    ends = places[np.append(firsts[1:], len(places)) - 1] + 1
+    return places[firsts], ends, firsts, difference_symbols(difference, places).astype(np.uint16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,19 +217,17 @@ def timeline(
 
     at(start)
     at(end)
-    for number, (alignment, differing) in enumerate(zip(alignments, found, strict=True)):
+    for number, (alignment, how) in enumerate(zip(alignments, found, strict=True)):
         first, last = max(alignment.start, start), min(alignment.end, end)
         # Tuples, because most events have none.
         at(first).entered += (number,)
         at(last).left += (number,)
-        inside = slice(
-            int(np.searchsorted(differing.ends, first, side="right")), int(np.searchsorted(differing.starts, last))
-        )
+        inside = slice(int(np.searchsorted(how.ends, first, side="right")), int(np.searchsorted(how.starts, last)))
         # The end of one cluster may be the start of the next: ends come first.
-        for place in differing.ends[inside].tolist():
+        for place in how.ends[inside].tolist():
             if place < last:
                 at(place).changed.append((number, -1))
-        for cluster, place in enumerate(differing.starts[inside].tolist(), numbers[number] + inside.start):
+        for cluster, place in enumerate(how.starts[inside].tolist(), numbers[number] + inside.start):
             at(max(place, first)).changed.append((number, cluster))
     return [events[place] for place in sorted(events)]
 

@@ -85,7 +85,7 @@ def choose_classes(numbers: Tally) -> Classes:
     coder = _Coder(numbers.width)
     levels = numbers.levels.tolist()
     runs = [coder.run(level, level, counts) for level, counts in zip(levels, numbers.table(), strict=True)]
-    most = min(_MAX_CLASSES, max(_MIN_CLASSES, int(numbers.counts.sum()) // _NUMBERS_A_CLASS))
+    most = min(_MAX_CLASSES, max(_MIN_CLASSES, numbers.total // _NUMBERS_A_CLASS))
     _merge_levels(runs, coder, most if numbers.width > 1 else min(most, _MAX_CLASSES_OF_BYTES))
     return Classes(_lut(runs), tuple(coder.choice(run) for run in runs))
 

@@ -48,6 +48,7 @@ __all__ = [
     "encode_matrix",
     "fold",
     "numbers_and_levels",
+    "numbers_of_factors",
     "unfold",
 ]
 
@@ -216,12 +217,26 @@ def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int
         return parts
     of_components = factors.shifts.tobytes() + factors.row_levels.tobytes() + factors.column_levels.tobytes()
     parts.append((data.matrix.components, of_components))
-    whole = factors.rows / 2.0 ** factors.shifts[:, None]
-    for values, of_each in ((whole, factors.row_levels), (factors.columns, factors.column_levels)):
-        numbers = fold(values.ravel().astype(np.int64), 8).astype(_DTYPES[table.width])
+    for numbers, of_each in numbers_of_factors(factors, table.width):
+        side = _of_components(of_each, len(numbers) // len(of_each))
         for start, stop in _blocks(len(numbers), table, block_bytes):
-            parts += encode_block(table, numbers[start:stop].tobytes(), None, _of_components(values, of_each), start)
+            parts += encode_block(table, numbers[start:stop].tobytes(), None, side, start)
     return parts
+
+
+def numbers_of_factors(factors: Factors, width: int) -> Iterator[tuple[Unsigned, Octets]]:
+    """Yield what is coded of the factors of all rows, then of all columns, each component after component.
+
+    Args:
+        factors: of a matrix.
+        width: bytes of each number.
+
+    Yields:
+        the numbers, and the level of each component.
+    """
+    rows = factors.rows / 2.0 ** factors.shifts[:, None]
+    for values, of_each in ((rows, factors.row_levels), (factors.columns, factors.column_levels)):
+        yield fold(values.ravel().astype(np.int64), 8).astype(_DTYPES[width]), of_each
 
 
 def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: int = MAX_BLOCK_BYTES) -> MatrixData:
@@ -266,7 +281,7 @@ def _decode_factors(matrix: Matrix, table: Table, take: Take, block_bytes: int) 
 def _decode_side(count: int, of_each: Octets, table: Table, take: Take, block_bytes: int) -> npt.NDArray[np.int32]:
     """Return the factors of all rows or all columns, component after component, not shifted yet."""
     values = np.empty((len(of_each), count), np.int32)
-    data = _of_components(values, of_each)
+    data = _of_components(of_each, count)
     for start, stop in _blocks(values.size, table, block_bytes):
         block = decode_block(table, stop - start, None, take, data, start)
         folded = np.frombuffer(block, _DTYPES[table.width])
@@ -274,10 +289,9 @@ def _decode_side(count: int, of_each: Octets, table: Table, take: Take, block_by
     return values
 
 
-def _of_components(values: npt.NDArray[Any], levels: Octets) -> MatrixData:
-    """Return factors as elements of a matrix, whose rows are the components."""
-    rank, count = values.shape
-    return MatrixData(Matrix(rank, count, scales=0), levels, np.zeros(count, np.uint8))
+def _of_components(levels: Octets, count: int) -> MatrixData:
+    """Return factors as elements of a matrix, whose rows are the components and have ``count`` elements each."""
+    return MatrixData(Matrix(len(levels), count, scales=0), levels, np.zeros(count, np.uint8))
 
 
 def _blocks(count: int, table: Table, block_bytes: int) -> Iterator[tuple[int, int]]:

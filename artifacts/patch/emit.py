@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from io import BytesIO
 
 from artifacts.patch.codebook import Codebook, StreamPlan, make_codebook
@@ -22,7 +22,7 @@ from artifacts.patch.format import (
 )
 from artifacts.patch.kinds import FACTORS
 from artifacts.patch.opened import Opened
-from artifacts.patch.operations import Add, Copy, Data
+from artifacts.patch.operations import Add, Copy, Data, united
 from artifacts.patch.planner import Plan, difference
 from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
 from artifacts.patch.tally import tally_factors
@@ -156,19 +156,21 @@ class _Variant:
         self._layout = layout
         self._data, self._differences = (_CONTROL, _CONTROL) if compact else (_DATA, _DIFFERENCES)
         self._prefix = prefix
-        self._small_streams: frozenset[int] = frozenset()
 
     def bytes_without_elements(self) -> int:
         """Return what the patch takes without the elements of tensors."""
+        return self._without_elements[0]
+
+    @cached_property
+    def _without_elements(self) -> tuple[int, dict[int, tuple[int, int]]]:
+        """What the patch takes without the elements of tensors: in all, and by stream as `PatchWriter.sizes` tells."""
         writer = _BareWriter(self._old.side, self._new.side, self._layout, self._addresses.members)
-        length = self._written(writer, _unheard).getbuffer().nbytes
-        sizes = writer.sizes()
-        self._small_streams = frozenset(n for n in _MATCHED_STREAMS if sizes.get(n, (0, 0))[0] <= _LZMA_BYTES)
-        return length
+        return self._written(writer, _unheard).getbuffer().nbytes, writer.sizes()
 
     def patch(self, progress: Callable[[int], None], *, by_lzma: bool) -> Emitted:
-        """Return the patch, after its length was asked for, telling how many bytes of the target the tensors make."""
-        lzma = self._small_streams if by_lzma else ()
+        """Return the patch, telling how many bytes of the target the tensors make."""
+        _, sizes = self._without_elements
+        lzma = [one for one in _MATCHED_STREAMS if sizes.get(one, (0, 0))[0] <= _LZMA_BYTES] if by_lzma else ()
         writer = PatchWriter(self._old.side, self._new.side, self._layout, self._addresses.members, lzma=lzma)
         return Emitted(self._written(writer, progress).getbuffer(), writer.sizes())
 
@@ -374,7 +376,7 @@ class _Addresses:
     def __init__(self, old: Opened, sources: Sequence[tuple[int, int]]) -> None:
         self._length = len(old.unpacked.data)
         self._end = len(old.content)
-        reads = _merged(sources)
+        reads = united((start, start + length) for start, length in sources)
         streams = [one for one in old.unpacked.deflated if _touches(one.start, one.length, reads)]
         self.members = tuple(Member(one.offset, one.deflated_length, one.length) for one in streams)
         self._starts = [one.start for one in streams]
@@ -392,17 +394,6 @@ class _Addresses:
         if source >= self._end:
             return source - self._end + self._target
         return source + self._moved[bisect_right(self._starts, source) - 1]
-
-
-def _merged(sources: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return starts and ends of what is read, in their order and apart."""
-    found: list[tuple[int, int]] = []
-    for start, length in sorted(sources):
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(found[-1][1], start + length)
-        elif length:
-            found.append((start, start + length))
-    return found
 
 
 def _touches(start: int, length: int, reads: Sequence[tuple[int, int]]) -> bool:

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
-
 from artifacts.patch.alignments import Bytes
 from artifacts.patch.format import Op, unsigned, varint
 from artifacts.patch.operations import Add, Data, Operation
-from artifacts.patch.writer import frame_of
+from artifacts.patch.writer import frame_of, with_prefix
 
 __all__ = ["Estimator"]
 
@@ -23,8 +21,6 @@ _ALL_BYTES = 1 << 20
 _SAMPLES = 16
 # Up to so much, everything may be in one stream.
 _ONE_STREAM_BYTES = 4096
-# The window reaches over a prefix of 1 MiB and a frame.
-_WINDOW_LOG = 21
 
 
 class Estimator:
@@ -140,18 +136,5 @@ def _compressed(content: bytes, prefix: bytes) -> int:
     for start in range(0, len(content), _FRAME_BYTES):
         piece = content[start : start + _FRAME_BYTES]
         alone = len(frame_of(piece))
-        size += min(alone, _prefixed(piece, prefix)) if prefix else alone
+        size += min(alone, len(with_prefix(piece, prefix)) + _REFERENCE_BYTES) if prefix else alone
     return size
-
-
-def _prefixed(piece: bytes, prefix: bytes) -> int:
-    options = {
-        CompressionParameter.compression_level: 19,
-        CompressionParameter.window_log: _WINDOW_LOG,
-        CompressionParameter.checksum_flag: 0,
-    }
-    compressor = ZstdCompressor(
-        options={int(key): value for key, value in options.items()},
-        zstd_dict=ZstdDict(prefix, is_raw=True).as_prefix,
-    )
-    return len(compressor.compress(piece, ZstdCompressor.FLUSH_FRAME)) + _REFERENCE_BYTES

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Add", "Copy", "Data", "Operation", "part_of"]
+__all__ = ["Add", "Copy", "Data", "Operation", "part_of", "united"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,14 @@ def part_of(operation: Operation, skipped: int, length: int) -> Operation:
     if isinstance(operation, Add):
         return Add(operation.source + skipped, operation.start + skipped, length)
     return Data(operation.start + skipped, length)
+
+
+def united(parts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return parts of a file (start and end) in their order: those that touch are one, empty ones are left out."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(part for part in parts if part[0] < part[1]):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        else:
+            found.append((start, end))
+    return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from artifacts.patch.alignments import Alignment, Bytes, Places
+from artifacts.patch.alignments import Alignment, Bytes, Places, differing
 from artifacts.patch.choose import MIN_CLUSTER_LOG, NEW, Rates, Step, choose, differences, new_bytes, timeline
 from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.prices import Chosen, Counts, Prices, difference_symbols, learned, learned_differences
@@ -44,6 +44,10 @@ class Files:
         """Return the file that an alignment takes bytes from."""
         return self.new if alignment.own else self.old
 
+    def differing(self, alignment: Alignment, start: int, end: int) -> Iterator[tuple[int, Bytes, Places]]:
+        """Yield what `alignments.differing` does, of a part of an alignment."""
+        return differing(self.new, self.source(alignment), alignment.shift, start, end)
+
 
 class Choice:
     """What one pass chose for one range.
@@ -75,7 +79,7 @@ class Choice:
             if self._equal[step.alignment]:
                 yield Copy(step.start + shift, step.end - step.start)
             else:
-                yield from _cut(step, shift, _differing(self._files, one, step.start, step.end), run)
+                yield from _cut(step, shift, self._files.differing(one, step.start, step.end), run)
 
 
 class Choices:
@@ -87,15 +91,15 @@ class Choices:
         self._aligned = aligned
         log = max(MIN_CLUSTER_LOG, (aligned // _ALIGNED_BYTES_PER_CLUSTER).bit_length())
         while True:
-            differing = [differences(files.new, files.source(one), one, log) for one in found.alignments]
-            clusters = sum(len(how.starts) for how in differing)
+            compared = [differences(files.new, files.source(one), one, log) for one in found.alignments]
+            clusters = sum(len(how.starts) for how in compared)
             if clusters <= _MAX_CLUSTERS:
                 break
             log += (clusters // _MAX_CLUSTERS).bit_length()
         self._ranges = []
         for start, end in files.ranges:
             inside = [n for n, one in enumerate(found.alignments) if one.start < end and one.end > start]
-            alignments, how = [found.alignments[n] for n in inside], [differing[n] for n in inside]
+            alignments, how = [found.alignments[n] for n in inside], [compared[n] for n in inside]
             rates = Rates(how)
             events = timeline(start, end, alignments, how, rates.numbers)
             self._ranges.append((events, alignments, rates, [not len(one.starts) for one in how]))
@@ -182,30 +186,16 @@ def _chosen(files: Files, choices: Sequence[Choice]) -> Chosen:
 
 
 def _count(counts: Counts, files: Files, alignment: Alignment, start: int, end: int) -> None:
-    source, shift = files.source(alignment), alignment.shift
-    for at in range(start, end, _CHUNK):
-        stop = min(end, at + _CHUNK)
-        difference = files.new[at:stop] - source[at + shift : stop + shift]
-        differing = np.flatnonzero(difference)
-        if len(differing):
-            counts += np.bincount(difference_symbols(difference, differing), minlength=len(counts))
+    for _, difference, places in files.differing(alignment, start, end):
+        counts += np.bincount(difference_symbols(difference, places), minlength=len(counts))
 
 
-def _differing(files: Files, alignment: Alignment, start: int, end: int) -> Iterator[Places]:
-    """Yield the places of a part of an alignment at which it differs from the target, some at a time."""
-    source, shift = files.source(alignment), alignment.shift
-    for at in range(start, end, _CHUNK):
-        stop = min(end, at + _CHUNK)
-        found = np.flatnonzero(files.new[at:stop] != source[at + shift : stop + shift])
-        if len(found):
-            yield found + at
-
-
-def _cut(step: Step, shift: int, differing: Iterator[Places], run: int) -> Iterator[Operation]:
+def _cut(step: Step, shift: int, different: Iterator[tuple[int, Bytes, Places]], run: int) -> Iterator[Operation]:
     """Yield copies where at least ``run`` bytes are equal, and differences between them."""
     # What lies before `made` is in an operation already; what lies from `equal` on does not differ, as far as known.
     made = equal = step.start
-    for places in differing:
+    for at, _, found in different:
+        places = found + at
         starts = np.concatenate(([equal], places[:-1] + 1))
         long = places - starts >= run
         for start, end in zip(starts[long].tolist(), places[long].tolist(), strict=True):

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.alignments import Alignment, Bytes, Places, equal_length, worthwhile_length
+from artifacts.patch.alignments import Alignment, Bytes, Places, differing, equal_length, worthwhile_length
 from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex
+from artifacts.patch.operations import united
 from artifacts.patch.suffixes import RESULT_BYTES, SORT_BYTES, Nearest, nearest
 
 Ranges = Sequence[tuple[int, int]]
@@ -170,14 +171,14 @@ def _relevant(
             free.append((at - _MARGIN, start + _MARGIN))
         at = max(at, end)
     free.sort(key=lambda part: (part[1] - part[0], part))
-    parts = _united([(max(0, start), min(old_bytes, end)) for start, end in wanted])
+    parts = united((max(0, start), min(old_bytes, end)) for start, end in wanted)
     left = most - sum(end - start for start, end in parts)
     for start, end in free if left >= 0 else ():
         left -= end - start
         if left < 0:
             break
         parts.append((max(0, start), min(old_bytes, end)))
-    return _first_bytes(_united(parts), most)
+    return _first_bytes(united(parts), most)
 
 
 def _first_bytes(parts: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
@@ -188,16 +189,6 @@ def _first_bytes(parts: list[tuple[int, int]], most: int) -> list[tuple[int, int
             first.append((start, end))
         most -= end - start
     return first
-
-
-def _united(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    united: list[tuple[int, int]] = []
-    for start, end in sorted(part for part in parts if part[0] < part[1]):
-        if united and start <= united[-1][1]:
-            united[-1] = united[-1][0], max(united[-1][1], end)
-        else:
-            united.append((start, end))
-    return united
 
 
 def _unsettled(old: Bytes, new: Bytes, ranges: Ranges, found: list[Alignment]) -> list[tuple[int, int]]:
@@ -222,15 +213,12 @@ def _unsettled(old: Bytes, new: Bytes, ranges: Ranges, found: list[Alignment]) -
 def _equal_stretches(old: Bytes, new: Bytes, alignment: Alignment) -> list[tuple[int, int]]:
     stretches: list[tuple[int, int]] = []
     last = alignment.start
-    for start in range(alignment.start, alignment.end, _CHUNK):
-        end = min(start + _CHUNK, alignment.end)
-        differing = np.flatnonzero(new[start:end] != old[start + alignment.shift : end + alignment.shift]) + start
-        if not len(differing):
-            continue
-        before = np.concatenate(([last], differing[:-1] + 1))
-        long = differing - before >= _SETTLED
-        stretches += zip(before[long].tolist(), differing[long].tolist(), strict=True)
-        last = int(differing[-1]) + 1
+    for start, _, found in differing(new, old, alignment.shift, alignment.start, alignment.end):
+        places = found + start
+        before = np.concatenate(([last], places[:-1] + 1))
+        long = places - before >= _SETTLED
+        stretches += zip(before[long].tolist(), places[long].tolist(), strict=True)
+        last = int(places[-1]) + 1
     if alignment.end - last >= _SETTLED:
         stretches.append((last, alignment.end))
     return stretches

@@ -6,7 +6,10 @@ Suffixes are sorted by their first 64 bytes, doubling what is compared from 4 (M
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -184,8 +187,7 @@ class _Order:
     def expected(self, wished: Places) -> npt.NDArray[np.int32]:
         """Return for each place of the second part its equal in the first part that is nearest to ``wished``."""
         first, end, _ = self._groups()
-        pieces = [slice(start, start + _PIECE) for start in range(0, len(wished), _PIECE)]
-        return np.concatenate([_NONE, *(self._nearest(first[one], end[one], wished[one]) for one in pieces)])
+        return _by_pieces(self._nearest, first, end, wished)
 
     def _nearest(self, first: Places, end: Places, wished: Places) -> npt.NDArray[np.int32]:
         """Return, of the places from ``first`` to ``end`` in the order, the nearest to ``wished``; -1 without any."""
@@ -202,12 +204,19 @@ class _Order:
         return np.where(there, np.where(nearer, self._order[previous], self._order[after]), np.int32(-1))
 
 
+def _by_pieces(
+    found: Callable[..., npt.NDArray[np.int32]], first: Places, *others: npt.NDArray[Any]
+) -> npt.NDArray[np.int32]:
+    """Return what is found of arrays of one length, some places at a time: it takes several times their memory."""
+    pieces = [slice(start, start + _PIECE) for start in range(0, len(first), _PIECE)]
+    return np.concatenate([_NONE, *(found(first[one], *(other[one] for other in others)) for one in pieces)])
+
+
 def _agreeing(
     words: npt.NDArray[np.uint64], ones: Places, others: Places | npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int32]:
     """Return in how many bytes, up to `DEPTH`, the places agree; 0 where the other is negative."""
-    pieces = [slice(start, start + _PIECE) for start in range(0, len(ones), _PIECE)]
-    return np.concatenate([_NONE, *(_agreeing_piece(words, ones[one], others[one]) for one in pieces)])
+    return _by_pieces(partial(_agreeing_piece, words), ones, others)
 
 
 def _agreeing_piece(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.elements import fold
+from artifacts.patch.elements import LEVELS, numbers_of_factors
 from artifacts.patch.kinds import FACTORS
 from artifacts.patch.matrix import Factors
 
@@ -32,8 +32,6 @@ __all__ = [
     "tally_factors",
     "united",
 ]
-
-LEVELS = 256
 
 # Buckets below this number hold one number each.
 _EXACT_LOG = 6
@@ -158,16 +156,10 @@ def _sparse(width: int, counts: Counts, level: int = 0) -> Tally:
 
 def tally_factors(factors: Factors) -> Tally:
     """Count the factors of a matrix, by level and bucket, as they are written."""
-    rows = factors.rows / 2.0 ** factors.shifts[:, None]
-    sides = ((rows, factors.row_levels), (factors.columns, factors.column_levels))
-    return tally(FACTORS.width, (_side(side, levels) for side, levels in sides))
-
-
-def _side(
-    side: npt.NDArray[np.float64], levels: npt.NDArray[np.uint8]
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-    numbers: npt.NDArray[np.uint32] = fold(side.ravel().astype(np.int64), 8).astype(np.uint32)
-    return numbers, np.repeat(levels, side.shape[1])
+    sides = numbers_of_factors(factors, FACTORS.width)
+    return tally(
+        FACTORS.width, ((numbers, np.repeat(levels, len(numbers) // len(levels))) for numbers, levels in sides)
+    )
 
 
 def entropy(counts: npt.NDArray[Any]) -> float:

@@ -39,7 +39,7 @@ from artifacts.patch.format import (
 from artifacts.patch.lzma_frames import MAX_PAYLOAD_BYTES, packed
 from artifacts.patch.work import Work
 
-__all__ = ["DEFAULT_LEVELS", "PatchWriter", "frame_of"]
+__all__ = ["DEFAULT_LEVELS", "PatchWriter", "frame_of", "with_prefix"]
 
 # The thorough level, and the quickest one: it looks for few repetitions, and on streams that are noise with a bias the
 # thorough one takes repetitions that cost more than they save. The smaller result is kept.
@@ -68,6 +68,13 @@ def _blocks(content: Buffer, level: int) -> bytes:
     """Compress bytes into one zstd frame, and return it without its header, which the decoder makes anew."""
     frame = ZstdCompressor(options=_options(level)).compress(content, ZstdCompressor.FLUSH_FRAME)
     return frame[_header_bytes(frame) :]
+
+
+def with_prefix(content: Buffer, prefix: bytes, level: int = DEFAULT_LEVELS[0]) -> bytes:
+    """Compress bytes into one zstd frame that refers to a prefix, and return all of it."""
+    options = _options(level, PREFIXED_WINDOW_LOG)
+    compressor = ZstdCompressor(options=options, zstd_dict=ZstdDict(prefix, is_raw=True).as_prefix)
+    return compressor.compress(content, ZstdCompressor.FLUSH_FRAME)
 
 
 def _header_bytes(frame: bytes) -> int:
@@ -363,11 +370,7 @@ class PatchWriter:
 
     def _prefixed(self, prefix: _Prefix, content: bytes) -> bytes | None:
         """Return the content as a frame with a prefix; None if that is no shorter than the content."""
-        compressor = ZstdCompressor(
-            options=_options(self._levels[0], PREFIXED_WINDOW_LOG),
-            zstd_dict=ZstdDict(prefix.content, is_raw=True).as_prefix,
-        )
-        frame = compressor.compress(content, ZstdCompressor.FLUSH_FRAME)
+        frame = with_prefix(content, prefix.content, self._levels[0])
         blocks = frame[_header_bytes(frame) :]
         if len(blocks) >= len(content):
             return None

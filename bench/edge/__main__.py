@@ -7,9 +7,7 @@ could not be measured.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -38,15 +36,13 @@ from bench.edge.measuring import (
 )
 from bench.edge.peers import why_missing
 from bench.edge.probe import WrongAnswer
-from bench.edge.report import Results, render, write_section
+from bench.edge.report import Results, render
 from bench.edge.servers import NotStarted
 from bench.edge.site import running_site
+from bench.edge.starting import add_options, bench_of, take_place
+from bench.markdown import write_section
 
 ROUNDS = 5
-SECONDS = 2
-# After this, cases that are left have one round each, so that the whole ends within twelve minutes. On two idle cores
-# the defaults take about ten.
-BUDGET_MINUTES = 10.0
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -61,9 +57,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if shutil.which("wrk") is None:
         print("error: wrk is not installed; `make bench-edge` as root does it", file=sys.stderr)
         return 2
-    # So that servers are ended when we are told to stop.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    os.sched_setaffinity(0, {cores.load})
+    take_place(cores)
     allow_open_files()
     try:
         text, floods, results = measure(options, chosen, cores)
@@ -88,11 +82,8 @@ def write(documents: Path, text: str, floods: str, results: Results) -> None:
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(prog="python -m bench.edge", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each peer in each case")
-    parser.add_argument("--seconds", type=int, default=SECONDS, help="length of a turn")
-    parser.add_argument("--minutes", type=float, default=BUDGET_MINUTES, help="after these, one round each must do")
+    add_options(parser, ROUNDS)
     parser.add_argument("--cases", default="", help=f"some of: {' '.join((*cases.NAMES, *cases.GROUPS))}")
-    parser.add_argument("--write", type=Path, metavar="DOCS", help="write the tables into the documents of this folder")
     options = parser.parse_args(words)
     if options.rounds < 1 or options.seconds < 1:
         parser.error("rounds and seconds are at least 1")
@@ -120,19 +111,11 @@ def measure(options: argparse.Namespace, chosen: Sequence[str], cores: Cores) ->
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="skafos-bench-") as name, running_site(Path(name)) as site:
-        bench = Bench(
-            site=site,
-            folder=Path(name),
-            cores=cores,
-            rounds=options.rounds,
-            seconds=options.seconds,
-            deadline=began + options.minutes * 60,
-            say=lambda text: print(f"[{time.monotonic() - began:4.0f} s] {text}", file=sys.stderr, flush=True),
-        )
+        bench = bench_of(options, site, Path(name), cores, began)
         results = Results()
         for case in chosen:
             run(bench, case, results)
-        results.left_out += [f"{title}: {rounds} rounds only, for lack of time" for title, rounds in bench.cut]
+        results.left_out += bench.left_out()
         floods = render_floods(results.floods, circumstances(Path(name)))
         others = not floods or not set(chosen) <= set(cases.GROUPS["floods"])
         text = render(results, preface(Path(name), options.rounds, options.seconds)) if others else ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bench.edge.figures import Spread
 from bench.edge.measuring import Throughput
 from bench.edge.report import OURS, Results
+from bench.markdown import table
 
 SECONDS_PER_DAY = 86_400
 MICROSECONDS = 1e6
@@ -91,25 +92,21 @@ def render_capacity(results: Results) -> str:
     costs = costs_of(results)
     if costs is None:
         return "The last run did not measure everything that is needed here."
-    lines = [
-        "| cost on the edge's core | CPU µs |",
-        "|---|---|",
-        f"| *c₃₀₄*: a check that finds nothing new | {costs.not_modified:.1f} |",
-        f"| *c₂₀₀*: a check that finds another manifest, 2 KB | {costs.manifest:.1f} |",
-        f"| *cₑ*: a batch of 20 events | {costs.events:.0f} |",
-        f"| *cᵣ*: a registration | {costs.registration:.0f} |",
-        f"| *c_MB*: a million bytes of a download, kernel and receiver included | {costs.megabyte:.0f} |",
-        "",
-        "| devices | CPU of one a day | devices that one core carries | checks per second then | download then |",
-        "|---|---|---|---|---|",
+    told = [
+        ("*c₃₀₄*: a check that finds nothing new", f"{costs.not_modified:.1f}"),
+        ("*c₂₀₀*: a check that finds another manifest, 2 KB", f"{costs.manifest:.1f}"),
+        ("*cₑ*: a batch of 20 events", f"{costs.events:.0f}"),
+        ("*cᵣ*: a registration", f"{costs.registration:.0f}"),
+        ("*c_MB*: a million bytes of a download, kernel and receiver included", f"{costs.megabyte:.0f}"),
     ]
-    lines += [_example(costs, title, habits) for title, habits in EXAMPLES]
-    return "\n".join(lines)
+    head = ("devices", "CPU of one a day", "devices that one core carries", "checks per second then", "download then")
+    examples = table(head, [_example(costs, title, habits) for title, habits in EXAMPLES])
+    return table(("cost on the edge's core", "CPU µs"), told) + "\n\n" + examples
 
 
-def _example(costs: Costs, title: str, habits: Habits) -> str:
+def _example(costs: Costs, title: str, habits: Habits) -> tuple[str, ...]:
     devices = devices_per_core(costs, habits)
     checks = devices * habits.checks / SECONDS_PER_DAY * PEAK_FACTOR
     day = microseconds_per_day(costs, habits) / 1000
     megabits = peak_megabits(habits, devices)
-    return f"| {title} | {day:.2f} ms | {devices:,.0f} | {checks:,.0f} | {megabits:,.0f} Mbit/s |"
+    return title, f"{day:.2f} ms", f"{devices:,.0f}", f"{checks:,.0f}", f"{megabits:,.0f} Mbit/s"

@@ -126,15 +126,13 @@ def events_varied(site: Site, _: str, __: str) -> Ask:
     """Batches of events as JSON arrays, of another device each time."""
     with site.events_varied.open("rb") as file:
         body = file.readline().rstrip()
-    path, content_type = f"{site.environment_path}/events", "application/json"
-    example = (1.0, request("POST", path, {"Content-Type": content_type}, body), 202)
-    return Ask(path, (example,), script="posts.lua", arguments=(content_type, str(site.events_varied)))
+    return _events(site, "application/json", str(site.events_varied), body, script="posts.lua")
 
 
-def _events(site: Site, content_type: str, file: str, body: bytes) -> Ask:
+def _events(site: Site, content_type: str, file: str, body: bytes, *, script: str = "post.lua") -> Ask:
     path = f"{site.environment_path}/events"
     example = (1.0, request("POST", path, {"Content-Type": content_type}, body), 202)
-    return Ask(path, (example,), script="post.lua", arguments=(content_type, file))
+    return Ask(path, (example,), script=script, arguments=(content_type, file))
 
 
 ALL = ("nginx", "edge", "aiohttp", "granian")

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define MAX_REQUEST 65536
+#define MAX_EVENTS 256
 
 struct connection {
     int descriptor;
@@ -48,6 +49,14 @@ static void open_in(int poll, struct connection *connection, int port) {
     connection->descriptor = connected(port);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
     if (epoll_ctl(poll, EPOLL_CTL_ADD, connection->descriptor, &event) < 0) fail("epoll_ctl");
+}
+
+/* Send a request; of a connection that has ended already, the end will be read. */
+static void ask(struct connection *connection, const char *request, size_t request_bytes) {
+    connection->received = 0;
+    connection->asked = true;
+    ssize_t left = send(connection->descriptor, request, request_bytes, MSG_NOSIGNAL);
+    if (left != (ssize_t)request_bytes && !(left < 0 && (errno == EPIPE || errno == ECONNRESET))) fail("send");
 }
 
 enum outcome { LATER, ANSWERED, WRONG };

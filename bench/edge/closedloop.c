@@ -14,19 +14,12 @@
 
 #include <sys/resource.h>
 
-#define MAX_EVENTS 256
 #define ARGUMENTS 5
 
 static double cpu_seconds(void) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
-}
-
-static void ask(struct connection *connection, const char *request, size_t request_bytes) {
-    connection->received = 0;
-    connection->asked = true;
-    if (send(connection->descriptor, request, request_bytes, MSG_NOSIGNAL) != (ssize_t)request_bytes) fail("send");
 }
 
 int main(int count, char **arguments) {

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
-from bench.edge.load import Load, LoadFailed
-
-GRACE_SECONDS = 30
+from bench.edge.generators import run_generator
+from bench.edge.load import Load
 
 
 def run_closedloop(program: Path, port: int, request: bytes, answer: bytes, connections: int, seconds: float) -> Load:
@@ -26,13 +23,4 @@ def run_closedloop(program: Path, port: int, request: bytes, answer: bytes, conn
         LoadFailed: an answer was another one, or a connection ended.
     """
     start = answer.partition(b"\r\n")[0].decode()
-    done = subprocess.run(
-        [str(program), str(port), str(connections), str(seconds), str(len(answer)), start],
-        input=request,
-        capture_output=True,
-        timeout=seconds + GRACE_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        raise LoadFailed(done.stderr.decode(errors="replace").strip())
-    return Load.told(json.loads(done.stdout))
+    return Load.told(run_generator(program, (port, connections, seconds, len(answer), start), request, seconds))

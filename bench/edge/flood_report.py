@@ -9,6 +9,7 @@ from bench.edge.figures import ratio_in_rounds
 from bench.edge.flooding import Beside, Flooding, Turn
 from bench.edge.floods import CONNECTIONS, RATE
 from bench.edge.report import BASELINE
+from bench.markdown import table
 
 COLUMNS = (
     *("flood", "peer", "its requests per second", "50 %", "99 %", "99.9 %", "99 % of nginx's", "sent late (99 %)"),
@@ -21,33 +22,26 @@ def render_floods(results: Sequence[Flooding], preface: str) -> str:
     if not results:
         return ""
     about = f"{preface} {RATE:,} checks per second over {CONNECTIONS} connections: alone → beside the flood (ratio)."
-    lines = [_line(COLUMNS), "|" + "---|" * len(COLUMNS)]
-    lines += [_row(result, peer, rounds) for result in results for peer, rounds in result.rounds.items() if rounds]
+    rows = [_row(result, peer, rounds) for result in results for peer, rounds in result.rounds.items() if rounds]
     missing = sorted({f"- Left out: {peer}, {why}." for one in results for peer, why in one.missing.items()})
-    return "\n\n".join(part for part in (about, "\n".join(lines), "\n".join(missing)) if part)
+    return "\n\n".join(part for part in (about, table(COLUMNS, rows), "\n".join(missing)) if part)
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _row(result: Flooding, peer: str, rounds: Sequence[Beside]) -> str:
+def _row(result: Flooding, peer: str, rounds: Sequence[Beside]) -> list[str]:
     wrong = sum(one.wrong for one in rounds)
     quiet, flooded = [one.quiet for one in rounds], [one.flooded for one in rounds]
     late = [f"{_median(turns, lambda turn: turn.seen.latencies.late_p99):,.0f}" for turns in (quiet, flooded)]
     busy = [f"{_median(turns, lambda turn: turn.busy):.0%}" for turns in (quiet, flooded)]
-    return _line(
-        [
-            *(result.flood.title, peer, f"{_median(flooded, _flood_rate):,.0f}"),
-            *(_change(rounds, percentile) for percentile in (_p50, _p99, _p999)),
-            _of_baseline(result, peer),
-            " → ".join(late) + " µs",
-            f"**{wrong}**" if wrong else "0",
-            f"{max(turn.grown for turn in flooded) / 1e6:+,.1f} MB",
-            " → ".join(busy),
-            _counted(result, flooded),
-        ]
-    )
+    return [
+        *(result.flood.title, peer, f"{_median(flooded, _flood_rate):,.0f}"),
+        *(_change(rounds, percentile) for percentile in (_p50, _p99, _p999)),
+        _of_baseline(result, peer),
+        " → ".join(late) + " µs",
+        f"**{wrong}**" if wrong else "0",
+        f"{max(turn.grown for turn in flooded) / 1e6:+,.1f} MB",
+        " → ".join(busy),
+        _counted(result, flooded),
+    ]
 
 
 def _median(turns: Sequence[Turn], value: Callable[[Turn], float]) -> float:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from bench.edge.counters import read_counter
 from bench.edge.cpu import tree_seconds
 from bench.edge.floods import CONNECTIONS, RATE, Flood
-from bench.edge.measuring import NOT_MODIFIED, Bench
+from bench.edge.measuring import Bench, asked_at, etag_of
 from bench.edge.openloop import Asked, Seen, run_beside
 from bench.edge.peers import why_missing
-from bench.edge.probe import WrongAnswer, ask, request
+from bench.edge.probe import WrongAnswer, request
 from bench.edge.residence import forget_peak, peak_resident, resident
 from bench.edge.servers import Server
 from bench.edge.site import Site
@@ -128,12 +128,4 @@ def count(server: Server, flood: Flood) -> float | None:
 def ordinary(site: Site, server: Server) -> Asked:
     """Return the ordinary load: checks of devices that hold the newest manifest."""
     sent = request("GET", site.manifest_path, {"If-None-Match": etag_of(site, server)})
-    answer = ask(server.address, sent)
-    if answer.status != 304:
-        raise WrongAnswer(f"{server.name} answers {answer.status} instead of 304")
-    return Asked(server.address[1], sent, len(answer), NOT_MODIFIED, RATE, CONNECTIONS, QUIET_WARM_SECONDS)
-
-
-def etag_of(site: Site, server: Server) -> str:
-    """Return the server's own entity tag of the manifest."""
-    return ask(server.address, request("GET", site.manifest_path)).header("ETag")
+    return replace(asked_at(RATE, server, sent, 304), connections=CONNECTIONS, warm=QUIET_WARM_SECONDS)

@@ -40,7 +40,6 @@ CAPACITY_CONNECTIONS = 64
 LATENCY_SHARE = 0.5
 MEMORY_PEERS = ("nginx", "edge", "aiohttp")
 LATENCY_PEERS = ("nginx", "edge")
-NOT_MODIFIED = "HTTP/1.1 304"
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,10 @@ class Bench:
                 return
             yield number
 
+    def left_out(self) -> list[str]:
+        """Return what had fewer rounds than it should, as notes below the tables."""
+        return [f"{title}: {rounds} rounds only, for lack of time" for title, rounds in self.cut]
+
     @contextmanager
     def peer(self, name: str, *, tls: bool = False) -> Iterator[Server]:
         """Run a peer on the server's core within the block."""
@@ -148,9 +151,9 @@ def measure_rate(bench: Bench, case: RateCase) -> Throughput:
 
 def rate_sample(bench: Bench, case: RateCase, server: Server) -> Sample:
     """Look at one server's answers, then load it once."""
-    etag = ask(server.address, request("GET", bench.site.manifest_path), tls=server.tls).header("ETag")
+    etag = etag_of(bench.site, server)
     asked = case.asking(bench.site, etag, bench.word())
-    answers = [_example(server, sent, status) for _, sent, status in asked.examples]
+    answers = [example_of(server, sent, status) for _, sent, status in asked.examples]
     expected = sum(share * len(answer) for (share, _, _), answer in zip(asked.examples, answers, strict=True))
     program = bench.closed_generator if case.polled else None  # compiled before anything is counted
     before = tree_seconds(server.pid)
@@ -171,11 +174,30 @@ def rate_sample(bench: Bench, case: RateCase, server: Server) -> Sample:
     return Sample(load.rate, used / load.requests * 1e6, load.cpu_seconds / load.seconds)
 
 
-def _example(server: Server, sent: bytes, status: int) -> Answer:
+def etag_of(site: Site, server: Server) -> str:
+    """Return the server's own entity tag of the manifest."""
+    return ask(server.address, request("GET", site.manifest_path), tls=server.tls).header("ETag")
+
+
+def example_of(server: Server, sent: bytes, status: int) -> Answer:
+    """Return a server's answer to a request.
+
+    Raises:
+        WrongAnswer: it has another status.
+    """
     answer = ask(server.address, sent, tls=server.tls)
     if answer.status != status:
         raise WrongAnswer(f"{server.name} answers {answer.status} instead of {status}")
     return answer
+
+
+def asked_at(rate: float, server: Server, sent: bytes, status: int) -> Asked:
+    """Return the open-loop load of one request to a server; all answers must be like one that it gives now.
+
+    Raises:
+        WrongAnswer: that one has another status.
+    """
+    return Asked(server.address[1], sent, len(example_of(server, sent, status)), f"HTTP/1.1 {status}", rate)
 
 
 def _expect_size(server: Server, load: Load, expected: float) -> None:
@@ -250,13 +272,11 @@ def measure_latency(bench: Bench, seconds: int) -> dict[str, list[AtRate]]:
 
 def latency_sample(bench: Bench, server: Server, seconds: int) -> AtRate:
     """Measure one server's capacity and its latencies at half of it, once."""
-    etag = ask(server.address, request("GET", bench.site.manifest_path)).header("ETag")
+    etag = etag_of(bench.site, server)
     headers = {"If-None-Match": etag}
     load = run_wrk(server.url + bench.site.manifest_path, CAPACITY_CONNECTIONS, 1, headers=headers)
     sent = request("GET", bench.site.manifest_path, headers)
-    size = len(_example(server, sent, 304))
-    rate = load.rate * LATENCY_SHARE
-    asked = Asked(server.address[1], sent, size, NOT_MODIFIED, rate)
+    asked = asked_at(load.rate * LATENCY_SHARE, server, sent, 304)
     return AtRate(load.rate, run_openloop(bench.generator, asked, seconds))
 
 
@@ -267,7 +287,7 @@ def measure_memory(bench: Bench) -> dict[str, Idle]:
         if why_missing(peer, tls=False):
             continue
         with bench.peer(peer) as server:
-            etag = ask(server.address, request("GET", bench.site.manifest_path)).header("ETag")
+            etag = etag_of(bench.site, server)
             asked = request("GET", bench.site.manifest_path, {"If-None-Match": etag})
             results[peer] = measure_idle(server, asked, most_connections())
         bench.say(f"idle memory: {peer} {results[peer].unique:,.0f} bytes a connection")

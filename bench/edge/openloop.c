@@ -15,7 +15,6 @@
 #include "client.h"
 #include "flood.h"
 
-#define MAX_EVENTS 256
 /* After the last request was due, for those that still wait to be sent or answered. */
 #define DRAIN_SECONDS 10.0
 /* Sent before answers are looked at again; after a stall this bounds how long answers lie unread. */
@@ -52,11 +51,7 @@ int main(int count, char **arguments) {
             struct connection *c = idle[--free_count];
             c->meant = start + sent++ / rate;
             c->left = now();
-            c->received = 0;
-            c->asked = true;
-            ssize_t left = send(c->descriptor, request, request_bytes, MSG_NOSIGNAL);
-            if (left < 0 && (errno == EPIPE || errno == ECONNRESET)) continue; /* its end will be read */
-            if (left != (ssize_t)request_bytes) fail("send");
+            ask(c, request, request_bytes);
         }
         if (flood && moment < end) flood_step(flood, moment);
         int ready = epoll_wait(poll, events, MAX_EVENTS, 0);

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import array
-import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.edge.figures import percentile
+from bench.edge.generators import run_generator
 from bench.edge.load import LoadFailed
 
 # Enough that a free connection is at hand while the slowest answers of a thousand are awaited: 100,000 requests a
 # second that take a millisecond each need a hundred.
 CONNECTIONS = 256
 WARM_SECONDS = 0.5
-GRACE_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -115,16 +113,8 @@ def run_beside(program: Path, asked: Asked, seconds: float, flood: Sequence[str]
     """
     output = program.with_suffix(".samples")
     numbers = (asked.port, asked.connections, asked.rate, seconds, asked.warm, asked.answer_bytes)
-    done = subprocess.run(
-        [str(program), *map(str, numbers), asked.answer_start, str(output), *flood],
-        input=asked.request,
-        capture_output=True,
-        timeout=asked.warm + seconds + GRACE_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        raise LoadFailed(done.stderr.decode(errors="replace").strip())
-    told = json.loads(done.stdout)
+    words = (*numbers, asked.answer_start, output, *flood)
+    told = run_generator(program, words, asked.request, asked.warm + seconds)
     if told["unanswered"]:
         raise LoadFailed(f"{told['unanswered']} of {asked.rate:,.0f} requests per second were not answered in time")
     if not told["recorded"]:

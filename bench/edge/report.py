@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from bench.edge.cases import IDLE_BYTES_GOAL, P99_RATIO_GOAL, PUBLISH_P99_MS_GOAL, DownloadCase
 from bench.edge.figures import Sample, Spread, percentile, ratio_in_rounds
 from bench.edge.flooding import Flooding
 from bench.edge.idle import Idle
 from bench.edge.measuring import AtRate, Throughput
+from bench.markdown import GOAL_HEAD, table, verdict
 
 BASELINE = "nginx"
 OURS = "edge"
@@ -39,23 +38,27 @@ def render(results: Results, preface: str) -> str:
     return "\n\n".join(part for part in (*parts, "\n".join(notes)) if part)
 
 
-def verdict(holds: bool | None) -> str:
-    """Return how a goal is told."""
-    return {None: "", True: "holds", False: "**does not hold**"}[holds]
-
-
 def throughput_table(results: Sequence[Throughput]) -> str:
     """Return the table of rates by case and peer; nothing when there are no results."""
-    if not results:
-        return ""
-    head = "| case | peer | per second | spread | CPU | of nginx: rate | of nginx: CPU | generator busy | goal | |"
-    lines = [head, "|---|---|---|---|---|---|---|---|---|---|"]
-    for result in results:
-        lines += [_row(result, peer, samples) for peer, samples in result.samples.items() if samples]
-    return "\n".join(lines)
+    head = (
+        "case",
+        "peer",
+        "per second",
+        "spread",
+        "CPU",
+        "of nginx: rate",
+        "of nginx: CPU",
+        "generator busy",
+        "goal",
+        "",
+    )
+    return table(
+        head,
+        [_row(result, peer, samples) for result in results for peer, samples in result.samples.items() if samples],
+    )
 
 
-def _row(result: Throughput, peer: str, samples: Sequence[Sample]) -> str:
+def _row(result: Throughput, peer: str, samples: Sequence[Sample]) -> list[str]:
     large = isinstance(result.case, DownloadCase)
     rate, cost = Spread.of([one.rate for one in samples]), Spread.of([one.cost for one in samples])
     load = Spread.of([one.load for one in samples]).median
@@ -68,13 +71,12 @@ def _row(result: Throughput, peer: str, samples: Sequence[Sample]) -> str:
     elif result.case.polled:
         # The generator never sleeps; what tells that it was not the limit is that the server did not either.
         busy = f"polls; server {rate.median * cost.median / 1e6:.0%}"
-    cells = [
+    return [
         *(result.case.title, peer, _amount(rate.median, large)),
         f"{_amount(rate.least, large)} to {_amount(rate.greatest, large)}",
         f"{cost.median:,.0f} µs/MB" if large else f"{cost.median:.1f} µs",
         *(*told, busy, goal, verdict(holds)),
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
 def _amount(rate: float, large: bool) -> str:
@@ -111,10 +113,8 @@ def _goal(result: Throughput, peer: str, rate: float) -> tuple[str, bool | None]
 
 
 def _latency(results: Mapping[str, Sequence[AtRate]]) -> str:
-    if not results:
-        return ""
-    head = "| 304 at half of capacity, open loop | requests per second | median | 99 % | 99.9 % | sent late (99 %) |"
-    lines = [f"{head} 99 % of nginx's | goal | |", "|---|---|---|---|---|---|---|---|---|"]
+    head = ("304 at half of capacity, open loop", "requests per second", "median", "99 %", "99.9 %", "sent late (99 %)")
+    rows = []
     for peer, rounds in results.items():
         seen = [one.latencies for one in rounds]
         middle, p99, p999, late = (
@@ -122,9 +122,9 @@ def _latency(results: Mapping[str, Sequence[AtRate]]) -> str:
         )
         rate = Spread.of([one.rate for one in seen]).median
         ratio, goal, holds = _latency_ratio(results, peer)
-        cells = [peer, f"{rate:,.0f}", *(_micro(one) for one in (middle, p99, p999, late))]
-        lines.append("| " + " | ".join([*cells, ratio, goal, verdict(holds)]) + " |")
-    return "\n".join(lines)
+        seen_times = (_micro(one) for one in (middle, p99, p999, late))
+        rows.append([peer, f"{rate:,.0f}", *seen_times, ratio, goal, verdict(holds)])
+    return table((*head, "99 % of nginx's", "goal", ""), rows)
 
 
 def _latency_ratio(results: Mapping[str, Sequence[AtRate]], peer: str) -> tuple[str, str, bool | None]:
@@ -142,24 +142,21 @@ def _micro(spread: Spread) -> str:
 
 
 def _single(results: Results) -> str:
-    rows = [*_memory(results.memory), *_publish(results.publish), *_lua(results.lua)]
-    if not rows:
-        return ""
-    return "\n".join(["| what | measured | goal | |", "|---|---|---|---|", *rows])
+    return table(GOAL_HEAD, [*_memory(results.memory), *_publish(results.publish), *_lua(results.lua)])
 
 
-def _memory(results: Mapping[str, Idle]) -> list[str]:
-    rows = []
+def _memory(results: Mapping[str, Idle]) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
     for peer, idle in results.items():
         goal = f"≤ {IDLE_BYTES_GOAL / 1024:.1f} KiB" if peer == OURS else ""
         holds = idle.unique <= IDLE_BYTES_GOAL if peer == OURS else None
         measured = f"{idle.unique / 1024:.2f} KiB (resident: {idle.resident / 1024:.2f})"
         what = f"memory of one of {idle.connections:,} idle connections, {peer}"
-        rows.append(f"| {what} | {measured} | {goal} | {verdict(holds)} |")
+        rows.append((what, measured, goal, verdict(holds)))
     return rows
 
 
-def _publish(times: Sequence[float]) -> list[str]:
+def _publish(times: Sequence[float]) -> list[Sequence[str]]:
     if not times:
         return []
     ordered = sorted(times)
@@ -167,29 +164,12 @@ def _publish(times: Sequence[float]) -> list[str]:
     measured = f"{p99:.1f} ms (median {percentile(ordered, 0.5):.1f}, slowest {ordered[-1]:.1f})"
     what = f"publish to the last of 4 workers, 99 % of {len(ordered)}"
     goal = f"≤ {PUBLISH_P99_MS_GOAL:.0f} ms"
-    return [f"| {what} | {measured} | {goal} | {verdict(p99 <= PUBLISH_P99_MS_GOAL)} |"]
+    return [(what, measured, goal, verdict(p99 <= PUBLISH_P99_MS_GOAL))]
 
 
-def _lua(results: tuple[Sequence[Sample], Sequence[Sample]] | None) -> list[str]:
+def _lua(results: tuple[Sequence[Sample], Sequence[Sample]] | None) -> list[Sequence[str]]:
     if results is None:
         return []
     plain, scripted = (Spread.of([one.load / one.rate * 1e6 for one in samples]).median for samples in results)
-    return [f"| wrk's own CPU per request: constant, and handed out by Lua | {plain:.1f} and {scripted:.1f} µs | | |"]
-
-
-def replace_section(text: str, name: str, section: str) -> str:
-    """Return ``text`` with what is between ``<!-- {name}: begin -->`` and ``<!-- {name}: end -->`` replaced.
-
-    Raises:
-        ValueError: the marks are not there, once each and in order.
-    """
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    marked = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
-    if text.count(begin) != 1 or text.count(end) != 1 or not marked.search(text):
-        raise ValueError(f"there is no section between {begin} and {end}")
-    return marked.sub(lambda _: f"{begin}\n{section}\n{end}", text)
-
-
-def write_section(path: Path, name: str, section: str) -> None:
-    """Replace a section of the file at ``path``."""
-    path.write_text(replace_section(path.read_text(), name, section))
+    measured = f"{plain:.1f} and {scripted:.1f} µs"
+    return [("wrk's own CPU per request: constant, and handed out by Lua", measured, "", "")]

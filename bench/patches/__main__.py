@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from artifacts.hashing import hash_file
-from bench.edge.report import write_section
+from bench.markdown import write_section
 from bench.patches.machine import preface
 from bench.patches.measuring import Failed, Measured, measure
 from bench.patches.pairs import Pair, read_index

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.edge.report import verdict
+from bench.markdown import GOAL_HEAD, table, verdict
 from bench.patches.measuring import Measured
 from bench.patches.peers import PEERS, Family
 from bench.patches.results import Row
@@ -182,10 +182,7 @@ def _highest(what: str, rows: Sequence[Row], figure: Figure, limit: float | None
 
 
 def _goals(rows: Sequence[Row]) -> str:
-    if not (found := goals(rows)):
-        return ""
-    lines = [f"| {one.what} | {one.measured} | {one.goal} | {verdict(one.holds)} |" for one in found]
-    return "\n".join(["| what | measured | goal | |", "|---|---|---|---|", *lines])
+    return table(GOAL_HEAD, [(one.what, one.measured, one.goal, verdict(one.holds)) for one in goals(rows)])
 
 
 # ---- tables
@@ -194,15 +191,15 @@ def _goals(rows: Sequence[Row]) -> str:
 def _sizes(rows: Sequence[Row], versions: Mapping[str, str]) -> str:
     tools = [name for name in (*ALL, "zstd-prefix", OURS) if name in versions]
     head = ["pair", "what", "new file", *tools, "of the best general tool", "of the best of all"]
-    lines = [_line(head), "|---|---" + "|--:" * (len(head) - 2) + "|"]
+    lines = []
     for row in rows:
         cells = [row.pair.name, row.pair.kind, f"{row.new_bytes:,}", *(_share(row, tool) for tool in tools)]
-        lines.append(_line([*cells, _beside(row, GENERAL), _beside(row, ALL)]))
+        lines.append([*cells, _beside(row, GENERAL), _beside(row, ALL)])
     for label, group in (("all released", "released"), ("all fine-tuned", "finetuned"), ("all", "")):
         chosen = [row for row in rows if not group or row.pair.group == group]
         if len(chosen) > 1:
             lines.append(_total(label, chosen, tools))
-    return "\n".join(lines)
+    return table(head, lines, len(head) - 2)
 
 
 def _share(row: Row, tool: str) -> str:
@@ -224,7 +221,7 @@ def _beside(row: Row, tools: Sequence[str]) -> str:
     return f"{result.patch_bytes / other[1]:.3f} ({result.patch_bytes - other[1]:+,} B, {other[0]})"
 
 
-def _total(label: str, rows: Sequence[Row], tools: Sequence[str]) -> str:
+def _total(label: str, rows: Sequence[Row], tools: Sequence[str]) -> list[str]:
     whole = sum(row.new_bytes for row in rows)
     cells = [f"**{label}**", f"{len(rows)} pairs", f"{whole:,}"]
     for tool in tools:
@@ -235,7 +232,7 @@ def _total(label: str, rows: Sequence[Row], tools: Sequence[str]) -> str:
     for group in (GENERAL, ALL):
         ratio = _ratio(rows, group)
         cells.append("" if ratio is None else f"{ratio:.3f}")
-    return _line(cells)
+    return cells
 
 
 def _tools(rows: Sequence[Row], versions: Mapping[str, str]) -> str:
@@ -252,40 +249,33 @@ def _tools(rows: Sequence[Row], versions: Mapping[str, str]) -> str:
         "peak",
         "exact",
     ]
-    lines = [_line(head), "|---|---" + "|--:" * (len(head) - 2) + "|"]
-    lines += [_tool(name, version, rows) for name, version in versions.items()]
-    return "\n".join(lines)
+    return table(head, [_tool(name, version, rows) for name, version in versions.items()], len(head) - 2)
 
 
-def _tool(name: str, version: str, rows: Sequence[Row]) -> str:
+def _tool(name: str, version: str, rows: Sequence[Row]) -> list[str]:
     done = [(row, one) for row in rows if (one := row.measured(name))]
     if not done:
-        return _line([name, version, *[""] * 8, f"0 of {len(rows)}"])
+        return [name, version, *[""] * 8, f"0 of {len(rows)}"]
     whole = sum(row.new_bytes for row, _ in done) / MB
     encoding, decoding = sum(one.encode_seconds for _, one in done), sum(one.decode_seconds for _, one in done)
-    return _line(
-        [
-            *(name, version, f"{encoding:,.0f} s"),
-            f"{whole / max(encoding, 1e-6):,.1f} MB/s",
-            f"{min(_encode_rate(row, one) for row, one in done):,.1f} MB/s",
-            f"{max(one.encode_bytes for _, one in done) / MB:,.0f} MB",
-            f"{max(_memory_ratio(row, one) for row, one in done):,.1f} times",
-            f"{whole / max(decoding, 1e-6):,.0f} MB/s",
-            f"{min(_decode_rate(row, one) for row, one in done):,.0f} MB/s",
-            f"{max(one.decode_bytes for _, one in done) / MB:,.0f} MB",
-            f"{len(done)} of {len(rows)}",
-        ]
-    )
+    return [
+        *(name, version, f"{encoding:,.0f} s"),
+        f"{whole / max(encoding, 1e-6):,.1f} MB/s",
+        f"{min(_encode_rate(row, one) for row, one in done):,.1f} MB/s",
+        f"{max(one.encode_bytes for _, one in done) / MB:,.0f} MB",
+        f"{max(_memory_ratio(row, one) for row, one in done):,.1f} times",
+        f"{whole / max(decoding, 1e-6):,.0f} MB/s",
+        f"{min(_decode_rate(row, one) for row, one in done):,.0f} MB/s",
+        f"{max(one.decode_bytes for _, one in done) / MB:,.0f} MB",
+        f"{len(done)} of {len(rows)}",
+    ]
 
 
 def _ours(rows: Sequence[Row]) -> str:
     done = [(row, one) for row in rows if (one := row.measured(OURS))]
-    if not done:
-        return ""
     head = [f"{OURS}, pair", "patch", "encode", "rate", "peak", "by file", "decode", "peak", "working memory", "exact"]
-    lines = [_line(head), "|---" + "|--:" * (len(head) - 1) + "|"]
-    for row, one in done:
-        cells = [
+    lines = [
+        [
             *(row.pair.name, f"{one.patch_bytes:,}", f"{one.encode_seconds:.2f} s"),
             f"{_encode_rate(row, one):,.1f} MB/s",
             f"{one.encode_bytes / MB:,.0f} MB",
@@ -295,8 +285,9 @@ def _ours(rows: Sequence[Row]) -> str:
             f"{one.decode_working_bytes / MB:,.1f} MB",
             "yes",
         ]
-        lines.append(_line(cells))
-    return "\n".join(lines)
+        for row, one in done
+    ]
+    return table(head, lines, len(head) - 1)
 
 
 def _notes(rows: Sequence[Row]) -> str:
@@ -306,7 +297,3 @@ def _notes(rows: Sequence[Row]) -> str:
         for tool, result in row.results.items()
         if isinstance(result, str)
     )
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,14 +17,16 @@ from typing import Any
 from bench.edge.cores import Cores, TooFewCores, choose_cores, on
 from bench.edge.machine import circumstances
 from bench.edge.nginx import program
-from bench.edge.report import verdict, write_section
+from bench.edge.servers import NotStarted, started
+from bench.edge.waiting import written
+from bench.markdown import GOAL_HEAD, table, verdict, write_section
 from bench.push.nginx import nginx
+from bench.push.told import SERVER
 
 ROUNDS = 3
 DEVICES = 50_000
 DELAY_SECONDS = 0.02
 APPLE, NGINX = "answers after 20 ms", "nginx answers at once"
-START_SECONDS = 30.0
 RATE_GOAL, START_GOAL_SECONDS, GROWTH_GOAL_BYTES = 5_000, 1.0, 50 * 2**20
 
 
@@ -46,7 +47,11 @@ def main(words: Sequence[str] | None = None) -> int:
     for number in range(options.rounds):
         for name, start in servers.items():
             with tempfile.TemporaryDirectory(prefix="skafos-bench-") as folder:
-                told = one_round(Path(folder), start, cores, options.devices)
+                try:
+                    told = one_round(Path(folder), start, cores, options.devices)
+                except NotStarted as error:
+                    print(f"error: {error}", file=sys.stderr)
+                    return 1
             rounds[name].append(told)
             rate = told["accepted"] / told["seconds"]
             print(f"round {number + 1}, {name}: {rate:,.0f} a second", file=sys.stderr)
@@ -69,16 +74,8 @@ def one_round(
 def server(folder: Path) -> Iterator[None]:
     """Run the push server within the block."""
     command = [sys.executable, "-m", "bench.push.server", str(folder), str(DELAY_SECONDS)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not (folder / "server.json").exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("the push server did not start")
-            time.sleep(0.02)
+    with started(command, folder / "log", written(folder / SERVER)):
         yield
-    finally:
-        process.communicate(timeout=START_SECONDS)
 
 
 def push(folder: Path, devices: int) -> dict[str, Any]:
@@ -126,10 +123,9 @@ def render(rounds: Mapping[str, Sequence[dict[str, Any]]], devices: int) -> str:
             verdict(grown <= GROWTH_GOAL_BYTES),
         ),
     ]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     when = circumstances(Path(tempfile.gettempdir()))
     preface = f"{when} {len(rounds[APPLE])} rounds; medians, and the least and the greatest."
-    return f"{preface}\n\n| what | measured | goal | |\n|---|---|---|---|\n{table}"
+    return f"{preface}\n\n{table(GOAL_HEAD, rows)}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import psutil  # type: ignore[import-untyped]
 import uvloop
 from sqlalchemy import insert
 
+from bench.push.told import AUTHORITY, SERVER
 from control_plane.database import Database
 from control_plane.migrate import migrate
 from control_plane.push import jobs
@@ -32,10 +33,10 @@ AS_FAST_AS_IT_GOES = PushPolicy(per_second=1e9, interval=timedelta(0))
 
 async def measure(folder: Path, devices: int) -> dict[str, Any]:
     """Push to so many devices and return what was measured."""
-    told = json.loads((folder / "server.json").read_text())
+    told = json.loads((folder / SERVER).read_text())
     database = Database(f"sqlite:///{folder / 'push.sqlite3'}")
     await migrate(database)
-    servers = Servers(("127.0.0.1", told["port"]), folder / "authority.pem")
+    servers = Servers(("127.0.0.1", told["port"]), folder / AUTHORITY)
     vault = Vault(database, MasterKeys(folder / "master-keys"), servers)
     environment, model = await prepare(database, vault, told, devices)
     worker = PushWorker(database, vault.channel, AS_FAST_AS_IT_GOES, "bench")

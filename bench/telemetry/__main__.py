@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -22,11 +21,11 @@ from bench.edge.cores import TooFewCores, choose_cores
 from bench.edge.figures import Spread
 from bench.edge.generators import compiler
 from bench.edge.load import LoadFailed
-from bench.edge.measuring import Bench
 from bench.edge.probe import WrongAnswer
-from bench.edge.report import write_section
 from bench.edge.servers import NotStarted
 from bench.edge.site import running_site
+from bench.edge.starting import add_options, bench_of, take_place
+from bench.markdown import write_section
 from bench.telemetry.accepting import GOAL_BATCHES, GOAL_CASE, measure_accepted, measure_waiting
 from bench.telemetry.asking import measure_answers
 from bench.telemetry.draining import measure_draining
@@ -37,9 +36,7 @@ from bench.telemetry.settings import ARRIVALS, DAYS, ENGINES, EVENTS, OUTAGE_SEC
 from telemetry.warehouse import QueryFailed, WarehouseUnavailable
 from tests.components import find_program
 
-ROUNDS, SECONDS = 3, 2
-# After this, cases that are left have one round each. On two idle cores the defaults take about four minutes.
-BUDGET_MINUTES = 10.0
+ROUNDS = 3
 CASES = ("accepted", "waiting", "draining", "seeing", "outage", "questions")
 ACCEPTED, WAITING, DRAINING, SEEING, OUTAGE, QUESTIONS = CASES
 MARK = "telemetry figures"
@@ -57,9 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except TooFewCores as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # So that servers are ended when we are told to stop.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    os.sched_setaffinity(0, {cores.load})
+    take_place(cores)
     # What the product tells of its own goes to standard output, where the tables are to stand alone.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     began, load = time.monotonic(), os.getloadavg()[0]
@@ -67,15 +62,7 @@ def main(words: Sequence[str] | None = None) -> int:
         folder = Path(name)
         try:
             with running_site(folder) as site:
-                bench = Bench(
-                    site=site,
-                    folder=folder,
-                    cores=cores,
-                    rounds=options.rounds,
-                    seconds=options.seconds,
-                    deadline=began + options.minutes * 60,
-                    say=lambda text: print(f"[{time.monotonic() - began:4.0f} s] {text}", file=sys.stderr, flush=True),
-                )
+                bench = bench_of(options, site, folder, cores, began)
                 engines = tuple(options.engines.split())
                 run = Run(bench, options.events, options.days, options.outage, options.arrivals, engines)
                 results = measure(run, options.cases.split() or list(CASES))
@@ -94,16 +81,13 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(prog="python -m bench.telemetry", description=__doc__)
     parser.add_argument("--cases", default="", help=f"some of: {' '.join(CASES)}")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each case of the edge")
-    parser.add_argument("--seconds", type=int, default=SECONDS, help="length of a turn")
-    parser.add_argument("--minutes", type=float, default=BUDGET_MINUTES, help="after these, one round each must do")
+    add_options(parser, ROUNDS)
     parser.add_argument("--events", type=int, default=EVENTS, help="events of the population that is asked about")
     parser.add_argument("--days", type=int, default=DAYS, help="that they are spread over")
     parser.add_argument("--engines", default=" ".join(ENGINES), help=f"some of: {' '.join(ENGINES)}")
     parser.add_argument("--outage", type=float, default=OUTAGE_SECONDS, help="seconds that ClickHouse is away")
     parser.add_argument("--arrivals", type=int, default=ARRIVALS, help="events per second meanwhile")
     parser.add_argument("--folder", type=Path, help="where files are made: spool, tables")
-    parser.add_argument("--write", type=Path, metavar="DOCS", help="write the tables into the documents of this folder")
     options = parser.parse_args(words)
     if unknown := set(options.cases.split()) - set(CASES) or set(options.engines.split()) - set(ENGINES):
         parser.error(f"there is no {min(unknown)}")
@@ -127,7 +111,7 @@ def measure(run: Run, cases: Sequence[str]) -> Results:
         results.outage = measure_outage(run)
     if QUESTIONS in cases:
         results.answers = measure_answers(run)
-    results.left_out += [f"{title}: {rounds} rounds only, for lack of time" for title, rounds in run.bench.cut]
+    results.left_out += run.bench.left_out()
     return results
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Final
 
-from bench.edge.cases import RATE_CASES
+from bench.edge.cases import RATE_CASES, conditional, events_varied
 from bench.edge.cores import on
-from bench.edge.measuring import Bench, Throughput, measure_rate
-from bench.edge.openloop import Asked, Latencies, run_openloop
-from bench.edge.probe import WrongAnswer, ask, request
-from bench.edge.servers import Server
-from bench.edge.site import BATCH_EVENTS, Site
+from bench.edge.measuring import Bench, Throughput, asked_at, etag_of, measure_rate
+from bench.edge.openloop import Latencies, run_openloop
+from bench.edge.site import BATCH_EVENTS
 from bench.edge.worker import edge_worker
 
 NAMES: Final = ("events", "events-varied", "events-512", "ndjson")
@@ -51,20 +49,6 @@ def _wait(bench: Bench, kind: str, rate: float) -> Latencies:
     with ExitStack() as stack:
         with on(bench.cores.server):
             server = stack.enter_context(edge_worker(bench.site, bench.new_folder("edge"), more=more))
-        sent, status = _check(bench.site, server) if kind == NOT_MODIFIED else _batch(bench.site)
-        answer = ask(server.address, sent)
-        if answer.status != status:
-            raise WrongAnswer(f"the edge answers {answer.status} instead of {status}")
-        asked = Asked(server.address[1], sent, len(answer), f"HTTP/1.1 {status}", rate)
-        return run_openloop(bench.generator, asked, bench.seconds)
-
-
-def _check(site: Site, server: Server) -> tuple[bytes, int]:
-    etag = ask(server.address, request("GET", site.manifest_path)).header("ETag")
-    return request("GET", site.manifest_path, {"If-None-Match": etag}), 304
-
-
-def _batch(site: Site) -> tuple[bytes, int]:
-    with site.events_varied.open("rb") as file:
-        body = file.readline().rstrip()
-    return request("POST", f"{site.environment_path}/events", {"Content-Type": "application/json"}, body), 202
+        asking = conditional if kind == NOT_MODIFIED else events_varied
+        ((_, sent, status),) = asking(bench.site, etag_of(bench.site, server), bench.word()).examples
+        return run_openloop(bench.generator, asked_at(rate, server, sent, status), bench.seconds)

@@ -15,8 +15,9 @@ from bench.edge.figures import Spread, percentile, ratio_in_rounds
 from bench.edge.machine import machine
 from bench.edge.measuring import Throughput
 from bench.edge.openloop import Latencies
-from bench.edge.report import throughput_table, verdict
+from bench.edge.report import throughput_table
 from bench.edge.site import BATCH_EVENTS
+from bench.markdown import table, verdict
 from bench.telemetry.accepting import FSYNC, GOAL_CASE, IN_MEMORY, NOT_MODIFIED
 from bench.telemetry.asking import Answers, Asked, Engine, by_name
 from bench.telemetry.comparing import DEVICES_TOLERANCE, PERCENTILE_TOLERANCE
@@ -90,13 +91,6 @@ def _without_goal(result: Throughput) -> Throughput:
     return replace(result, case=replace(result.case, goal=CaseGoal()))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def _goals(results: Results) -> str:
     timed = [
         *_accepted_goal(results.accepted),
@@ -109,7 +103,7 @@ def _goals(results: Results) -> str:
     exact = [*_truth_goals(results.answers), *_lost_goal(results.outage)]
     rows = [[*cells, verdict(holds) if holds or results.quiet else UNTOLD] for *cells, holds in timed]
     rows += [[*cells, verdict(holds)] for *cells, holds in exact]
-    return _table(("goal", "bound", "measured", ""), rows)
+    return table(("goal", "bound", "measured", ""), rows)
 
 
 Goal = tuple[str, str, str, bool | None]
@@ -246,7 +240,7 @@ def _waiting(waiting: Mapping[str, Sequence[Latencies]]) -> str:
         cells = [f"{one.median:,.0f} µs ({one.least:,.0f} to {one.greatest:,.0f})" for one in percentiles]
         rows.append([titles[kind], f"{seen[0].rate:,.0f}", *cells, f"{late.median:,.0f} µs", f"{ratio.median:.1f}"])
     head = ("open loop", "requests per second", "median", "99 %", "99.9 %", "sent late (99 %)", "99 % of the 304's")
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _questions(answers: Answers | None) -> str:
@@ -264,7 +258,7 @@ def _questions(answers: Answers | None) -> str:
     raw = [f"{statistics.median(engine.raw_seconds) * 1000:.1f} ms" for engine in answers.engines]
     rows.append(["raw events of the model, by type", *(cell for one in raw for cell in ("", "", one, ""))])
     head = ["question", *(cell for one in answers.engines for cell in (one.version, "CPU", "all counted", "differ"))]
-    return f"{about}. Written past the spool, {filled}.\n\n{_table(head, rows)}"
+    return f"{about}. Written past the spool, {filled}.\n\n{table(head, rows)}"
 
 
 def _question_cells(asked: Sequence[Asked]) -> tuple[str, str, str, str]:

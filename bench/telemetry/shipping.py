@@ -1,11 +1,7 @@
 """Measure the way from spool to ClickHouse: ``python -m bench.telemetry.shipping``.
 
 It writes varied events into a spool by the spool's own code, and has the real shipper bring them into Debian's server,
-over TCP, and into the embedded engine:
-
-* how many events a second, and the CPU time of an event by stage;
-* how soon an event that was accepted is seen in an answer;
-* after ClickHouse was away: how much faster than they arrive events are shipped.
+over TCP, and into the embedded engine: how many events a second, and the CPU time of an event by stage.
 
 Batches are a device's own, as devices send them; ``--scattered`` has another device in each event, the worst case for
 whatever groups by device.
@@ -17,12 +13,11 @@ import argparse
 import asyncio
 import random
 import shutil
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,36 +25,26 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-import psutil  # type: ignore[import-untyped]
 
+from bench.edge.cpu import tree_seconds
 from bench.edge.machine import machine
+from bench.edge.site import BATCH_EVENTS
+from bench.telemetry.fleet import APPS, labels_of
+from bench.telemetry.spooling import spool_bodies
 from telemetry.columns import COLUMN_TYPES, COLUMNS, _chunks, event_columns
 from telemetry.native import encode_block
-from telemetry.segment import EventLabels, decode_segment
+from telemetry.segment import decode_segment
 from telemetry.shipper import Shipper
-from telemetry.spool import Spool
 from telemetry.warehouse import Warehouse, open_warehouse
 from tests.servers.clickhouse import clickhouse_server
 
-BATCH_EVENTS: Final = 20
 DEVICES: Final = 200_000
-APPLICATIONS: Final = 12
-MAX_SPOOL_BYTES: Final = 1 << 40
-WAITING_BATCHES: Final = 64
-MOST_AT_ONCE: Final = 1_000
-"""Batches, 6 MB: what a writer that was held up makes good in one go."""
 LARGEST_DEADLINE: Final = 3600.0
-PROBES: Final = 200
-PROBE_SECONDS: Final = 0.05
 MODELS: Final = ("faces", "voices", "texts")
 SYSTEMS: Final = (*(("iOS", f"19.{n}") for n in range(6)), *(("Android", str(n)) for n in range(12, 17)))
 HARDWARE: Final = (*(f"iPhone{a},{b}" for a in range(13, 19) for b in range(1, 5)), *(f"Pixel {n}" for n in range(12)))
 LOCALES: Final = ("de-AT", "en-US", "en-GB", "fr-FR", "ja-JP", "pt-BR", "es-ES", "it-IT")
 DAY: Final = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-LABELS: Final = tuple(
-    EventLabels(f"org-{n % 4}", f"Organization {n % 4}", f"app-{n}", f"App {n}", "prod" if n % 3 else "dev")
-    for n in range(APPLICATIONS)
-)
 
 
 def batch(rng: random.Random, *, scattered: bool = False) -> bytes:
@@ -90,32 +75,6 @@ def batch(rng: random.Random, *, scattered: bool = False) -> bytes:
             made["error"] = rng.choice(("disk full", "checksum mismatch", f"no answer in {rng.randrange(30_000)} ms"))
         events.append(made)
     return msgspec.json.encode(events)
-
-
-async def fill(directory: Path, events: int, *, scattered: bool) -> int:
-    """Write so many events, or a few more, into a writer's directory; return how many."""
-    rng = random.Random(1)
-    written = 0
-    async with Spool(directory, MAX_SPOOL_BYTES, durability="os") as spool:
-        while written < events:
-            made = [batch(rng, scattered=scattered) for _ in range(WAITING_BATCHES)]
-            await asyncio.gather(*(spool.append(rng.choice(LABELS), one, datetime.now(UTC)) for one in made))
-            written += WAITING_BATCHES * BATCH_EVENTS
-    return written
-
-
-async def arrive(directory: Path, rate: float, seconds: float) -> None:
-    """Write events at a rate, as an edge worker would; batches are made beforehand and come again with new ids."""
-    rng = random.Random(2)
-    bodies = [batch(rng) for _ in range(1_000)]
-    begun, batches = time.monotonic(), 0
-    async with Spool(directory, MAX_SPOOL_BYTES, durability="os") as spool:
-        while (passed := time.monotonic() - begun) < seconds:
-            due = min(int(passed * rate / BATCH_EVENTS) - batches, MOST_AT_ONCE)
-            body = bodies[batches % len(bodies)]
-            await asyncio.gather(*(spool.append(rng.choice(LABELS), body, datetime.now(UTC)) for _ in range(due)))
-            batches += due
-            await asyncio.sleep(0.01)
 
 
 @dataclass(frozen=True)
@@ -150,15 +109,14 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 @contextmanager
-def engine(kind: str, folder: Path) -> Iterator[tuple[Warehouse, psutil.Process | None]]:
-    """Open a warehouse of its own: ``server`` or ``chdb``; the process of the first comes with it."""
-    with ExitStack() as stack:
-        if kind == "chdb":
-            yield open_warehouse(None, folder / "chdb"), None
-        else:
-            server = stack.enter_context(clickhouse_server(folder / "server"))
+def engine(kind: str, folder: Path) -> Iterator[tuple[Warehouse, int | None]]:
+    """Open a warehouse of its own: ``server`` or ``chdb``; the process id of the first comes with it."""
+    if kind == "chdb":
+        yield open_warehouse(None, folder / "chdb"), None
+    else:
+        with clickhouse_server(folder / "server") as server:
             assert server.process is not None
-            yield open_warehouse(server.url, folder), psutil.Process(server.process.pid)
+            yield open_warehouse(server.url, folder), server.process.pid
 
 
 async def ship_all(kind: str, spool: Path, folder: Path, events: int) -> str:
@@ -167,117 +125,19 @@ async def ship_all(kind: str, spool: Path, folder: Path, events: int) -> str:
     with engine(kind, folder) as (warehouse, server):
         await warehouse.migrate()
         shipper = Shipper(folder / "spool", warehouse)
-        begun, own, theirs = time.perf_counter(), time.process_time(), cpu(server)
+        begun, own, theirs = time.perf_counter(), time.process_time(), tree_seconds(server) if server else 0.0
         assert await shipper.drain(LARGEST_DEADLINE)
-        seconds, own, theirs = time.perf_counter() - begun, time.process_time() - own, cpu(server) - theirs
+        seconds, own = time.perf_counter() - begun, time.process_time() - own
+        theirs = (tree_seconds(server) if server else 0.0) - theirs
         assert await warehouse.query("SELECT count() AS n FROM raw_events") == [{"n": events}]
         await warehouse.close()
     line = f"{kind}: {events / seconds:,.0f} events/s; CPU {own / events * 1e6:.2f} µs an event in this process"
     return line + (f", {theirs / events * 1e6:.2f} in the server" if server else ", the engine included")
 
 
-def cpu(process: psutil.Process | None) -> float:
-    """Return the CPU seconds of another process, 0 without one."""
-    if process is None:
-        return 0.0
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-async def after_an_outage(kind: str, spool: Path, folder: Path, events: int, rate: float) -> str:
-    """Let events go on arriving while what waited is shipped; return how much faster that is, in a line."""
-    shutil.copytree(spool, folder / "spool")
-    with engine(kind, folder) as (warehouse, _):
-        await warehouse.migrate()
-        async with arriving(folder / "spool" / "arriving", rate), shipping(folder / "spool", warehouse):
-            begun = time.monotonic()
-            await emptied(folder / "spool" / "edge-0")
-            seconds = time.monotonic() - begun
-            shipped = int((await warehouse.query("SELECT count() AS n FROM raw_events"))[0]["n"])
-        await warehouse.close()
-    return (
-        f"{kind}: {events:,} events that waited were shipped in {seconds:.1f} s while {rate:,.0f} a second arrived: "
-        f"{shipped / seconds / rate:.1f} times the arrival rate"
-    )
-
-
-async def emptied(directory: Path) -> None:
-    """Return when no segment of a writer waits any more."""
-    deadline = time.monotonic() + LARGEST_DEADLINE
-    while list(directory.glob("*.ready")):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
-
-
-async def time_to_see(kind: str, folder: Path, rate: float) -> str:
-    """Return how soon events are seen in the tables that adoption is answered from, while others arrive, in a line."""
-    with engine(kind, folder) as (warehouse, _):
-        await warehouse.migrate()
-        async with (
-            arriving(folder / "spool" / "edge-0", rate),
-            shipping(folder / "spool", warehouse),
-            Spool(folder / "spool" / "probes") as spool,
-        ):
-            probing = asyncio.create_task(probe(spool))
-            seen: dict[str, float] = {}
-            while len(seen) < PROBES:
-                rows = await warehouse.query("SELECT device_id FROM devices WHERE model = 'probe'")
-                now = time.monotonic()
-                for row in rows:
-                    seen.setdefault(row["device_id"], now)
-                await asyncio.sleep(PROBE_SECONDS)
-            accepted = await probing
-        await warehouse.close()
-    waits = sorted(seen[device] - at for device, at in accepted.items())
-    cuts = statistics.quantiles(waits, n=20)
-    return f"{kind}: accepted to visible, {rate:,.0f} events/s arriving: median {cuts[9]:.2f} s, p95 {cuts[18]:.2f} s"
-
-
-async def probe(spool: Spool) -> dict[str, float]:
-    """Hand in an event of a new device now and then; return when each was accepted."""
-    rng, accepted = random.Random(3), {}
-    for number in range(PROBES):
-        (made, *_) = msgspec.json.decode(batch(rng))
-        made |= {"device_id": f"probe-{number}", "model": "probe"}
-        await spool.append(LABELS[0], msgspec.json.encode([made]), datetime.now(UTC))
-        accepted[f"probe-{number}"] = time.monotonic()
-        await asyncio.sleep(PROBE_SECONDS * rng.random() * 2)
-    return accepted
-
-
-@asynccontextmanager
-async def shipping(spool: Path, warehouse: Warehouse) -> AsyncIterator[None]:
-    """Run a shipper while the block lasts."""
-    running = asyncio.create_task(Shipper(spool, warehouse).run())
-    try:
-        yield
-    finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
-
-
-@asynccontextmanager
-async def arriving(directory: Path, rate: float) -> AsyncIterator[None]:
-    """Have events arrive at a rate while the block lasts, from a process of its own."""
-    words = [sys.executable, "-m", "bench.telemetry.shipping", "--arrive", str(directory), "--rate", str(rate)]
-    writer = await asyncio.create_subprocess_exec(*words)
-    try:
-        while not directory.exists():
-            assert writer.returncode is None
-            await asyncio.sleep(0.05)
-        yield
-    finally:
-        writer.terminate()
-        await writer.wait()
-
-
 def main() -> int:
     """Measure and print; return the exit code."""
     options = arguments()
-    if options.arrive:
-        asyncio.run(arrive(options.arrive, options.rate, LARGEST_DEADLINE))
-        return 0
     with tempfile.TemporaryDirectory(prefix="skafos-bench-") as name:
         asyncio.run(measure(Path(name), options))
     return 0
@@ -287,7 +147,9 @@ async def measure(folder: Path, options: argparse.Namespace) -> None:
     """Print all that was asked for."""
     print(f"{machine(folder)}.")
     spool = folder / "full"
-    events = await fill(spool / "edge-0", options.events, scattered=options.scattered)
+    rng = random.Random(1)
+    bodies = (batch(rng, scattered=options.scattered) for _ in range(-(-options.events // BATCH_EVENTS)))
+    events = BATCH_EVENTS * await spool_bodies(bodies, [labels_of(app) for app in range(APPS)], spool / "edge-0")
     segments = [path.read_bytes() for path in sorted((spool / "edge-0").glob("*.ready"))]
     size = sum(map(len, segments))
     print(f"{events:,} events in {len(segments)} segments, {size / events:.0f} bytes each")
@@ -299,8 +161,6 @@ async def measure(folder: Path, options: argparse.Namespace) -> None:
     for kind in options.into:
         for number in range(options.rounds):
             print(await ship_all(kind, spool, new_folder(folder, f"{kind}-{number}"), events))
-        print(await after_an_outage(kind, spool, new_folder(folder, f"{kind}-away"), events, options.rate))
-        print(await time_to_see(kind, new_folder(folder, f"{kind}-seen"), options.rate / 10))
 
 
 def new_folder(folder: Path, name: str) -> Path:
@@ -317,8 +177,6 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scattered", action="store_true", help="another device in each event")
     parser.add_argument("--into", nargs="+", choices=("server", "chdb"), default=("server", "chdb"))
     parser.add_argument("--rounds", type=int, default=3, help="of shipping it all")
-    parser.add_argument("--rate", type=float, default=40_000, help="events a second that arrive meanwhile")
-    parser.add_argument("--arrive", type=Path, metavar="DIR", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 

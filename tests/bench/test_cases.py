@@ -21,14 +21,8 @@ from bench.edge.peers import PEERS
 from bench.edge.probe import WrongAnswer, ask, request
 from bench.edge.publishing import measure_publishing
 from bench.edge.servers import NotStarted, Server, started
-from bench.edge.site import BATCH_EVENTS, BLOB_BYTES, RANGE_BYTES, Site, running_site
+from bench.edge.site import BATCH_EVENTS, BLOB_BYTES, RANGE_BYTES, Site
 from bench.edge.wrk import LUA
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with running_site(tmp_path_factory.mktemp("site")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

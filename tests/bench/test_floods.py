@@ -15,17 +15,18 @@ from bench.edge.__main__ import write
 from bench.edge.cores import Cores
 from bench.edge.counters import Counter, read_counter
 from bench.edge.flood_report import render_floods
-from bench.edge.flooding import Beside, Flooding, Turn, etag_of, ordinary, turn
+from bench.edge.flooding import Beside, Flooding, Turn, ordinary, turn
 from bench.edge.floods import FLOODS, Flood, check, long_head, longest_head, many_checks, too_long_head, unknown_key
-from bench.edge.measuring import Bench
+from bench.edge.measuring import Bench, etag_of
 from bench.edge.openloop import Asked, Flooded, Latencies, Seen, run_beside
 from bench.edge.peers import PEERS
 from bench.edge.probe import WrongAnswer
 from bench.edge.report import Results
 from bench.edge.residence import forget_peak, peak_resident, resident
 from bench.edge.servers import Server
-from bench.edge.site import Site, running_site
+from bench.edge.site import Site
 from edge.connections import MAX_FIELD_BYTES, MAX_HEADERS
+from tests.bench.conftest import row
 from tests.components import require
 
 # More than the edge reads bodies at once, and below what a process may commonly have open.
@@ -33,12 +34,6 @@ MOST_CONNECTIONS = 400
 RATE = 500
 # A machine that is busy with other things may not have come to what a counter shows after the first.
 LENGTHS = (0.12, 1.0, 4.0)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with running_site(tmp_path_factory.mktemp("site")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -191,28 +186,23 @@ def one_round(quiet: float, flooded: float, counted: float | None, wrong: int = 
     )
 
 
-def row(text: str, peer: str) -> str:
-    (found,) = [line for line in text.splitlines() if f"| {peer} |" in line]
-    return found
-
-
 def test_a_row_tells_percentiles_alone_and_beside_the_flood_and_where_it_is_counted() -> None:
     rounds = {
         "nginx": [one_round(100, 200, None), one_round(100, 400, None)],
         "edge": [one_round(50, 100, 30), one_round(50, 600, 40)],
     }
     text = render_floods([Flooding(named("unknown-keys"), rounds, {})], "preface")
-    ours = row(text, "edge")
+    ours = row(text, "| edge |")
     assert text.startswith("preface 10,000 checks per second over 64 connections")
     assert "| 2,000 | 25 → 175 µs (7.0) | 50 → 350 µs (7.0) | 100 → 700 µs (7.0) | 1.00 (0.50 to 1.50) |" in ours
     assert ours.endswith('| 3 → 3 µs | 0 | +12.5 MB | 10% → 30% | `skafos_edge_checks_total{status="404"}` + 35 |')
-    assert row(text, "nginx").endswith("| +12.5 MB | 10% → 30% |  |")
+    assert row(text, "| nginx |").endswith("| +12.5 MB | 10% → 30% |  |")
 
 
 def test_wrong_answers_and_missing_peers_are_told() -> None:
     rounds = {"edge": [one_round(50, 100, 30, wrong=3)]}
     text = render_floods([Flooding(named("vanish"), rounds, {"nginx": "nginx is not installed"})], "")
-    assert "| **3** |" in row(text, "edge")
+    assert "| **3** |" in row(text, "| edge |")
     assert "- Left out: nginx, nginx is not installed." in text
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.edge.report import replace_section
+from bench.markdown import replace_section
 from bench.patches.measuring import Measured
 from bench.patches.pairs import Group, Pair
 from bench.patches.peers import PEERS

@@ -10,7 +10,9 @@ from bench.edge.figures import Sample
 from bench.edge.idle import Idle
 from bench.edge.measuring import AtRate, Throughput
 from bench.edge.openloop import Latencies
-from bench.edge.report import Results, render, replace_section
+from bench.edge.report import Results, render
+from bench.markdown import replace_section
+from tests.bench.conftest import row
 from tests.flows.running import ROOT
 
 PARITY = next(case for case in RATE_CASES if case.name == "304-64")
@@ -20,11 +22,6 @@ WHOLE = DOWNLOAD_CASES[0]
 
 def rounds(rate: float, cost: float, load: float = 0.5) -> list[Sample]:
     return [Sample(rate * factor, cost, load) for factor in (0.9, 1.0, 1.1)]
-
-
-def row(text: str, *words: str) -> str:
-    (found,) = [line for line in text.splitlines() if all(word in line for word in words)]
-    return found
 
 
 def test_a_row_tells_median_spread_cost_and_the_share_of_nginx() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from bench.edge.figures import Sample
 from bench.edge.load import LoadFailed
 from bench.edge.measuring import Throughput
 from bench.edge.openloop import Latencies
-from bench.edge.site import BATCH_EVENTS, Site, running_site
+from bench.edge.site import BATCH_EVENTS, Site
 from bench.edge.worker import edge_worker
 from bench.telemetry.__main__ import accepted_rate, arguments
 from bench.telemetry.accepting import GOAL_BATCHES
@@ -28,21 +27,11 @@ from bench.telemetry.report import GOAL_ROWS, Results, preface, render
 from telemetry.events import decode_events
 from telemetry.queries import Reach, TimeToAdopt, VersionShare
 from telemetry.segment import decode_segment
+from tests.bench.conftest import row
 from tests.telemetry.waiting import until
 
 VARIED = next(case for case in RATE_CASES if case.name == "events-varied")
 OUTAGE = CaughtUp(15.0, 1.0, 8.0, 20_000.0, 600_000, 600_000)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with running_site(tmp_path_factory.mktemp("site")) as made:
-        yield made
-
-
-def row(text: str, *words: str) -> str:
-    (found,) = [line for line in text.splitlines() if all(word in line for word in words)]
-    return found
 
 
 def waited(p99: float) -> Latencies:
