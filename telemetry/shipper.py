@@ -307,10 +307,7 @@ class Shipper:
     def _waiting(self) -> list[Path]:
         """Return the segments of all writers, oldest first (their names begin with the time)."""
         paths = [path for writer in writers(self._root) for path in ready_segments(writer)]
-        paths.sort(key=lambda path: path.name)
-        metrics.WAITING_SEGMENTS.set(len(paths))
-        metrics.WAITING_AGE.set(max(0.0, time.time() - _opened_at(paths[0])) if paths else 0.0)
-        return paths
+        return sorted(paths, key=lambda path: path.name)
 
     def _adopt_dead_writers(self) -> None:
         """Close the segments that writers left open when they died; a living writer holds its lock."""
@@ -354,11 +351,6 @@ def _read_batch(claim: Claim, bury: Callable[[Path, str], None], *, more_wait: b
         columns = None
         deque(reading, maxlen=0)  # whose they are is found out one by one; all have to be known
     return Batch(claim, tuple(segments), columns, more_wait)
-
-
-def _opened_at(path: Path) -> float:
-    nanoseconds, _, _ = path.name.partition("-")
-    return int(nanoseconds) / 1e9 if nanoseconds.isdigit() else time.time()
 
 
 def _first_batch(paths: list[Path]) -> list[Path]:

@@ -62,6 +62,12 @@ def new_segment_name() -> str:
     return f"{time.time_ns():020d}-{secrets.token_hex(4)}{OPEN_SUFFIX}"
 
 
+def begun_at(name: str) -> float | None:
+    """Return when a segment of this name was begun, in seconds since 1970 (UTC); None when the name does not tell."""
+    nanoseconds, _, _ = name.partition("-")
+    return int(nanoseconds) / 1e9 if nanoseconds.isdigit() else None
+
+
 def sync_directory(directory: Path) -> None:
     """Make creations, renames and removals in ``directory`` survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
