@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telemetry.cluster import LOCAL_SUFFIX, Cluster
-from telemetry.columns import COLUMNS, EventColumns
+from telemetry.columns import EventColumns
 from telemetry.literals import Value, bind
-from telemetry.native import Coded, compact, taken
+from telemetry.native import Coded
 
 WHOLE_ORGANIZATION: Final = ""
 """The subject that stands for all that an organization has."""
@@ -145,7 +145,7 @@ def without_erased(columns: EventColumns, erased: Erased) -> EventColumns:
 
     Columns without an organization of which something was erased, nearly all, are returned as they are.
     """
-    by_name = dict(zip(COLUMNS, columns.values, strict=True))
+    by_name = columns.by_name()
     organizations, devices = by_name["organization_id"], by_name["device_id"]
     assert isinstance(organizations, Coded), "texts are coded"
     assert isinstance(devices, Coded), "texts are coded"
@@ -157,9 +157,10 @@ def without_erased(columns: EventColumns, erased: Erased) -> EventColumns:
             keep[rows] = _kept(devices, rows, organization_id, subjects)
     if keep.all():
         return columns
-    rows = np.flatnonzero(keep)
+    kept = columns.rows(np.flatnonzero(keep))
     # Not even in the list of a column's texts may their names remain.
-    return EventColumns(tuple(compact(taken(column, rows)) for column in columns.values), len(rows))
+    compact = (column.compact() if isinstance(column, Coded) else column for column in kept.values)
+    return EventColumns(tuple(compact), kept.count)
 
 
 def _kept(
