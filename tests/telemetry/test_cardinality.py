@@ -20,18 +20,13 @@ from telemetry.native import Coded
 from telemetry.shipper import Shipper
 from telemetry.spool import Spool
 from telemetry.warehouse import Warehouse
-from tests.telemetry.samples import NOON, body, event, labels, record
+from tests.telemetry.samples import NOON, body, coded, event, labels, record
 from tests.telemetry.warehouses import embedded
 
 __all__ = ["embedded"]  # a fixture
 
 DAY = 20_000
 ONE = ("org-1", DAY)
-
-
-def coded(texts: Sequence[str]) -> Coded:
-    different = list(dict.fromkeys(texts))
-    return Coded(np.array([different.index(text) for text in texts], np.int64), different)
 
 
 def fold(dimensions: Dimensions, owners: Sequence[Owner], values: Sequence[str], dimension: str = "os") -> list[str]:
