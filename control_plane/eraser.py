@@ -21,7 +21,7 @@ from control_plane.errors import Unavailable
 from control_plane.tables import Application, Device, Environment, Erasure, utc_now
 from control_plane.warehouse import WarehouseGate
 from telemetry import erasure as telemetry_erasure
-from telemetry.erasure import WHOLE_ORGANIZATION, device_subject
+from telemetry.erasure import device_subject
 from telemetry.registrations import Registration
 from telemetry.warehouse import WarehouseUnavailable
 
@@ -84,8 +84,7 @@ class Eraser:
             await self._step(erasure, now)
 
     async def _step(self, erasure: Erasure, now: datetime) -> None:
-        device_id = erasure.device_id if erasure.subject != WHOLE_ORGANIZATION else None
-        asked = telemetry_erasure.Erasure(erasure.organization_id, device_id, erasure.asked_at.date())
+        asked = telemetry_erasure.Erasure(erasure.organization_id, erasure.device_id, erasure.asked_at.date())
         if not await self._warehouse.get().erase(asked):
             return
         async with self._database.write() as session:

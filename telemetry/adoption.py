@@ -37,26 +37,24 @@ MAX_FAILURES: Final = 100
 _DEVICE_DAYS: Final = """
     SELECT day, device_id, argMaxMerge(version) AS held
     FROM device_days
-    WHERE organization_id = {organization_id} AND application_id = {application_id}
-      AND environment = {environment} AND model IN {names} AND day >= {first_day} AND day <= {last_day}
+    WHERE $subject AND day >= {first_day} AND day <= {last_day}
     GROUP BY day, device_id"""
 _DEVICES: Final = """
     SELECT device_id, argMaxMerge(version) AS held, maxMerge(last_day) AS day
     FROM devices
-    WHERE organization_id = {organization_id} AND application_id = {application_id}
-      AND environment = {environment} AND model IN {names}
+    WHERE $subject
     GROUP BY device_id"""
 
 BY_DAY: Final = """
 SELECT toUInt32(toRelativeDayNum(day) * 86400) AS start, toString(held) AS value, [count()] AS numbers
-FROM (%s
+FROM ($days
 ) AS device_day
 GROUP BY day, held
 """
 
 NOW: Final = """
 SELECT held, count() AS devices
-FROM (%s
+FROM ($devices
 ) AS device
 WHERE day >= {first_day}
 GROUP BY held
@@ -66,7 +64,7 @@ ORDER BY held
 # The same for the versions that are asked about alone: what devices say may be anything, and stays out of the answer.
 HELD: Final = """
 SELECT if(held IN {versions}, held, toUInt32(0)) AS known, count() AS devices
-FROM (%s
+FROM ($devices
 ) AS device
 WHERE day >= {first_day}
 GROUP BY known
@@ -78,36 +76,33 @@ SELECT count() AS installations
 FROM (
     SELECT device_id, maxMerge(activated) AS installed
     FROM devices
-    WHERE organization_id = {organization_id} AND application_id = {application_id}
-      AND environment = {environment} AND model IN {names}
+    WHERE $subject
     GROUP BY device_id
 ) AS device
 WHERE installed = 1
 """
 
-# The same where a name was shared: %s says which held versions are the model's. What a device holds under a newer name
-# counts before what it holds under an older one.
+# The same where a name was shared: $own says which held versions are the model's. What a device holds under a newer
+# name counts before what it holds under an older one.
 _SHARED_DEVICE_DAYS: Final = """
     SELECT day, device_id, argMin(held_here, place) AS held
     FROM (
-        SELECT day, device_id, model, argMaxMerge(version) AS held_here, {place} AS place
+        SELECT day, device_id, model, argMaxMerge(version) AS held_here, $place AS place
         FROM device_days
-        WHERE organization_id = {organization_id} AND application_id = {application_id}
-          AND environment = {environment} AND model IN {names} AND day >= {first_day} AND day <= {last_day}
+        WHERE $subject AND day >= {first_day} AND day <= {last_day}
         GROUP BY day, device_id, model
     ) AS named
-    WHERE %s
+    WHERE $own
     GROUP BY day, device_id"""
 _SHARED_DEVICES: Final = """
     SELECT device_id, argMin(held_here, place) AS held, max(heard) AS day
     FROM (
-        SELECT device_id, model, argMaxMerge(version) AS held_here, maxMerge(last_day) AS heard, {place} AS place
+        SELECT device_id, model, argMaxMerge(version) AS held_here, maxMerge(last_day) AS heard, $place AS place
         FROM devices
-        WHERE organization_id = {organization_id} AND application_id = {application_id}
-          AND environment = {environment} AND model IN {names}
+        WHERE $subject
         GROUP BY device_id, model
     ) AS named
-    WHERE %s
+    WHERE $own
     GROUP BY device_id"""
 
 # That a device has activated a version does not say whose; that it has held one of these does.
@@ -116,15 +111,13 @@ SELECT uniqExact(device_id) AS installations
 FROM (
     SELECT day, device_id, model, argMaxMerge(version) AS held_here
     FROM device_days
-    WHERE organization_id = {organization_id} AND application_id = {application_id}
-      AND environment = {environment} AND model IN {names}
+    WHERE $subject
     GROUP BY day, device_id, model
 ) AS named
-WHERE held_here > 0 AND (%s) AND device_id IN (
+WHERE held_here > 0 AND ($own) AND device_id IN (
     SELECT device_id
     FROM devices
-    WHERE organization_id = {organization_id} AND application_id = {application_id}
-      AND environment = {environment} AND model IN {names}
+    WHERE $subject
     GROUP BY device_id
     HAVING maxMerge(activated) = 1
 )
@@ -133,9 +126,7 @@ WHERE held_here > 0 AND (%s) AND device_id IN (
 FAILURES: Final = """
 SELECT ifNull(version, toUInt32(0)) AS failed_version, error, count() AS failures, uniqExact(device_id) AS devices
 FROM raw_events FINAL
-WHERE organization_id = {organization_id} AND application_id = {application_id}
-  AND environment = {environment} AND model IN {names}
-  AND type = 'error' AND day >= {first_day} AND day <= {last_day} AND (%s)
+WHERE $subject AND type = 'error' AND day >= {first_day} AND day <= {last_day} AND ($own)
 GROUP BY failed_version, error
 ORDER BY failures DESC, failed_version DESC, error ASC
 LIMIT {max_failures}
@@ -144,9 +135,7 @@ LIMIT {max_failures}
 FAILURES_TOTAL: Final = """
 SELECT count() AS failures
 FROM raw_events FINAL
-WHERE organization_id = {organization_id} AND application_id = {application_id}
-  AND environment = {environment} AND model IN {names}
-  AND type = 'error' AND day >= {first_day} AND day <= {last_day} AND (%s)
+WHERE $subject AND type = 'error' AND day >= {first_day} AND day <= {last_day} AND ($own)
 """
 
 
@@ -240,7 +229,9 @@ async def adoption(
     """
     subject, window = Subject(organization_id, application_id, environment, names), last_days(days, now)
     values = subject.values() | window.values() | {"max_failures": MAX_FAILURES}
-    questions = _questions(subject)
+    failed = subject.condition("ifNull(version, toUInt32(0))", "day")
+    failures = await warehouse.query(subject.sql(FAILURES, own=failed), values)
+    (total,) = await warehouse.query(subject.sql(FAILURES_TOTAL, own=failed), values)
     return AdoptionReport(
         model=names[0].name,
         environment=environment,
@@ -249,8 +240,8 @@ async def adoption(
         by_day=await held_by_day(warehouse, subject, window),
         now=await mix_now(warehouse, subject, window),
         installations=await devices_ever(warehouse, subject),
-        failures=tuple(_failure(row) for row in await warehouse.query(questions.failures, values)),
-        failures_total=int((await warehouse.query(questions.failures_total, values))[0]["failures"]),
+        failures=tuple(map(_failure, failures)),
+        failures_total=int(total["failures"]),
     )
 
 
@@ -282,7 +273,7 @@ async def held_now(
     """
     subject, window = Subject(organization_id, application_id, environment, names), last_days(days, now)
     values = subject.values() | window.values() | {"versions": list(versions)}
-    rows = await warehouse.query(_questions(subject).held, values)
+    rows = await warehouse.query(subject.sql(HELD, devices=_devices(subject)), values)
     total = sum(int(row["devices"]) for row in rows)
     return tuple(
         VersionShare(int(row["known"]) or None, int(row["devices"]), int(row["devices"]) / total) for row in rows
@@ -295,7 +286,7 @@ async def held_by_day(warehouse: Warehouse, subject: Subject, days: Days) -> tup
     Raises:
         WarehouseUnavailable: ClickHouse cannot answer.
     """
-    by_day = PeriodQuestion("held by day", DAY_SECONDS, _questions(subject).by_day)
+    by_day = PeriodQuestion("held by day", DAY_SECONDS, subject.sql(BY_DAY, days=_days(subject)))
     return tuple(
         DayAdoption(moment(start).date(), sum(share.devices for share in held), held)
         for start, held in shares_by_period(await figures(warehouse, subject, by_day, *days.seconds()))
@@ -308,7 +299,7 @@ async def mix_now(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[V
     Raises:
         WarehouseUnavailable: ClickHouse cannot answer.
     """
-    rows = await warehouse.query(_questions(subject).now, subject.values() | days.values())
+    rows = await warehouse.query(subject.sql(NOW, devices=_devices(subject)), subject.values() | days.values())
     return shares((int(row["held"]), int(row["devices"])) for row in rows)
 
 
@@ -318,38 +309,22 @@ async def devices_ever(warehouse: Warehouse, subject: Subject) -> int:
     Raises:
         WarehouseUnavailable: ClickHouse cannot answer.
     """
-    (row,) = await warehouse.query(_questions(subject).installations, subject.values())
+    text = SHARED_INSTALLATIONS if subject.shares_names else INSTALLATIONS
+    sql = subject.sql(text, own=subject.condition("held_here", "day"))
+    (row,) = await warehouse.query(sql, subject.values())
     return int(row["installations"])
 
 
-@dataclass(frozen=True, slots=True)
-class _Questions:
-    by_day: str
-    now: str
-    held: str
-    installations: str
-    failures: str
-    failures_total: str
+def _days(subject: Subject) -> str:
+    """Return the SQL for the version of each device on each day; the cheaper one when no other model had the names."""
+    text = _SHARED_DEVICE_DAYS if subject.shares_names else _DEVICE_DAYS
+    return subject.sql(text, own=subject.condition("held_here", "day"))
 
 
-def _questions(subject: Subject) -> _Questions:
-    """Return the SQL for a model's names; the usual, cheaper one when no other model ever had any of them."""
-    failed = subject.condition("ifNull(version, toUInt32(0))", "day")
-    failures, failures_total = FAILURES % failed, FAILURES_TOTAL % failed
-    if not subject.shares_names:
-        by_day, now, held = BY_DAY % _DEVICE_DAYS, NOW % _DEVICES, HELD % _DEVICES
-        return _Questions(by_day, now, held, INSTALLATIONS, failures, failures_total)
-    days = _SHARED_DEVICE_DAYS % subject.condition("held_here", "day")
-    devices = _SHARED_DEVICES % subject.condition("held_here", "heard")
-    place = subject.place()
-    return _Questions(
-        (BY_DAY % days).replace("{place}", place),
-        (NOW % devices).replace("{place}", place),
-        (HELD % devices).replace("{place}", place),
-        SHARED_INSTALLATIONS % subject.condition("held_here", "day"),
-        failures,
-        failures_total,
-    )
+def _devices(subject: Subject) -> str:
+    """Return the SQL for the version of each device at last; the cheaper one when no other model had the names."""
+    text = _SHARED_DEVICES if subject.shares_names else _DEVICES
+    return subject.sql(text, own=subject.condition("held_here", "heard"))
 
 
 def shares_by_period(found: Iterable[Figure]) -> Iterator[tuple[int, tuple[VersionShare, ...]]]:

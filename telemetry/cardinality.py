@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telemetry import metrics
-from telemetry.columns import COLUMNS, EventColumns
+from telemetry.columns import EventColumns
 from telemetry.native import Coded, Column
 
 OTHER: Final = "other"
@@ -61,7 +61,7 @@ class Dimensions:
 
     def bounded(self, columns: EventColumns) -> EventColumns:
         """Return the events with every value beyond the bounds replaced by ``other``."""
-        values = dict(zip(COLUMNS, columns.values, strict=True))
+        values = columns.by_name()
         owners, owned = _owners(values)
         for dimension in self._limits:
             column = values[dimension]
@@ -91,10 +91,7 @@ class Dimensions:
         folded = np.isin(pairs, beyond)
         metrics.FOLDED_VALUES.labels(dimension).inc(int(folded.sum()))
         known = [*texts, OTHER]
-        codes = np.where(folded, known.index(OTHER), column.codes)
-        # A text that no row has any more would be stored all the same, in the dictionary of the column.
-        used, codes = np.unique(codes, return_inverse=True)
-        return Coded(codes.astype(np.int64), [known[place] for place in used.tolist()])
+        return Coded(np.where(folded, known.index(OTHER), column.codes), known).compact()
 
     def _admit(self, owner: Owner, dimension: str, value: str) -> bool:
         """Tell whether a value may be stored; the first ones are remembered."""

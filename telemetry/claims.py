@@ -21,7 +21,6 @@ before it inserts and before it removes anything.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -34,7 +33,7 @@ from typing import Final
 
 import msgspec
 
-from telemetry.spool_directory import READY_SUFFIX, ready_segments
+from telemetry.spool_directory import DISK_FULL, READY_SUFFIX, ready_segments
 from telemetry.writers import writers
 
 CLAIMS: Final = ".claims"
@@ -47,9 +46,6 @@ _SHIPPER: Final = ".shipper"
 _BATCH: Final = ".batch"
 _DONE: Final = ".done"
 _TAKEN: Final = re.compile(rf"\.([0-9a-f]{{16}}){re.escape(READY_SUFFIX)}\Z")
-
-
-_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class ClaimLost(Exception):
@@ -148,7 +144,7 @@ class Claims:
             self._file(batch).touch(0o600, exist_ok=False)
             return Claim(batch, tuple(taken for path in paths if (taken := self._taken(path, batch)) is not None))
         except OSError as error:
-            if error.errno not in _DISK_FULL:
+            if error.errno not in DISK_FULL:
                 raise
             self.sign_off()  # whatever was taken is looked for again
             return Claim("", (paths[0],))
@@ -187,7 +183,7 @@ class Claims:
         try:
             self.sign_on()
         except OSError as error:
-            if error.errno in _DISK_FULL:
+            if error.errno in DISK_FULL:
                 return []
             raise
         members = self._members()  # before the batches: a batch whose members are seen was there before

@@ -103,6 +103,10 @@ class Cluster:
         """``ON CLUSTER`` with the name."""
         return f"ON CLUSTER `{self.name}`"
 
+    def qualified(self, name: str) -> str:
+        """Return a name with its database."""
+        return f"`{self.database}`.{name}"
+
     def create_database(self) -> str:
         """Return the statement that makes the database on every server."""
         return f"CREATE DATABASE IF NOT EXISTS `{self.database}` {self.clause}"
@@ -117,7 +121,7 @@ class Cluster:
         """
         path = f"/clickhouse/tables/everywhere/{self.database}/{table}"
         replicated = _replicated(f"ENGINE = {engine}", path, "{shard}-{replica}")
-        return f"CREATE TABLE IF NOT EXISTS {self._qualified(table)} {self.clause} ({columns}) {replicated}"
+        return f"CREATE TABLE IF NOT EXISTS {self.qualified(table)} {self.clause} ({columns}) {replicated}"
 
     def rewrite(self, sql: str, schema: Schema) -> list[str]:
         """Return what a statement for one server is on the cluster: one statement, or two.
@@ -134,7 +138,7 @@ class Cluster:
         if match := _CREATE_VIEW.match(sql):
             materialized = bool(match.group(1))
             rest = self._sources(sql[match.end() :], schema, local=materialized)
-            head = f"CREATE {match.group(1) or ''}VIEW {match.group(2) or ''}{self._qualified(match.group(3))}"
+            head = f"CREATE {match.group(1) or ''}VIEW {match.group(2) or ''}{self.qualified(match.group(3))}"
             return [f"{head} {self.clause}{rest}"]
         if match := _ALTER.match(sql):
             return self._alter(sql, match, schema)
@@ -146,7 +150,7 @@ class Cluster:
 
     def local(self, name: str, schema: Schema) -> str:
         """Return the name, with its database, of what each server holds of a table."""
-        return self._qualified(self.local_name(name) if name in schema.tables else name)
+        return self.qualified(self.local_name(name) if name in schema.tables else name)
 
     def local_name(self, table: str) -> str:
         """Return the name of what each server holds of a table."""
@@ -156,13 +160,13 @@ class Cluster:
         name, rest = match.group(2), sql[match.end() :]
         head = f"CREATE TABLE {match.group(1) or ''}"
         if not _ENGINE.search(rest):
-            return [f"{head}{self._qualified(name)} {self.clause}{rest}"]
+            return [f"{head}{self.qualified(name)} {self.clause}{rest}"]
         path = f"/clickhouse/tables/{{shard}}/{self.database}/{name}"
-        local = self._qualified(name + LOCAL_SUFFIX)
+        local = self.qualified(self.local_name(name))
         engine = f"Distributed('{self.name}', '{self.database}', '{self.local_name(name)}', {_spread(rest)})"
         return [
             f"{head}{local} {self.clause}{_replicated(rest, path, '{replica}')}",
-            f"{head}{self._qualified(name)} {self.clause} AS {local} ENGINE = {engine}",
+            f"{head}{self.qualified(name)} {self.clause} AS {local} ENGINE = {engine}",
         ]
 
     def _alter(self, sql: str, match: re.Match[str], schema: Schema) -> list[str]:
@@ -170,12 +174,12 @@ class Cluster:
         change = self._sources(change, schema, local=True) if name in schema.views else change
         targets = [self.local(name, schema)]
         if name in schema.tables and _COLUMN_CHANGE.search(change) and not _CODEC.search(change):
-            targets.append(self._qualified(name))
+            targets.append(self.qualified(name))
         return [f"ALTER TABLE {target} {self.clause}{change}" for target in targets]
 
     def _drop(self, match: re.Match[str], schema: Schema) -> list[str]:
         kind, condition, name = match.group(1), match.group(2) or "", match.group(3)
-        targets = [self._qualified(name)]
+        targets = [self.qualified(name)]
         if name in schema.tables:
             targets.append(self.local(name, schema))
         return [f"DROP {kind} {condition}{target} {self.clause}" for target in targets]
@@ -186,13 +190,15 @@ class Cluster:
         def named(match: re.Match[str]) -> str:
             word, space, name = match.groups()
             if name in schema.tables:
-                return word + space + (self.local(name, schema) if local else self._qualified(name))
-            return word + space + (self._qualified(name) if name in schema.views else name)
+                return word + space + (self.local(name, schema) if local else self.qualified(name))
+            return word + space + (self.qualified(name) if name in schema.views else name)
 
         return _SOURCE.sub(named, text)
 
-    def _qualified(self, name: str) -> str:
-        return f"`{self.database}`.{name}"
+
+def everywhere(name: str, cluster: Cluster | None) -> str:
+    """Return how a statement that makes or changes a table names it: on a cluster, that of every server."""
+    return name if cluster is None else f"{cluster.qualified(name)} {cluster.clause}"
 
 
 def _spread(table: str) -> str:

@@ -85,9 +85,13 @@ class EventColumns:
     values: tuple[Column, ...]
     count: int
 
+    def by_name(self) -> dict[str, Column]:
+        """Return the columns by their names, in their order."""
+        return dict(zip(COLUMNS, self.values, strict=True))
+
     def first_arrival(self) -> float:
         """Return when the first of them was received, in seconds since 1970 (UTC); there must be one."""
-        arrivals = self.values[COLUMNS.index("arrival")]
+        arrivals = self.by_name()["arrival"]
         assert isinstance(arrivals, np.ndarray)
         return int(arrivals.min()) / (1000 * ARRIVALS_PER_MS)
 

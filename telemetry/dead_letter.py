@@ -15,9 +15,8 @@ import structlog
 
 from telemetry import metrics
 from telemetry.spool_directory import READY_SUFFIX
-from telemetry.writers import DEAD_LETTER
+from telemetry.writers import DEAD_LETTER, DEAD_SUFFIX
 
-_SEGMENT: Final = ".segment"
 _REASON: Final = ".reason.json"
 _PLAIN_NAME: Final = re.compile(r"^[^/.][^/]*\Z")
 
@@ -69,14 +68,14 @@ def bury(root: Path, path: Path, segment: str, reason: str) -> None:
     name = f"{path.parent.name}-{segment.removesuffix(READY_SUFFIX)}"
     note = _Note(segment, path.parent.name, reason, int(time.time()))
     (grave / f"{name}{_REASON}").write_bytes(msgspec.json.format(msgspec.json.encode(note)) + b"\n")
-    path.rename(grave / f"{name}{_SEGMENT}")
+    path.rename(grave / f"{name}{DEAD_SUFFIX}")
     metrics.DEAD_SEGMENTS.inc()
     log.error("segment_put_aside", segment=name, reason=reason)
 
 
 def dead_segments(root: Path) -> list[DeadSegment]:
     """Return what lies in the dead-letter folder, the oldest first."""
-    found = [_read(path) for path in sorted((root / DEAD_LETTER).glob(f"*{_SEGMENT}"))]
+    found = [_read(path) for path in sorted((root / DEAD_LETTER).glob(f"*{DEAD_SUFFIX}"))]
     return sorted(found, key=lambda dead: dead.put_aside_at)
 
 
@@ -86,7 +85,7 @@ def redrive(root: Path, name: str) -> DeadSegment:
     Raises:
         NoSuchDeadSegment: by that name.
     """
-    path = root / DEAD_LETTER / f"{name}{_SEGMENT}"
+    path = root / DEAD_LETTER / f"{name}{DEAD_SUFFIX}"
     if not _PLAIN_NAME.match(name) or not path.is_file():
         raise NoSuchDeadSegment(f"there is no segment {name} in {root / DEAD_LETTER}")
     dead = _read(path)
@@ -100,7 +99,7 @@ def redrive(root: Path, name: str) -> DeadSegment:
 
 def _read(path: Path) -> DeadSegment:
     status = path.stat()
-    name = path.name.removesuffix(_SEGMENT)
+    name = path.name.removesuffix(DEAD_SUFFIX)
     try:
         note = msgspec.json.decode(_note_of(path).read_bytes(), type=_Note)
         if not (_PLAIN_NAME.match(note.writer) and _PLAIN_NAME.match(note.segment)):
@@ -111,4 +110,4 @@ def _read(path: Path) -> DeadSegment:
 
 
 def _note_of(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(_SEGMENT) + _REASON)
+    return path.with_name(path.name.removesuffix(DEAD_SUFFIX) + _REASON)

@@ -16,15 +16,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from telemetry.cluster import LOCAL_SUFFIX, Cluster
-from telemetry.columns import COLUMNS, EventColumns
+from telemetry.cluster import LOCAL_SUFFIX, Cluster, everywhere
+from telemetry.columns import EventColumns
+from telemetry.engine import Engine, tables_of
 from telemetry.literals import Value, bind
-from telemetry.native import Coded, compact, taken
+from telemetry.native import Coded
 
 WHOLE_ORGANIZATION: Final = ""
 """The subject that stands for all that an organization has."""
@@ -33,7 +34,6 @@ ERASED_ROWS: Final = "SELECT organization_id, subject FROM erasures GROUP BY org
 
 _TABLE: Final = "erasures"
 _ADD: Final = "INSERT INTO erasures SELECT {organization_id}, {subject}, {day}"
-_TABLES: Final = "SELECT name, engine FROM system.tables WHERE database = currentDatabase()"
 _COLUMNS: Final = """
 SELECT table, name FROM system.columns
 WHERE database = currentDatabase() AND name IN ('organization_id', 'device_id')
@@ -41,16 +41,6 @@ WHERE database = currentDatabase() AND name IN ('organization_id', 'device_id')
 _UNDER_WAY: Final = "SELECT DISTINCT table FROM system.mutations WHERE database = currentDatabase() AND is_done = 0"
 _OF_ORGANIZATION: Final = "organization_id = {organization_id}"
 _OF_DEVICE: Final = "organization_id = {organization_id} AND device_id = {device_id}"
-
-
-class Engine(Protocol):
-    """The blocking calls that erasing needs."""
-
-    def execute(self, sql: str) -> Any:
-        """Run a statement."""
-
-    def fetch(self, sql: str) -> list[dict[str, Any]]:
-        """Run a question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +87,7 @@ def erase(engine: Engine, erasure: Erasure, cluster: Cluster | None = None) -> b
             done = False
         elif engine.fetch(f"SELECT count() AS n FROM {_asked(table, cluster)} WHERE {condition}")[0]["n"]:  # noqa: S608
             done = False
-            engine.execute(f"ALTER TABLE {_changed(table, cluster)} DELETE WHERE {condition}")
+            engine.execute(f"ALTER TABLE {everywhere(table, cluster)} DELETE WHERE {condition}")
     return done
 
 
@@ -107,7 +97,7 @@ def _tables_with(engine: Engine, erasure: Erasure) -> list[str]:
     columns: dict[str, set[str]] = defaultdict(set)
     for row in engine.fetch(_COLUMNS):
         columns[str(row["table"])].add(str(row["name"]))
-    stored = {str(row["name"]) for row in engine.fetch(_TABLES) if str(row["engine"]).endswith("MergeTree")}
+    stored = {name for name, kind in tables_of(engine).items() if kind.endswith("MergeTree")}
     stored -= {_TABLE, _TABLE + LOCAL_SUFFIX}
     return sorted(name for name in stored if columns[name] >= needed)
 
@@ -115,10 +105,6 @@ def _tables_with(engine: Engine, erasure: Erasure) -> list[str]:
 def _asked(table: str, cluster: Cluster | None) -> str:
     """Return the name by which the rows of all shards are asked for."""
     return table if cluster is None else table.removesuffix(LOCAL_SUFFIX)
-
-
-def _changed(table: str, cluster: Cluster | None) -> str:
-    return table if cluster is None else f"`{cluster.database}`.{table} {cluster.clause}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +131,7 @@ def without_erased(columns: EventColumns, erased: Erased) -> EventColumns:
 
     Columns without an organization of which something was erased, nearly all, are returned as they are.
     """
-    by_name = dict(zip(COLUMNS, columns.values, strict=True))
+    by_name = columns.by_name()
     organizations, devices = by_name["organization_id"], by_name["device_id"]
     assert isinstance(organizations, Coded), "texts are coded"
     assert isinstance(devices, Coded), "texts are coded"
@@ -157,9 +143,10 @@ def without_erased(columns: EventColumns, erased: Erased) -> EventColumns:
             keep[rows] = _kept(devices, rows, organization_id, subjects)
     if keep.all():
         return columns
-    rows = np.flatnonzero(keep)
+    kept = columns.rows(np.flatnonzero(keep))
     # Not even in the list of a column's texts may their names remain.
-    return EventColumns(tuple(compact(taken(column, rows)) for column in columns.values), len(rows))
+    compact = (column.compact() if isinstance(column, Coded) else column for column in kept.values)
+    return EventColumns(tuple(compact), kept.count)
 
 
 def _kept(

@@ -29,32 +29,31 @@ well under a minute (``ANSWER_SECONDS``)."""
 HOURS_AT_ONCE: Final = 120
 """Hours that are counted by one question: its memory grows with the devices times the periods."""
 
-_ARRIVED: Final = """
+IN_HOURS: Final = OF_SUBJECT + " AND hour >= toDateTime({first}, 'UTC') AND hour < toDateTime({end}, 'UTC')"
+"""The condition for the subject's rows from ``{first}`` to before ``{end}``, where a table has hours."""
+
+_ARRIVED: Final = Template("""
 SELECT toUInt32(arrived) AS start, toUnixTimestamp(max(inserted)) AS inserted, toUnixTimestamp(now()) AS present
 FROM (
     SELECT toUInt32(intDiv(toUnixTimestamp(hour), {seconds}) * {seconds}) AS arrived, model, hour,
         maxMerge(inserted_at) AS inserted
     FROM arrivals
-    WHERE $subject AND hour >= toDateTime({first}, 'UTC') AND hour < toDateTime({end}, 'UTC')
+    WHERE $hours
     GROUP BY arrived, model, hour
 ) AS arrival
 GROUP BY arrived
 ORDER BY start
-"""
+""").substitute(hours=IN_HOURS)
 
 _KEPT: Final = """
 SELECT toUnixTimestamp(period) AS start, value, toUnixTimestamp(max(kept_at)) AS kept,
     argMax(numbers, kept_at) AS latest
 FROM kept_figures
-WHERE $kept
+WHERE organization_id = {organization_id} AND application_id = {application_id} AND environment = {environment}
+  AND model = {kept_model} AND question = {question}
+  AND period >= toDateTime({first}, 'UTC') AND period < toDateTime({end}, 'UTC')
 GROUP BY period, value
 """
-
-_OF_KEPT: Final = (
-    "organization_id = {organization_id} AND application_id = {application_id} AND environment = {environment} "
-    "AND model = {kept_model} AND question = {question} "
-    "AND period >= toDateTime({first}, 'UTC') AND period < toDateTime({end}, 'UTC')"
-)
 
 _KEEP: Final = """
 INSERT INTO kept_figures
@@ -115,7 +114,7 @@ async def figures(
         "seconds": question.seconds,
     }
     values |= _between(first, end)
-    arrived = await warehouse.query(_complete(_ARRIVED), values)
+    arrived = await warehouse.query(_ARRIVED, values)
     if not arrived:
         return []
     present = int(arrived[0]["present"])
@@ -135,7 +134,7 @@ async def figures(
 async def _kept(warehouse: Warehouse, values: dict[str, Value]) -> dict[int, _Kept]:
     """Return what is kept, by the starts of the periods; of a period that was kept again, the newest rows."""
     kept: dict[int, _Kept] = defaultdict(_Kept)
-    for row in await warehouse.query(_complete(_KEPT), values):
+    for row in await warehouse.query(_KEPT, values):
         start, at = int(row["start"]), int(row["kept"])
         if at > kept[start].at:
             kept[start] = _Kept(at)
@@ -157,9 +156,9 @@ async def _keep(
     warehouse: Warehouse, question: PeriodQuestion, periods: Sequence[int], values: dict[str, Value]
 ) -> bool:
     """Count periods and keep their figures; say whether that went well. A reader may not be allowed to write."""
+    sql = Template(_KEEP).substitute(figures=question.sql)
     try:
         for start, stop in _runs(periods, question.seconds):
-            sql = Template(_KEEP).substitute(figures=question.sql)
             await warehouse.query(sql, values | _between(start, stop))
     except (QueryFailed, WarehouseUnavailable) as error:
         log.warning("figures_not_kept", question=question.name, error=str(error))
@@ -188,10 +187,6 @@ def _between(first: int, end: int) -> dict[str, Value]:
 def _names(subject: Subject) -> str:
     """Return a text that tells this subject's names, with its versions under them, from any other's."""
     return repr([(each.name, each.first, each.last, each.since.isoformat()) for each in subject.names])
-
-
-def _complete(text: str) -> str:
-    return Template(text).substitute(subject=OF_SUBJECT, kept=_OF_KEPT)
 
 
 def _figure(row: Row) -> Figure:

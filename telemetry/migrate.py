@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Final, Protocol
+from typing import Final
 
 from telemetry.cluster import Cluster, schema_of
+from telemetry.engine import Engine, tables_of
 from telemetry.literals import Value, bind
 
 _FILE_NAME: Final = re.compile(r"^(\d{4})_(\w+)\.sql$")
@@ -29,26 +30,12 @@ _MIGRATIONS: Final = "schema_migrations"
 _EVENTS: Final = "raw_events"
 _COLUMNS: Final = "number UInt32, name String, hash String, applied_at DateTime('UTC')"
 _ENGINE: Final = "ReplacingMergeTree ORDER BY number"
-_TABLES: Final = "SELECT name, engine FROM system.tables WHERE database = currentDatabase()"
 _APPLIED: Final = "SELECT number, any(name) AS name, any(hash) AS hash FROM schema_migrations GROUP BY number"
 _RECORD: Final = "INSERT INTO schema_migrations SELECT toUInt32({number}), {name}, {hash}, now()"
 
 
 class SchemaConflict(Exception):
     """The tables were made by a newer version of this program, or a migration was changed after it was applied."""
-
-
-class Engine(Protocol):
-    """The few blocking calls that a migration needs."""
-
-    def version(self) -> tuple[int, int]:
-        """Return the engine's version, for example (18, 16)."""
-
-    def execute(self, sql: str) -> None:
-        """Run a statement."""
-
-    def fetch(self, sql: str) -> list[dict[str, Any]]:
-        """Run a question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +131,7 @@ def migrate(engine: Engine, *, cluster: Cluster | None = None, lock: Lock | None
 
 def _todo(engine: Engine, cluster: Cluster | None) -> list[Migration]:
     """Return the migrations to apply, from what the database holds. Nothing is written where nothing is missing."""
-    tables = {str(row["name"]): str(row["engine"]) for row in engine.fetch(_TABLES)}
+    tables = tables_of(engine)
     _check_kind(tables.get(_EVENTS), cluster)
     migrations = load_migrations()
     if _MIGRATIONS not in tables:

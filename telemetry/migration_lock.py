@@ -14,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from uuid import uuid4
 
-from telemetry.cluster import Cluster
+from telemetry.cluster import Cluster, everywhere
+from telemetry.engine import Engine
 from telemetry.literals import bind
 from telemetry.warehouse import WarehouseUnavailable
 
@@ -44,17 +45,11 @@ WHERE database = currentDatabase() AND name = {table}
 _LEFT_TABLES: Final = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name LIKE {pattern}"
 
 
-class Server(Protocol):
+class Server(Engine, Protocol):
     """The blocking calls that the lock needs."""
-
-    def execute(self, sql: str) -> Any:
-        """Run a statement."""
 
     def attempt(self, sql: str, codes: Collection[int]) -> bool:
         """Run a statement; tell whether it worked, or failed with one of these codes."""
-
-    def fetch(self, sql: str) -> list[dict[str, Any]]:
-        """Run a question."""
 
 
 class MigrationLock:
@@ -126,12 +121,8 @@ class MigrationLock:
         return self._server.attempt(sql, {TABLE_EXISTS})
 
     def _rename(self, holder: str) -> None:
-        left = f"{_LEFT}{holder}"
-        if self._cluster is None:
-            sql = f"RENAME TABLE {TABLE} TO {left}"
-        else:
-            database = f"`{self._cluster.database}`"
-            sql = f"RENAME TABLE {database}.{TABLE} TO {database}.{left} {self._cluster.clause}"
+        held = TABLE if self._cluster is None else self._cluster.qualified(TABLE)
+        sql = f"RENAME TABLE {held} TO {self._name(f'{_LEFT}{holder}')}"
         self._server.attempt(sql, {TABLE_EXISTS, UNKNOWN_TABLE})
 
     def _holder(self) -> str | None:
@@ -143,4 +134,4 @@ class MigrationLock:
         return int(rows[0]["age"]) if rows else None
 
     def _name(self, table: str) -> str:
-        return table if self._cluster is None else f"`{self._cluster.database}`.{table} {self._cluster.clause}"
+        return everywhere(table, self._cluster)

@@ -39,6 +39,11 @@ class Coded:
         places[sorted(range(len(self.texts)), key=self.texts.__getitem__)] = np.arange(len(self.texts))
         return places[self.codes]
 
+    def compact(self) -> Coded:
+        """Return the column without the texts that no row has: they would be stored all the same."""
+        used, codes = np.unique(self.codes, return_inverse=True)
+        return Coded(codes.astype(np.int64), [self.texts[code] for code in used.tolist()])
+
 
 @dataclass(frozen=True, slots=True)
 class Nullable:
@@ -104,14 +109,6 @@ def taken(column: Column, order: NDArray[np.intp]) -> Column:
     if isinstance(column, Nullable):
         return Nullable(column.numbers[order], column.missing[order])
     return column[order]
-
-
-def compact(column: Column) -> Column:
-    """Return a column without the texts that no row has."""
-    if not isinstance(column, Coded):
-        return column
-    used, codes = np.unique(column.codes, return_inverse=True)
-    return Coded(codes.astype(np.int64), [column.texts[code] for code in used.tolist()])
 
 
 def _encoded(kind: str, column: Column, count: int) -> Iterator[bytes]:

@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby, pairwise, repeat
-from string import Template
 from typing import Any, Final, Literal, get_args
 
 from telemetry.adoption import DayAdoption, VersionShare, devices_ever, held_by_day, mix_now, shares_by_period
-from telemetry.kept_figures import DAY_SECONDS, HOUR_SECONDS, Figure, PeriodQuestion, figures, moment
+from telemetry.kept_figures import DAY_SECONDS, HOUR_SECONDS, IN_HOURS, Figure, PeriodQuestion, figures, moment
 from telemetry.subject import OF_SUBJECT, Days, ModelName, Subject, last_days
 from telemetry.warehouse import Row, Warehouse
 
@@ -336,8 +335,7 @@ class Stuck:
     devices: tuple[StuckDevice, ...]
 
 
-_WINDOW: Final = "$subject AND day >= {first_day} AND day <= {last_day}"
-_HOURS: Final = "$subject AND hour >= toDateTime({first}, 'UTC') AND hour < toDateTime({end}, 'UTC')"
+_WINDOW: Final = OF_SUBJECT + " AND day >= {first_day} AND day <= {last_day}"
 
 _HELD: Final = "argMax(held, if(tells = 1, arrival, toUInt64(0)))"
 _DAY: Final = "toUInt32(intDiv(toUnixTimestamp(hour), 86400) * 86400)"
@@ -713,7 +711,7 @@ async def stuck_devices(
 def _by_period(subject: Subject, period: str, what: str) -> str:
     """Return a ``PeriodQuestion``'s SQL that counts the devices of each period by what they said last in it."""
     text = _SHARED_BY_PERIOD if subject.shares_names else _BY_PERIOD
-    return _sql(text, subject, "held_here", period=period, what=what, held=_HELD, place=subject.place())
+    return _sql(text, subject, "held_here", period=period, what=what, held=_HELD)
 
 
 def _sql(text: str, subject: Subject, version: str = "version", **parts: str) -> str:
@@ -722,10 +720,10 @@ def _sql(text: str, subject: Subject, version: str = "version", **parts: str) ->
     Args:
         version: the column that says whose a row is, where another model had one of the names (``Subject.condition``).
     """
-    return Template(text).substitute(
-        subject=OF_SUBJECT,
-        window=_WINDOW.replace("$subject", OF_SUBJECT),
-        hours=_HOURS.replace("$subject", OF_SUBJECT),
+    return subject.sql(
+        text,
+        window=_WINDOW,
+        hours=IN_HOURS,
         own=subject.condition(version, "day"),
         max_versions=str(MAX_VERSIONS),
         **parts,

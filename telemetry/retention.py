@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, Final, Protocol
+from typing import Final
 
 from telemetry.cluster import Cluster, Schema, schema_of
+from telemetry.engine import Engine
 
 DEFAULT_KEEP_DAYS: Final = 90
 """Long enough to compare a release with the one before it; what is older is answered from rollups."""
@@ -31,19 +32,6 @@ SELECT DISTINCT table, partition FROM {parts}
 WHERE database = currentDatabase() AND active AND rows > 0
 ORDER BY table, partition
 """
-
-
-class Engine(Protocol):
-    """The blocking calls that are needed."""
-
-    def version(self) -> tuple[int, int]:
-        """Return the engine's version."""
-
-    def execute(self, sql: str) -> Any:
-        """Run a statement."""
-
-    def fetch(self, sql: str) -> list[dict[str, Any]]:
-        """Run a question."""
 
 
 @dataclass(frozen=True, slots=True)

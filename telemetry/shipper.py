@@ -26,7 +26,7 @@ from telemetry.cardinality import Dimensions
 from telemetry.claims import BEAT_SECONDS, Claim, ClaimLost, Claims, batch_of, free_path
 from telemetry.columns import EventColumns, event_columns
 from telemetry.dead_letter import bury
-from telemetry.erasure import without_erased
+from telemetry.erasure import Erased, without_erased
 from telemetry.events import InvalidBatch
 from telemetry.segment import Record, UnreadableSegment, decode_segment
 from telemetry.spool_directory import (
@@ -257,13 +257,16 @@ class Shipper:
     async def _insert(self, batch: Batch) -> None:
         if batch.columns is None:
             raise InvalidBatch("some events cannot be decoded")
-        columns = without_erased(batch.columns, await self._warehouse.erased())
-        columns = await asyncio.to_thread(self._dimensions.bounded, columns)
+        erased = await self._warehouse.erased()
+        columns = await asyncio.to_thread(self._to_store, batch.columns, erased)
         await self._warehouse.insert_events(columns, insert_id([one.segment_id for one in batch.segments]))
         if columns.count:
             metrics.SHIP_LAG.observe(max(0.0, time.time() - columns.first_arrival()))
         metrics.SHIPPED_EVENTS.inc(columns.count)
         metrics.SHIPPED_SEGMENTS.inc(len(batch.segments))
+
+    def _to_store(self, columns: EventColumns, erased: Erased) -> EventColumns:
+        return self._dimensions.bounded(without_erased(columns, erased))
 
     async def _ship_each(self, batch: Batch) -> None:
         for segment in batch.segments:
@@ -307,10 +310,7 @@ class Shipper:
     def _waiting(self) -> list[Path]:
         """Return the segments of all writers, oldest first (their names begin with the time)."""
         paths = [path for writer in writers(self._root) for path in ready_segments(writer)]
-        paths.sort(key=lambda path: path.name)
-        metrics.WAITING_SEGMENTS.set(len(paths))
-        metrics.WAITING_AGE.set(max(0.0, time.time() - _opened_at(paths[0])) if paths else 0.0)
-        return paths
+        return sorted(paths, key=lambda path: path.name)
 
     def _adopt_dead_writers(self) -> None:
         """Close the segments that writers left open when they died; a living writer holds its lock."""
@@ -354,11 +354,6 @@ def _read_batch(claim: Claim, bury: Callable[[Path, str], None], *, more_wait: b
         columns = None
         deque(reading, maxlen=0)  # whose they are is found out one by one; all have to be known
     return Batch(claim, tuple(segments), columns, more_wait)
-
-
-def _opened_at(path: Path) -> float:
-    nanoseconds, _, _ = path.name.partition("-")
-    return int(nanoseconds) / 1e9 if nanoseconds.isdigit() else time.time()
 
 
 def _first_batch(paths: list[Path]) -> list[Path]:

@@ -17,7 +17,6 @@ the batch. The device keeps it and comes back.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from telemetry import metrics
 from telemetry.disk_thread import DiskThread
 from telemetry.segment import EventLabels, encode_lead
 from telemetry.segment_writer import Durability, SegmentWriter
-from telemetry.spool_directory import LOCK_NAME, SpoolLocked, lock_file, recover_open_segments, used_bytes
+from telemetry.spool_directory import DISK_FULL, LOCK_NAME, SpoolLocked, lock_file, recover_open_segments, used_bytes
 
 __all__ = ["Durability", "EventLabels", "Settle", "Spool", "SpoolClosed", "SpoolFull", "SpoolLocked"]
 
@@ -53,7 +52,6 @@ LARGE_GROUP: Final = 96
 overlap cost a tenth more of the processor's time; over 512, large ones that do not cost as much more."""
 _RECOUNT_SECONDS: Final = 0.5
 """How often the directory is measured again: the shipper makes room without telling."""
-_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 log = structlog.get_logger(__name__)
 
@@ -335,4 +333,4 @@ def _what_failed(error: BaseException) -> Exception:
         return SpoolClosed("the spool failed")
     log.error("spool_write_failed", errno=error.errno, reason=error.strerror)
     metrics.SPOOL_FAILURES.inc()
-    return SpoolFull("the disk is full") if error.errno in _DISK_FULL else SpoolClosed("the disk failed")
+    return SpoolFull("the disk is full") if error.errno in DISK_FULL else SpoolClosed("the disk failed")

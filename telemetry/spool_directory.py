@@ -6,6 +6,7 @@ the ``*.ready`` segments that wait for the shipper. Renaming ``.open`` to ``.rea
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -20,6 +21,8 @@ from telemetry.segment import UnreadableSegment, decode_segment
 OPEN_SUFFIX: Final = ".open"
 READY_SUFFIX: Final = ".ready"
 LOCK_NAME: Final = "lock"
+DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers that say that there is no room."""
 
 
 class SpoolLocked(Exception):
@@ -62,6 +65,12 @@ def new_segment_name() -> str:
     return f"{time.time_ns():020d}-{secrets.token_hex(4)}{OPEN_SUFFIX}"
 
 
+def begun_at(name: str) -> float | None:
+    """Return when a segment of this name was begun, in seconds since 1970 (UTC); None when the name does not tell."""
+    nanoseconds, _, _ = name.partition("-")
+    return int(nanoseconds) / 1e9 if nanoseconds.isdigit() else None
+
+
 def sync_directory(directory: Path) -> None:
     """Make creations, renames and removals in ``directory`` survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -86,7 +95,8 @@ def used_bytes(directory: Path) -> int:
 
 def ready_segments(directory: Path) -> list[Path]:
     """Return the segments that wait for the shipper, oldest first."""
-    return sorted(path for path in directory.iterdir() if path.name.endswith(READY_SUFFIX))
+    ready = (path for path in directory.iterdir() if path.name.endswith(READY_SUFFIX))
+    return sorted(ready, key=lambda path: path.name)
 
 
 def close_segment(path: Path) -> None:

@@ -1,7 +1,7 @@
 """What waits in a spool, looked at from outside: true even while no shipper is at work, or one that hangs.
 
-The shipper's own figures are as old as its last look. An operator is to learn of events that wait from whatever
-process can see the disk, so whoever shows metrics looks for itself, each time that it is asked.
+An operator is to learn of events that wait from whatever process can see the disk, so whoever shows metrics looks for
+itself, each time that it is asked.
 """
 
 from __future__ import annotations
@@ -9,13 +9,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from telemetry import metrics
-from telemetry.spool_directory import READY_SUFFIX
-from telemetry.writers import DEAD_LETTER
-
-DEAD_SUFFIX: Final = ".segment"
+from telemetry.spool_directory import READY_SUFFIX, begun_at
+from telemetry.writers import DEAD_LETTER, DEAD_SUFFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ def look(spool_root: Path, now: float) -> SpoolState:
     """
     waiting = _sizes(spool_root, READY_SUFFIX)
     dead = _sizes(spool_root, DEAD_SUFFIX)
-    begun = [int(name.partition("-")[0]) / 1e9 for name in waiting if name.partition("-")[0].isdigit()]
+    begun = [at for at in map(begun_at, waiting) if at is not None]
     return SpoolState(
         waiting_segments=len(waiting),
         waiting_bytes=sum(waiting.values()),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from string import Template
 from typing import Final
 
 from telemetry.literals import Value
@@ -75,6 +76,10 @@ class Subject:
             values |= {f"name_{place}": each.name, f"first_{place}": each.first, f"since_{place}": each.since}
             values |= {f"last_{place}": each.last or 0}
         return values
+
+    def sql(self, text: str, **parts: str) -> str:
+        """Complete a question: ``$subject`` in it is ``OF_SUBJECT``, ``$place`` is ``place()``, and so on."""
+        return Template(text).substitute(subject=OF_SUBJECT, place=self.place(), **parts)
 
     def condition(self, version: str, day: str) -> str:
         """Return the condition that a version is the model's.

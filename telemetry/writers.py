@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final
 
 DEAD_LETTER: Final = "dead-letter"
+DEAD_SUFFIX: Final = ".segment"
+"""Of what lies in there."""
 _NO_WRITERS: Final = frozenset({DEAD_LETTER, "lost+found"})
 """Folders of a spool that are no writer's. The second is on every ext4 file system, and for root alone: a spool on a
 volume of its own could not be shipped by anybody else."""

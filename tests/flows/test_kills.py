@@ -28,6 +28,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from telemetry.adoption import ModelName, adoption
 from telemetry.warehouse import Warehouse, open_warehouse
 from tests.edge.site import LABELS, EdgeProcess, Environment, Site, release_of
+from tests.environment import environment_with
 from tests.servers.clickhouse import ClickHouseServer, clickhouse_server
 from tests.servers.redis import running_redis
 from tests.telemetry.samples import event
@@ -106,8 +107,7 @@ class ShipperProcess:
     def __init__(self, settings: dict[str, str], log: Path) -> None:
         self.killed_while_inserting = 0
         self._batches = Path(settings["SKAFOS_SPOOL_DIR"]) / ".claims"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SKAFOS_")}
-        self._environment = kept | OFTEN | settings
+        self._environment = environment_with(OFTEN | settings)
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
+import numpy as np
 
+from telemetry.native import Coded
 from telemetry.segment import EventLabels, Record
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
@@ -45,3 +48,9 @@ def body(*events: dict[str, Any]) -> bytes:
 def record(*events: dict[str, Any], at: datetime = NOON, sender: EventLabels | None = None) -> Record:
     """A batch as it lies in the spool."""
     return Record(sender or labels(), int(at.timestamp() * 1000), body(*events))
+
+
+def coded(texts: Sequence[str]) -> Coded:
+    """A column of texts."""
+    different = list(dict.fromkeys(texts))
+    return Coded(np.array([different.index(text) for text in texts], np.int64), different)

@@ -14,24 +14,19 @@ from prometheus_client import REGISTRY
 
 from telemetry import cardinality
 from telemetry.cardinality import LIMITS, OTHER, Dimensions, Owner
-from telemetry.columns import COLUMNS, event_columns
+from telemetry.columns import event_columns
 from telemetry.events import Event
 from telemetry.native import Coded
 from telemetry.shipper import Shipper
 from telemetry.spool import Spool
 from telemetry.warehouse import Warehouse
-from tests.telemetry.samples import NOON, body, event, labels, record
+from tests.telemetry.samples import NOON, body, coded, event, labels, record
 from tests.telemetry.warehouses import embedded
 
 __all__ = ["embedded"]  # a fixture
 
 DAY = 20_000
 ONE = ("org-1", DAY)
-
-
-def coded(texts: Sequence[str]) -> Coded:
-    different = list(dict.fromkeys(texts))
-    return Coded(np.array([different.index(text) for text in texts], np.int64), different)
 
 
 def fold(dimensions: Dimensions, owners: Sequence[Owner], values: Sequence[str], dimension: str = "os") -> list[str]:
@@ -104,7 +99,7 @@ def test_the_oldest_day_is_forgotten_when_there_is_too_much_to_remember() -> Non
         dimensions.bounded(event_columns(records))
     later = [record(event(os="c"), at=NOON), record(event(os="c"), at=NOON + timedelta(1))]
     columns = dimensions.bounded(event_columns(later))
-    by_name = dict(zip(COLUMNS, columns.values, strict=True))
+    by_name = columns.by_name()
     os, day = by_name["os"], by_name["day"]
     assert isinstance(os, Coded)
     assert isinstance(day, np.ndarray)

@@ -48,7 +48,7 @@ EVENTS = st.fixed_dictionaries(
 def rows(columns: EventColumns) -> list[dict[str, Any]]:
     """The events as rows, as ClickHouse would hold them."""
     texts: dict[str, list[Any]] = {}
-    for name, column in zip(COLUMNS, columns.values, strict=True):
+    for name, column in columns.by_name().items():
         if isinstance(column, Coded):
             texts[name] = column.rows()
         elif isinstance(column, Nullable):

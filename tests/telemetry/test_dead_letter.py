@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from telemetry.dead_letter import DeadSegment, NoSuchDeadSegment, bury, dead_seg
 from telemetry.dead_letters import main
 from telemetry.shipper import Shipper
 from telemetry.warehouse import Warehouse
+from tests.environment import environment_with
 from tests.telemetry.samples import event, record
 from tests.telemetry.test_shipper import dead_letters, put
 from tests.telemetry.warehouses import embedded
@@ -23,8 +23,7 @@ __all__ = ["embedded"]  # a fixture
 
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `skafos shipper` with options, until it ends."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SKAFOS_")}
-    environment |= {"SKAFOS_SPOOL_DIR": str(root)}
+    environment = environment_with({"SKAFOS_SPOOL_DIR": str(root)})
     program = [sys.executable, "-c", "from skafos.cli import main; main()", "shipper", *arguments]
     return subprocess.run(program, env=environment, capture_output=True, text=True, check=False, timeout=60)
 

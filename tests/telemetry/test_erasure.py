@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.columns import COLUMNS, EventColumns, event_columns
+from telemetry.columns import EventColumns, event_columns
 from telemetry.erasure import WHOLE_ORGANIZATION, Erased, Erasure, device_subject, without_erased
 from telemetry.native import Coded
 from telemetry.shipper import Shipper
@@ -146,7 +146,7 @@ def erased(**organizations: set[str]) -> Erased:
 
 
 def devices_in(columns: EventColumns) -> list[tuple[str, str]]:
-    found = {name: column for name, column in zip(COLUMNS, columns.values, strict=True) if isinstance(column, Coded)}
+    found = {name: column for name, column in columns.by_name().items() if isinstance(column, Coded)}
     return sorted(zip(found["organization_id"].rows(), found["device_id"].rows(), strict=True))
 
 

@@ -16,7 +16,7 @@ from telemetry.migration_lock import TABLE, MigrationLock
 from telemetry.server_warehouse import ServerWarehouse, _Session, connection_options
 from telemetry.warehouse import WarehouseUnavailable
 from tests.servers.clickhouse import ClickHouseServer
-from tests.telemetry.warehouses import server
+from tests.telemetry.warehouses import server, url_of
 
 __all__ = ["server"]  # fixture
 
@@ -28,8 +28,8 @@ Locks = Callable[..., MigrationLock]
 def url(server: ClickHouseServer) -> str:
     """The address of an empty database of its own."""
     name = f"t_{uuid4().hex}"
-    ask(server.url.removesuffix("skafos") + "default", f"CREATE DATABASE {name}")
-    return server.url.removesuffix("skafos") + name
+    ask(url_of(server, "default"), f"CREATE DATABASE {name}")
+    return url_of(server, name)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.native import Coded, Column, Nullable, encode_block
+from tests.telemetry.samples import coded
 
 NUMBERS = st.integers(0, 2**32 - 1)
 ROW = st.tuples(st.text(max_size=200), st.sampled_from(["", "a", "ü" * 100]), st.none() | NUMBERS, NUMBERS, st.uuids())
@@ -27,11 +28,6 @@ TYPES = {
     "number": "UInt32",
     "id": "UUID",
 }
-
-
-def coded(texts: list[str]) -> Coded:
-    different = list(dict.fromkeys(texts))
-    return Coded(np.array([different.index(text) for text in texts], np.int64), different)
 
 
 def as_columns(rows: list[tuple[str, str, int | None, int, UUID]]) -> list[Column]:

@@ -56,7 +56,7 @@ from telemetry.queries import (
 from telemetry.segment import Record
 from telemetry.warehouse import Warehouse, WarehouseUnavailable, open_warehouse
 from tests.telemetry.samples import NOON, event, labels, record
-from tests.telemetry.warehouses import embedded, server, warehouse
+from tests.telemetry.warehouses import embedded, server, url_of, warehouse
 
 __all__ = ["embedded", "server", "warehouse"]  # fixtures
 
@@ -449,7 +449,7 @@ async def test_events_from_before_the_rollups_are_carried_over(
 ) -> None:
     url = None
     if engine == "server":
-        url = request.getfixturevalue("server").url.removesuffix("skafos") + "before_the_rollups"
+        url = url_of(request.getfixturevalue("server"), "before_the_rollups")
     opened = open_warehouse(url, tmp_path / "clickhouse")
     every = load_migrations()
     monkeypatch.setattr(migrate, "load_migrations", lambda: every[:2])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
-from uuid import uuid4
 
 from telemetry.columns import event_columns
 from telemetry.housekeeper import Housekeeper
@@ -16,7 +15,7 @@ from tests.servers.clickhouse import ClickHouseServer
 from tests.telemetry.samples import NOON, event, record
 from tests.telemetry.test_shipper import MemoryWarehouse
 from tests.telemetry.waiting import until
-from tests.telemetry.warehouses import server, warehouse
+from tests.telemetry.warehouses import server, url_of, warehouse
 
 __all__ = ["server", "warehouse"]  # fixtures
 
@@ -48,8 +47,7 @@ def test_every_limited_table_is_partitioned_by_month_so_that_an_old_server_can_d
 
 
 async def test_a_server_without_ttl_drops_months_that_are_wholly_over(server: ClickHouseServer, tmp_path: Path) -> None:
-    url = server.url.removesuffix("skafos") + f"t_{uuid4().hex}"
-    warehouse = open_warehouse(url, tmp_path, keep_days=40)
+    warehouse = open_warehouse(url_of(server), tmp_path, keep_days=40)
     await warehouse.migrate()
     ages = (0, 39, 100, 800)
     for age in ages:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from telemetry.__main__ import operations_app
 from telemetry.claims import ClaimLost
-from telemetry.columns import COLUMNS, EventColumns
+from telemetry.columns import EventColumns
 from telemetry.erasure import Erased, Erasure
 from telemetry.literals import Value
 from telemetry.native import Coded
@@ -40,10 +40,11 @@ from telemetry.warehouse import (
     WarehouseUnavailable,
     open_warehouse,
 )
+from tests.environment import environment_with
 from tests.servers.clickhouse import ClickHouseServer
 from tests.telemetry.samples import NOON, body, event, labels, record
 from tests.telemetry.waiting import until
-from tests.telemetry.warehouses import embedded, server, warehouse
+from tests.telemetry.warehouses import embedded, server, url_of, warehouse
 
 __all__ = ["embedded", "server", "warehouse"]  # fixtures
 
@@ -52,7 +53,7 @@ COUNT = "SELECT count() AS n FROM events"
 
 def device_ids(columns: EventColumns) -> list[str]:
     """The devices of events, in order."""
-    column = columns.values[COLUMNS.index("device_id")]
+    column = columns.by_name()["device_id"]
     assert isinstance(column, Coded)
     return column.rows()
 
@@ -421,7 +422,7 @@ def test_an_insert_is_named_after_its_segments_in_any_order(ids: list[bytes], rn
 
 
 async def test_a_server_that_is_restarted_gets_everything_once(tmp_path: Path, server: ClickHouseServer) -> None:
-    url = server.url.removesuffix("skafos") + "restarted"
+    url = url_of(server, "restarted")
     warehouse = open_warehouse(url, tmp_path / "unused")
     shipper = Shipper(tmp_path / "spool", warehouse, interval_seconds=0.02)
     shipping = asyncio.create_task(shipper.run())
@@ -441,18 +442,18 @@ async def test_a_server_that_is_restarted_gets_everything_once(tmp_path: Path, s
 
 
 def run_shipper(tmp_path: Path, **settings: str) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SKAFOS_")}
-    environment |= {
+    own = {
         "SKAFOS_SPOOL_DIR": str(tmp_path / "spool"),
         "SKAFOS_DATA": str(tmp_path / "data"),
         "SKAFOS_SHIPPER_METRICS_LISTEN": "127.0.0.1:0",
         "SKAFOS_SHIPPER_INTERVAL_SECONDS": "0.02",
-    } | settings
+    }
+    environment = environment_with(own | settings)
     return subprocess.Popen([sys.executable, "-m", "telemetry"], env=environment, stderr=subprocess.PIPE)
 
 
 async def test_the_process_drains_when_it_is_asked_to_stop(tmp_path: Path, server: ClickHouseServer) -> None:
-    url = server.url.removesuffix("skafos") + "drained"
+    url = url_of(server, "drained")
     for n in range(5):
         put(tmp_path / "spool", f"000{n}-a", record(event(device=f"device-{n}")))
     shipper = run_shipper(tmp_path, SKAFOS_CLICKHOUSE_URL=url)

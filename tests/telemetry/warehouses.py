@@ -29,8 +29,7 @@ async def warehouse(
     """A migrated, empty warehouse: the embedded one, then a database of its own on the server."""
     url = None
     if request.param == "server":
-        running: ClickHouseServer = request.getfixturevalue("server")
-        url = running.url.removesuffix("skafos") + f"t_{uuid4().hex}"
+        url = url_of(request.getfixturevalue("server"))
     else:
         await copy_migrated(tmp_path_factory, tmp_path / "clickhouse")
     opened = open_warehouse(url, tmp_path / "clickhouse")
@@ -47,6 +46,11 @@ async def embedded(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     await opened.migrate()
     yield opened
     await opened.close()
+
+
+def url_of(server: ClickHouseServer, database: str | None = None) -> str:
+    """Return the address of a database on the server; without a name, of a new one."""
+    return server.url.removesuffix("skafos") + (database or f"t_{uuid4().hex}")
 
 
 async def copy_migrated(factory: pytest.TempPathFactory, directory: Path) -> None:
