@@ -79,7 +79,9 @@ def test_the_reference_in_the_documents_is_that_of_the_command() -> None:
     assert document.endswith(HEADING + reference()), "run: python -m skafos.cli.reference docs/cli.md"
 
 
-@pytest.mark.parametrize("module", ["httpx", "tuf", "rich", "obstore", "sqlglot", "skafos.client", "skafos.device"])
+@pytest.mark.parametrize(
+    "module", ["httpx", "msgspec", "tuf", "rich", "obstore", "sqlglot", "skafos.client", "skafos.device"]
+)
 def test_showing_help_imports_nothing_heavy(module: str) -> None:
     code = f"import sys; import skafos.cli.app; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
