@@ -25,7 +25,7 @@ from control_plane.patch_policy import (
 )
 from control_plane.preparing import FULL_ENCODINGS
 from control_plane.push.quiet_hours import QuietHours
-from control_plane.push.vault import Servers
+from control_plane.push.servers import Servers
 from control_plane.push.worker import PushPolicy
 from manifests.model import MAX_ENCODINGS
 from telemetry.cluster import check_name
@@ -184,6 +184,10 @@ class Settings(BaseSettings):
     push_apns_address: Listen | None = Field(
         default=None, description="HOST:PORT that stands in for Apple's servers, such as a relay."
     )
+    push_fcm_address: Listen | None = Field(
+        default=None,
+        description="HOST:PORT that stands in for Google's messages and access tokens (Firebase Cloud Messaging).",
+    )
     push_authorities_file: Folder | None = Field(
         default=None, description="PEM file of authorities that are trusted there beside the system's."
     )
@@ -257,7 +261,8 @@ class Settings(BaseSettings):
     def push_servers(self) -> Servers:
         """Where push services are."""
         apns = None if self.push_apns_address is None else split_listen(self.push_apns_address)
-        return Servers(apns, self.push_authorities_file)
+        fcm = None if self.push_fcm_address is None else split_listen(self.push_fcm_address)
+        return Servers(apns, fcm, self.push_authorities_file)
 
     @property
     def clickhouse_dir(self) -> Path:

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bench.push.told import tell
 from tests.control_plane.push.certificates import BUNDLE_ID, make_pair, server_context
 from tests.control_plane.push.conftest import KEY_ID, TEAM_ID
-from tests.servers.apns import ApnsServer, Behaviour, SigningKey, running_apns
+from tests.servers.apns import ApnsServer, Behaviour, SigningKey
+from tests.servers.http2 import running
 
 
 async def serve(folder: Path, delay: float) -> None:
@@ -24,7 +25,7 @@ async def serve(folder: Path, delay: float) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     keys = {KEY_ID: SigningKey(TEAM_ID, key.public_key())}
     server = ApnsServer(frozenset([BUNDLE_ID]), keys, Behaviour(delay=delay, max_streams=1000), keep=False)
-    async with running_apns(server, server_context(pair)):
+    async with running(server, server_context(pair)):
         tell(folder, server.port, pair.certificate_pem, key)
         await asyncio.Event().wait()
 

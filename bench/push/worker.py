@@ -21,7 +21,8 @@ from bench.push.told import AUTHORITY, SERVER
 from control_plane.database import Database
 from control_plane.migrate import migrate
 from control_plane.push import jobs
-from control_plane.push.vault import Servers, Upload, Vault
+from control_plane.push.servers import Servers
+from control_plane.push.vault import Upload, Vault
 from control_plane.push.worker import PushPolicy, PushWorker
 from control_plane.sealing import MasterKeys
 from control_plane.tables import Application, Device, Environment, Model, Organization, PushJob, utc_now
@@ -36,7 +37,7 @@ async def measure(folder: Path, devices: int) -> dict[str, Any]:
     told = json.loads((folder / SERVER).read_text())
     database = Database(f"sqlite:///{folder / 'push.sqlite3'}")
     await migrate(database)
-    servers = Servers(("127.0.0.1", told["port"]), folder / AUTHORITY)
+    servers = Servers(apns=("127.0.0.1", told["port"]), authorities=folder / AUTHORITY)
     vault = Vault(database, MasterKeys(folder / "master-keys"), servers)
     environment, model = await prepare(database, vault, told, devices)
     worker = PushWorker(database, vault.channel, AS_FAST_AS_IT_GOES, "bench")

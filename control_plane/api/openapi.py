@@ -51,7 +51,7 @@ _PARAMETERS = {
     "erasure": "An erasure's id.",
     "key": "A key's id.",
     "id": "An upload's id.",
-    "service": "The push service: apns.",
+    "service": "The push service: apns or fcm.",
     "push": "The push's id.",
 }
 

@@ -30,7 +30,7 @@ from control_plane.push.start import begin_push
 from control_plane.push.vault import SERVICES, Upload, decode_content
 from control_plane.tables import Deployment, Environment, Model, PushCredential, PushJob, User
 
-NOT_CONFIGURED = "The environment has no push credentials: upload a key or a certificate first."
+NOT_CONFIGURED = "The environment has no push credentials: upload a key, a certificate or a service account first."
 
 
 async def list_credentials(call: Call, query: Paging) -> Page[PushCredentialOut]:
@@ -63,7 +63,7 @@ async def put_credential(call: Call, body: NewPushCredential) -> PushCredentialO
 
 
 async def delete_credential(call: Call) -> None:
-    """Forget a credential; pushes of this environment fail from now on."""
+    """Forget a credential; devices of its service are refused from now on."""
     service = _service(call)
     async with call.database.write() as session:
         application, environment = await find_environment(session, call)

@@ -38,7 +38,7 @@ Description = Annotated[str, StringConstraints(max_length=names.DESCRIPTION_LENG
 Filename = Annotated[str, StringConstraints(max_length=names.FILENAME_LENGTH), AfterValidator(names.check_filename)]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_RAW_NAME)]  # a name or an id
 PushState = Literal["pending", "running", "paused", "finished", "cancelled", "failed"]
-PushCredentialKind = Literal["key", "certificate"]
+PushCredentialKind = Literal["key", "certificate", "account"]
 PatchState = Literal["pending", "running", "built", "skipped", "failed"]
 PATCH_CODES = f"Why it was skipped: {', '.join([*SkipReason, *Unwanted])}."
 Platform = Literal["ios", "ipados", "macos", "tvos", "watchos", "visionos", "android", "linux", "windows", "other"]
@@ -187,7 +187,7 @@ class NewPushCredential(Body):
 
     kind: PushCredentialKind
     content: Annotated[str, StringConstraints(max_length=2 * MAX_CREDENTIAL_BYTES)] = Field(
-        description="The file, a .p8, .p12 or PEM, as base64."
+        description="The file, a .p8, .p12, PEM or the JSON of a service account, as base64."
     )
     key_id: Annotated[str, StringConstraints(max_length=32)] = Field("", description="Of a key.")
     team_id: Annotated[str, StringConstraints(max_length=32)] = Field("", description="Of a key.")
@@ -533,7 +533,7 @@ class PushCredentialOut(Answer):
 
     service: str
     kind: PushCredentialKind
-    facts: dict[str, Any] = Field(description="Key id and team id, or topics and servers.")
+    facts: dict[str, Any] = Field(description="Key id and team id, topics and servers, or project and client e-mail.")
     expires_at: datetime | None
     expires_soon: bool = Field(description="Within 30 days.")
     actor: str | None

@@ -6,29 +6,23 @@ good for an hour and may not be replaced more than once in 20 minutes; an app's 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import ssl
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from control_plane.push.channel import ChannelAway, ChannelUnusable, Notification, Outcome, Result
+from control_plane.push.attempts import AtOnce, Attempts, Later, OnlyThis, Patience, read_object, retry_after
+from control_plane.push.channel import ChannelUnusable, Notification, Outcome, Result
 from control_plane.push.credentials import AppleCertificate, AppleKey
-from control_plane.push.http2 import Answer, CannotConnect, Header, Lost, NotProcessed, TooLate, client_context
+from control_plane.push.http2 import Answer, Header, Lost, TooLate
 from control_plane.push.pool import Http2Pool
+from control_plane.push.servers import Server
 from control_plane.push.signed_token import sign_claims
 
-PRODUCTION_HOST = "api.push.apple.com"
-SANDBOX_HOST = "api.sandbox.push.apple.com"
-PORT = 443
-
-# An answer takes some 100 ms. What is not there after this is not worth waiting for.
-ANSWER_SECONDS = 20.0
 # Apple refuses tokens older than an hour, and those that are replaced within 20 minutes. All who have the key make the
 # same token for as long, since its time of issue is a multiple of this.
 TOKEN_SECONDS = 40 * 60
@@ -57,28 +51,6 @@ _UNUSABLE = {
     "TopicDisallowed": "The key's team has no app with this bundle ID. Check both.",
     "UnrelatedKeyIdInToken": "The key id is not that of the key. Upload the key again with its own id.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where notifications go.
-
-    Args:
-        host, port: of the service.
-        authority: Apple's name, which stays when a test server stands in.
-        context: of TLS; a certificate is added to it.
-    """
-
-    host: str
-    port: int
-    authority: str
-    context: ssl.SSLContext
-
-
-def apple_server(*, sandbox: bool) -> Server:
-    """Return Apple's own server: the development one, or that of the App Store and TestFlight."""
-    host = SANDBOX_HOST if sandbox else PRODUCTION_HOST
-    return Server(host, PORT, host, client_context())
 
 
 class ProviderToken:
@@ -111,7 +83,7 @@ class ApnsChannel:
     Args:
         credential: of the app's environment.
         bundle_id: of the app.
-        server: `apple_server`, or one that stands in for it.
+        server: Apple's, or one that stands in for it.
         clock: Unix time.
         rng: for pauses.
     """
@@ -127,12 +99,14 @@ class ApnsChannel:
     ) -> None:
         self._bundle_id = bundle_id
         self._authority = server.authority
-        self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
+        self._clock = clock
+        rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._token = ProviderToken(credential, clock) if isinstance(credential, AppleKey) else None
         if isinstance(credential, AppleCertificate):
             _show(server.context, credential)
-        self._pool = Http2Pool(server.host, server.port, server.context, rng=self._rng)
-        self._held_until = 0.0
+        self._pool = Http2Pool(server.host, server.port, server.context, rng=rng)
+        patience = Patience(ATTEMPTS, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, MAX_RETRY_AFTER_SECONDS)
+        self._attempts = Attempts[Result](self._pool, "Apple's push service", patience, rng)
         self._prepared: tuple[Notification, list[Header], list[Header], bytes] | None = None
 
     @property
@@ -150,22 +124,16 @@ class ApnsChannel:
         if self._prepared is None or self._prepared[0] is not notification:
             self._prepared = notification, *self._prepare(notification)
         _, pseudo, headers, body = self._prepared
-        for attempt in range(ATTEMPTS):
-            await self._wait_while_held()
-            sent = [*pseudo, (":path", f"/3/device/{token}"), *headers, *self._authorization()]
-            try:
-                answer = await self._pool.request(sent, body, ANSWER_SECONDS)
-            except CannotConnect as error:
-                raise ChannelAway(f"Apple's push service cannot be reached: {error}.") from None
-            except (Lost, TooLate) as error:
-                return Result(Outcome.UNKNOWN, type(error).__name__)
-            except NotProcessed:
-                self._hold(attempt, None)
-                continue
-            result = self._judge(answer, attempt)
-            if result is not None:
-                return result
-        raise ChannelAway("Apple's push service asks to come back later.")
+
+        async def fields() -> Sequence[Header]:
+            return [*pseudo, (":path", f"/3/device/{token}"), *headers, *self._authorization()]
+
+        try:
+            return await self._attempts.ask(fields, body, self._judge)
+        except (Lost, TooLate) as error:
+            return Result(Outcome.UNKNOWN, type(error).__name__)
+        except OnlyThis as error:
+            return Result(Outcome.REFUSED, error.reason)
 
     async def close(self) -> None:
         """Give up the connections."""
@@ -187,8 +155,8 @@ class ApnsChannel:
     def _authorization(self) -> list[Header]:
         return [] if self._token is None else [("authorization", f"bearer {self._token()}")]
 
-    def _judge(self, answer: Answer, attempt: int) -> Result | None:
-        """Return what an answer means; None when the notification is to be sent again."""
+    def _judge(self, answer: Answer, anew: bool) -> Result | Later | AtOnce:
+        """Return what an answer means."""
         if answer.status == 200:
             return Result(Outcome.ACCEPTED)
         reason, since = _read_reason(answer)
@@ -197,27 +165,13 @@ class ApnsChannel:
         if reason in _UNUSABLE:
             raise ChannelUnusable(_UNUSABLE[reason], reason)
         if reason == "ExpiredProviderToken":
-            if attempt:
+            if anew:
                 raise ChannelUnusable("Apple takes the token for expired: is the clock of this server right?", reason)
-            return None
+            return AtOnce()
         if reason in _LATER or answer.status >= 500:
-            self._hold(attempt, _retry_after(answer))
-            return None
+            return Later(reason, retry_after(answer, self._clock()))
         # TooManyRequests is about this one device, and ends by itself.
         return Result(Outcome.REFUSED, reason)
-
-    def _hold(self, attempt: int, asked: int | None) -> None:
-        """Let nobody send for a while: everybody's requests go to the same service."""
-        if asked is not None and asked > MAX_RETRY_AFTER_SECONDS:
-            raise ChannelAway(f"Apple's push service asks to come back in {asked} seconds.", asked)
-        longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0**attempt)
-        pause = max(asked or 0.0, longest / 2 + self._rng.random() * longest / 2)
-        self._held_until = max(self._held_until, asyncio.get_running_loop().time() + pause)
-
-    async def _wait_while_held(self) -> None:
-        loop = asyncio.get_running_loop()
-        while (pause := self._held_until - loop.time()) > 0:  # noqa: ASYNC110 - it waits for a time, not for an event
-            await asyncio.sleep(pause)
 
 
 def _show(context: ssl.SSLContext, certificate: AppleCertificate) -> None:
@@ -229,15 +183,12 @@ def _show(context: ssl.SSLContext, certificate: AppleCertificate) -> None:
 
 
 def _read_reason(answer: Answer) -> tuple[str, datetime | None]:
-    try:
-        told = json.loads(answer.body)
-        reason, since = str(told["reason"]), told.get("timestamp")
-        at = datetime.fromtimestamp(since / 1000, UTC) if isinstance(since, int | float) else None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError):
+    told = read_object(answer.body)
+    reason, since = told.get("reason"), told.get("timestamp")
+    if not isinstance(reason, str):
         return f"HTTP {answer.status}", None
+    try:
+        at = datetime.fromtimestamp(since / 1000, UTC) if isinstance(since, int | float) else None
+    except (ValueError, OverflowError, OSError):
+        at = None
     return reason[:64], at
-
-
-def _retry_after(answer: Answer) -> int | None:
-    text = answer.headers.get("retry-after", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else None

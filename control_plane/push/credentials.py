@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -21,6 +22,17 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 # A .p12 with a chain has some 8 KB; nothing that is asked for is larger.
 MAX_CREDENTIAL_BYTES: Final = 64 * 1024
+# Google's files have some 2.4 KB. Twice the bits in the key fit; four times, which take ten seconds to check, do not.
+MAX_ACCOUNT_BYTES: Final = 5 * 1024
+# Google makes keys of 2,048 bits; shorter ones are not safe any more (NIST SP 800-131A).
+MIN_RSA_BITS: Final = 2048
+# The one address that access tokens are asked of. A file that names another one would have this server send requests
+# to wherever whoever uploads it likes.
+GOOGLE_TOKEN_URL: Final = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
+# "Creating and managing projects": a letter, then letters, digits, hyphens; old ones may belong to a domain.
+_PROJECT = re.compile(r"(?:[a-z0-9.-]{1,64}:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+_ACCOUNT_EMAIL = re.compile(r"[a-zA-Z0-9._-]{1,64}@[a-zA-Z0-9.-]{1,189}")
+_ACCOUNT_KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # Ten upper-case letters and digits, as Apple's developer pages show both.
 _APPLE_ID = re.compile(r"[A-Z0-9]{10}")
 
@@ -76,14 +88,12 @@ class GoogleAccount:
     Args:
         key: RSA.
         key_id, email, project: as the file names them.
-        token_url: where access tokens are given.
     """
 
     key: rsa.RSAPrivateKey = field(repr=False)
     key_id: str
     email: str
     project: str
-    token_url: str
 
 
 def read_apple_key(content: bytes, key_id: str, team_id: str) -> AppleKey:
@@ -150,36 +160,70 @@ def read_google_account(content: bytes) -> GoogleAccount:
     Raises:
         CredentialUnusable: it is none.
     """
-    _check_size(content)
+    _check_size(content, MAX_ACCOUNT_BYTES)
+    told = _read_json(content)
+    if told.get("type") != "service_account":
+        raise CredentialUnusable(_NO_ACCOUNT + _what_instead(told))
+    names = ("private_key_id", "client_email", "project_id", "token_uri", "private_key")
+    for name in names:
+        if not isinstance(told.get(name), str) or not told[name]:
+            raise CredentialUnusable(f"The service account has no {name}. Download the file again.")
+    key_id, email, project, token_url, private = (str(told[name]) for name in names)
+    for name, value, form in (
+        ("private_key_id", key_id, _ACCOUNT_KEY_ID),
+        ("client_email", email, _ACCOUNT_EMAIL),
+        ("project_id", project, _PROJECT),
+    ):
+        if not form.fullmatch(value):
+            raise CredentialUnusable(f"The {name} of the service account is none of Google's. Download the file again.")
+    if token_url != GOOGLE_TOKEN_URL:
+        raise CredentialUnusable(
+            f"The token_uri of the service account is not {GOOGLE_TOKEN_URL}. Create a new key in Google Cloud."
+        )
+    try:
+        key = _read_pem_key(private.encode("ascii", "replace"), None)
+    except CredentialUnusable:
+        raise CredentialUnusable("The private_key of the service account cannot be read. Download it again.") from None
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise CredentialUnusable("The key of the service account is not an RSA key. Download the file again.")
+    if key.key_size < MIN_RSA_BITS:
+        raise CredentialUnusable(
+            f"The key of the service account is shorter than {MIN_RSA_BITS} bits. Create a new one."
+        )
+    return GoogleAccount(key, key_id, email, project)
+
+
+_NO_ACCOUNT = "This is no service account. Create a key for one in Google Cloud, as JSON."
+
+
+def _read_json(content: bytes) -> dict[str, Any]:
     try:
         told = json.loads(content)
     except (ValueError, RecursionError):
         told = None
-    if not isinstance(told, dict) or told.get("type") != "service_account":
-        raise CredentialUnusable("This is no service account. Create a key for one in Google Cloud, as JSON.")
-    names = ("private_key_id", "client_email", "project_id", "token_uri", "private_key")
-    values = [told.get(name) for name in names]
-    if not all(isinstance(value, str) and value for value in values):
-        missing = [name for name, value in zip(names, values, strict=True) if not isinstance(value, str) or not value]
-        raise CredentialUnusable(f"The service account has no {missing[0]}. Download the file again.")
-    key_id, email, project, token_url, private = (str(value) for value in values)
-    if not token_url.startswith("https://"):
-        raise CredentialUnusable("The token_uri of the service account does not begin with https.")
-    key = _read_pem_key(private.encode(), None)
-    if not isinstance(key, rsa.RSAPrivateKey):
-        raise CredentialUnusable("The key of the service account is not an RSA key. Download the file again.")
-    return GoogleAccount(key, key_id, email, project, token_url)
+    if not isinstance(told, dict):
+        raise CredentialUnusable(_NO_ACCOUNT)
+    return told
+
+
+def _what_instead(told: Mapping[str, Any]) -> str:
+    """Return what else of Google's a file is that people take for a service account: it is beside it in the console."""
+    if "project_info" in told:
+        return " This is google-services.json, which belongs into the app."
+    if "web" in told or "installed" in told:
+        return " This is an OAuth client."
+    return ""
 
 
 _PUBLIC = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 _Signing = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
-def _check_size(content: bytes) -> None:
+def _check_size(content: bytes, most: int = MAX_CREDENTIAL_BYTES) -> None:
     if not content.strip():
         raise CredentialUnusable("The file is empty.")
-    if len(content) > MAX_CREDENTIAL_BYTES:
-        raise CredentialUnusable(f"The file is larger than {MAX_CREDENTIAL_BYTES // 1024} KiB: it is no credential.")
+    if len(content) > most:
+        raise CredentialUnusable(f"The file is larger than {most // 1024} KiB: it is no credential.")
 
 
 def _read_pair(content: bytes, password: str | None) -> tuple[_Signing, x509.Certificate]:

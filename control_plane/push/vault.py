@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,23 +14,29 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane.database import Database
-from control_plane.push.apns import PRODUCTION_HOST, SANDBOX_HOST, ApnsChannel, Server, apple_server
+from control_plane.push.apns import ApnsChannel
 from control_plane.push.channel import Channel, ChannelUnusable
 from control_plane.push.credentials import (
     AppleCertificate,
     AppleKey,
     CredentialUnusable,
+    GoogleAccount,
     read_apple_certificate,
     read_apple_key,
+    read_google_account,
 )
-from control_plane.push.http2 import client_context
-from control_plane.push.jobs import APPLE, APPLE_SANDBOX
+from control_plane.push.fcm import FcmChannel
+from control_plane.push.jobs import APPLE, APPLE_SANDBOX, GOOGLE
+from control_plane.push.servers import Servers
 from control_plane.push.start import uses_sandbox
 from control_plane.sealing import CannotOpen, MasterKeys
 from control_plane.tables import Application, Environment, PushCredential, utc_now
 
 # The services that an environment can have a credential for. Apple's two servers take the same one.
-SERVICES = ("apns",)
+SERVICES = (APPLE, GOOGLE)
+ACCOUNT = "account"
+
+Credential = AppleKey | AppleCertificate | GoogleAccount
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Upload:
     """A credential as it was uploaded.
 
     Args:
-        kind: `key` or `certificate`.
+        kind: `key` or `certificate` of Apple's, or Google's `account`.
         content: of the file.
         key_id, team_id: of a key.
         password: of a certificate's file.
@@ -62,18 +66,34 @@ class _Stored(msgspec.Struct):
     team_id: str = ""
 
 
-def check(
-    upload: Upload, bundle_id: str, *, sandbox: bool, now: datetime
-) -> tuple[bytes, dict[str, Any], datetime | None]:
+Checked = tuple[bytes, dict[str, Any], datetime | None]
+
+
+def check(service: str, upload: Upload, bundle_id: str | None, *, sandbox: bool, now: datetime) -> Checked:
     """Return what to seal of an upload, what may be shown of it, and when it expires.
 
     Args:
+        service: that it is for.
+        upload: what came.
         bundle_id: of the application.
         sandbox: whether the environment uses Apple's development server by default.
+        now: with its zone.
 
     Raises:
         CredentialUnusable: it cannot work.
     """
+    if (upload.kind == ACCOUNT) != (service == GOOGLE):
+        raise CredentialUnusable(f"A service account is for {GOOGLE}; a key or a certificate is for {APPLE}.")
+    if service == GOOGLE:
+        account = read_google_account(upload.content)
+        facts = {"project": account.project, "client_email": account.email, "key_id": account.key_id}
+        return msgspec.msgpack.encode(_Stored(ACCOUNT, upload.content)), facts, None
+    if not bundle_id:
+        raise CredentialUnusable("The application has no bundle ID. Set it first: notifications are sent to it.")
+    return _check_apple(upload, bundle_id, sandbox=sandbox, now=now)
+
+
+def _check_apple(upload: Upload, bundle_id: str, *, sandbox: bool, now: datetime) -> Checked:
     if upload.kind == "key":
         read_apple_key(upload.content, upload.key_id, upload.team_id)
         stored = _Stored("key", upload.content, upload.key_id, upload.team_id)
@@ -85,28 +105,6 @@ def check(
         "production": certificate.production,
     }
     return msgspec.msgpack.encode(_Stored("certificate", certificate.pem)), facts, certificate.expires_at
-
-
-@dataclass(frozen=True, slots=True)
-class Servers:
-    """Where services are, when they are not where everybody's are: a relay, or a server for tests.
-
-    Args:
-        apns: host and port that stand in for both of Apple's servers.
-        authorities: PEM file of those that are trusted beside the system's.
-    """
-
-    apns: tuple[str, int] | None = None
-    authorities: Path | None = None
-
-    def apple(self, *, sandbox: bool) -> Server:
-        """Return Apple's server, or what stands in for it."""
-        if self.apns is None:
-            return apple_server(sandbox=sandbox)
-        context: ssl.SSLContext = client_context()
-        if self.authorities is not None:
-            context.load_verify_locations(self.authorities)
-        return Server(*self.apns, SANDBOX_HOST if sandbox else PRODUCTION_HOST, context)
 
 
 class Vault:
@@ -133,11 +131,9 @@ class Vault:
             CredentialUnusable: it cannot work.
         """
         application = await session.get_one(Application, environment.application_id)
-        if not application.bundle_id:
-            raise CredentialUnusable("The application has no bundle ID. Set it first: notifications are sent to it.")
         sandbox = uses_sandbox(environment)
         secret, facts, expires_at = await asyncio.to_thread(
-            lambda: check(upload, application.bundle_id or "", sandbox=sandbox, now=utc_now())
+            lambda: check(service, upload, application.bundle_id, sandbox=sandbox, now=utc_now())
         )
         row = await session.get(PushCredential, (environment.id, service))
         if row is None:
@@ -158,7 +154,7 @@ class Vault:
         Raises:
             ChannelUnusable: the credential cannot be opened, or has expired.
         """
-        stored_as = "apns" if service in (APPLE, APPLE_SANDBOX) else service
+        stored_as = APPLE if service == APPLE_SANDBOX else service
         async with self._database.read() as session:
             row = await session.get(PushCredential, (environment_id, stored_as))
             application = await session.scalar(
@@ -174,15 +170,20 @@ class Vault:
         if row.expires_at is not None and row.expires_at <= utc_now():
             ended = row.expires_at.date().isoformat()
             raise ChannelUnusable(f"The push certificate expired on {ended}. Upload a new one.", "CertificateExpired")
-        channel = ApnsChannel(
-            self._open(row), application.bundle_id or "", self._servers.apple(sandbox=service == APPLE_SANDBOX)
-        )
+        # In a thread: a long key is checked for 0.1 s when it is read.
+        credential = await asyncio.to_thread(self._open, row)
+        channel = self._make(credential, application, sandbox=service == APPLE_SANDBOX)
         self._channels[environment_id, service] = row.created_at, channel
         if known is not None:
             await known[1].close()
         return channel
 
-    def _open(self, row: PushCredential) -> AppleKey | AppleCertificate:
+    def _make(self, credential: Credential, application: Application, *, sandbox: bool) -> Channel:
+        if isinstance(credential, GoogleAccount):
+            return FcmChannel(credential, self._servers.google_messages(), self._servers.google_tokens())
+        return ApnsChannel(credential, application.bundle_id or "", self._servers.apple(sandbox=sandbox))
+
+    def _open(self, row: PushCredential) -> Credential:
         try:
             secret = self._keys.sealer().open(row.sealed, _purpose(row.environment_id, row.service))
         except CannotOpen as error:
@@ -190,6 +191,8 @@ class Vault:
                 f"The push credential cannot be opened: {error}. Upload it again.", "Sealed"
             ) from None
         stored = msgspec.msgpack.decode(secret, type=_Stored)
+        if stored.kind == ACCOUNT:
+            return read_google_account(stored.content)
         if stored.kind == "key":
             return read_apple_key(stored.content, stored.key_id, stored.team_id)
         facts: Mapping[str, Any] = row.facts

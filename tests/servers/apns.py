@@ -6,31 +6,23 @@ certificate-based connection to APNs" and "Handling notification responses from 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import re
-import ssl
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-import h2.config
-import h2.connection
-import h2.errors
-import h2.events
-import h2.exceptions
-import h2.settings
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509.oid import NameOID
-from hyperframe.frame import GoAwayFrame
+
+from tests.servers import http2
+from tests.servers.http2 import Http2Server, Request, Response
 
 MAX_PAYLOAD_BYTES = 4096
 MAX_COLLAPSE_ID_BYTES = 64
@@ -91,69 +83,81 @@ class Push:
     """A notification that was accepted."""
 
     device_token: str
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     payload: dict[str, Any]
 
 
 @dataclass
-class Behaviour:
+class Behaviour(http2.Behaviour):
     """What the server does; tests change it while it runs.
 
     Args:
-        delay: seconds before each answer.
-        max_streams: requests that a connection may have open at once.
         refuse: device tokens that are answered with a reason.
         unregistered_at: when such a token became invalid, in milliseconds since 1970.
         failures: reasons with which the next requests are answered, whatever they ask; the first goes first.
         retry_after: seconds that these answers tell to wait.
-        stalls: requests that get no answer at all.
-        goaway_after: requests on a connection, after which it says GOAWAY; it looks at none behind them.
-        drop_after: requests on a connection, after which it is cut off.
     """
 
-    delay: float = 0.0
-    max_streams: int = 1000
     refuse: dict[str, str] = field(default_factory=dict)
     unregistered_at: int = 0
     failures: list[str] = field(default_factory=list)
     retry_after: int | None = None
-    stalls: int = 0
-    goaway_after: int | None = None
-    drop_after: int | None = None
 
 
-@dataclass
-class ApnsServer:
-    """A running server.
+class ApnsServer(Http2Server):
+    """A server of Apple's protocol.
 
     Args:
         topics: bundle identifiers that it knows.
         keys: for provider tokens, by key id.
+        behaviour: at first.
+        keep: whether it remembers what it accepted.
         clock: Unix time.
 
     Attributes:
         accepted: notifications, in the order they came.
-        reasons: how often each reason was answered.
-        connections: that were opened.
-        most_streams: requests that were open at once on a connection.
     """
 
-    topics: frozenset[str]
-    keys: dict[str, SigningKey] = field(default_factory=dict)
-    behaviour: Behaviour = field(default_factory=Behaviour)
-    keep: bool = True
-    clock: Callable[[], float] = time.time
-    port: int = 0
-    accepted: list[Push] = field(default_factory=list)
-    accepted_count: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    connections: int = 0
-    most_streams: int = 0
-    open_connections: set[_Connection] = field(default_factory=set)
-    _tokens: dict[str, float] = field(default_factory=dict)
-    _last_new_token: dict[str, float] = field(default_factory=dict)
+    def __init__(
+        self,
+        topics: frozenset[str],
+        keys: dict[str, SigningKey] | None = None,
+        behaviour: Behaviour | None = None,
+        *,
+        keep: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.behaviour: Behaviour = behaviour or Behaviour()
+        super().__init__(self.behaviour)
+        self.topics = topics
+        self.keys = keys or {}
+        self.keep = keep
+        self.clock = clock
+        self.accepted: list[Push] = []
+        self.accepted_count = 0
+        self._tokens: dict[str, float] = {}
+        self._last_new_token: dict[str, float] = {}
 
-    def judge(self, headers: dict[str, str], body: bytes, certificate_topics: frozenset[str] | None) -> str | None:
+    def answer(self, request: Request) -> Response:
+        """Accept a notification, or say why not."""
+        headers = {"apns-id": request.headers.get("apns-id", "00000000-0000-4000-8000-000000000000")}
+        reason = self.judge(request.headers, request.body, _topics_of(request.certificate))
+        if reason is None:
+            self.accepted_count += 1
+            if self.keep:
+                token = request.headers[":path"].removeprefix("/3/device/")
+                self.accepted.append(Push(token, request.headers, json.loads(request.body)))
+            return Response(200, headers)
+        self.reasons[reason] += 1
+        told: dict[str, object] = {"reason": reason}
+        status = STATUS_OF[reason]
+        if status == 410:
+            told["timestamp"] = self.behaviour.unregistered_at
+        if self.behaviour.retry_after is not None and status in (429, 503):
+            headers["retry-after"] = str(self.behaviour.retry_after)
+        return Response(status, headers, json.dumps(told).encode())
+
+    def judge(self, headers: Mapping[str, str], body: bytes, certificate_topics: frozenset[str] | None) -> str | None:
         """Return the reason to refuse a request, or None when it is accepted."""
         if self.behaviour.failures:
             return self.behaviour.failures.pop(0)
@@ -173,7 +177,7 @@ class ApnsServer:
             or self.behaviour.refuse.get(device_token)
         )
 
-    def _judge_sender(self, headers: dict[str, str], certificate_topics: frozenset[str] | None) -> str | None:
+    def _judge_sender(self, headers: Mapping[str, str], certificate_topics: frozenset[str] | None) -> str | None:
         topic = headers.get("apns-topic")
         if certificate_topics is not None:
             if topic is None and len(certificate_topics) != 1:
@@ -205,7 +209,7 @@ class ApnsServer:
         return "ExpiredProviderToken" if abs(now - issued) > TOKEN_SECONDS else None
 
     @staticmethod
-    def _judge_headers(headers: dict[str, str]) -> str | None:
+    def _judge_headers(headers: Mapping[str, str]) -> str | None:
         kind, priority = headers.get("apns-push-type"), headers.get("apns-priority", "10")
         if kind is not None and kind not in _PUSH_TYPES:
             return "InvalidPushType"
@@ -257,149 +261,3 @@ def _topics_of(certificate: bytes | None) -> frozenset[str] | None:
     subject = x509.load_der_x509_certificate(certificate).subject
     names = [str(name.value) for name in subject.get_attributes_for_oid(NameOID.USER_ID)]
     return frozenset(names)
-
-
-class _Connection(asyncio.Protocol):
-    """One connection of a client."""
-
-    def __init__(self, server: ApnsServer) -> None:
-        self._server = server
-        configuration = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
-        self._http = h2.connection.H2Connection(configuration)
-        self._requests: dict[int, tuple[dict[str, str], bytearray]] = {}
-        self._taken = 0
-        self._last_taken = 0
-        self._gone = False
-        self._flushing = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._server.connections += 1
-        self._server.open_connections.add(self)
-        self._topics = _topics_of(transport.get_extra_info("ssl_object").getpeercert(binary_form=True))
-        self._http.initiate_connection()
-        self._http.update_settings(
-            {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: self._server.behaviour.max_streams}
-        )
-        self._http.increment_flow_control_window(2**24)
-        self._flush()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._gone = True
-        self._server.open_connections.discard(self)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            events = self._http.receive_data(data)
-        except h2.exceptions.ProtocolError:
-            self._flush()
-            self._transport.abort()
-            return
-        for event in events:
-            if isinstance(event, h2.events.RequestReceived):
-                self._requests[event.stream_id] = ({str(k): str(v) for k, v in event.headers}, bytearray())
-                self._server.most_streams = max(self._server.most_streams, len(self._requests))
-            elif isinstance(event, h2.events.DataReceived) and event.stream_id in self._requests:
-                self._requests[event.stream_id][1].extend(event.data)
-                self._http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            elif isinstance(event, h2.events.StreamEnded):
-                self._take(event.stream_id)
-            elif isinstance(event, h2.events.StreamReset):
-                self._requests.pop(event.stream_id, None)
-        self._flush_soon()
-
-    def _take(self, stream: int) -> None:
-        behaviour = self._server.behaviour
-        if stream not in self._requests or self._gone:
-            return
-        if behaviour.goaway_after is not None and self._taken >= behaviour.goaway_after:
-            return  # it is behind the last one that was taken
-        self._taken += 1
-        self._last_taken = stream
-        if behaviour.drop_after is not None and self._taken >= behaviour.drop_after:
-            self._gone = True
-            self._transport.abort()
-            return
-        if behaviour.stalls:
-            behaviour.stalls -= 1
-            return
-        if behaviour.delay:
-            asyncio.get_running_loop().call_later(behaviour.delay, self._answer, stream)
-        else:
-            self._answer(stream)
-        if behaviour.goaway_after is not None and self._taken == behaviour.goaway_after:
-            self.go_away()
-
-    def go_away(self) -> None:
-        """Say that nothing behind the last request is taken."""
-        # By hand: after its own GOAWAY h2 would not let us answer what was taken before.
-        self._flush()
-        self._transport.write(GoAwayFrame(last_stream_id=self._last_taken).serialize())
-
-    def cut(self) -> None:
-        """End the connection without a word."""
-        self._transport.abort()
-
-    def _answer(self, stream: int) -> None:
-        found = self._requests.pop(stream, None)
-        if found is None or self._gone:
-            return
-        headers, body = found
-        reason = self._server.judge(headers, bytes(body), self._topics)
-        fields = [("apns-id", headers.get("apns-id", "00000000-0000-4000-8000-000000000000"))]
-        try:
-            if reason is None:
-                self._accept(headers, bytes(body))
-                self._http.send_headers(stream, [(":status", "200"), *fields], end_stream=True)
-            else:
-                self._refuse(stream, reason, fields)
-        except h2.exceptions.ProtocolError:
-            return  # the client gave the stream up, or the connection says GOAWAY
-        self._flush_soon()
-
-    def _accept(self, headers: dict[str, str], body: bytes) -> None:
-        self._server.accepted_count += 1
-        if self._server.keep:
-            self._server.accepted.append(Push(headers[":path"].removeprefix("/3/device/"), headers, json.loads(body)))
-
-    def _refuse(self, stream: int, reason: str, fields: list[tuple[str, str]]) -> None:
-        self._server.reasons[reason] += 1
-        told: dict[str, object] = {"reason": reason}
-        if STATUS_OF[reason] == 410:
-            told["timestamp"] = self._server.behaviour.unregistered_at
-        status = [(":status", str(STATUS_OF[reason])), *fields]
-        if self._server.behaviour.retry_after is not None and STATUS_OF[reason] in (429, 503):
-            status.append(("retry-after", str(self._server.behaviour.retry_after)))
-        self._http.send_headers(stream, status)
-        self._http.send_data(stream, json.dumps(told).encode(), end_stream=True)
-
-    def _flush_soon(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        data = self._http.data_to_send()
-        if data and not self._gone:
-            self._transport.write(data)
-
-
-@asynccontextmanager
-async def running_apns(server: ApnsServer, context: ssl.SSLContext) -> AsyncIterator[ApnsServer]:
-    """Run the server on a free port of the loopback interface within the block.
-
-    Args:
-        server: its port is set.
-        context: with the server's certificate, and the authorities of clients' ones.
-    """
-    context.set_alpn_protocols(["h2"])
-    listening = await asyncio.get_running_loop().create_server(lambda: _Connection(server), "127.0.0.1", 0, ssl=context)
-    server.port = listening.sockets[0].getsockname()[1]
-    try:
-        yield server
-    finally:
-        listening.close()
-        for connection in list(server.open_connections):
-            connection.cut()
-        await listening.wait_closed()

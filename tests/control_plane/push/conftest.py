@@ -11,12 +11,14 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from control_plane.push.apns import PRODUCTION_HOST, ApnsChannel, Server
+from control_plane.push.apns import ApnsChannel
 from control_plane.push.channel import Notification
 from control_plane.push.credentials import AppleCertificate, AppleKey
 from control_plane.push.http2 import client_context
+from control_plane.push.servers import PRODUCTION_HOST, Server
 from tests.control_plane.push.certificates import BUNDLE_ID, Pair, make_pair, server_context, trusting
-from tests.servers.apns import ApnsServer, SigningKey, running_apns
+from tests.servers.apns import ApnsServer, SigningKey
+from tests.servers.http2 import running
 
 KEY_ID, TEAM_ID = "ABCDE12345", "TEAM567890"
 
@@ -54,7 +56,7 @@ def authority() -> Pair:
 async def apple(server_pair: Pair, authority: Pair) -> AsyncIterator[Apple]:
     key = ec.generate_private_key(ec.SECP256R1())
     server = ApnsServer(frozenset([BUNDLE_ID]), {KEY_ID: SigningKey(TEAM_ID, key.public_key())})
-    async with running_apns(server, server_context(server_pair, clients=authority)):
+    async with running(server, server_context(server_pair, clients=authority)):
         yield Apple(server, server_pair, AppleKey(key, KEY_ID, TEAM_ID))
 
 

@@ -14,7 +14,8 @@ from sqlalchemy import select
 
 from control_plane.database import Database
 from control_plane.push import jobs
-from control_plane.push.vault import Servers, Vault
+from control_plane.push.servers import Servers
+from control_plane.push.vault import Vault
 from control_plane.push.worker import PushPolicy, PushWorker
 from control_plane.sealing import MasterKeys
 from control_plane.tables import PushJob
@@ -28,7 +29,7 @@ async def send(url: str, port: int, folder: Path) -> None:
     """Send until no job is active."""
     jobs.SLICE_DEVICES, jobs.HEARTBEAT_SECONDS, jobs.ABANDONED_AFTER = SLICE_DEVICES, HEARTBEAT_SECONDS, ABANDONED_AFTER
     database = Database(url)
-    servers = Servers(("127.0.0.1", port), folder / "push-authority.pem")
+    servers = Servers(apns=("127.0.0.1", port), authorities=folder / "push-authority.pem")
     vault = Vault(database, MasterKeys(folder / "master-keys"), servers)
     worker = PushWorker(database, vault.channel, PushPolicy(per_second=1_000, interval=timedelta(0)), "sender")
     running = asyncio.create_task(worker.run())

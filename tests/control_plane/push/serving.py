@@ -1,22 +1,22 @@
-"""A push server in a thread of its own, for tests that wait for other processes."""
+"""Push servers in a thread of their own, for tests that wait for other processes."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 from tests.control_plane.push.certificates import make_pair, server_context
-from tests.servers.apns import ApnsServer, running_apns
+from tests.servers.http2 import Http2Server, running
 
 START_SECONDS = 20.0
 
 
 @contextmanager
-def apns_in_thread(server: ApnsServer, folder: Path) -> Iterator[Path]:
-    """Run a server within the block; give the file of the authority that it is trusted by."""
+def in_thread(folder: Path, *servers: Http2Server) -> Iterator[Path]:
+    """Run servers within the block; give the file of the authority that they are trusted by."""
     pair = make_pair(topic=None, servers=(), address="127.0.0.1")
     file = folder / "push-authority.pem"
     file.write_bytes(pair.certificate_pem)
@@ -24,7 +24,9 @@ def apns_in_thread(server: ApnsServer, folder: Path) -> Iterator[Path]:
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:
-        async with running_apns(server, server_context(pair)):
+        async with AsyncExitStack() as stack:
+            for server in servers:
+                await stack.enter_async_context(running(server, server_context(pair)))
             ready.set()
             await over.wait()
 

@@ -19,7 +19,7 @@ from control_plane.database import Database
 from control_plane.tables import Device, PushCredential, utc_now
 from tests.control_plane.push.certificates import make_pair
 from tests.control_plane.push.conftest import KEY_ID, TEAM_ID
-from tests.control_plane.push.serving import apns_in_thread
+from tests.control_plane.push.serving import in_thread
 from tests.control_plane.running import ORGANIZATION, Api, running_api
 from tests.servers.apns import ApnsServer, SigningKey
 
@@ -41,7 +41,7 @@ def pushing(server: ApnsServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A control plane that pushes through the server, with an application, a model and devices."""
     folder = tmp_path_factory.mktemp("pushing")
     url = f"sqlite:///{folder / 'test.sqlite3'}"
-    with apns_in_thread(server, folder) as authority:
+    with in_thread(folder, server) as authority:
         settings = {
             "SKAFOS_PUSH_APNS_ADDRESS": f"127.0.0.1:{server.port}",
             "SKAFOS_PUSH_AUTHORITIES_FILE": str(authority),

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from control_plane.push import apns
+from control_plane.push import apns, attempts
 from control_plane.push.apns import TOKEN_SECONDS, ProviderToken
 from control_plane.push.channel import ChannelAway, ChannelUnusable, Notification, Outcome, Result
 from control_plane.push.credentials import AppleKey, read_apple_certificate
+from control_plane.push.servers import PRODUCTION_HOST
 from tests.components import free_port
 from tests.control_plane.push.certificates import BUNDLE_ID, Pair, make_pair
 from tests.control_plane.push.conftest import KEY_ID, TEAM_ID, Apple
@@ -42,7 +43,7 @@ async def test_a_silent_notification_names_model_and_version_only(
     assert push.headers["apns-topic"] == BUNDLE_ID
     assert push.headers["apns-collapse-id"] == "skafos.faces"
     assert push.headers["apns-expiration"] == str(int(notification.expires_at.timestamp()))
-    assert push.headers[":authority"] == apns.PRODUCTION_HOST
+    assert push.headers[":authority"] == PRODUCTION_HOST
 
 
 async def test_a_certificate_is_shown_in_place_of_a_token(
@@ -179,7 +180,7 @@ async def test_an_expired_token_is_told_when_clocks_differ(
 async def test_no_answer_is_not_known(
     apple: Apple, notification: Notification, token: Token, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apns, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(attempts, "ANSWER_SECONDS", 0.05)
     apple.server.behaviour.stalls = 1
     channel = apple.channel()
     assert await channel.send(token(1), notification) == Result(Outcome.UNKNOWN, "TooLate")

@@ -173,7 +173,7 @@ def test_what_is_no_service_account_is_refused(
         read_google_account(account(rsa_key, **changes))
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{", b"\xff", b"[" * 10_000])
+@pytest.mark.parametrize("content", [b"[]", b"{", b"\xff", b"[" * 5_000])
 def test_what_is_no_json_is_refused(content: bytes) -> None:
     with pytest.raises(CredentialUnusable, match="no service account"):
         read_google_account(content)

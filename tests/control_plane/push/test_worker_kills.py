@@ -27,7 +27,7 @@ from control_plane.tables import Device, PushJob
 from tests.control_plane.push.certificates import BUNDLE_ID
 from tests.control_plane.push.conftest import KEY_ID, TEAM_ID
 from tests.control_plane.push.sending_process import SLICE_DEVICES
-from tests.control_plane.push.serving import apns_in_thread
+from tests.control_plane.push.serving import in_thread
 from tests.control_plane.world import open_world
 from tests.servers.apns import ApnsServer, Behaviour, SigningKey
 
@@ -45,7 +45,7 @@ def test_no_device_is_left_out_whenever_the_worker_is_killed(tmp_path: Path) -> 
     server = ApnsServer(frozenset([BUNDLE_ID]), keys, Behaviour(delay=0.01))
     url = f"sqlite:///{tmp_path / 'test.sqlite3'}"
     numbers = random.Random(SEED)
-    with apns_in_thread(server, tmp_path):
+    with in_thread(tmp_path, server):
         job_id = asyncio.run(begin(tmp_path, url, key, devices))
         module = "tests.control_plane.push.sending_process"
         command = [sys.executable, "-m", module, url, str(server.port), str(tmp_path)]
