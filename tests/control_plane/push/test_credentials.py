@@ -43,11 +43,6 @@ def pair() -> Pair:
     return make_pair()
 
 
-@pytest.fixture(scope="module")
-def rsa_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 2048)
-
-
 def test_a_key_is_read() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     found = read_apple_key(pem_of(key), KEY_ID, TEAM_ID)
