@@ -25,7 +25,7 @@ def set_push_credential(
     service: str,
     content: bytes,
     *,
-    kind: Literal["key", "certificate"],
+    kind: Literal["key", "certificate", "account"],
     key_id: str = "",
     team_id: str = "",
     password: str | None = None,
@@ -33,9 +33,9 @@ def set_push_credential(
     """Give an environment a credential to push with, in the place of the one before.
 
     Args:
-        service: which is pushed through: "apns".
-        content: of the file that Apple gave: a .p8, .p12 or PEM.
-        kind: a key (.p8) for all apps of a team, or a certificate of this app.
+        service: which is pushed through: Apple's "apns" or Google's "fcm".
+        content: of the file that Apple gave, a .p8, .p12 or PEM, or of the JSON file of a Google service account.
+        kind: for "apns" a key (.p8) for all apps of a team, or a certificate of this app; for "fcm" an account.
         key_id, team_id: of a key, as Apple shows them.
         password: of a certificate's file.
     """

@@ -38,6 +38,8 @@ REASON_LENGTH = 255
 MAX_REASONS = 64
 
 APPLE, APPLE_SANDBOX, GOOGLE = "apns", "apns-sandbox", "fcm"
+# After these a device may be awake. One that was refused, for want of a credential perhaps, is not.
+WOKEN = (Outcome.ACCEPTED, Outcome.UNKNOWN)
 
 
 def services_of(job: PushJob) -> tuple[str, ...]:
@@ -151,11 +153,14 @@ async def targets_of(database: Database, part: Slice, spare_since: datetime) -> 
 
     Args:
         part: the slice.
-        spare_since: devices that a push was accepted for since then are spared.
+        spare_since: devices that a push woke since then, or may have, are spared.
     """
     query = (
         _reachable(
-            select(Device.device_id, Device.push_token, Device.push_service, DevicePush.job_id, DevicePush.sent_at),
+            select(
+                *(Device.device_id, Device.push_token, Device.push_service),
+                *(DevicePush.job_id, DevicePush.sent_at, DevicePush.outcome),
+            ),
             part.job,
             part.after,
         )
@@ -168,10 +173,10 @@ async def targets_of(database: Database, part: Slice, spare_since: datetime) -> 
     )
     targets, spared = [], 0
     async with database.read() as session:
-        for device_id, token, service, job_id, sent_at in await session.execute(query):
+        for device_id, token, service, job_id, sent_at, outcome in await session.execute(query):
             if job_id == part.job.id:
                 continue
-            if sent_at is not None and sent_at > spare_since:
+            if outcome in WOKEN and sent_at > spare_since:
                 spared += 1
             else:
                 targets.append(Target(device_id, token, service))

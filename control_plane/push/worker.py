@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeGuard
 
 import structlog
 
@@ -34,6 +35,8 @@ _log = structlog.get_logger(__name__)
 
 # Gives the channel to a service for an environment, or None when it has no credential for it.
 Channels = Callable[[str, str], Awaitable[Channel | None]]
+# What became of it for a service.
+Opened = Channel | ChannelUnusable | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +195,18 @@ class PushWorker:
         name = model.name if model is not None else ""
         notification = Notification(name, part.job.version, self._now() + self._policy.expires)
         channels = {
-            service: await self._channels(part.job.environment_id, service)
-            for service in {target.service for target in targets}
+            service: await self._open(part.job.environment_id, service) for service in jobs.services_of(part.job)
         }
+        unusable = [each for each in channels.values() if isinstance(each, ChannelUnusable)]
+        if unusable and not _any_usable(channels):
+            raise unusable[0]
         return _Sending(targets, spared, notification, channels, self._pace)
+
+    async def _open(self, environment_id: str, service: str) -> Opened:
+        try:
+            return await self._channels(environment_id, service)
+        except ChannelUnusable as error:
+            return error
 
     async def _keep_alive(self, part: Slice, sending: _Sending) -> None:
         while not await is_set_within(sending.ended, jobs.HEARTBEAT_SECONDS):
@@ -228,7 +239,7 @@ class _Sending:
         targets: Sequence[Target],
         spared: int,
         notification: Notification,
-        channels: dict[str, Channel | None],
+        channels: dict[str, Opened],
         pace: Pace,
     ) -> None:
         self._targets = targets
@@ -238,7 +249,7 @@ class _Sending:
         self._pace = pace
         self._results: dict[str, tuple[Target, Result]] = {}
         self._stopped = False
-        capacity = min((each.capacity for each in channels.values() if each is not None), default=1)
+        capacity = min((each.capacity for each in channels.values() if _is_usable(each)), default=1)
         self._places = asyncio.Semaphore(capacity)
         self.ended = asyncio.Event()
         self.away: ChannelAway | None = None
@@ -271,11 +282,7 @@ class _Sending:
 
     async def _send(self, target: Target) -> None:
         try:
-            channel = self._channels[target.service]
-            if channel is None:
-                result = Result(Outcome.REFUSED, "NoCredential")
-            else:
-                result = await channel.send(target.token, self._notification)
+            result = await self._result_of(target)
             self._results[target.device_id] = target, result
             PUSHES_SENT.labels(result.outcome.value).inc()
         except ChannelAway as error:
@@ -286,6 +293,34 @@ class _Sending:
             self._stopped = True
         finally:
             self._places.release()
+
+    async def _result_of(self, target: Target) -> Result:
+        """Send to a device.
+
+        A service whose credential is refused is the end of the job only when there is no other one to send through.
+        """
+        channel = self._channels[target.service]
+        if channel is None:
+            return Result(Outcome.REFUSED, "NoCredential")
+        if isinstance(channel, ChannelUnusable):
+            return Result(Outcome.REFUSED, channel.reason)
+        try:
+            return await channel.send(target.token, self._notification)
+        except ChannelUnusable as error:
+            if self._channels[target.service] is channel:
+                _log.error("push_service_unusable", service=target.service, reason=error.reason, told=str(error))
+                self._channels[target.service] = error
+            if not _any_usable(self._channels):
+                raise
+            return Result(Outcome.REFUSED, error.reason)
+
+
+def _is_usable(opened: Opened) -> TypeGuard[Channel]:
+    return opened is not None and not isinstance(opened, ChannelUnusable)
+
+
+def _any_usable(channels: Mapping[str, Opened]) -> bool:
+    return any(map(_is_usable, channels.values()))
 
 
 async def _all_done(tasks: set[asyncio.Task[None]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,8 +22,9 @@ app = options.family("Wake devices up: credentials, send, history, pause.")
 credentials = options.family("What an environment pushes with: list, set, delete.")
 app.add_typer(credentials, name="credentials")
 
-SERVICE = "apns"
+APPLE, GOOGLE = "apns", "fcm"
 FOLLOW_SECONDS = 1.0
+KINDS = {"account": "service account"}
 ENDED = ("finished", "cancelled", "failed")
 COLUMNS = (
     Column("version", "integer"),
@@ -175,7 +176,12 @@ def list_credentials(
 
 @credentials.command("set")
 def set_credential(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .p8, .p12 or PEM file from Apple.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A .p8, .p12 or PEM file from Apple, or a service account's JSON file from Google."
+        ),
+    ],
     env: options.Env,
     key_id: Annotated[str, typer.Option("--key-id", metavar="ID", help="Of a key (.p8).")] = "",
     team_id: Annotated[str, typer.Option("--team-id", metavar="ID", help="Of a key (.p8).")] = "",
@@ -187,23 +193,23 @@ def set_credential(
     app: options.App = None,
     json: options.Json = False,
 ) -> None:
-    """Give an environment a key or a certificate to push with.
+    """Give an environment a key, a certificate or a service account to push with.
 
-    It takes the place of the one before.
+    It takes the place of the one before for the same service.
     """
     try:
         content = file.read_bytes()
         password = _password(password_file)
     except OSError as error:
         raise InvalidParamError(f"{error.filename} cannot be read: {error.strerror}.") from None
-    kind = "key" if key_id or team_id or file.suffix == ".p8" else "certificate"
+    service, kind = _recognize(file, content, ids=bool(key_id or team_id))
     with session(org, app) as chosen:
         stored = chosen.client.set_push_credential(
             *chosen.of_app,
             env,
-            SERVICE,
+            service,
             content,
-            kind="key" if kind == "key" else "certificate",
+            kind=kind,
             key_id=key_id,
             team_id=team_id,
             password=password,
@@ -211,26 +217,45 @@ def set_credential(
     if json:
         print_json(stored)
         return
-    print(f"{env} pushes with this {stored.kind} now ({_facts(stored)}).")
+    print(f"{env} pushes with this {KINDS.get(stored.kind, stored.kind)} now ({_facts(stored)}).")
     _warn([stored])
 
 
 @credentials.command("delete")
 def delete_credential(
     env: options.Env,
+    service: Annotated[
+        str | None, typer.Option("--service", metavar="NAME", help="apns or fcm, when it has credentials for both.")
+    ] = None,
     yes: options.Yes = False,
     org: options.Org = None,
     app: options.App = None,
     json: options.Json = False,
 ) -> None:
     """Have an environment forget what it pushes with."""
-    ask(f"{env} will not be able to push. Delete its credential?", yes)
     with session(org, app) as chosen:
-        chosen.client.delete_push_credential(*chosen.of_app, env, SERVICE)
+        service = service or _only_service(
+            [each.service for each in chosen.client.list_push_credentials(*chosen.of_app, env)]
+        )
+        ask(f"{env} will not be able to push through {service}. Delete its credential?", yes)
+        chosen.client.delete_push_credential(*chosen.of_app, env, service)
     if json:
-        print_json({"deleted": SERVICE, "environment": env})
+        print_json({"deleted": service, "environment": env})
     else:
-        print(f"{env} has no push credential any more.")
+        print(f"{env} has no push credential for {service} any more.")
+
+
+def _recognize(file: Path, content: bytes, ids: bool) -> tuple[str, Literal["key", "certificate", "account"]]:
+    """Return the service that a file is for, and what it is."""
+    if content.lstrip().startswith(b"{"):
+        return GOOGLE, "account"
+    return APPLE, "key" if ids or file.suffix == ".p8" else "certificate"
+
+
+def _only_service(found: list[str]) -> str:
+    if len(found) > 1:
+        raise InvalidParamError(f"There are credentials for {' and '.join(found)}: say which with --service.")
+    return found[0] if found else APPLE
 
 
 def _password(file: Path | None) -> str | None:
@@ -243,6 +268,8 @@ def _password(file: Path | None) -> str | None:
 
 def _facts(credential: PushCredential) -> str:
     facts = credential.facts
+    if credential.kind == "account":
+        return f"{facts.get('client_email')} of project {facts.get('project')}"
     if credential.kind == "key":
         return f"key {facts.get('key_id')} of team {facts.get('team_id')}"
     servers = [name for name in ("production", "sandbox") if facts.get(name)]

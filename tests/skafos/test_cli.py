@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
@@ -19,6 +19,7 @@ from skafos.cli.app import COMMANDS, FAMILIES
 from skafos.cli.app import app as tree
 from skafos.cli.output import MAX_CELL
 from skafos.cli.reference import HEADING, commands, reference
+from tests.control_plane.push.certificates import EMAIL, PROJECT, service_account
 from tests.flows.running import ROOT, Running, until
 from tests.skafos.command import run
 
@@ -152,6 +153,13 @@ def test_a_credential_is_set_a_push_held_up_and_told(app: Running, folder: Path,
     lines = app.command("push", "history", "--csv", app=APP, model=MODEL).stdout.splitlines()
     assert lines[0].startswith("version,environment,sent,devices")
     assert len(lines) == 3
+    account = tmp_path / "service-account.json"
+    account.write_bytes(service_account(rsa.generate_private_key(65537, 2048)))
+    told = app.command("push", "credentials", "set", str(account), "--env", "prod", app=APP)
+    assert told.stdout == f"prod pushes with this service account now ({EMAIL} of project {PROJECT}).\n"
+    which = app.command("push", "credentials", "delete", "--yes", "--env", "prod", app=APP)
+    assert (which.returncode, "apns and fcm: say which" in which.stderr) == (1, True)
+    app.command("push", "credentials", "delete", "--yes", "--env", "prod", "--service", "fcm", app=APP)
     app.command("push", "credentials", "delete", "--yes", "--env", "prod", app=APP)
     assert app.skafos("push", "credentials", "list", "--env", "prod", app=APP) == []
 

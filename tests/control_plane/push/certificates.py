@@ -1,8 +1,9 @@
-"""Credentials for tests: authorities, server and push certificates, and keys, made anew for each run."""
+"""Credentials for tests: authorities, server and push certificates, keys and accounts, made anew for each run."""
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import ssl
 import tempfile
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
@@ -19,6 +20,7 @@ SANDBOX = ObjectIdentifier("1.2.840.113635.100.6.3.1")
 PRODUCTION = ObjectIdentifier("1.2.840.113635.100.6.3.2")
 TOPICS = ObjectIdentifier("1.2.840.113635.100.6.3.6")
 BUNDLE_ID = "com.example.camera"
+PROJECT, EMAIL, ACCOUNT_KEY_ID = "camera-1", "push@camera-1.iam.gserviceaccount.com", "0a1b2c"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,23 @@ def make_pair(
         alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
         builder = builder.add_extension(alternative, critical=False)
     return Pair(builder.sign((authority.key if authority else key), hashes.SHA256()), key)
+
+
+def service_account(key: rsa.RSAPrivateKey, **changes: object) -> bytes:
+    """Return the JSON file of a service account, as Google Cloud gives it, with changes."""
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    told = {
+        "type": "service_account",
+        "project_id": PROJECT,
+        "private_key_id": ACCOUNT_KEY_ID,
+        "private_key": pem.decode(),
+        "client_email": EMAIL,
+        "client_id": "100000000000000000001",
+        "auth_uri": "https://accounts.google.com/o/oauth2/auth",
+        "token_uri": "https://oauth2.googleapis.com/token",
+        "universe_domain": "googleapis.com",
+    }
+    return json.dumps({**told, **changes}).encode()
 
 
 def server_context(pair: Pair, clients: Pair | None = None) -> ssl.SSLContext:

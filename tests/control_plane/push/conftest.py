@@ -18,13 +18,21 @@ from control_plane.push.credentials import AppleCertificate, AppleKey, GoogleAcc
 from control_plane.push.fcm import FcmChannel
 from control_plane.push.http2 import client_context
 from control_plane.push.servers import MESSAGES_HOST, PRODUCTION_HOST, TOKENS_HOST, Server
-from tests.control_plane.push.certificates import BUNDLE_ID, Pair, make_pair, server_context, trusting
+from tests.control_plane.push.certificates import (
+    ACCOUNT_KEY_ID,
+    BUNDLE_ID,
+    EMAIL,
+    PROJECT,
+    Pair,
+    make_pair,
+    server_context,
+    trusting,
+)
 from tests.servers.apns import ApnsServer, SigningKey
 from tests.servers.fcm import Account, FcmServer
 from tests.servers.http2 import running
 
 KEY_ID, TEAM_ID = "ABCDE12345", "TEAM567890"
-PROJECT, EMAIL, ACCOUNT_KEY_ID = "camera-1", "push@camera-1.iam.gserviceaccount.com", "0a1b2c"
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,19 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from sqlalchemy import insert, select
 
 from control_plane.database import Database
 from control_plane.tables import Device, PushCredential, utc_now
-from tests.control_plane.push.certificates import make_pair
+from tests.control_plane.push.certificates import ACCOUNT_KEY_ID, EMAIL, PROJECT, make_pair, service_account
 from tests.control_plane.push.conftest import KEY_ID, TEAM_ID
 from tests.control_plane.push.serving import in_thread
 from tests.control_plane.running import ORGANIZATION, Api, running_api
 from tests.servers.apns import ApnsServer, SigningKey
+from tests.servers.fcm import Account, FcmServer
 
-BUNDLE_ID = "org.example.push"
+BUNDLE_ID, ROBOT_BUNDLE_ID = "org.example.push", "org.example.robot"
 APP = f"/v2/organizations/{ORGANIZATION}/apps/camera"
 MODEL = f"{APP}/models/faces"
 PROD = f"{APP}/environments/prod/push_credentials"
@@ -33,17 +34,23 @@ DEVICES = 120
 
 @pytest.fixture(scope="module")
 def server() -> ApnsServer:
-    return ApnsServer(frozenset([BUNDLE_ID]), {KEY_ID: SigningKey(TEAM_ID, KEY.public_key())})
+    return ApnsServer(frozenset([BUNDLE_ID, ROBOT_BUNDLE_ID]), {KEY_ID: SigningKey(TEAM_ID, KEY.public_key())})
 
 
 @pytest.fixture(scope="module")
-def pushing(server: ApnsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """A control plane that pushes through the server, with an application, a model and devices."""
+def google_server(rsa_key: rsa.RSAPrivateKey) -> FcmServer:
+    return FcmServer(Account(PROJECT, EMAIL, ACCOUNT_KEY_ID, rsa_key.public_key()))
+
+
+@pytest.fixture(scope="module")
+def pushing(server: ApnsServer, google_server: FcmServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A control plane that pushes through the servers, with an application, a model and devices."""
     folder = tmp_path_factory.mktemp("pushing")
     url = f"sqlite:///{folder / 'test.sqlite3'}"
-    with in_thread(folder, server) as authority:
+    with in_thread(folder, server, google_server) as authority:
         settings = {
             "SKAFOS_PUSH_APNS_ADDRESS": f"127.0.0.1:{server.port}",
+            "SKAFOS_PUSH_FCM_ADDRESS": f"127.0.0.1:{google_server.port}",
             "SKAFOS_PUSH_AUTHORITIES_FILE": str(authority),
             "SKAFOS_PUSH_INTERVAL_SECONDS": "0",
         }
@@ -59,10 +66,12 @@ def pushing(server: ApnsServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(autouse=True)
-def behaving(server: ApnsServer) -> Iterator[None]:
+def behaving(server: ApnsServer, google_server: FcmServer) -> Iterator[None]:
     yield
     server.behaviour = type(server.behaviour)()
+    google_server.behaviour = type(google_server.behaviour)()
     server.accepted.clear()
+    google_server.accepted.clear()
 
 
 def in_database(api: Api, work: Callable[[Database], Any]) -> Any:
@@ -76,18 +85,20 @@ def in_database(api: Api, work: Callable[[Database], Any]) -> Any:
     return asyncio.run(run())
 
 
-async def register(database: Database, environment_id: str) -> None:
+async def register(
+    database: Database, environment_id: str, count: int = DEVICES, service: str = "apns", first: int = 0
+) -> None:
     rows = [
         {
             "environment_id": environment_id,
             "device_id": f"device-{number:04d}",
             "facts": {},
             "push_token": f"{number:064x}",
-            "push_service": "apns",
+            "push_service": service,
             "registered_at": utc_now(),
             "updated_at": utc_now(),
         }
-        for number in range(DEVICES)
+        for number in range(first, first + count)
     ]
     async with database.write() as session:
         await session.execute(insert(Device), rows)
@@ -110,9 +121,9 @@ def store(api: Api) -> Any:
     return answer.json()
 
 
-def ended(api: Api, push_id: str) -> Any:
+def ended(api: Api, push_id: str, model: str = MODEL) -> Any:
     deadline = time.monotonic() + 30
-    while (push := api.get(f"{MODEL}/pushes/{push_id}"))["state"] not in ("finished", "failed", "cancelled"):
+    while (push := api.get(f"{model}/pushes/{push_id}"))["state"] not in ("finished", "failed", "cancelled"):
         assert time.monotonic() < deadline, push
         time.sleep(0.05)
     return push
@@ -237,3 +248,83 @@ def test_what_is_sealed_is_sealed_anew_by_command(pushing: Api, tmp_path: Path) 
     assert '"renewed": 1' in done.stdout
     push = ended(pushing, pushing.post(f"{MODEL}/pushes", {"environment": "prod"})["id"])
     assert (push["state"], push["accepted"]) == ("finished", DEVICES)
+
+
+def test_a_service_account_is_stored_shown_without_its_secret_and_forgotten(
+    pushing: Api, rsa_key: rsa.RSAPrivateKey
+) -> None:
+    path = f"{APP}/environments/dev/push_credentials"
+    answer = pushing.call("PUT", f"{path}/fcm", credential(service_account(rsa_key), "account"))
+    assert answer.status_code == 200, answer.text
+    shown = answer.json()
+    assert (shown["service"], shown["kind"], shown["expires_at"]) == ("fcm", "account", None)
+    assert shown["facts"] == {"project": PROJECT, "client_email": EMAIL, "key_id": ACCOUNT_KEY_ID}
+    assert pushing.get(path) == [shown]
+
+    async def sealed(database: Database) -> bytes:
+        async with database.read() as session:
+            (stored,) = await session.scalars(select(PushCredential.sealed).where(PushCredential.service == "fcm"))
+            return stored
+
+    secret = service_account(rsa_key)[200:240]
+    assert secret not in in_database(pushing, sealed)
+    assert secret.decode() not in pushing.log()
+    pushing.delete(f"{path}/fcm")
+    assert pushing.get(path) == []
+
+
+@pytest.mark.parametrize(
+    ("service", "kind", "changes", "sentence"),
+    [
+        ("apns", "account", {}, "A service account is for fcm"),
+        ("fcm", "key", {}, "A service account is for fcm"),
+        ("fcm", "account", {"type": "authorized_user"}, "no service account"),
+        ("fcm", "account", {"project_id": ""}, "no project_id"),
+        ("fcm", "account", {"private_key": "nonsense"}, "private_key of the service account cannot be read"),
+        ("fcm", "account", {"token_uri": "https://127.0.0.1:8800/token"}, "token_uri"),
+    ],
+)
+def test_a_service_account_that_cannot_work_is_refused_with_a_sentence(
+    pushing: Api, rsa_key: rsa.RSAPrivateKey, service: str, kind: str, changes: dict[str, str], sentence: str
+) -> None:
+    answer = pushing.call("PUT", f"{PROD}/{service}", credential(service_account(rsa_key, **changes), kind))
+    assert (answer.status_code, answer.json()["code"]) == (400, "credential_unusable")
+    assert sentence in answer.json()["error"]
+
+
+def test_a_push_goes_to_the_devices_of_both_services(
+    pushing: Api, server: ApnsServer, google_server: FcmServer, rsa_key: rsa.RSAPrivateKey
+) -> None:
+    app = f"/v2/organizations/{ORGANIZATION}/apps/robot"
+    body = {"name": "robot", "bundle_id": ROBOT_BUNDLE_ID, "platform": "ios"}
+    pushing.post(f"/v2/organizations/{ORGANIZATION}/apps", body)
+    pushing.post(f"{app}/models", {"name": "arms"})
+    pushing.upload(f"{app}/models/arms", b"weights", "model.bin")
+    (prod,) = [each["id"] for each in pushing.get(f"{app}/environments") if each["name"] == "prod"]
+    in_database(pushing, lambda database: register(database, prod, 20))
+    in_database(pushing, lambda database: register(database, prod, 30, "fcm", first=20))
+    credentials = f"{app}/environments/prod/push_credentials"
+    pushing.call("PUT", f"{credentials}/apns", credential(key_pem()))
+
+    def push() -> Any:
+        begun = pushing.post(f"{app}/models/arms/deploy", {"version": 1, "environment": "prod", "push": True})
+        return ended(pushing, begun["deployment"]["push"]["push_id"], f"{app}/models/arms")
+
+    # What there is no credential for is counted, not passed over.
+    alone = push()
+    assert (alone["state"], alone["targeted"], alone["accepted"], alone["refused"]) == ("finished", 50, 20, 30)
+    assert alone["reasons"] == {"NoCredential": 30}
+    assert google_server.accepted == []
+
+    pushing.call("PUT", f"{credentials}/fcm", credential(service_account(rsa_key), "account"))
+    google_server.behaviour.refuse = {f"{20:064x}": "UNREGISTERED", f"{21:064x}": "SENDER_ID_MISMATCH"}
+    server.accepted.clear()
+    both = push()
+    assert (both["state"], both["targeted"], both["accepted"], both["gone"]) == ("finished", 50, 48, 1)
+    assert both["reasons"] == {"UNREGISTERED": 1, "SENDER_ID_MISMATCH": 1}
+    assert sorted(int(each.device_token, 16) for each in server.accepted) == list(range(20))
+    assert sorted(int(each.device_token, 16) for each in google_server.accepted) == list(range(22, 50))
+    assert {each.message["data"]["skafos_version"] for each in google_server.accepted} == {"1"}
+    assert pushing.get(f"{app}/models/arms/pushes")[0] == both
+    # The token that is gone was taken away.
+    assert push()["targeted"] == 49

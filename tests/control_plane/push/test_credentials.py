@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from control_plane.push.credentials import (
+    MAX_ACCOUNT_BYTES,
     MAX_CREDENTIAL_BYTES,
     AppleCertificate,
     CredentialUnusable,
@@ -19,11 +19,31 @@ from control_plane.push.credentials import (
     read_google_account,
 )
 from control_plane.push.expiry import expires_soon
-from tests.control_plane.push.certificates import BUNDLE_ID, PRODUCTION, SANDBOX, Pair, make_pair
+from tests.control_plane.push.certificates import (
+    ACCOUNT_KEY_ID,
+    BUNDLE_ID,
+    EMAIL,
+    PRODUCTION,
+    PROJECT,
+    SANDBOX,
+    Pair,
+    make_pair,
+    service_account,
+)
 from tests.control_plane.push.conftest import KEY_ID, TEAM_ID
 
 NOW = datetime.now(UTC)
 PASSWORD = "correct horse"
+# A server that asked any of these for access would do what an uploader wants in the network that it is in.
+NOT_GOOGLES = (
+    "http://oauth2.googleapis.com/token",
+    "https://oauth2.googleapis.com.example.org/token",
+    "https://oauth2.googleapis.com@127.0.0.1/token",
+    "https://oauth2.googleapis.com:444/token",
+    "https://oauth2.googleapis.com/token/../other",
+    "https://169.254.169.254/token",
+    "file:///etc/passwd",
+)
 
 
 def pem_of(key: Any, password: str | None = None) -> bytes:
@@ -132,21 +152,13 @@ def test_the_end_of_a_certificate_is_told_in_time() -> None:
     assert not expires_soon(certificate.expires_at, datetime.now(UTC), timedelta(days=10))
 
 
-def account(key: rsa.RSAPrivateKey, **changes: object) -> bytes:
-    told = {
-        "type": "service_account",
-        "project_id": "camera-1",
-        "private_key_id": "abc",
-        "private_key": pem_of(key).decode(),
-        "client_email": "push@camera-1.iam.gserviceaccount.com",
-        "token_uri": "https://oauth2.googleapis.com/token",
-    }
-    return json.dumps({**told, **changes}).encode()
-
-
 def test_a_service_account_is_read(rsa_key: rsa.RSAPrivateKey) -> None:
-    found = read_google_account(account(rsa_key))
-    assert (found.project, found.key_id) == ("camera-1", "abc")
+    found = read_google_account(service_account(rsa_key))
+    assert (found.project, found.key_id, found.email) == (PROJECT, ACCOUNT_KEY_ID, EMAIL)
+    assert (
+        read_google_account(service_account(rsa_key, project_id="example.com:camera-1")).project
+        == "example.com:camera-1"
+    )
     assert "BEGIN" not in repr(found)
 
 
@@ -154,10 +166,19 @@ def test_a_service_account_is_read(rsa_key: rsa.RSAPrivateKey) -> None:
     ("changes", "sentence"),
     [
         ({"type": "authorized_user"}, "no service account"),
+        ({"type": None, "project_info": {}}, "google-services.json"),
+        ({"type": None, "installed": {}}, "OAuth client"),
+        ({"project_id": ""}, "no project_id"),
+        ({"project_id": "camera-1/../other"}, "project_id of the service account is none"),
+        ({"client_email": "a b@example.com"}, "client_email of the service account is none"),
+        ({"private_key_id": "a\r\nb"}, "private_key_id of the service account is none"),
         ({"project_id": None}, "no project_id"),
         ({"client_email": 7}, "no client_email"),
-        ({"token_uri": "http://example.com"}, "https"),
+        *(({"token_uri": url}, "token_uri of the service account is not") for url in NOT_GOOGLES),
         ({"private_key": "nonsense"}, "cannot be read"),
+        ({"private_key": "grö\0ßer"}, "cannot be read"),
+        ({"private_key": pem_of(rsa.generate_private_key(65537, 1024)).decode()}, "shorter than 2048"),
+        ({"client_id": "1" * MAX_ACCOUNT_BYTES}, "larger than 5 KiB"),
         ({"private_key": pem_of(ec.generate_private_key(ec.SECP256R1())).decode()}, "not an RSA key"),
     ],
 )
@@ -165,7 +186,7 @@ def test_what_is_no_service_account_is_refused(
     rsa_key: rsa.RSAPrivateKey, changes: dict[str, object], sentence: str
 ) -> None:
     with pytest.raises(CredentialUnusable, match=sentence):
-        read_google_account(account(rsa_key, **changes))
+        read_google_account(service_account(rsa_key, **changes))
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{", b"\xff", b"[" * 5_000])

@@ -20,7 +20,8 @@ from control_plane.push.fcm import FcmChannel
 from control_plane.push.http2 import Answer
 from control_plane.push.servers import Servers
 from tests.components import free_port
-from tests.control_plane.push.conftest import EMAIL, PROJECT, Google
+from tests.control_plane.push.certificates import EMAIL, PROJECT
+from tests.control_plane.push.conftest import Google
 
 Token = Callable[[int], str]
 NOW = 1_800_000_000.0
