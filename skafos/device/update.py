@@ -233,7 +233,7 @@ class DeviceClient:
 
         Args:
             push_token: the token that a push service gave the app.
-            push_service: which one, such as "apns".
+            push_service: which one, "apns", "apns-sandbox" or "fcm".
 
         Raises:
             EdgeUnavailable: the edge cannot be asked now.

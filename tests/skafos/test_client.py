@@ -82,7 +82,7 @@ def calls_of(name: str, file: Path) -> Iterator[tuple[str, str]]:
     """Yield the methods and paths that an operation of the client calls, each name in a path as ``{}``."""
     operation = inspect.unwrap(getattr(Client, name))
     stands_for: dict[str, Any] = {"str": "{}", "int": 1, "bytes": b"", "Path": file, "int | str": "{}"}
-    stands_for["Literal['key', 'certificate']"] = "key"
+    stands_for["Literal['key', 'certificate', 'account']"] = "key"
     required = [
         parameter
         for parameter in inspect.signature(operation).parameters.values()

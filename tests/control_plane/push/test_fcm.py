@@ -199,7 +199,7 @@ async def test_over_the_quota_the_caller_waits_a_minute_at_least(
 async def test_over_the_quota_again_and_again_the_pauses_grow_and_end_with_success(
     google: Google, channel: FcmChannel, notification: Notification, token: Token, asked: int | None
 ) -> None:
-    google.server.behaviour.retry_after = asked and str(asked)
+    google.server.behaviour.retry_after = None if asked is None else str(asked)
     first = asked or 60
     for number in range(6):
         google.server.behaviour.failures = ["QUOTA_EXCEEDED"]
