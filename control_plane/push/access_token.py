@@ -131,8 +131,20 @@ class AccessToken:
 
     async def _ask(self) -> tuple[str, float]:
         """Return a new token, and how many seconds it lives."""
+        body = self._grant()
+
+        async def headers() -> Sequence[Header]:
+            return [
+                (":method", "POST"),
+                (":scheme", "https"),
+                (":authority", self._authority),
+                (":path", urlsplit(GOOGLE_TOKEN_URL).path),
+                ("content-type", "application/x-www-form-urlencoded"),
+                ("content-length", str(len(body))),
+            ]
+
         try:
-            told = await self._attempts.ask(self._headers, self._grant(), self._judge)
+            told = await self._attempts.ask(headers, body, self._judge)
         except (Lost, TooLate):
             raise ChannelAway("Google's server of access tokens does not answer.") from None
         token, seconds = told.get("access_token"), told.get("expires_in")
@@ -141,15 +153,6 @@ class AccessToken:
         if not isinstance(seconds, int | float) or not seconds > 0:
             raise ChannelAway("Google's server of access tokens does not tell how long one lives.")
         return token, min(float(seconds), MAX_TOKEN_SECONDS)
-
-    async def _headers(self) -> Sequence[Header]:
-        return [
-            (":method", "POST"),
-            (":scheme", "https"),
-            (":authority", self._authority),
-            (":path", urlsplit(GOOGLE_TOKEN_URL).path),
-            ("content-type", "application/x-www-form-urlencoded"),
-        ]
 
     def _grant(self) -> bytes:
         issued_at = int(self._clock())

@@ -104,7 +104,7 @@ class FcmChannel:
         async def headers() -> Sequence[Header]:
             nonlocal used
             used = await self._access.get()
-            return [*self._headers, ("authorization", f"Bearer {used}")]
+            return [*self._headers, ("content-length", str(len(body))), ("authorization", f"Bearer {used}")]
 
         try:
             return await self._attempts.ask(headers, body, lambda answer, anew: self._judge(answer, used, anew))

@@ -27,6 +27,11 @@ MAX_REQUESTS = 200_000
 # Until the server has told how many requests it takes at once (RFC 9113 section 6.5.2 recommends no less than 100).
 STREAMS_BEFORE_SETTINGS = 100
 CONNECT_SECONDS = 15.0
+# Between pushes nothing is said. Firewalls forget such a connection after some minutes and tell neither end, so that
+# all that is sent then would be lost without an answer.
+MAX_SILENT_SECONDS = 60.0
+# RFC 9113 section 6.7: a ping is answered before anything else.
+PING_SECONDS = 5.0
 # RFC 9113 sections 4.1, 4.2 and 6.8.
 _FRAME_HEAD_BYTES = 9
 _MAX_FRAME_BYTES = 16_384
@@ -75,6 +80,7 @@ class _Exchange:
     """A request that awaits its answer."""
 
     answer: asyncio.Future[Answer]
+    began_at: float
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
@@ -104,6 +110,8 @@ class Http2Connection(asyncio.Protocol):
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._streams = STREAMS_BEFORE_SETTINGS
         self._requests = 0
+        self._heard_at = 0.0
+        self._pinged = False
         self._rest = b""
         self._leaving = False
         self._flushing = False
@@ -119,6 +127,11 @@ class Http2Connection(asyncio.Protocol):
     def usable(self) -> bool:
         """Whether requests may still be begun on it, if not now."""
         return not self._leaving
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was under way or heard for so long that it may be dead."""
+        return not self._exchanges and asyncio.get_running_loop().time() - self._heard_at > MAX_SILENT_SECONDS
 
     @property
     def room(self) -> int:
@@ -140,7 +153,7 @@ class Http2Connection(asyncio.Protocol):
         if not self.room:
             raise NotProcessed("there is no room on the connection")
         loop = asyncio.get_running_loop()
-        exchange = _Exchange(loop.create_future())
+        exchange = _Exchange(loop.create_future(), loop.time())
         try:
             stream = self._http.get_next_available_stream_id()
             self._http.send_headers(stream, headers, end_stream=not body)
@@ -196,6 +209,7 @@ class Http2Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take answers, and all else that the server tells."""
+        self._heard_at = asyncio.get_running_loop().time()
         try:
             self._take_frames(self._rest + data)
         except h2.exceptions.ProtocolError:
@@ -299,6 +313,23 @@ class Http2Connection(asyncio.Protocol):
         if exchange is not None:
             self._reset(stream)
             _fail(exchange, TooLate("no answer came in time"))
+            if self._heard_at < exchange.began_at:
+                self._see_whether_it_lives()
+
+    def _see_whether_it_lives(self) -> None:
+        """End a connection on which nothing is heard, not even the answer to a ping: others would wait in vain too."""
+        if self._transport is None or self._pinged:
+            return
+        self._pinged = True
+        self._http.ping(bytes(8))
+        self._flush_soon()
+        loop = asyncio.get_running_loop()
+        loop.call_later(PING_SECONDS, self._end_unless_heard_since, loop.time())
+
+    def _end_unless_heard_since(self, moment: float) -> None:
+        self._pinged = False
+        if self._heard_at < moment:
+            self.abort()
 
     def _reset(self, stream: int) -> None:
         try:

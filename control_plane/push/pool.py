@@ -95,7 +95,7 @@ class Http2Pool:
     async def _connection(self) -> Http2Connection:
         """Return a connection with room; wait for one, and open more meanwhile."""
         while True:
-            self._connections = [one for one in self._connections if one.usable]
+            self._forget_ended()
             best = max(self._connections, key=self._room, default=None)
             if best is not None and self._room(best) > 0:
                 return best
@@ -105,6 +105,12 @@ class Http2Pool:
             await self._changed.wait()
             if self._failure is not None and not self._connections:
                 raise self._failure
+
+    def _forget_ended(self) -> None:
+        for one in self._connections:
+            if one.silent:
+                one.abort()
+        self._connections = [one for one in self._connections if one.usable]
 
     def _room(self, connection: Http2Connection) -> int:
         return min(connection.room, self._streams - connection.open_requests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 import time
 from pathlib import Path
@@ -247,7 +248,7 @@ def delete_credential(
 
 def _recognize(file: Path, content: bytes, ids: bool) -> tuple[str, Literal["key", "certificate", "account"]]:
     """Return the service that a file is for, and what it is."""
-    if content.lstrip().startswith(b"{"):
+    if content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
         return GOOGLE, "account"
     return APPLE, "key" if ids or file.suffix == ".p8" else "certificate"
 

@@ -30,6 +30,8 @@ class Behaviour:
         stalls: requests that get no answer at all.
         goaway_after: requests on a connection, after which it says GOAWAY; it looks at none behind them.
         drop_after: requests on a connection, after which it is cut off.
+        mute: connections on which nothing is heard or said any more after their first request, as behind a firewall
+            that has forgotten them.
     """
 
     delay: float = 0.0
@@ -37,6 +39,7 @@ class Behaviour:
     stalls: int = 0
     goaway_after: int | None = None
     drop_after: int | None = None
+    mute: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,10 @@ class _Connection(asyncio.Protocol):
             return
         if behaviour.goaway_after is not None and self._taken >= behaviour.goaway_after:
             return  # it is behind the last one that was taken
+        if behaviour.mute:
+            behaviour.mute -= 1
+            self._transport.pause_reading()
+            return
         self._taken += 1
         self._last_taken = stream
         if behaviour.drop_after is not None and self._taken >= behaviour.drop_after:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from control_plane.push import http2
 from control_plane.push.apns import ProviderToken
 from control_plane.push.http2 import (
     Answer,
@@ -107,6 +108,33 @@ async def test_an_answer_that_does_not_come_is_given_up_alone(connection: Http2C
     assert (await ask(connection, apple, 2)).status == 200
     assert connection.open_requests == 0
     assert connection.usable
+
+
+async def test_a_connection_on_which_nothing_is_heard_any_more_is_replaced(
+    apple: Apple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http2, "PING_SECONDS", 0.05)
+    pool = Http2Pool("127.0.0.1", apple.server.port, apple.at().context, most=1)
+    apple.server.behaviour.mute = 1
+    with pytest.raises(TooLate):
+        await ask(pool, apple, 1, seconds=0.05)
+    # This one finds the old connection, and ends with it.
+    with pytest.raises(Lost):
+        await ask(pool, apple, 2)
+    assert (await ask(pool, apple, 3)).status == 200
+    assert apple.server.connections == 2
+    await pool.close()
+
+
+async def test_a_connection_that_was_silent_for_long_is_not_trusted_again(apple: Apple) -> None:
+    pool = Http2Pool("127.0.0.1", apple.server.port, apple.at().context, most=1)
+    for _ in range(2):
+        assert (await ask(pool, apple, 1)).status == 200
+    assert apple.server.connections == 1
+    pool._connections[0]._heard_at -= http2.MAX_SILENT_SECONDS
+    assert (await ask(pool, apple, 2)).status == 200
+    assert apple.server.connections == 2
+    await pool.close()
 
 
 async def test_who_gives_up_waiting_leaves_nothing_behind(connection: Http2Connection, apple: Apple) -> None:
