@@ -297,6 +297,15 @@ async def test_access_that_was_taken_back_is_renewed_once_for_all(
     assert google.server.reasons == {"UNAUTHENTICATED": 50}
 
 
+async def test_a_late_answer_to_old_access_does_not_take_the_new_one(
+    google: Google, channel: FcmChannel, notification: Notification, token: Token
+) -> None:
+    assert await channel.send(token(0), notification) == Result(Outcome.ACCEPTED)
+    channel._access.refuse("an older one")
+    assert await channel.send(token(1), notification) == Result(Outcome.ACCEPTED)
+    assert google.server.grants == 1
+
+
 async def test_access_that_is_refused_anew_ends_everything_with_a_sentence(
     google: Google, channel: FcmChannel, notification: Notification, token: Token
 ) -> None:
