@@ -15,7 +15,7 @@ from control_plane.errors import Unavailable
 from control_plane.metrics import PUSH_JOBS_FAILED, PUSH_SLICES_LOST, PUSHES_SENT
 from control_plane.push import jobs
 from control_plane.push.channel import Channel, ChannelAway, ChannelUnusable, Notification, Outcome, Result
-from control_plane.push.jobs import Sent, Slice, Target
+from control_plane.push.jobs import Answered, Sent, Slice, Target
 from control_plane.push.pace import Pace
 from control_plane.push.quiet_hours import QuietHours
 from control_plane.tables import Model, utc_now
@@ -195,7 +195,7 @@ class PushWorker:
             service: await self._channels(part.job.environment_id, service)
             for service in {target.service for target in targets}
         }
-        return _Sending(targets, spared, notification, channels, self._pace)
+        return _Sending(targets, spared, notification, channels, self._pace, self._now)
 
     async def _keep_alive(self, part: Slice, sending: _Sending) -> None:
         while not await is_set_within(sending.ended, jobs.HEARTBEAT_SECONDS):
@@ -230,13 +230,15 @@ class _Sending:
         notification: Notification,
         channels: dict[str, Channel | None],
         pace: Pace,
+        now: Callable[[], datetime],
     ) -> None:
         self._targets = targets
         self._spared = spared
         self._notification = notification
         self._channels = channels
         self._pace = pace
-        self._results: dict[str, tuple[Target, Result]] = {}
+        self._now = now
+        self._results: dict[str, Answered] = {}
         self._stopped = False
         capacity = min((each.capacity for each in channels.values() if each is not None), default=1)
         self._places = asyncio.Semaphore(capacity)
@@ -271,12 +273,13 @@ class _Sending:
 
     async def _send(self, target: Target) -> None:
         try:
+            sent_at = self._now()
             channel = self._channels[target.service]
             if channel is None:
                 result = Result(Outcome.REFUSED, "NoCredential")
             else:
                 result = await channel.send(target.token, self._notification)
-            self._results[target.device_id] = target, result
+            self._results[target.device_id] = Answered(target, result, sent_at)
             PUSHES_SENT.labels(result.outcome.value).inc()
         except ChannelAway as error:
             self.away = error
