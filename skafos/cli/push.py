@@ -138,7 +138,7 @@ def devices(
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
-    """List the devices that a push was sent to, and what became of each.
+    """List a push's devices, and what became of each.
 
     Without --csv or --json the first thousand.
     """

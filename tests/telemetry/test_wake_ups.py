@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ async def tell(warehouse: Warehouse, *records: Record) -> None:
     await warehouse.insert_events(event_columns(list(records)), "again")
 
 
-def at(minutes: float, kind: str, device: str, version: int = 2, **more: str) -> Record:
+def at(minutes: float, kind: str, device: str, version: int = 2, **more: Any) -> Record:
     """An event so many minutes after noon."""
     return record(event(kind, device, version=version, **more), at=NOON + minutes * MINUTE)
 
