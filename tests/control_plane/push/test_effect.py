@@ -31,6 +31,8 @@ __all__ = ["empty_database"]
 
 KEEP = timedelta(days=90)
 MINUTE = timedelta(minutes=1)
+# Where the other kind has nothing to add.
+ONE_DATABASE = pytest.mark.parametrize("empty_database", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -120,6 +122,7 @@ async def test_figures_grow_until_the_hour_is_over_and_are_final_a_day_later(wor
     assert await asking.get(job_id, final_at + KEEP) == final, "it outlives its log"
 
 
+@ONE_DATABASE
 async def test_without_clickhouse_there_are_no_figures_but_those_that_are_kept(
     world: World, gate: WarehouseGate, tmp_path: Path
 ) -> None:
@@ -139,6 +142,7 @@ async def test_without_clickhouse_there_are_no_figures_but_those_that_are_kept(
     assert (nobody.devices, nobody.counted, nobody.complete, nobody.until) == (0, 0, True, None)
 
 
+@ONE_DATABASE
 async def test_of_a_large_push_an_even_sample_is_looked_at(
     world: World, gate: WarehouseGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +157,7 @@ async def test_of_a_large_push_an_even_sample_is_looked_at(
     assert found.margin == pytest.approx(1.96 * 0.5 / 5**0.5 * (15 / 19) ** 0.5)
 
 
+@ONE_DATABASE
 async def test_a_push_whose_devices_are_forgotten_and_one_that_is_gone_are_told(
     world: World, gate: WarehouseGate
 ) -> None:
