@@ -158,9 +158,9 @@ test: setup-dev models ## run all tests against real servers
 	@$(BIN)/pytest
 
 # Half an hour on two cores. `make test-kills KILLS=20 SEED=7`: fewer of them, at other moments.
-test-kills: setup-dev ## kill the parts that events and pushes pass through, 100 times each, and count
+test-kills: setup-dev ## kill the parts that events, registrations and pushes pass through, 100 times each, and count
 	@SKAFOS_TEST_KILLS="$(KILLS)" SKAFOS_TEST_SEED="$(SEED)" $(BIN)/pytest -n 0 -s tests/flows/test_kills.py \
-		tests/control_plane/push/test_worker_kills.py
+		tests/control_plane/push/test_worker_kills.py tests/control_plane/test_registration_kills.py
 
 check: $(VENV)/.stamp-dev ## style, formatting, types and import contracts
 	$(BIN)/ruff check
@@ -179,8 +179,8 @@ bench-telemetry: $(VENV)/.stamp-dev bench-packages ## measure events from the ed
 	@$(BIN)/python -m bench.telemetry --events "$(EVENTS)" $(if $(strip $(FOLDER)),--folder "$(FOLDER)") \
 		$(if $(strip $(ONLY)),--cases "$(ONLY)",--write docs)
 
-bench-push: $(VENV)/.stamp-dev ## measure how fast one worker pushes, and its memory
-	@$(BIN)/python -m bench.push $(if $(strip $(DEVICES)),--devices "$(DEVICES)" --rounds 1,--write docs)
+bench-push: $(VENV)/.stamp-dev ## measure how fast one worker pushes, its memory, when a push begins, and registrations
+	@$(BIN)/python -m bench.push $(if $(strip $(DEVICES)),--only pace --devices "$(DEVICES)" --rounds 1,--write docs)
 
 bench-patches: $(VENV)/.stamp-dev bench-packages $(BENCH_VENV)/.stamp-torch ## measure patches beside those of other tools
 	@$(BIN)/python -m bench.patches.corpus

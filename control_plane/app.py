@@ -41,6 +41,7 @@ from control_plane.patch_planner import PatchPlanner
 from control_plane.patches import PatchBuilder
 from control_plane.presign import Presigner, load_or_create_secret
 from control_plane.publish import Publisher
+from control_plane.push.effect import PushEffects
 from control_plane.push.expiry import watch_expiry
 from control_plane.push.vault import Vault
 from control_plane.push.worker import PushWorker
@@ -164,7 +165,8 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
     stack.push_async_callback(warehouse.close)
     vault = Vault(database, MasterKeys(settings.master_keys_file), settings.push_servers)
     stack.push_async_callback(vault.close)
-    services = Services(settings, database, objects, uploads, publisher, warehouse, last_uses, vault)
+    effects = PushEffects(database, warehouse, timedelta(days=settings.events_keep_days))
+    services = Services(settings, database, objects, uploads, publisher, warehouse, last_uses, vault, effects)
     health = Health(
         {
             "database": database.ping,
@@ -214,6 +216,7 @@ def _start_tasks(parts: _Parts, stack: AsyncExitStack) -> None:
     keep = timedelta(days=settings.events_keep_days)
     supervisor.start("erasures", Eraser(services.database, services.warehouse, keep).run)
     supervisor.start("pushes", pushes.run)
+    supervisor.start("push_effects", services.push_effects.run)
     supervisor.start("push_credentials", partial(watch_expiry, services.database))
     supervisor.start("last_uses", partial(_keep_writing, services.last_uses))
     supervisor.start("health", parts.health.run)

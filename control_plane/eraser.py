@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane.database import Database
 from control_plane.errors import Unavailable
-from control_plane.tables import Application, Device, Environment, Erasure, utc_now
+from control_plane.push.log import forget_device
+from control_plane.tables import Application, Device, DevicePush, Environment, Erasure, utc_now
 from control_plane.warehouse import WarehouseGate
 from telemetry import erasure as telemetry_erasure
 from telemetry.erasure import device_subject
@@ -109,15 +110,17 @@ def _due(now: datetime) -> Select[Erasure]:
 
 
 async def delete_device(session: AsyncSession, organization_id: str, device_id: str) -> None:
-    """Delete a device's registrations, with its push tokens, in every environment of an organization."""
+    """Delete a device's registrations, with its push tokens and what became of pushes to it, in every environment."""
     environments = (
         select(Environment.id)
         .join(Application, Application.id == Environment.application_id)
         .where(Application.organization_id == organization_id)
     )
-    await session.execute(
-        delete(Device).where(Device.device_id == device_id, Device.environment_id.in_(environments.scalar_subquery()))
-    )
+    for table in (Device, DevicePush):
+        await session.execute(
+            delete(table).where(table.device_id == device_id, table.environment_id.in_(environments.scalar_subquery()))
+        )
+    await forget_device(session, environments, device_id)
 
 
 async def without_erased(session: AsyncSession, registrations: Iterable[Registration]) -> list[Registration]:

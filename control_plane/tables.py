@@ -437,6 +437,8 @@ class PushJob(Base):
     claimed_at: Mapped[datetime | None] = mapped_column(default=None)  # the last time that a worker took a slice
     started_at: Mapped[datetime | None] = mapped_column(default=None)
     finished_at: Mapped[datetime | None] = mapped_column(default=None)
+    # Set when what became of each device (`PushLog`) is not kept any more.
+    log_forgotten_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
 class PushSlice(Base):
@@ -463,6 +465,47 @@ class DevicePush(Base):
     outcome: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(String(64), default="")
     sent_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class PushLog(Base):
+    """What became of the devices of one slice of a push: a block of them, packed (`control_plane.push.log`)."""
+
+    __tablename__ = "push_logs"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("push_jobs.id", ondelete="CASCADE"), primary_key=True)
+    # Devices behind the first id, up to the last one.
+    after: Mapped[str] = mapped_column(String(64), primary_key=True)
+    last: Mapped[str] = mapped_column(String(64))
+    # How many devices have each outcome, so that blocks without one need not be unpacked.
+    accepted: Mapped[int] = mapped_column(Integer)
+    gone: Mapped[int] = mapped_column(Integer)
+    refused: Mapped[int] = mapped_column(Integer)
+    unknown: Mapped[int] = mapped_column(Integer)
+    last_sent_at: Mapped[datetime] = mapped_column()
+    packed: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class PushEffect(Base):
+    """What the devices did that a push was accepted for, as telemetry answered last (`control_plane.push.effect`)."""
+
+    __tablename__ = "push_effects"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("push_jobs.id", ondelete="CASCADE"), primary_key=True)
+    # Accepted, and of them those that the figures are about.
+    devices: Mapped[int] = mapped_column(Integer)
+    counted: Mapped[int] = mapped_column(Integer)
+    # Within the hour after they were sent to, and within the hour before.
+    checked: Mapped[int] = mapped_column(Integer)
+    downloaded: Mapped[int] = mapped_column(Integer)
+    activated: Mapped[int] = mapped_column(Integer)
+    checked_before: Mapped[int] = mapped_column(Integer)
+    downloaded_before: Mapped[int] = mapped_column(Integer)
+    activated_before: Mapped[int] = mapped_column(Integer)
+    # When the last device's hour ends; None while more may be sent, and when none was sent to.
+    until: Mapped[datetime | None] = mapped_column(default=None)
+    asked_at: Mapped[datetime] = mapped_column()
+    # None when the figures are final.
+    ask_again_at: Mapped[datetime | None] = mapped_column(default=None, index=True)
 
 
 class Erasure(Base):

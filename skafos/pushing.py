@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Literal
 
-from skafos.calls import Call, Steps, ask
-from skafos.operations import Json, delete, listing, of_app, of_model
-from skafos.records import PushCredential, PushJob
+from skafos.calls import Call, Steps, ask, decode
+from skafos.operations import Json, delete, listing, next_page, of_app, of_model
+from skafos.records import PushCredential, PushedDevice, PushedDevices, PushEffect, PushJob
 
 
 def list_push_credentials(org: str, app: str, env: str) -> Steps[list[PushCredential]]:
@@ -73,6 +74,36 @@ def list_pushes(org: str, app: str, model: str, *, environment: str | None = Non
 def get_push(org: str, app: str, model: str, push_id: str) -> Steps[PushJob]:
     """Return a push with what became of it so far."""
     return ask(Call("GET", of_model(org, app, model, "pushes", push_id)), PushJob)
+
+
+def list_pushed_devices(
+    org: str,
+    app: str,
+    model: str,
+    push_id: str,
+    *,
+    outcome: str | None = None,
+    page: Mapping[str, str] | None = None,
+) -> Steps[PushedDevices]:
+    """Return a page of the devices that a push was sent to, with what became of each: there may be millions of them.
+
+    Args:
+        outcome: only of this one: "accepted", "gone", "refused" or "unknown".
+        page: the `next` of the page before; None for the first.
+    """
+    query = {} if outcome is None else {"outcome": outcome}
+    url = of_model(org, app, model, "pushes", push_id, "devices")
+    answer = yield Call("GET", url, query=query if page is None else page)
+    return PushedDevices(devices=decode(answer, list[PushedDevice]), next=next_page(answer))
+
+
+def push_effect(org: str, app: str, model: str, push_id: str) -> Steps[PushEffect]:
+    """Return what devices did within an hour after a push, and before.
+
+    Raises:
+        UnavailableError: ClickHouse cannot be asked; that is not the same as "they did nothing".
+    """
+    return ask(Call("GET", of_model(org, app, model, "pushes", push_id, "effect")), PushEffect)
 
 
 def pause_push(org: str, app: str, model: str, push_id: str) -> Steps[PushJob]:

@@ -155,12 +155,22 @@ class ModelVersion(Struct, frozen=True, kw_only=True):
     updated_at: str | None = None
 
 
+class LastPush(Struct, frozen=True, kw_only=True):
+    """The last push that a device was sent to, and what became of it."""
+
+    push_id: str
+    outcome: str
+    reason: str | None = None
+    sent_at: str | None = None
+
+
 class Device(Struct, frozen=True, kw_only=True):
     """A device that registered itself, with the facts that it told."""
 
     device_id: str
     facts: dict[str, Any] = field(default_factory=dict)
     push_service: str | None = None
+    last_push: LastPush | None = None
     registered_at: str | None = None
     updated_at: str | None = None
 
@@ -222,8 +232,52 @@ class PushCredential(Struct, frozen=True, kw_only=True):
     created_at: str | None = None
 
 
+class PushSteps(Struct, frozen=True, kw_only=True):
+    """How many devices checked in, downloaded the version that they were told of, and activated it."""
+
+    checked: int = 0
+    downloaded: int = 0
+    activated: int = 0
+
+
+class PushEffect(Struct, frozen=True, kw_only=True):
+    """What the devices did that a push was accepted for, within an hour ``after`` they were sent to and ``before``.
+
+    ``counted`` of the ``devices`` were looked at; a share of them is right within ``margin``. The figures still grow
+    unless they are ``complete``: until ``until``, where that is known.
+    """
+
+    devices: int
+    counted: int
+    margin: float = 0.0
+    after: PushSteps = PushSteps()
+    before: PushSteps = PushSteps()
+    complete: bool = False
+    until: str | None = None
+    asked_at: str | None = None
+
+
+class PushedDevice(Struct, frozen=True, kw_only=True):
+    """A device that a push was sent to, and what became of it."""
+
+    device_id: str
+    outcome: str
+    reason: str | None = None
+    sent_at: str | None = None
+
+
+class PushedDevices(Struct, frozen=True, kw_only=True):
+    """A page of them; ``next`` is what asks for the next one, None on the last."""
+
+    devices: list[PushedDevice]
+    next: dict[str, str] | None = None
+
+
 class PushJob(Struct, frozen=True, kw_only=True):
-    """A push to the devices of an environment: its state, and what became of those that it came to so far."""
+    """A push to the devices of an environment: its state, and what became of those that it came to so far.
+
+    ``devices_kept`` says whether it is still known of each device; ``effect`` is the last that was asked for.
+    """
 
     id: str
     environment: str
@@ -245,6 +299,8 @@ class PushJob(Struct, frozen=True, kw_only=True):
     started_at: str | None = None
     finished_at: str | None = None
     seconds: float | None = None
+    devices_kept: bool = False
+    effect: PushEffect | None = None
 
 
 class Deployment(Struct, frozen=True, kw_only=True):

@@ -26,8 +26,9 @@ STREAM: Final = "skafos:registrations"
 MAX_STREAM_LENGTH: Final = 200_000
 """About 100 MB of Redis at 500 bytes each. A control plane that stays away for longer than that loses the oldest; a
 device registers again at its next start, so nothing is lost for good."""
-READ_COUNT: Final = 200
-"""Registrations stored in one transaction: large enough to be quick, small enough to be done again."""
+READ_COUNT: Final = 1_000
+"""Registrations stored in one transaction: large enough that its flush and its messages cost little of it, small enough
+to be done again."""
 BLOCK_MS: Final = 1_000
 """How long one read waits for news; also how soon a stop is noticed."""
 CLAIM_IDLE_MS: Final = 30_000

@@ -12,6 +12,7 @@ from control_plane.accounts import Caller, LastUses, Role
 from control_plane.actor import Actor
 from control_plane.database import Database
 from control_plane.publish import Publisher
+from control_plane.push.effect import PushEffects
 from control_plane.push.vault import Vault
 from control_plane.settings import Settings
 from control_plane.tables import Organization
@@ -31,6 +32,7 @@ class Services:
     warehouse: WarehouseGate
     last_uses: LastUses
     vault: Vault
+    push_effects: PushEffects
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,25 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane import audit, lookup
 from control_plane.api.applications import FIRST_ENVIRONMENTS
 from control_plane.api.call import Call
 from control_plane.api.paging import Keyset, Page, Paging, fetch_page
-from control_plane.api.schemas import DeviceOut, EnvironmentChange, EnvironmentOut, KeyOut, NewEnvironment, NewKey
+from control_plane.api.schemas import (
+    DeviceOut,
+    EnvironmentChange,
+    EnvironmentOut,
+    KeyOut,
+    LastPushOut,
+    NewEnvironment,
+    NewKey,
+)
 from control_plane.api.unique import unique
 from control_plane.errors import Conflict, Invalid, Missing
-from control_plane.tables import Application, Device, Environment, EnvironmentKey, Manifest
+from control_plane.tables import Application, Device, DevicePush, Environment, EnvironmentKey, Manifest
 
 # Each is a TUF repository of its own that is signed anew for as long as it exists.
 MAX_ENVIRONMENTS = 50
@@ -138,9 +146,10 @@ async def list_devices(call: Call, query: Paging) -> Page[DeviceOut]:
     """List the devices that registered in the environment. Push tokens are not shown."""
     async with call.database.read() as session:
         _, environment = await find_environment(session, call)
-        rows = select(Device).where(Device.environment_id == environment.id)
+        last = and_(DevicePush.environment_id == Device.environment_id, DevicePush.device_id == Device.device_id)
+        rows = select(Device, DevicePush).outerjoin(DevicePush, last).where(Device.environment_id == environment.id)
         page = await fetch_page(session, rows, Keyset((Device.device_id,)), query)
-    return page.map(lambda row: _show_device(row[0]))
+    return page.map(lambda row: _show_device(*row))
 
 
 async def valid_keys(session: AsyncSession, environment_ids: Sequence[str], now: datetime) -> dict[str, list[KeyOut]]:
@@ -209,13 +218,20 @@ def _show_key(key: EnvironmentKey) -> KeyOut:
     return KeyOut(id=key.id, key=key.key, created_at=key.created_at, expires_at=key.expires_at)
 
 
-def _show_device(device: Device) -> DeviceOut:
+def _show_device(device: Device, push: DevicePush | None) -> DeviceOut:
     return DeviceOut(
         device_id=device.device_id,
         facts=device.facts,
         push_service=device.push_service if device.push_token else None,
+        last_push=None if push is None else _show_last_push(push),
         registered_at=device.registered_at,
         updated_at=device.updated_at,
+    )
+
+
+def _show_last_push(push: DevicePush) -> LastPushOut:
+    return LastPushOut.model_validate(
+        {"push_id": push.job_id, "outcome": push.outcome, "reason": push.reason or None, "sent_at": push.sent_at}
     )
 
 

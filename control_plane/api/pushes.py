@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -11,11 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from control_plane import audit, lookup
 from control_plane.api.call import Call
 from control_plane.api.environments import find_environment, named_environment
-from control_plane.api.paging import Keyset, Page, Paging, fetch_page
+from control_plane.api.paging import Keyset, Page, Paging, decode_cursor, encode_cursor, fetch_page
 from control_plane.api.schemas import (
     NewPush,
     NewPushCredential,
     PushCredentialOut,
+    PushedDeviceOut,
+    PushedDevicesQuery,
+    PushEffectOut,
     PushesQuery,
     PushJobOut,
     PushStatusOut,
@@ -24,11 +28,27 @@ from control_plane.api.versions import find_model
 from control_plane.errors import Conflict, Invalid, Missing
 from control_plane.names import is_id
 from control_plane.push import jobs
+from control_plane.push.channel import Outcome
 from control_plane.push.credentials import CredentialUnusable
+from control_plane.push.effect import Effect, effect_of
 from control_plane.push.expiry import expires_soon
+from control_plane.push.log import Entry, Place, fetch_log, require_log
 from control_plane.push.start import begin_push
 from control_plane.push.vault import SERVICES, Upload, decode_content
-from control_plane.tables import Deployment, Environment, Model, PushCredential, PushJob, User
+from control_plane.tables import (
+    Deployment,
+    DevicePush,
+    Environment,
+    Model,
+    PushCredential,
+    PushEffect,
+    PushJob,
+    PushLog,
+    User,
+)
+
+# A place in a push's log: a block of devices, and the last one shown.
+_IN_LOG = Keyset((PushLog.after, DevicePush.device_id))
 
 NOT_CONFIGURED = "The environment has no push credentials: upload a key, a certificate or a service account first."
 
@@ -124,6 +144,27 @@ async def show_one_push(call: Call) -> PushJobOut:
         return _show(*await _find(session, call, model))
 
 
+async def list_pushed_devices(call: Call, query: PushedDevicesQuery) -> Page[PushedDeviceOut]:
+    """List the devices that a push was sent to so far, with what became of each. Spared ones are not among them."""
+    place = None if query.cursor is None else Place(*decode_cursor(query.cursor, _IN_LOG))
+    outcome = None if query.outcome is None else Outcome(query.outcome)
+    async with call.database.read() as session:
+        _, model = await find_model(session, call)
+        job = (await _find(session, call, model))[0]
+        require_log(job)
+        entries, end = await fetch_log(session, job.id, outcome, place, query.limit)
+    shown = [_show_entry(entry) for entry in entries]
+    return Page(shown, None if end is None else encode_cursor((end.after, end.device_id)))
+
+
+async def show_effect(call: Call) -> PushEffectOut:
+    """Show how many of the devices that a push was accepted for checked in, downloaded and activated its version."""
+    async with call.database.read() as session:
+        _, model = await find_model(session, call)
+        job = (await _find(session, call, model))[0]
+    return _show_effect(await call.services.push_effects.get(job.id, call.now))
+
+
 async def pause(call: Call) -> PushJobOut:
     """Send no more for now."""
     return await _change(call, jobs.PAUSED, "paused")
@@ -142,31 +183,32 @@ async def cancel(call: Call) -> PushJobOut:
 async def _change(call: Call, to: str, word: str) -> PushJobOut:
     async with call.database.write() as session:
         application, model = await find_model(session, call)
-        job, environment, email = await _find(session, call, model)
+        job, environment, email, effect = await _find(session, call, model)
         if not await jobs.change_state(session, job.id, to, call.now):
             raise Conflict(f"The push is {job.state} and cannot be {word}.", "not_now")
         await session.refresh(job)
         target = f"{application.name}/{model.name}/{job.version}"
         audit.record(session, call.actor, call.organization.id, f"push.{word}", target, {"environment": environment})
     call.services.publisher.pushes_due.set()
-    return _show(job, environment, email)
+    return _show(job, environment, email, effect)
 
 
 def _rows(model: Model) -> Any:
     return (
-        select(PushJob, Environment.name, User.email)
+        select(PushJob, Environment.name, User.email, PushEffect)
         .join(Environment, Environment.id == PushJob.environment_id)
         .outerjoin(User, User.id == PushJob.actor_id)
+        .outerjoin(PushEffect, PushEffect.job_id == PushJob.id)
         .where(PushJob.model_id == model.id)
     )
 
 
-async def _find(session: AsyncSession, call: Call, model: Model) -> tuple[PushJob, str, str | None]:
+async def _find(session: AsyncSession, call: Call, model: Model) -> tuple[PushJob, str, str | None, PushEffect | None]:
     push = call.part("push")
     row = (await session.execute(_rows(model).where(PushJob.id == push))).one_or_none() if is_id(push) else None
     if row is None:
         raise Missing("There is no such push.")
-    return row[0], row[1], row[2]
+    return row[0], row[1], row[2], row[3]
 
 
 def _service(call: Call) -> str:
@@ -197,14 +239,32 @@ def _show_credential(row: PushCredential, email: str | None, now: datetime) -> P
     )
 
 
-def _show(job: PushJob, environment: str, email: str | None) -> PushJobOut:
+def _show(job: PushJob, environment: str, email: str | None, effect: PushEffect | None = None) -> PushJobOut:
     counts = ("targeted", "accepted", "gone", "refused", "unknown", "spared")
     return PushJobOut.model_validate(
         {name: getattr(job, name) for name in (*counts, "id", "version", "state", "reason", "reasons")}
         | {name: getattr(job, name) for name in ("resume_at", "created_at", "started_at", "finished_at")}
         | {"environment": environment, "apple_sandbox": job.sandbox, "actor": email}
         | {"deployment_id": job.deployment_id, "seconds": _seconds(job)}
+        | {"devices_kept": job.log_forgotten_at is None}
+        | {"effect": None if effect is None else _show_effect(effect_of(effect))}
     )
+
+
+def _show_entry(entry: Entry) -> PushedDeviceOut:
+    return PushedDeviceOut.model_validate(
+        {
+            "device_id": entry.device_id,
+            "outcome": entry.outcome.value,
+            "reason": entry.reason or None,
+            "sent_at": entry.sent_at,
+        }
+    )
+
+
+def _show_effect(effect: Effect) -> PushEffectOut:
+    counts = {name: getattr(effect, name) for name in ("devices", "counted", "margin", "complete", "until", "asked_at")}
+    return PushEffectOut.model_validate(counts | asdict(effect.woken))
 
 
 def _seconds(job: PushJob) -> float | None:

@@ -37,6 +37,7 @@ Email = Annotated[str, StringConstraints(max_length=names.EMAIL_LENGTH), AfterVa
 Description = Annotated[str, StringConstraints(max_length=names.DESCRIPTION_LENGTH), AfterValidator(names.check_text)]
 Filename = Annotated[str, StringConstraints(max_length=names.FILENAME_LENGTH), AfterValidator(names.check_filename)]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_RAW_NAME)]  # a name or an id
+PushOutcome = Literal["accepted", "gone", "refused", "unknown"]
 PushState = Literal["pending", "running", "paused", "finished", "cancelled", "failed"]
 PushCredentialKind = Literal["key", "certificate", "account"]
 PatchState = Literal["pending", "running", "built", "skipped", "failed"]
@@ -249,6 +250,12 @@ class PushesQuery(Paging):
     environment: Reference | None = Field(None, description="Of this one only.")
 
 
+class PushedDevicesQuery(Paging):
+    """Which devices of a push to list."""
+
+    outcome: PushOutcome | None = Field(None, description="Only those of which this became.")
+
+
 class DeleteModelQuery(BaseModel):
     """How to delete a model."""
 
@@ -409,12 +416,22 @@ class EnvironmentOut(Answer):
     updated_at: datetime
 
 
+class LastPushOut(Answer):
+    """The last push that a device was sent to."""
+
+    push_id: str
+    outcome: PushOutcome
+    reason: str | None = Field(description="The service's word for it.")
+    sent_at: datetime
+
+
 class DeviceOut(Answer):
     """A device that registered itself."""
 
     device_id: str
     facts: dict[str, Any]
     push_service: str | None
+    last_push: LastPushOut | None = Field(description="Null when none was sent to it.")
     registered_at: datetime
     updated_at: datetime
 
@@ -540,6 +557,42 @@ class PushCredentialOut(Answer):
     created_at: datetime
 
 
+class PushedDeviceOut(Answer):
+    """A device that a push was sent to."""
+
+    device_id: str
+    outcome: PushOutcome
+    reason: str | None = Field(description="The service's word for it.")
+    sent_at: datetime
+
+
+class PushStepsOut(Answer):
+    """How many devices came at least so far."""
+
+    checked: int = Field(description="That an edge heard of about the model.")
+    downloaded: int = Field(description="That downloaded, verified or activated the version.")
+    activated: int = Field(description="That activated the version.")
+
+
+class PushEffectOut(Answer):
+    """What the devices did that a push was accepted for, by the moments at which edges received it."""
+
+    devices: int = Field(description="That it was accepted for so far.")
+    counted: int = Field(
+        description="Those of them that the figures are about: all, or an even sample of about 100,000."
+    )
+    margin: float = Field(
+        description="By how much a share of `counted` may be off as one of `devices`, 19 times in 20; 0 for all."
+    )
+    after: PushStepsOut = Field(description="Within an hour after each device was sent to.")
+    before: PushStepsOut = Field(description="Within the hour before, for comparison.")
+    complete: bool = Field(description="Whether the hour of every device was over when this was asked for.")
+    until: datetime | None = Field(
+        description="When the last device's hour ends; null while more may be sent, and when none was sent to."
+    )
+    asked_at: datetime
+
+
 class PushJobOut(Answer):
     """A push to the devices of an environment."""
 
@@ -563,6 +616,10 @@ class PushJobOut(Answer):
     started_at: datetime | None
     finished_at: datetime | None
     seconds: float | None = Field(description="From the first device to the last.")
+    devices_kept: bool = Field(
+        description="Whether what became of each device is kept: of an environment's last 20 pushes, as long as events."
+    )
+    effect: PushEffectOut | None = Field(description="As it was last asked for; null when it was not yet.")
 
 
 class DeploymentOut(Answer):

@@ -392,6 +392,25 @@ ROUTES: tuple[Route, ...] = (
         also={409: "Nothing was deployed there, or there is no credential to push with."},
     ),
     Route("GET", PUSH, pushes.show_one_push, VIEWER, "Show a push", answer=s.PushJobOut),
+    Route(
+        "GET",
+        f"{PUSH}/devices",
+        pushes.list_pushed_devices,
+        VIEWER,
+        "List the devices that a push was sent to, and what became of each",
+        query=s.PushedDevicesQuery,
+        answer=list[s.PushedDeviceOut],
+        also={404: "There is no such push, or its devices are not kept any more (`log_forgotten`)."},
+    ),
+    Route(
+        "GET",
+        f"{PUSH}/effect",
+        pushes.show_effect,
+        VIEWER,
+        "Show what devices did within the hour after a push, and before",
+        answer=s.PushEffectOut,
+        also={404: "There is no such push, or its devices are not kept any more (`log_forgotten`)."},
+    ),
     *(
         Route(
             "POST",

@@ -19,6 +19,7 @@ from sqlalchemy import ColumnElement, and_, case, delete, func, literal, or_, se
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane.database import Database
+from control_plane.push import log
 from control_plane.push.channel import Outcome, Result
 from control_plane.tables import Device, DevicePush, PushJob, PushSlice, utc_now
 from control_plane.upserts import insert_into
@@ -34,6 +35,8 @@ SLICE_DEVICES = 2_000
 HEARTBEAT_SECONDS = 5.0
 ABANDONED_AFTER = timedelta(seconds=30)
 REASON_LENGTH = 255
+# What is kept of a device's own reason; the services' are single words.
+REASON_KEPT = 64
 # Different reasons that a job counts; services have some thirty.
 MAX_REASONS = 64
 
@@ -197,6 +200,15 @@ def _is_mine(part: Slice, worker: str) -> ColumnElement[bool]:
     return and_(PushSlice.job_id == part.job.id, PushSlice.after == part.after, PushSlice.worker == worker)
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A device that was sent to, what became of it, and when it was sent to."""
+
+    target: Target
+    result: Result
+    sent_at: datetime
+
+
 @dataclass(slots=True)
 class Sent:
     """What was sent of a slice.
@@ -207,7 +219,7 @@ class Sent:
         whole: whether nothing of the slice is left.
     """
 
-    results: list[tuple[Target, Result]] = field(default_factory=list)
+    results: list[Answered] = field(default_factory=list)
     spared: int = 0
     whole: bool = True
 
@@ -224,7 +236,12 @@ async def record(database: Database, part: Slice, worker: str, sent: Sent, now: 
         row = (await session.scalars(mine)).first()
         if job is None or row is None:
             return False
-        await _remember(session, job, sent.results, now)
+        entries = [
+            log.entry(each.target.device_id, each.result.outcome, each.result.reason[:REASON_KEPT], each.sent_at)
+            for each in sent.results
+        ]
+        await _remember(session, job, entries)
+        await log.add_to_log(session, job.id, part.after, part.last, entries)
         await _retire(session, job.environment_id, sent.results, now)
         _count(job, sent)
         if sent.whole or job.state in ENDED:
@@ -236,19 +253,18 @@ async def record(database: Database, part: Slice, worker: str, sent: Sent, now: 
         return True
 
 
-async def _remember(
-    session: AsyncSession, job: PushJob, results: Sequence[tuple[Target, Result]], now: datetime
-) -> None:
+async def _remember(session: AsyncSession, job: PushJob, entries: Sequence[log.Entry]) -> None:
+    """Note for each device that this was its last push."""
     rows = [
         {
             "environment_id": job.environment_id,
-            "device_id": target.device_id,
+            "device_id": entry.device_id,
             "job_id": job.id,
-            "outcome": result.outcome.value,
-            "reason": result.reason[:64],
-            "sent_at": now,
+            "outcome": entry.outcome.value,
+            "reason": entry.reason,
+            "sent_at": entry.sent_at,
         }
-        for target, result in results
+        for entry in entries
     ]
     if rows:
         statement = insert_into(session, DevicePush)
@@ -258,11 +274,10 @@ async def _remember(
         await (await session.connection()).execute(statement, rows)
 
 
-async def _retire(
-    session: AsyncSession, environment_id: str, results: Iterable[tuple[Target, Result]], now: datetime
-) -> None:
+async def _retire(session: AsyncSession, environment_id: str, results: Iterable[Answered], now: datetime) -> None:
     """Take away tokens that are no longer valid, unless the device has registered since they became so."""
-    for target, result in results:
+    for each in results:
+        target, result = each.target, each.result
         if result.outcome is not Outcome.GONE:
             continue
         conditions = [
@@ -276,7 +291,7 @@ async def _retire(
 
 
 def _count(job: PushJob, sent: Sent) -> None:
-    outcomes = Counter(result.outcome for _, result in sent.results)
+    outcomes = Counter(each.result.outcome for each in sent.results)
     job.targeted += len(sent.results) + sent.spared
     job.accepted += outcomes[Outcome.ACCEPTED]
     job.gone += outcomes[Outcome.GONE]
@@ -284,9 +299,10 @@ def _count(job: PushJob, sent: Sent) -> None:
     job.unknown += outcomes[Outcome.UNKNOWN]
     job.spared += sent.spared
     reasons = Counter(job.reasons)
-    for _, result in sent.results:
-        if result.reason and (result.reason in reasons or len(reasons) < MAX_REASONS):
-            reasons[result.reason] += 1
+    for each in sent.results:
+        reason = each.result.reason
+        if reason and (reason in reasons or len(reasons) < MAX_REASONS):
+            reasons[reason] += 1
     job.reasons = dict(reasons)
 
 

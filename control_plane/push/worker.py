@@ -16,7 +16,7 @@ from control_plane.errors import Unavailable
 from control_plane.metrics import PUSH_JOBS_FAILED, PUSH_SLICES_LOST, PUSHES_SENT
 from control_plane.push import jobs
 from control_plane.push.channel import Channel, ChannelAway, ChannelUnusable, Notification, Outcome, Result
-from control_plane.push.jobs import Sent, Slice, Target
+from control_plane.push.jobs import Answered, Sent, Slice, Target
 from control_plane.push.pace import Pace
 from control_plane.push.quiet_hours import QuietHours
 from control_plane.tables import Model, utc_now
@@ -200,7 +200,7 @@ class PushWorker:
         unusable = [each for each in channels.values() if isinstance(each, ChannelUnusable)]
         if unusable and not _any_usable(channels):
             raise unusable[0]
-        return _Sending(targets, spared, notification, channels, self._pace)
+        return _Sending(targets, spared, notification, channels, self._pace, self._now)
 
     async def _open(self, environment_id: str, service: str) -> Opened:
         try:
@@ -241,13 +241,15 @@ class _Sending:
         notification: Notification,
         channels: dict[str, Opened],
         pace: Pace,
+        now: Callable[[], datetime],
     ) -> None:
         self._targets = targets
         self._spared = spared
         self._notification = notification
         self._channels = channels
         self._pace = pace
-        self._results: dict[str, tuple[Target, Result]] = {}
+        self._now = now
+        self._results: dict[str, Answered] = {}
         self._stopped = False
         capacity = min((each.capacity for each in channels.values() if _is_usable(each)), default=1)
         self._places = asyncio.Semaphore(capacity)
@@ -282,8 +284,9 @@ class _Sending:
 
     async def _send(self, target: Target) -> None:
         try:
+            sent_at = self._now()
             result = await self._result_of(target)
-            self._results[target.device_id] = target, result
+            self._results[target.device_id] = Answered(target, result, sent_at)
             PUSHES_SENT.labels(result.outcome.value).inc()
         except ChannelAway as error:
             self.away = error

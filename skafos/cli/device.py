@@ -15,6 +15,7 @@ from skafos.cli.session import session
 
 if TYPE_CHECKING:
     from skafos.device import DeviceClient, SyncResult
+    from skafos.records import Device
 
 app = options.family("Devices: be one, or list those of an environment.")
 
@@ -97,8 +98,18 @@ def list_devices(
         print_json(found)
         return
     names = ("os", "os_version", "app_version", "device_model", "locale")
-    rows = [[each.device_id, *(each.facts.get(name) for name in names), each.updated_at] for each in found]
-    print_table(["DEVICE", "OS", "OS VERSION", "APP VERSION", "MODEL", "LOCALE", "SEEN"], rows, "no devices")
+    rows = [
+        [each.device_id, *(each.facts.get(name) for name in names), each.updated_at, _last_push(each)] for each in found
+    ]
+    titles = ["DEVICE", "OS", "OS VERSION", "APP VERSION", "MODEL", "LOCALE", "SEEN", "LAST PUSH"]
+    print_table(titles, rows, "no devices")
+
+
+def _last_push(device: Device) -> str | None:
+    push = device.last_push
+    if push is None:
+        return None
+    return f"{push.outcome} {push.sent_at}{f', {push.reason}' if push.reason else ''}"
 
 
 def _sync_once(device: DeviceClient, model: str) -> SyncResult:

@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +74,14 @@ class Table:
 
 def print_csv(table: Table) -> None:
     """Print a table as CSV (RFC 4180, lines end in a line feed); nothing is an empty field."""
+    print_rows(table.columns, table.rows)
+
+
+def print_rows(columns: Sequence[Column], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Print rows as they come, as CSV."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(table.names)
-    for row in table.rows:
+    writer.writerow([column.name for column in columns])
+    for row in rows:
         writer.writerow([_field(value) for value in row])
 
 

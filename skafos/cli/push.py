@@ -5,19 +5,20 @@ from __future__ import annotations
 import codecs
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from skafos.cli import options
-from skafos.cli.export import Column, Table, print_csv
+from skafos.cli.export import Column, Table, print_csv, print_rows
 from skafos.cli.output import ask, note, print_json, print_table
 from skafos.cli.session import session
 from skafos.exceptions import InvalidParamError
 
 if TYPE_CHECKING:
-    from skafos.records import PushCredential, PushJob
+    from skafos.records import PushCredential, PushedDevice, PushEffect, PushJob
 
 app = options.family("Wake devices up: credentials, send, history, pause.")
 credentials = options.family("What an environment pushes with: list, set, delete.")
@@ -37,8 +38,18 @@ COLUMNS = (
     Column("refused", "integer"),
     Column("apple_dev", "text"),
     Column("state", "text"),
+    Column("counted", "integer", optional=True),
+    Column("checked_in", "integer", optional=True),
+    Column("activated", "integer", optional=True),
     Column("by", "text"),
     Column("id", "text"),
+)
+
+DEVICE_COLUMNS = (
+    Column("device_id", "text"),
+    Column("outcome", "text"),
+    Column("reason", "text", optional=True),
+    Column("sent_at", "moment"),
 )
 
 PushId = Annotated[str, typer.Argument(metavar="ID", help="The push's id, see: skafos push history.")]
@@ -114,6 +125,62 @@ def history(
     else:
         titles = [name.upper().replace("_", " ") for name in table.names]
         print_table(titles, table.rows, "nothing was pushed")
+
+
+@app.command("devices")
+def devices(
+    push_id: PushId,
+    outcome: Annotated[
+        str | None,
+        typer.Option("--outcome", metavar="OUTCOME", help="Only accepted, gone, refused or unknown ones."),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    org: options.Org = None,
+    app: options.App = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """List a push's devices, and what became of each.
+
+    Without --csv or --json the first thousand.
+    """
+    with session(org, app, model) as chosen:
+        names = chosen.of_model
+        page = chosen.client.list_pushed_devices(*names, push_id, outcome=outcome)
+
+        def all_devices() -> Iterator[PushedDevice]:
+            shown = page
+            yield from shown.devices
+            while shown.next is not None:
+                shown = chosen.client.list_pushed_devices(*names, push_id, page=shown.next)
+                yield from shown.devices
+
+        if json:
+            print_json(list(all_devices()))
+        elif as_csv:
+            print_rows(DEVICE_COLUMNS, map(_device_row, all_devices()))
+        else:
+            titles = ["DEVICE", "OUTCOME", "REASON", "SENT"]
+            print_table(titles, [_device_row(each) for each in page.devices], "no devices")
+            if page.next is not None:
+                note("There are more: --csv lists all.")
+
+
+@app.command("effect")
+def effect(
+    push_id: PushId,
+    org: options.Org = None,
+    app: options.App = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """Show what devices did within an hour after a push, and before."""
+    with session(org, app, model) as chosen:
+        found = chosen.client.push_effect(*chosen.of_model, push_id)
+    if json:
+        print_json(found)
+    else:
+        _print_effect(found)
 
 
 @app.command("pause")
@@ -284,10 +351,36 @@ def _warn(found: list[PushCredential]) -> None:
 
 
 def _row(job: PushJob) -> tuple[object, ...]:
+    done = job.effect
     return (
         *(job.version, job.environment, job.started_at or "not yet", job.targeted, job.accepted, job.gone),
-        *(job.refused, "yes" if job.apple_sandbox else "no", job.state, job.actor, job.id),
+        *(job.refused, "yes" if job.apple_sandbox else "no", job.state),
+        *((None, None, None) if done is None else (done.counted, done.after.checked, done.after.activated)),
+        *(job.actor, job.id),
     )
+
+
+def _device_row(device: PushedDevice) -> tuple[object, ...]:
+    return device.device_id, device.outcome, device.reason, device.sent_at
+
+
+def _print_effect(found: PushEffect) -> None:
+    if not found.devices:
+        print("It was accepted for no device." if found.complete else "It was accepted for no device yet.")
+        return
+    print(f"Accepted for {found.devices:,} devices")
+    if found.counted < found.devices:
+        sample = f"{found.counted:,} of them were looked at, evenly chosen"
+        print(f"{sample}; shares are right within {100 * found.margin:.1f} points")
+    if not found.complete:
+        when = "The push goes on" if found.until is None else f"Their hour is not over until {found.until}"
+        print(f"{when}; so far:")
+    steps = (("checked in", "checked"), ("downloaded", "downloaded"), ("activated", "activated"))
+    rows = []
+    for title, step in steps:
+        counts = [getattr(each, step) for each in (found.after, found.before)]
+        rows.append([title, *(cell for count in counts for cell in (count, f"{100 * count / found.counted:.1f} %"))])
+    print_table(["WITHIN AN HOUR", "AFTER", "", "BEFORE", ""], rows)
 
 
 def _print_changed(job: PushJob, json: bool) -> None:

@@ -41,11 +41,13 @@ class PostgresServer:
     Args:
         folder: holds its data and log; belongs to the ordinary user.
         port: on loopback.
+        settings: of the server, as `name=value`.
     """
 
     folder: Path
     port: int
     user: str | None = field(default_factory=ordinary_user)
+    settings: tuple[str, ...] = SERVER_OPTIONS
     _process: subprocess.Popen[bytes] | None = None
     _databases: int = 0
 
@@ -57,7 +59,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        options = [part for option in SERVER_OPTIONS for part in ("-c", option)]
+        options = [part for option in self.settings for part in ("-c", option)]
         listen = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.folder}"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -106,11 +108,11 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
+def running_postgres(settings: tuple[str, ...] = SERVER_OPTIONS) -> Iterator[PostgresServer]:
     """Run a private server while the block lasts."""
     require("postgres")
     folder = Path(tempfile.mkdtemp(prefix="skafos-postgres-"))
-    server = PostgresServer(folder, free_port())
+    server = PostgresServer(folder, free_port(), settings=settings)
     try:
         server.initialize()
         server.start()

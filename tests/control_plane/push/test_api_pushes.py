@@ -14,9 +14,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from sqlalchemy import insert, select
+from typer.testing import CliRunner
 
 from control_plane.database import Database
 from control_plane.tables import Device, PushCredential, utc_now
+from skafos.cli.app import app as tree
 from tests.control_plane.push.certificates import ACCOUNT_KEY_ID, EMAIL, PROJECT, make_pair, service_account
 from tests.control_plane.push.conftest import KEY_ID, TEAM_ID
 from tests.control_plane.push.serving import in_thread
@@ -198,6 +200,61 @@ def test_a_deploy_wakes_every_device_once_and_the_history_tells(pushing: Api, se
     assert pushing.get(f"{APP}/models/other/pushes") == []
     shown = pushing.get(f"{MODEL}/deployments")[0]
     assert shown["push"] == {"status": "finished", "push_id": push_id}
+
+
+def test_what_became_of_each_device_and_what_they_did_then_is_told(pushing: Api, server: ApnsServer) -> None:
+    store(pushing)
+    server.behaviour.refuse = {f"{number:064x}": "BadDeviceToken" for number in (7, 99)}
+    push_id = ended(pushing, pushing.post(f"{MODEL}/pushes", {"environment": "prod"})["id"])["id"]
+    path = f"{MODEL}/pushes/{push_id}"
+    devices, query = [], "?limit=50"
+    while query:
+        answer = pushing.call("GET", f"{path}/devices{query}")
+        devices += answer.json()
+        target = answer.links.get("next", {}).get("url", "")
+        query = target[target.index("?") :] if target else ""
+    assert [each["device_id"] for each in devices] == [f"device-{number:04d}" for number in range(DEVICES)]
+    refused = pushing.get(f"{path}/devices?outcome=refused")
+    assert refused == [devices[7], devices[99]]
+    assert (refused[0]["outcome"], refused[0]["reason"]) == ("refused", "BadDeviceToken")
+    assert (devices[0]["outcome"], devices[0]["reason"]) == ("accepted", None)
+    assert pushing.call("GET", f"{path}/devices?outcome=lost").status_code == 400
+    assert pushing.call("GET", f"{path}/devices?cursor=nonsense").status_code == 400
+    listed = pushing.get(f"{APP}/environments/prod/devices")
+    assert listed[7]["last_push"] == {"push_id": push_id} | {
+        name: refused[0][name] for name in ("outcome", "reason", "sent_at")
+    }
+
+    deadline = time.monotonic() + 30
+    while (answer := pushing.call("GET", f"{path}/effect")).status_code == 503:
+        assert answer.json()["code"] == "clickhouse"
+        assert time.monotonic() < deadline, "ClickHouse is not there"
+        time.sleep(0.05)
+    effect = answer.json()
+    nothing = {"checked": 0, "downloaded": 0, "activated": 0}
+    assert (effect["devices"], effect["counted"], effect["margin"]) == (DEVICES - 2, DEVICES - 2, 0)
+    assert (effect["complete"], effect["after"], effect["before"]) == (False, nothing, nothing)
+    assert effect["until"] > effect["asked_at"]
+    assert pushing.get(path)["effect"] == effect
+    assert pushing.get(f"{MODEL}/pushes")[0]["effect"] == effect
+
+    rows = command(pushing, "devices", push_id, "--csv").splitlines()
+    assert rows[0] == "device_id,outcome,reason,sent_at"
+    assert rows[8] == f"device-0007,refused,BadDeviceToken,{refused[0]['sent_at']}"
+    assert len(rows) == 1 + DEVICES
+    assert len(command(pushing, "devices", push_id, "--outcome", "refused").splitlines()) == 3
+    told = command(pushing, "effect", push_id)
+    assert f"Accepted for {DEVICES - 2} devices\nTheir hour is not over until {effect['until']}; so far:" in told
+    assert "activated       0      0.0 %  0       0.0 %" in told
+
+
+def command(api: Api, *arguments: str) -> str:
+    """Return what `skafos push` prints."""
+    names = {"SKAFOS_ORG_NAME": ORGANIZATION, "SKAFOS_APP_NAME": "camera", "SKAFOS_MODEL_NAME": "faces"}
+    settings = {"SKAFOS_URL": api.url, "SKAFOS_API_TOKEN": api.owner, **names}
+    done = CliRunner().invoke(tree, ["push", *arguments], env=settings)
+    assert done.exit_code == 0, done.output
+    return str(done.stdout)
 
 
 def test_a_push_is_begun_by_a_person_and_held_up(pushing: Api, server: ApnsServer) -> None:
