@@ -88,6 +88,9 @@ class Settings(BaseSettings):
         default=None,
         description="The address that clients use, when a proxy stands in front. Upload addresses begin with it.",
     )
+    edge_public_url: str | None = Field(
+        default=None, description="The address at which devices reach the edges; the dashboard shows it in code."
+    )
     data: Folder = Field(
         default=Path("skafos-data"),
         validate_default=True,

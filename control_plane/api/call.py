@@ -11,6 +11,7 @@ from artifacts.store import ObjectStore
 from control_plane.accounts import Caller, LastUses, Role
 from control_plane.actor import Actor
 from control_plane.database import Database
+from control_plane.passwords import Passwords
 from control_plane.publish import Publisher
 from control_plane.push.vault import Vault
 from control_plane.settings import Settings
@@ -31,6 +32,7 @@ class Services:
     warehouse: WarehouseGate
     last_uses: LastUses
     vault: Vault
+    passwords: Passwords
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,11 @@ class Call:
     def database(self) -> Database:
         """The database."""
         return self.services.database
+
+    @property
+    def address(self) -> str:
+        """The control plane's address for people, as its setting says or as this request came."""
+        return (self.services.settings.control_public_url or str(self.request.url.origin())).rstrip("/")
 
     def part(self, name: str) -> str:
         """Return a parameter of the path, decoded."""

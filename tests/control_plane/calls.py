@@ -8,6 +8,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from control_plane.accounts import Caller, LastUses, Role
 from control_plane.api.call import Call, Membership, Services
+from control_plane.passwords import Passwords
 from control_plane.push.vault import Vault
 from control_plane.settings import Settings
 from control_plane.tables import utc_now
@@ -26,6 +27,7 @@ def call_in(world: World, **parts: str) -> Call:
         warehouse=cast("WarehouseGate", None),
         last_uses=cast("LastUses", None),
         vault=cast("Vault", None),
+        passwords=Passwords(),
     )
     request = make_mocked_request("GET", "/", match_info=parts)
     caller = Caller(world.actor.user_id or "", world.actor.email, "token")
