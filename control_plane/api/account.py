@@ -20,7 +20,7 @@ _NEEDS_BROWSER = "A first password is set in the dashboard: an API token alone m
 async def change_password(call: Call, body: NewPassword) -> None:
     """Set the caller's password. Every other browser is signed out."""
     check_password(body.password, call.caller.email)
-    subjects = subjects_of(call.caller.email, call.request.remote or "")
+    subjects = subjects_of(call.caller.email, call.client)
     async with call.database.read() as session:
         await refuse_too_many(session, subjects, call.now)
         was = (await session.get_one(User, call.caller.user_id)).password_hash

@@ -10,6 +10,7 @@ from aiohttp import web
 from artifacts.store import ObjectStore
 from control_plane.accounts import Caller, LastUses, Role
 from control_plane.actor import Actor
+from control_plane.client_address import client_of
 from control_plane.database import Database
 from control_plane.passwords import Passwords
 from control_plane.publish import Publisher
@@ -93,6 +94,11 @@ class Call:
     def address(self) -> str:
         """The control plane's address for people, as its setting says or as this request came."""
         return (self.services.settings.control_public_url or str(self.request.url.origin())).rstrip("/")
+
+    @property
+    def client(self) -> str:
+        """The address that the request comes from; never stored as it is."""
+        return client_of(self.request, self.services.settings.control_trusted_proxies)
 
     def part(self, name: str) -> str:
         """Return a parameter of the path, decoded."""

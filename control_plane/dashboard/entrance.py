@@ -15,6 +15,7 @@ from control_plane.api.admission import SERVICES, admit
 from control_plane.api.errors import status_of
 from control_plane.api.route import Access
 from control_plane.api.serve import BODY_SECONDS
+from control_plane.client_address import client_of
 from control_plane.dashboard.addresses import local
 from control_plane.dashboard.cookie import FORM_TOKEN_FIELD, by_session, require_own_form, set_cookie
 from control_plane.dashboard.page import SIGN_IN, show_error
@@ -53,7 +54,7 @@ async def sign_in(request: web.Request, form: Mapping[str, str]) -> web.StreamRe
     """Sign somebody in who knows the password. What is wrong, the address or the password, is not told."""
     services = request.app[SERVICES]
     email, password = form.get("email", "").strip(), form.get("password", "")
-    subjects = subjects_of(email, request.remote or "")
+    subjects = subjects_of(email, client_of(request, services.settings.control_trusted_proxies))
     now = utc_now()
     async with services.database.read() as session:
         await refuse_too_many(session, subjects, now)

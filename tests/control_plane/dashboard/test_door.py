@@ -94,7 +94,7 @@ NEW = {"name": "Forged", "bundle_id": "com.example.forged", "platform": "ios"}
 )
 def test_a_request_that_another_site_could_make_is_refused(office: Office, headers: dict[str, str]) -> None:
     shown = {"X-Form-Token": office.owner.form_token(), "Content-Type": "application/json", **headers}
-    encoded = {name: value.encode("latin-1") for name, value in shown.items()}
+    encoded = [(name.encode(), value.encode("latin-1")) for name, value in shown.items()]
     answer = office.owner.client.post(f"/do/post{ORG}/apps", json=NEW, headers=encoded)
     assert answer.status_code == 403
     assert answer.json()["code"] in ("foreign_form", "stale_form")

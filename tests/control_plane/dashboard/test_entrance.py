@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from control_plane.database import Database
 from control_plane.sign_ins import FREE_FOR_ACCOUNT
@@ -129,7 +129,7 @@ def test_an_address_that_tries_many_accounts_has_to_wait_too(office: Office) -> 
     try:
         assert sign_in(browser, "somebody-else@example.org", "some password").answer.status_code == 429
     finally:
-        in_database(office, SignInFailure.__table__.delete())
+        in_database(office, delete(SignInFailure))
 
 
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites_and_is_new_after_signing_in(
