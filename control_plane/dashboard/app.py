@@ -14,9 +14,10 @@ from control_plane.api.table import ROUTES
 from control_plane.dashboard.addresses import address
 from control_plane.dashboard.door import add_door
 from control_plane.dashboard.entrance import add_entrance
+from control_plane.dashboard.live import Live
 from control_plane.dashboard.page import add_pages
 from control_plane.dashboard.render import show_count, show_moment, show_size
-from control_plane.dashboard.table import PAGES
+from control_plane.dashboard.table import MODEL, PAGES
 from control_plane.status_page import TEMPLATES as STATUS_TEMPLATES
 
 _HERE: Final = Path(__file__).parent
@@ -37,6 +38,9 @@ def add_dashboard(app: web.Application) -> None:
     environment.globals.update(address=address, asset=files.address_of, count=show_count)
     environment.filters.update(moment=show_moment, size=show_size)
     app.router.add_get(f"{STATIC}/{{hash}}/{{name}}", files.serve)
+    live = Live()
+    app.router.add_get(f"{MODEL}/live", live.stream)
+    app.on_shutdown.append(live.close)
     add_entrance(app)
     add_pages(app, PAGES)
     add_door(app, ROUTES)

@@ -62,7 +62,7 @@ class Page(HTMLParser):
             self._form = None
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.text = " ".join([*self.text.split(), *data.split()])
 
 
 class Browser:

@@ -127,7 +127,7 @@ def test_a_form_that_is_accepted_leads_on_and_says_what_was_done(office: Office)
     form = office.owner.get("/organizations/Acme/new-app").forms["app"]
     named = {"name": "Birds & bees ?", "bundle_id": "com.example.birds", "platform": "android"}
     page = Page(office.owner.send(form, named))
-    assert page.answer.url.raw_path == b"/organizations/Acme/apps/Birds%20%26%20bees%20%3F"
+    assert page.answer.url.path == "/organizations/Acme/apps/Birds & bees ?"
     assert "The application Birds & bees ? is there" in page.text
 
 
@@ -196,7 +196,9 @@ def test_a_token_is_shown_once_and_works(office: Office) -> None:
 def test_a_deployment_by_form_is_one_by_the_api(office: Office) -> None:
     developer = office.browsers["developer"]
     form = developer.get(f"{PAGE}/models/faces/versions/1/deploy").forms["deploy"]
-    page = Page(developer.send(form, {"environment": "dev", "percent": "25", "conditions": '{"platforms": ["ios"]}'}))
+    page = Page(
+        developer.send(form, {"environment": "dev", "percent": "25", "conditions": '{"os": {"any_of": ["ios"]}}'})
+    )
     assert "Deployed faces in dev: version 1." in page.text, page.text
     (deployment,) = office.api.get(f"{MODEL}/deployments?environment=dev")
     assert (deployment["version"], deployment["percent"]) == (1, 25.0)
@@ -212,5 +214,5 @@ def test_a_script_gets_the_answers_of_the_api(office: Office) -> None:
     answer = office.owner.call("POST", f"{APP}/environments", {"name": "canary"})
     assert (answer.status_code, answer.json()["name"]) == (201, "canary")
     answer = office.owner.call("POST", f"{APP}/environments", {"name": "canary"})
-    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert (answer.status_code, answer.json()["code"]) == (409, "taken")
     assert office.owner.call("DELETE", f"{APP}/environments/{quote('canary')}").status_code == 204

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import Executable, Select, delete, select, update
 
 from control_plane.database import Database
 from control_plane.sign_ins import FREE_FOR_ACCOUNT
@@ -39,13 +41,15 @@ def sign_in(browser: Browser, email: str, password: str) -> Page:
     return Page(browser.send(form, {"email": email, "password": password}))
 
 
-def in_database(office: Office, *statements: object) -> list[object]:
-    async def run() -> list[object]:
+def in_database(office: Office, statement: Executable) -> Sequence[Any]:
+    """Carry a statement out, behind everybody's back; return the rows of a question."""
+
+    async def run() -> Sequence[Any]:
         database = Database(office.api.database_url)
         try:
             async with database.write() as session:
-                results = [await session.execute(statement) for statement in statements]  # type: ignore[call-overload]
-                return [result.all() if result.returns_rows else None for result in results]
+                result = await session.execute(statement)
+                return result.all() if isinstance(statement, Select) else []
         finally:
             await database.close()
 
@@ -113,8 +117,10 @@ def test_a_password_signs_in_and_a_wrong_one_says_no_more_than_an_unknown_addres
 def test_too_many_wrong_passwords_have_to_wait_and_the_right_one_too(office: Office) -> None:
     email, _ = with_password(office, "guessed")
     browser = Browser(office.api)
-    statuses = [sign_in(browser, email, f"guess number {n}").answer.status_code for n in range(FREE_FOR_ACCOUNT + 1)]
-    assert statuses == [400] * FREE_FOR_ACCOUNT + [429]
+    statuses = [sign_in(browser, email, f"guess number {n}").answer.status_code for n in range(FREE_FOR_ACCOUNT)]
+    assert statuses == [400] * FREE_FOR_ACCOUNT
+    # Each wait is longer than the one before; the longest is long enough for the slowest machine.
+    in_database(office, update(SignInFailure).values(failures=SignInFailure.failures + 10, last_at=utc_now()))
     page = sign_in(browser, email, PASSWORD)
     assert page.answer.status_code == 429
     assert "The next is possible in" in page.text
@@ -144,8 +150,9 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites_and_is_new_after_
     after = browser.client.cookies["skafos"]
     assert before != after, "a cookie that somebody else has put there must not become a session"
     assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= set(answer.headers["Set-Cookie"].split("; "))
-    (rows,) = in_database(office, select(WebSession.token_hash))
-    assert after not in str(rows)
+    hashes = [row.token_hash for row in in_database(office, select(WebSession.token_hash))]
+    assert hashes
+    assert after not in hashes
 
 
 def test_signing_out_ends_the_session_and_not_only_the_cookie(office: Office) -> None:
@@ -217,7 +224,7 @@ def test_an_invitation_that_was_taken_back_works_no_more(office: Office) -> None
 def test_a_session_that_is_not_used_ends(office: Office) -> None:
     _, browser = with_password(office, "idle")
     browser.get("/account")
-    token = update(WebSession).values(expires_at=utc_now() - timedelta(seconds=1))
-    (users,) = in_database(office, select(WebSession.id).order_by(WebSession.created_at.desc()).limit(1))
-    in_database(office, token.where(WebSession.id == users[0][0]))  # type: ignore[index]
+    (newest,) = in_database(office, select(WebSession.id).order_by(WebSession.created_at.desc()).limit(1))
+    past = utc_now() - timedelta(seconds=1)
+    in_database(office, update(WebSession).where(WebSession.id == newest.id).values(expires_at=past))
     assert browser.get("/account").answer.url.path == "/sign-in"

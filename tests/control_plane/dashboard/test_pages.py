@@ -35,7 +35,7 @@ def test_a_page_shows_itself_to_an_owner_with_nothing_inline(office: Office, pat
 def test_who_belongs_to_another_organization_sees_none_of_it(office: Office, path: str) -> None:
     page = office.browsers["outsider"].get(path.format_map(PARTS), 404)
     assert "faces" not in page.text
-    assert "There is no such organization" in page.text
+    assert "There is no organization of this name" in page.text
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -62,7 +62,7 @@ def test_texts_that_look_like_programs_are_shown_as_texts(office: Office) -> Non
     office.api.post(f"{at}/models", {"name": name})
     (model,) = office.api.get(f"{at}/models")
     office.api.upload(f"{at}/models/{model['id']}", b"x", "model.bin", EVIL)
-    deployed = {"version": 1, "environment": "dev", "conditions": {"locales": [EVIL]}}
+    deployed = {"version": 1, "environment": "dev", "conditions": {"locale": {"any_of": [EVIL]}}}
     answer = office.api.call("POST", f"{at}/models/{model['id']}/deploy", deployed)
     assert answer.status_code in (200, 400)
     parts = {**PARTS, "app": app["id"], "model": model["id"]}
