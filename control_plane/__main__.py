@@ -57,8 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     key.add_argument("--uri", required=True, help="of the private key, as securesystemslib's signers take it")
     key.add_argument("--public", required=True, type=Path, metavar="FILE", help="the public half, as PEM")
     commands.add_parser("rotate-master-key", help="seal push credentials with a new master key; prints JSON")
-    for command in (first, token):
+    link = commands.add_parser("sign-in-link", help="make a link that signs a user in to the dashboard; prints JSON")
+    for command in (first, token, link):
         command.add_argument("--email", required=True)
+    for command in (first, token):
         command.add_argument("--token-name", default="bootstrap")
     return parser
 
@@ -83,6 +85,8 @@ def _command(options: argparse.Namespace, settings: Settings) -> Coroutine[Any, 
         return _bootstrap(settings, options.organization, options.email, options.token_name)
     if options.command == "token":
         return _token(settings, options.email, options.token_name)
+    if options.command == "sign-in-link":
+        return _sign_in_link(settings, options.email)
     if options.command == "add-signing-key":
         return _add_signing_key(settings, options.uri, options.public)
     if options.command == "collect-garbage":
@@ -131,11 +135,21 @@ def _tell_ready(settings: Settings, listen: str, metrics: str) -> None:
 
 
 async def _bootstrap(settings: Settings, organization: str, email: str, token_name: str) -> None:
-    from control_plane.bootstrap import bootstrap
+    from control_plane.bootstrap import bootstrap, sign_in_link
 
     async with _database(settings) as database:
         token = await bootstrap(database, organization, email, token_name)
-    _print_json({"organization": organization, "api_token": token})
+        path = await sign_in_link(database, email)
+    _print_json({"organization": organization, "api_token": token, "sign_in_path": path})
+
+
+async def _sign_in_link(settings: Settings, email: str) -> None:
+    from control_plane.bootstrap import sign_in_link
+
+    async with _database(settings) as database:
+        path = await sign_in_link(database, email)
+    address = (settings.control_public_url or f"http://{settings.control_listen}").rstrip("/")
+    _print_json({"sign_in_url": f"{address}{path}"})
 
 
 async def _token(settings: Settings, email: str, token_name: str) -> None:

@@ -59,11 +59,12 @@ _WORDS: dict[Role, RoleName] = {Role.VIEWER: "viewer", Role.DEVELOPER: "develope
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls the API: a user, by one of their tokens."""
+    """Who calls: a user, by one of their API tokens or with a browser that they are signed in with."""
 
     user_id: str
     email: str
-    token_id: str
+    token_id: str | None = None
+    session_id: str | None = None
 
     @property
     def actor(self) -> Actor:

@@ -22,11 +22,13 @@ from aiohttp import web
 from artifacts.errors import BlobMissing
 from artifacts.store import ObjectStore, open_store
 from control_plane.accounts import LAST_USE_SECONDS, LastUses
+from control_plane.api.admission import SERVICES
 from control_plane.api.call import Services
 from control_plane.api.errors import answer_errors
 from control_plane.api.observe import observe
-from control_plane.api.serve import SERVICES, add_routes
+from control_plane.api.serve import add_routes
 from control_plane.api.table import ROUTES
+from control_plane.dashboard.app import add_dashboard
 from control_plane.database import Database
 from control_plane.eraser import Eraser
 from control_plane.errors import Unavailable
@@ -37,6 +39,7 @@ from control_plane.listeners import address_of, bound
 from control_plane.metrics_app import create_metrics_app
 from control_plane.migrate import migrate
 from control_plane.outbox import OutboxRelay
+from control_plane.passwords import Passwords
 from control_plane.patch_planner import PatchPlanner
 from control_plane.patches import PatchBuilder
 from control_plane.presign import Presigner, load_or_create_secret
@@ -127,6 +130,7 @@ def create_app(services: Services, health: Health, silent: SilentConnections) ->
     app[SERVICES] = services
     add_routes(app, ROUTES)
     add_status_page(app, health)
+    add_dashboard(app)
     return app
 
 
@@ -166,7 +170,9 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
     vault = Vault(database, MasterKeys(settings.master_keys_file), settings.push_servers)
     stack.push_async_callback(vault.close)
     effects = PushEffects(database, warehouse, timedelta(days=settings.events_keep_days))
-    services = Services(settings, database, objects, uploads, publisher, warehouse, last_uses, vault, effects)
+    services = Services(
+        settings, database, objects, uploads, publisher, warehouse, last_uses, vault, effects, Passwords()
+    )
     health = Health(
         {
             "database": database.ping,

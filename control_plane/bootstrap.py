@@ -1,6 +1,6 @@
-"""The first user, organization and token; and a token for a user who has none yet.
+"""The first user, organization and token; and a token, or a link to sign in with, for a user who has none yet.
 
-Both are for whoever operates the control plane and can reach its database: there is nobody yet whom the API could know.
+All are for whoever operates the control plane and can reach its database: there is nobody yet whom the API could know.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from control_plane.accounts import Role, make_token
 from control_plane.actor import SYSTEM
 from control_plane.database import Database
 from control_plane.errors import Invalid, Missing
-from control_plane.tables import Member, Organization, User
+from control_plane.one_time_links import Purpose, make_link
+from control_plane.tables import Member, Organization, User, utc_now
 
 
 async def bootstrap(database: Database, organization: str, email: str, token_name: str) -> str:
@@ -35,6 +36,24 @@ async def bootstrap(database: Database, organization: str, email: str, token_nam
         session.add(token.row)
         audit.record(session, SYSTEM, owned.id, "bootstrap", owned.name, {"email": email, "token": token_name})
     return token.text
+
+
+async def sign_in_link(database: Database, email: str) -> str:
+    """Return the path of a link that signs a user in to the dashboard once, to set a password there.
+
+    Raises:
+        Invalid: the e-mail address cannot be one.
+        Missing: there is no such user.
+        Unavailable: the database does not answer.
+    """
+    _, email, _ = _checked("-", email, "-")
+    async with database.write() as session:
+        user = await session.scalar(select(User).where(User.email == email))
+        if user is None:
+            raise Missing(f"There is no user {email}; an owner invites members to an organization.")
+        made = await make_link(session, Purpose.SIGN_IN, email, utc_now())
+        await audit.record_of_person(session, SYSTEM, user.id, "link.issue", email)
+    return made.path
 
 
 async def issue_token(database: Database, email: str, token_name: str) -> str:

@@ -25,9 +25,34 @@ class ControlPlaneError(Exception):
 
 
 class Invalid(ControlPlaneError):
-    """The request can never succeed as it is: correct it."""
+    """The request can never succeed as it is: correct it.
+
+    Args:
+        sentence: as above.
+        code: as above.
+        field: what of the request is wrong, where one field is.
+    """
 
     default_code = "invalid"
+
+    def __init__(self, sentence: str, code: str | None = None, field: str | None = None) -> None:
+        super().__init__(sentence, code)
+        self.field = field
+
+
+class TooMany(ControlPlaneError):
+    """Too often of late; it is possible again after some seconds.
+
+    Args:
+        sentence: as above.
+        retry_after: seconds.
+    """
+
+    default_code = "too_many_tries"
+
+    def __init__(self, sentence: str, retry_after: int) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
 
 
 class Unauthorized(ControlPlaneError):
@@ -73,5 +98,6 @@ HTTP_STATUS: dict[type[ControlPlaneError], int] = {
     Missing: 404,
     Conflict: 409,
     TooLarge: 413,
+    TooMany: 429,
     Unavailable: 503,
 }

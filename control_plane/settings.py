@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from artifacts.archive import UploadLimits
 from artifacts.patch.build import ENCODERS, PatchLimits
+from control_plane.client_address import Network, parse_networks
 from control_plane.patch_policy import (
     BUILD_SECONDS,
     LOOK_SECONDS,
@@ -87,6 +88,12 @@ class Settings(BaseSettings):
     control_public_url: str | None = Field(
         default=None,
         description="The address that clients use, when a proxy stands in front. Upload addresses begin with it.",
+    )
+    control_trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        default=(), description="Networks of proxies, with commas between, whose `X-Forwarded-For` is believed."
+    )
+    edge_public_url: str | None = Field(
+        default=None, description="The address at which devices reach the edges; the dashboard shows it in code."
     )
     data: Folder = Field(
         default=Path("skafos-data"),
@@ -193,6 +200,11 @@ class Settings(BaseSettings):
     )
     sql_max_rows: int = Field(default=10_000, ge=1, le=1_000_000, description="Of an answer to a question in SQL.")
     sql_max_seconds: int = Field(default=30, ge=1, le=600, description="For a question in SQL.")
+
+    @field_validator("control_trusted_proxies", mode="before")
+    @classmethod
+    def _are_networks(cls, value: object) -> object:
+        return parse_networks(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:

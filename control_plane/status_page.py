@@ -1,4 +1,4 @@
-"""The page at the control plane's address: whether everything works, and where to go on. It shows nobody's things."""
+"""The page that tells anybody whether everything works, and where to go on. It shows nobody's things."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp_jinja2
-import jinja2
 from aiohttp import web
 
 from control_plane.health import Health
 
 _HERE = Path(__file__).parent
+TEMPLATES = _HERE / "templates"
 # Nothing but our own style sheet: no script, no frame, no other host.
 _POLICY = "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 _TITLES = {"database": "Database", "redis": "Redis", "objects": "Object store", "clickhouse": "ClickHouse"}
@@ -20,10 +20,9 @@ HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 
 
 def add_status_page(app: web.Application, health: Health) -> None:
-    """Add the page at `/` and its style sheet."""
+    """Add the page at `/status` and its style sheet."""
     app[HEALTH] = health
-    aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True)
-    app.router.add_get("/", show_status)
+    app.router.add_get("/status", show_status)
     app.router.add_static("/static", _HERE / "static")
 
 

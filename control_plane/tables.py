@@ -70,7 +70,52 @@ class User(Base):
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
     email: Mapped[str] = mapped_column(String(254), unique=True)
     name: Mapped[str] = mapped_column(String(NAME_LENGTH), default="")
+    password_hash: Mapped[str | None] = mapped_column(String(255), default=None)  # Argon2id; None: none was set yet
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class WebSession(Base):
+    """A browser that somebody is signed in with. Of what its cookie holds, the SHA-256 is kept."""
+
+    __tablename__ = "web_sessions"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    token_hash: Mapped[str] = mapped_column(String(SHA256_LENGTH), unique=True)
+    browser: Mapped[str] = mapped_column(String(200))  # what it calls itself
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    seen_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    # What its next page has to say: that something was done, or why it was not.
+    notice: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+
+
+class OneTimeLink(Base):
+    """A link that signs in once: the first owner, somebody invited, or somebody who forgot the password."""
+
+    __tablename__ = "one_time_links"
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    token_hash: Mapped[str] = mapped_column(String(SHA256_LENGTH), unique=True)
+    purpose: Mapped[str] = mapped_column(String(16))  # "sign-in", "reset", "invitation"
+    email: Mapped[str] = mapped_column(String(254), index=True)
+    organization_id: Mapped[str | None] = mapped_column(
+        ForeignKey("organizations.id", ondelete="CASCADE"), index=True, default=None
+    )
+    role: Mapped[str | None] = mapped_column(String(16), default=None)
+    actor_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), default=None)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class SignInFailure(Base):
+    """How often a wrong password was given for an account, or from an address, of late. Both are kept as SHA-256."""
+
+    __tablename__ = "sign_in_failures"
+
+    subject_hash: Mapped[str] = mapped_column(String(SHA256_LENGTH), primary_key=True)
+    failures: Mapped[int] = mapped_column(Integer)
+    last_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Organization(Base):

@@ -20,16 +20,20 @@ class Announcer:
         """Print one line about what happens, with the time."""
         self._print(f"{time.strftime('%H:%M:%S')}  {sentence}")
 
-    def running(self, installation: Installation, connection: Mapping[str, str], seconds: float) -> None:
+    def running(
+        self, installation: Installation, connection: Mapping[str, str], seconds: float, sign_in: str | None
+    ) -> None:
         """Print where everything is.
 
         Args:
             installation: what runs.
             connection: the content of ``connection.json``.
             seconds: how long the start took.
+            sign_in: the address that signs the owner in to the dashboard once, the first time.
         """
         lines = [
             ("dashboard", connection["dashboard_url"]),
+            *([] if sign_in is None else [("sign in once", sign_in)]),
             ("control plane", connection["control_url"]),
             ("edge", connection["edge_url"]),
             ("organization", connection["organization"]),
@@ -70,9 +74,13 @@ class JsonAnnouncer(Announcer):
     def __init__(self) -> None:
         self._known: dict[str, Any] = {"demonstration": None}
 
-    def running(self, installation: Installation, connection: Mapping[str, str], seconds: float) -> None:
+    def running(
+        self, installation: Installation, connection: Mapping[str, str], seconds: float, sign_in: str | None
+    ) -> None:
         """Remember where everything is."""
         self._known |= connection
+        if sign_in is not None:
+            self._known["sign_in_url"] = sign_in
         self._known |= {
             "data": str(installation.data),
             "logs": str(installation.logs),

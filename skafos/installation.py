@@ -135,6 +135,7 @@ class Installation:
             SKAFOS_CONTROL_METRICS_LISTEN=f"{loopback(self.control)}:0",
             SKAFOS_CONTROL_PUBLIC_URL=self.settings.get("SKAFOS_CONTROL_PUBLIC_URL") or self.control.url,
             SKAFOS_CONTROL_READY_FILE=str(ready),
+            SKAFOS_EDGE_PUBLIC_URL=self.settings.get("SKAFOS_EDGE_PUBLIC_URL") or self.edge_url,
         )
         return Program(
             "control-plane", python("control_plane"), environment, self.run, self.logs / "control-plane.log", ready

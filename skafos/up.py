@@ -194,9 +194,9 @@ async def start(installation: Installation, supervisor: Supervisor, demo: bool, 
     servers += [supervisor.start(installation.edge_worker(number)) for number in range(installation.workers)]
     for server in servers:
         await until_answering(server, time.monotonic() + START_SECONDS)
-    connection = await connect(installation)
+    connection, sign_in = await connect(installation)
     write_connection(installation.connection, connection)
-    announcer.running(installation, connection, time.monotonic() - began)
+    announcer.running(installation, connection, time.monotonic() - began, sign_in)
     if demo:
         await start_demonstration(installation, supervisor, connection, announcer)
     announcer.started()
@@ -299,14 +299,20 @@ def give_up_on(child: Child, deadline: float) -> None:
     raise UpError(f"{child.program.name} does not start; its log {child.program.log} ends with:\n{shown}")
 
 
-async def connect(installation: Installation) -> dict[str, str]:
-    """Return what clients need to know, with the token of the last time if it still works, else with a new one."""
+async def connect(installation: Installation) -> tuple[dict[str, str], str | None]:
+    """Return what clients need to know, with the token of the last time if it still works, else with a new one.
+
+    Returns:
+        The content of ``connection.json``; and, the first time, the address that signs the owner in to the dashboard.
+    """
+    sign_in = None
     known = read_connection(installation.connection)
     url = installation.control.url
     token, organization = known.get("api_token", ""), known.get("organization", ORGANIZATION)
     organizations = await asyncio.to_thread(organizations_of, url, token) if token else None
     if organizations is None:
-        token = await new_token(installation)
+        token, sign_in_path = await new_token(installation)
+        sign_in = sign_in_path and f"{url}{sign_in_path}"
         organizations = await asyncio.to_thread(organizations_of, url, token)
     # It may have been renamed since.
     if organizations and organization not in organizations:
@@ -317,7 +323,7 @@ async def connect(installation: Installation) -> dict[str, str]:
         "dashboard_url": f"{url}/",
         "api_token": token,
         "organization": organization,
-    }
+    }, sign_in
 
 
 def organizations_of(url: str, token: str) -> list[str] | None:
@@ -338,8 +344,11 @@ def organizations_of(url: str, token: str) -> list[str] | None:
         raise UpError(f"the control plane at {url} does not answer: {error}") from error
 
 
-async def new_token(installation: Installation) -> str:
+async def new_token(installation: Installation) -> tuple[str, str | None]:
     """Make one more token of the owner; the first time, also the owner and the first organization.
+
+    Returns:
+        The token; and, the first time, the path that signs the owner in to the dashboard once.
 
     Raises:
         UpError: neither can be done; the command's own message is shown.
@@ -350,7 +359,7 @@ async def new_token(installation: Installation) -> str:
         made, complaint = await administer(installation, "bootstrap", "--organization", ORGANIZATION, *whose)
         if made is None:
             raise UpError(f"the first organization could not be created: {complaint}")
-    return made["api_token"]
+    return made["api_token"], made.get("sign_in_path")
 
 
 async def administer(installation: Installation, *command: str) -> tuple[dict[str, str] | None, str]:

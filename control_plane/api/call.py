@@ -10,7 +10,9 @@ from aiohttp import web
 from artifacts.store import ObjectStore
 from control_plane.accounts import Caller, LastUses, Role
 from control_plane.actor import Actor
+from control_plane.client_address import client_of
 from control_plane.database import Database
+from control_plane.passwords import Passwords
 from control_plane.publish import Publisher
 from control_plane.push.effect import PushEffects
 from control_plane.push.vault import Vault
@@ -33,6 +35,7 @@ class Services:
     last_uses: LastUses
     vault: Vault
     push_effects: PushEffects
+    passwords: Passwords
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,16 @@ class Call:
     def database(self) -> Database:
         """The database."""
         return self.services.database
+
+    @property
+    def address(self) -> str:
+        """The control plane's address for people, as its setting says or as this request came."""
+        return (self.services.settings.control_public_url or str(self.request.url.origin())).rstrip("/")
+
+    @property
+    def client(self) -> str:
+        """The address that the request comes from; never stored as it is."""
+        return client_of(self.request, self.services.settings.control_trusted_proxies)
 
     def part(self, name: str) -> str:
         """Return a parameter of the path, decoded."""

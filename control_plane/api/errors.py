@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError
 
 from control_plane.api.request_id import request_id_of
-from control_plane.errors import HTTP_STATUS, ControlPlaneError, Invalid, Unavailable
+from control_plane.errors import HTTP_STATUS, ControlPlaneError, Invalid, TooMany, Unavailable
 
 # When to come back after a part of us did not answer: most outages that a restart ends are over by then.
 RETRY_AFTER_SECONDS = 5
@@ -71,18 +71,25 @@ def invalid(error: ValidationError, what: str) -> Invalid:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = str(first["loc"][0])[:_SHOWN_NAME] if first["loc"] else ""  # no body nests what we look into
     if first["type"] == "extra_forbidden":
-        return Invalid(f"{field!a}: this field is not known here.", "unknown_field")
+        return Invalid(f"{field!a}: this field is not known here.", "unknown_field", field)
     if first["type"] == "json_invalid":
         return Invalid("The body is not valid JSON in UTF-8.", "invalid_json")
     message = first["msg"].removeprefix("Value error, ")
-    return Invalid(f"{field or what}: {message}.")
+    return Invalid(f"{field or what}: {message}.", field=field or None)
+
+
+def status_of(error: ControlPlaneError) -> int:
+    """Return the HTTP status that tells of an error."""
+    return next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
 
 
 def _answer_ours(error: ControlPlaneError) -> web.Response:
     headers = {}
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    status = next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
+    if isinstance(error, TooMany):
+        headers["Retry-After"] = str(error.retry_after)
+    status = status_of(error)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return error_response(status, error.sentence, error.code, headers)

@@ -48,6 +48,8 @@ _PARAMETERS = {
     "version": "A version's number or id.",
     "member": "A user's id or e-mail address.",
     "token": "A token's id.",
+    "session": "A browser's id.",
+    "invitation": "An invitation's id.",
     "erasure": "An erasure's id.",
     "key": "A key's id.",
     "id": "An upload's id.",

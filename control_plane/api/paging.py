@@ -37,8 +37,10 @@ class Paging(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(MAX_PAGE, ge=1, le=MAX_PAGE, description="How many at most.")
-    cursor: str | None = Field(None, max_length=MAX_CURSOR_LENGTH, description="From the Link header of a page.")
+    limit: int = Field(default=MAX_PAGE, ge=1, le=MAX_PAGE, description="How many at most.")
+    cursor: str | None = Field(
+        default=None, max_length=MAX_CURSOR_LENGTH, description="From the Link header of a page."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -64,6 +65,21 @@ async def list_credentials(call: Call, query: Paging) -> Page[PushCredentialOut]
         )
         page = await fetch_page(session, rows, Keyset((PushCredential.service,)), query)
     return page.map(lambda row: _show_credential(row[0], row[1], call.now))
+
+
+async def credentials_of(call: Call, environment_ids: Sequence[str]) -> dict[str, list[PushCredentialOut]]:
+    """Return what each of these environments, which the caller may see, can push with."""
+    shown: dict[str, list[PushCredentialOut]] = {each: [] for each in environment_ids}
+    async with call.database.read() as session:
+        rows = (
+            select(PushCredential, User.email)
+            .outerjoin(User, User.id == PushCredential.actor_id)
+            .where(PushCredential.environment_id.in_(environment_ids))
+            .order_by(PushCredential.service)
+        )
+        for row, email in (await session.execute(rows)).all():
+            shown[row.environment_id].append(_show_credential(row, email, call.now))
+    return shown
 
 
 async def put_credential(call: Call, body: NewPushCredential) -> PushCredentialOut:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from artifacts.patch.build import SkipReason
-from control_plane import names
+from control_plane import names, passwords
 from control_plane.accounts import RoleName
 from control_plane.api.paging import Paging
 from control_plane.patch_wishes import Unwanted
@@ -81,6 +81,22 @@ class NewMember(Body):
 
     email: Email
     role: RoleName = "developer"
+
+
+class NewInvitation(Body):
+    """Whom to invite, by e-mail address."""
+
+    email: Email
+    role: RoleName = "developer"
+
+
+class NewPassword(Body):
+    """A password to set."""
+
+    password: Annotated[str, StringConstraints(max_length=passwords.MAX_LENGTH)]
+    current_password: Annotated[str, StringConstraints(max_length=passwords.MAX_LENGTH)] | None = Field(
+        None, description="The one until now, if there was one."
+    )
 
 
 class MemberChange(Body):
@@ -233,7 +249,7 @@ class SqlQuestion(Body):
 class ApplicationsQuery(Paging):
     """How to list applications."""
 
-    with_models: bool = Field(False, description="Whether to show each application's models.")
+    with_models: bool = Field(default=False, description="Whether to show each application's models.")
 
 
 class ApplicationQuery(BaseModel):
@@ -241,13 +257,13 @@ class ApplicationQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    with_models: bool = Field(False, description="Whether to show its models.")
+    with_models: bool = Field(default=False, description="Whether to show its models.")
 
 
 class PushesQuery(Paging):
     """How to list pushes."""
 
-    environment: Reference | None = Field(None, description="Of this one only.")
+    environment: Reference | None = Field(default=None, description="Of this one only.")
 
 
 class PushedDevicesQuery(Paging):
@@ -261,7 +277,9 @@ class DeleteModelQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    withdraw: bool = Field(False, description="Delete it even while it is offered; devices keep what they hold.")
+    withdraw: bool = Field(
+        default=False, description="Delete it even while it is offered; devices keep what they hold."
+    )
 
 
 class ModelVersionsQuery(Paging):
@@ -273,21 +291,21 @@ class ModelVersionsQuery(Paging):
 class EnvironmentGroupsQuery(Paging):
     """How to list a model's environments."""
 
-    with_device_count: bool = Field(False, description="Whether to count the devices that registered.")
+    with_device_count: bool = Field(default=False, description="Whether to count the devices that registered.")
 
 
 class DeploymentsQuery(Paging):
     """How to list deployments, newest first."""
 
-    environment: Reference | None = Field(None, description="Only of this environment.")
+    environment: Reference | None = Field(default=None, description="Only of this environment.")
 
 
 class PatchesQuery(Paging):
     """Which patches to list, newest first."""
 
-    environment: Reference | None = Field(None, description="Only those that came into question there.")
-    from_version: int | None = Field(None, ge=1, le=MAX_VERSION, description="Only those that lead from it.")
-    to_version: int | None = Field(None, ge=1, le=MAX_VERSION, description="Only those that lead to it.")
+    environment: Reference | None = Field(default=None, description="Only those that came into question there.")
+    from_version: int | None = Field(default=None, ge=1, le=MAX_VERSION, description="Only those that lead from it.")
+    to_version: int | None = Field(default=None, ge=1, le=MAX_VERSION, description="Only those that lead to it.")
 
 
 class AdoptionQuery(BaseModel):
@@ -304,7 +322,7 @@ class DownloadQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int | None = Field(None, ge=1, le=MAX_VERSION, description="The latest when left out.")
+    version: int | None = Field(default=None, ge=1, le=MAX_VERSION, description="The latest when left out.")
 
 
 class UploadQuery(BaseModel):
@@ -345,6 +363,33 @@ class MemberOut(Answer):
     name: str
     role: RoleName
     created_at: datetime
+
+
+class InvitationOut(Answer):
+    """An invitation that is open."""
+
+    id: str
+    email: str
+    role: RoleName
+    actor: str | None
+    created_at: datetime
+    expires_at: datetime
+
+
+class NewInvitationOut(InvitationOut):
+    """An invitation that was just made."""
+
+    url: str = Field(description="To be handed to whom is invited; shown this once.")
+
+
+class SessionOut(Answer):
+    """A browser that the caller is signed in with."""
+
+    id: str
+    browser: str = Field(description="What it calls itself.")
+    created_at: datetime
+    seen_at: datetime = Field(description="When it was used last, to within some minutes.")
+    present: bool = Field(description="Whether it is the one that asks.")
 
 
 class ErasureOut(Answer):

@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 from yarl import URL
 
-from control_plane import lookup
 from control_plane.accounts import Caller, authenticate
-from control_plane.api.call import Call, Membership, Services
+from control_plane.api.admission import SERVICES, admit
+from control_plane.api.call import Call
 from control_plane.api.errors import invalid
 from control_plane.api.paging import Page
-from control_plane.api.route import Access, Route
+from control_plane.api.route import Route
 from control_plane.api.schemas import Nothing
-from control_plane.errors import Forbidden, Invalid
-from control_plane.tables import utc_now
+from control_plane.errors import Invalid
 
 # A body of at most a megabyte over the slowest line that is of use.
 BODY_SECONDS = 30.0
 
-SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 
-
-class _NoQuery(BaseModel):
+class NoQuery(BaseModel):
     """What may stand behind the question mark of a route that takes nothing there."""
 
     model_config = ConfigDict(extra="forbid")
@@ -47,47 +46,28 @@ def add_routes(app: web.Application, routes: Sequence[Route]) -> None:
 
 
 def _handler_of(route: Route) -> Handler:
-    to_json = _json_of(route)
+    to_json = json_of(route)
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        call = await _admit(route, request)
-        query = _read_query(request, route.query or _NoQuery)
-        asked: dict[str, Any] = {} if route.query is None else {"query": query}
-        if route.body is not None:
-            body = await _read_body(request, route.body)
-            asked |= {} if isinstance(body, Nothing) else {"body": body}
-        answer = await route.handler(call, **asked)
+        call = await admit(route.access, request, _by_token)
+        query = read_query(request, route.query or NoQuery)
+        body = None if route.body is None else await read_body(request, route.body)
+        answer = await run(route, call, query, body)
         return answer if isinstance(answer, web.StreamResponse) else to_json(request, answer)
 
     return handle
 
 
-async def _admit(route: Route, request: web.Request) -> Call:
-    """Return the call if it is allowed: the one place where tokens and roles are checked.
+async def _by_token(request: web.Request, session: AsyncSession, now: datetime) -> Caller:
+    """Return who shows a token.
 
     Raises:
-        Unauthorized: there is no valid token, and the route needs one.
-        Missing: the organization in the path is not one of the caller's.
-        Forbidden: the caller's role is too low.
+        Unauthorized: there is none, or it is not valid.
     """
-    services = request.app[SERVICES]
-    now = utc_now()
-    if route.access is Access.PUBLIC:
-        return Call(request, services, now, None, None)
-    async with services.database.read() as session:
-        caller = await authenticate(session, _token_in(request))
-        services.last_uses.note(caller.token_id, now)
-        if route.access.role is None:
-            return Call(request, services, now, caller, None)
-        membership = await _membership(session, caller, request.match_info["org"])
-    if membership.role < route.access.role:
-        raise Forbidden(f"This needs the role {route.access.value}; yours is {membership.role.word}.")
-    return Call(request, services, now, caller, membership)
-
-
-async def _membership(session: Any, caller: Caller, text: str) -> Membership:
-    organization, role = await lookup.organization(session, caller.user_id, text)
-    return Membership(organization, role)
+    caller = await authenticate(session, _token_in(request))
+    if caller.token_id is not None:
+        request.app[SERVICES].last_uses.note(caller.token_id, now)
+    return caller
 
 
 def _token_in(request: web.Request) -> str | None:
@@ -99,7 +79,20 @@ def _token_in(request: web.Request) -> str | None:
     return credentials.strip() if scheme.lower() == "bearer" else None
 
 
-def _read_query(request: web.Request, model: type[BaseModel]) -> BaseModel:
+async def run(route: Route, call: Call, query: BaseModel, body: BaseModel | None) -> Any:
+    """Have a route's handler do its work, with what its line says that it takes."""
+    asked: dict[str, Any] = {} if route.query is None else {"query": query}
+    if body is not None and not isinstance(body, Nothing):
+        asked["body"] = body
+    return await route.handler(call, **asked)
+
+
+def read_query(request: web.Request, model: type[BaseModel]) -> BaseModel:
+    """Return what stands behind the question mark as its model.
+
+    Raises:
+        Invalid: a field is unknown, wrong, or given twice.
+    """
     query = request.query
     for field in set(query):
         if len(query.getall(field)) > 1:
@@ -110,7 +103,7 @@ def _read_query(request: web.Request, model: type[BaseModel]) -> BaseModel:
         raise invalid(error, "query") from None
 
 
-async def _read_body(request: web.Request, model: type[BaseModel]) -> BaseModel:
+async def read_body(request: web.Request, model: type[BaseModel]) -> BaseModel:
     """Return the body as its model; no body at all is an empty object.
 
     Raises:
@@ -129,7 +122,7 @@ async def _read_body(request: web.Request, model: type[BaseModel]) -> BaseModel:
         raise invalid(error, "body") from None
 
 
-def _json_of(route: Route) -> Any:
+def json_of(route: Route) -> Any:
     """Return the function that turns a handler's answer into a response."""
     if route.answer is None:
         return lambda _request, _answer: web.Response(status=204)

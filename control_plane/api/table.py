@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from control_plane.api import (
+    account,
     analytics,
     applications,
     deployments,
@@ -10,6 +11,7 @@ from control_plane.api import (
     environments,
     erasures,
     figures,
+    invitations,
     models,
     openapi,
     organizations,
@@ -43,6 +45,39 @@ UPLOAD_REFUSALS = {
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/v2/me", organizations.show_me, TOKEN, "Who the caller is", answer=s.MeOut),
+    Route(
+        "PUT",
+        "/v2/me/password",
+        account.change_password,
+        TOKEN,
+        "Set the caller's password",
+        body=s.NewPassword,
+        status=204,
+        also={
+            403: "The caller has no password yet, and asks with a token.",
+            409: "The password was changed a moment ago.",
+            429: "Too many wrong passwords; see Retry-After.",
+        },
+    ),
+    Route(
+        "GET",
+        "/v2/me/sessions",
+        account.list_sessions,
+        TOKEN,
+        "List the browsers that the caller is signed in with",
+        query=Paging,
+        answer=list[s.SessionOut],
+    ),
+    Route("DELETE", "/v2/me/sessions", account.end_sessions, TOKEN, "Sign the caller out everywhere", status=204),
+    Route(
+        "DELETE",
+        "/v2/me/sessions/{session}",
+        account.end_session,
+        TOKEN,
+        "Sign a browser out",
+        status=204,
+        also={404: "The caller is not signed in with a browser of this id."},
+    ),
     Route(
         "GET",
         "/v2/organizations",
@@ -105,6 +140,33 @@ ROUTES: tuple[Route, ...] = (
         answer=s.MemberOut,
     ),
     Route("DELETE", f"{ORG}/members/{{member}}", organizations.remove_member, OWNER, "Remove a member", status=204),
+    Route(
+        "GET",
+        f"{ORG}/invitations",
+        invitations.list_invitations,
+        OWNER,
+        "List open invitations",
+        query=Paging,
+        answer=list[s.InvitationOut],
+    ),
+    Route(
+        "POST",
+        f"{ORG}/invitations",
+        invitations.invite,
+        OWNER,
+        "Invite somebody",
+        body=s.NewInvitation,
+        answer=s.NewInvitationOut,
+        status=201,
+    ),
+    Route(
+        "DELETE",
+        f"{ORG}/invitations/{{invitation}}",
+        invitations.take_back,
+        OWNER,
+        "Take an invitation back",
+        status=204,
+    ),
     Route(
         "GET",
         f"{ORG}/audit",

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane import audit, lookup
 from control_plane.api.call import Call
-from control_plane.api.paging import Keyset, Page, fetch_page
+from control_plane.api.paging import Keyset, Page, Paging, fetch_page
 from control_plane.api.patch_counts import count_patches
 from control_plane.api.schemas import (
     ModelVersionChange,
@@ -29,10 +29,19 @@ _OFFERED = "The version is offered in {}; deploy another one there first."
 
 async def list_versions(call: Call, query: ModelVersionsQuery) -> Page[ModelVersionOut]:
     """List the model's versions whose upload has finished, in the order of their numbers."""
+    return await _list(call, query, descending=False)
+
+
+async def list_newest_versions(call: Call, query: Paging) -> Page[ModelVersionOut]:
+    """List the same, the newest first."""
+    return await _list(call, query, descending=True)
+
+
+async def _list(call: Call, query: Paging, *, descending: bool) -> Page[ModelVersionOut]:
     async with call.database.read() as session:
         _, model = await find_model(session, call)
         rows = select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.version.is_not(None))
-        page = await fetch_page(session, rows, Keyset((ModelVersion.version,)), query)
+        page = await fetch_page(session, rows, Keyset((ModelVersion.version,), descending=descending), query)
         counts = await count_patches(session, [row[0] for row in page.items])
     return page.map(lambda row: show_version(row[0], model, counts[row[0].id]))
 

@@ -60,7 +60,7 @@ def test_it_tells_that_everything_answers_and_counts_its_requests(shared: Api) -
 
 
 def test_the_status_page_is_there_for_everybody_and_shows_nobodys_things(shared: Api) -> None:
-    page = shared.call("GET", "/", token="")
+    page = shared.call("GET", "/status", token="")
     assert page.status_code == 200
     assert "Everything answers." in page.text
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]

@@ -1,0 +1,72 @@
+"""The caller's own account: the password, and the browsers that they are signed in with."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from control_plane import audit, web_sessions
+from control_plane.api.call import Call
+from control_plane.api.paging import Keyset, Page, Paging, fetch_page
+from control_plane.api.schemas import NewPassword, SessionOut
+from control_plane.errors import Conflict, Forbidden, Invalid, Missing
+from control_plane.names import is_id
+from control_plane.passwords import check_password
+from control_plane.sign_ins import forget_failures, note_failure, refuse_too_many, subjects_of
+from control_plane.tables import User, WebSession
+
+_NEEDS_BROWSER = "A first password is set in the dashboard: an API token alone must not open it."
+
+
+async def change_password(call: Call, body: NewPassword) -> None:
+    """Set the caller's password. Every other browser is signed out."""
+    check_password(body.password, call.caller.email)
+    subjects = subjects_of(call.caller.email, call.client)
+    async with call.database.read() as session:
+        await refuse_too_many(session, subjects, call.now)
+        was = (await session.get_one(User, call.caller.user_id)).password_hash
+    if was is None and call.caller.session_id is None:
+        raise Forbidden(_NEEDS_BROWSER, "needs_browser")
+    if was is not None and not await call.services.passwords.matches(was, body.current_password or ""):
+        async with call.database.write() as session:
+            await note_failure(session, subjects, call.now)
+        raise Invalid("current_password: This is not your password.", "wrong_password", "current_password")
+    fresh = await call.services.passwords.hash(body.password)
+    async with call.database.write() as session:
+        user = await session.get_one(User, call.caller.user_id, with_for_update=True)
+        if user.password_hash != was:
+            raise Conflict("The password was changed a moment ago; try again.")
+        user.password_hash = fresh
+        await forget_failures(session, user.email)
+        await web_sessions.end(session, user.id, all_but=call.caller.session_id)
+        await audit.record_of_person(session, call.actor, user.id, "password.change", user.email)
+
+
+async def list_sessions(call: Call, query: Paging) -> Page[SessionOut]:
+    """List the browsers that the caller is signed in with."""
+    rows = select(WebSession).where(WebSession.user_id == call.caller.user_id, WebSession.expires_at > call.now)
+    async with call.database.read() as session:
+        page = await fetch_page(session, rows, Keyset((WebSession.created_at, WebSession.id), descending=True), query)
+    return page.map(lambda row: _show(row[0], call.caller.session_id))
+
+
+async def end_session(call: Call) -> None:
+    """Sign one of the caller's browsers out."""
+    session_id = call.part("session")
+    async with call.database.write() as session:
+        row = await session.get(WebSession, session_id) if is_id(session_id) else None
+        if row is None or row.user_id != call.caller.user_id:
+            raise Missing("You are not signed in with a browser of this id.")
+        await web_sessions.end(session, row.user_id, only=row.id)
+
+
+async def end_sessions(call: Call) -> None:
+    """Sign the caller out everywhere."""
+    async with call.database.write() as session:
+        await web_sessions.end(session, call.caller.user_id)
+        await audit.record_of_person(session, call.actor, call.caller.user_id, "sessions.end", call.caller.email)
+
+
+def _show(row: WebSession, present: str | None) -> SessionOut:
+    return SessionOut(
+        id=row.id, browser=row.browser, created_at=row.created_at, seen_at=row.seen_at, present=row.id == present
+    )

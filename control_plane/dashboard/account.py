@@ -1,0 +1,24 @@
+"""The reader's own account: password, API tokens, and the browsers that they are signed in with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from control_plane.api.account import list_sessions
+from control_plane.api.call import Call
+from control_plane.api.paging import Paging
+from control_plane.api.tokens import list_tokens
+from control_plane.passwords import MIN_LENGTH
+
+
+async def show_account(call: Call) -> Mapping[str, Any]:
+    """Show the account."""
+    tokens = await list_tokens(call, Paging())
+    sessions = await list_sessions(call, Paging())
+    return {"tokens": tokens.items, "sessions": sessions.items, "min_length": MIN_LENGTH}
+
+
+async def show_new_organization(call: Call) -> Mapping[str, Any]:  # noqa: ARG001 - nothing to ask for
+    """Show the form for a new organization."""
+    return {}

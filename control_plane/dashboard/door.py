@@ -1,0 +1,130 @@
+"""The door through which forms and scripts of the dashboard call the management API.
+
+`POST /do/delete/v2/organizations/…` calls the route `DELETE /v2/organizations/…`, and so for every route that changes
+something: a form can do what the API can, by the same handler, after the same check of the caller's role. What is the
+door's own: who calls is known by the session, the form must be one of ours, what deletes a thing that has a name wants
+the name typed, and the answer is the next page with a sentence on it. A script that sends JSON gets the API's answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from control_plane import web_sessions
+from control_plane.api.admission import admit
+from control_plane.api.call import Call
+from control_plane.api.route import Access, Route
+from control_plane.api.serve import BODY_SECONDS, NoQuery, json_of, read_body, read_query, run
+from control_plane.dashboard.addresses import local
+from control_plane.dashboard.cookie import FORM_TOKEN_FIELD, FORM_TOKEN_HEADER, by_session, require_own_form
+from control_plane.dashboard.form_body import body_of
+from control_plane.dashboard.outcomes import CONFIRMED, SHOWN_ONCE, sentence_of
+from control_plane.dashboard.render import render
+from control_plane.errors import ControlPlaneError, Invalid, Unauthorized
+
+PREFIX: Final = "/do"
+# Of what somebody typed, as much as is put back into a form that was refused.
+MAX_KEPT: Final = 1000
+_NEVER_KEPT: Final = frozenset({"password", "current_password", "content", FORM_TOKEN_FIELD})
+
+
+def add_door(app: web.Application, routes: Sequence[Route]) -> None:
+    """Add the door to every route of a table that changes something and needs a caller."""
+    for route in routes:
+        if route.method not in ("GET", "HEAD") and route.access is not Access.PUBLIC:
+            app.router.add_post(f"{PREFIX}/{route.method.lower()}{route.path}", _door_to(route))
+
+
+def _door_to(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    to_json = json_of(route)
+
+    async def for_script(request: web.Request) -> web.StreamResponse:
+        require_own_form(request, request.headers.get(FORM_TOKEN_HEADER))
+        call = await admit(route.access, request, by_session)
+        query = read_query(request, route.query or NoQuery)
+        body = None if route.body is None else await read_body(request, route.body)
+        answer = await run(route, call, query, body)
+        return answer if isinstance(answer, web.StreamResponse) else to_json(request, answer)
+
+    async def for_form(request: web.Request) -> web.StreamResponse:
+        form = await _read_form(request)
+        require_own_form(request, _text(form, FORM_TOKEN_FIELD))
+        try:
+            call = await admit(route.access, request, by_session)
+        except Unauthorized:
+            raise web.HTTPSeeOther("/sign-in") from None
+        back = local(_text(form, "back"))
+        try:
+            if (route.method, route.path) in CONFIRMED:
+                _require_name(request, form)
+            query = body_of(form, route.query or NoQuery)
+            body = None if route.body is None else body_of(form, route.body)
+            answer = await run(route, call, query, body)
+        except ControlPlaneError as error:
+            await _leave(call, _refusal(form, error))
+            raise web.HTTPSeeOther(back) from None
+        if (route.method, route.path) in SHOWN_ONCE:
+            shown = SHOWN_ONCE[route.method, route.path]
+            return await render(
+                request, "once.html", {"secret": getattr(answer, shown), "kind": shown, "back": back}, call
+            )
+        names = {**request.match_info, **({} if body is None else body.model_dump())}
+        await _leave(call, {"done": sentence_of(route, answer, names)})
+        raise web.HTTPSeeOther(_next(form, back, body))
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await (for_script if request.content_type == "application/json" else for_form)(request)
+
+    return handle
+
+
+async def _read_form(request: web.Request) -> Mapping[str, Any]:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.post()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    except ValueError:
+        raise Invalid("The form cannot be read.") from None
+
+
+def _text(form: Mapping[str, Any], name: str) -> str | None:
+    value = form.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _require_name(request: web.Request, form: Mapping[str, Any]) -> None:
+    """Refuse to delete a thing whose name was not typed: it is the last one in the path."""
+    *_, name = request.match_info.values()
+    if _text(form, "confirm") != name:
+        raise Invalid(f"confirm: Type the name, {name}, to confirm it.", "not_confirmed", "confirm")
+
+
+def _refusal(form: Mapping[str, Any], error: ControlPlaneError) -> dict[str, Any]:
+    """Return what the page says about a form that was refused, with what was typed, so that it can be mended."""
+    field = getattr(error, "field", None)
+    values = {name: value for name, value in form.items() if name not in _NEVER_KEPT and isinstance(value, str)}
+    return {
+        "refused": error.sentence.removeprefix(f"{field}: ") if field else error.sentence,
+        "form": _text(form, "form"),
+        "field": field,
+        "values": {name[:100]: value[:MAX_KEPT] for name, value in list(values.items())[:20]},
+    }
+
+
+async def _leave(call: Call, notice: Mapping[str, Any]) -> None:
+    if call.caller.session_id is not None:
+        async with call.database.write() as session:
+            await web_sessions.leave_notice(session, call.caller.session_id, notice)
+
+
+def _next(form: Mapping[str, Any], back: str, body: BaseModel | None) -> str:
+    """Return where to go on; `{name}` in it is the name that the form gave."""
+    name = quote(str(getattr(body, "name", "") or ""), safe="")
+    return local((_text(form, "next") or back).replace("{name}", name), back)

@@ -1,0 +1,171 @@
+"""Coming in and going out: signing in with a password or a link that works once, and signing out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+from sqlalchemy import select
+
+from control_plane import audit, one_time_links, web_sessions
+from control_plane.actor import Actor
+from control_plane.api.admission import SERVICES, admit
+from control_plane.api.errors import status_of
+from control_plane.api.route import Access
+from control_plane.api.serve import BODY_SECONDS
+from control_plane.client_address import client_of
+from control_plane.dashboard.addresses import local
+from control_plane.dashboard.cookie import FORM_TOKEN_FIELD, by_session, require_own_form, set_cookie
+from control_plane.dashboard.page import SIGN_IN, show_error
+from control_plane.dashboard.render import render
+from control_plane.errors import ControlPlaneError, Invalid, Unauthorized
+from control_plane.one_time_links import Purpose
+from control_plane.passwords import check_password
+from control_plane.sign_ins import forget_failures, note_failure, refuse_too_many, subjects_of
+from control_plane.tables import User, utc_now
+
+# A link that was used leads to where a password is set.
+ACCOUNT = "/account"
+_WRONG = "E-mail address and password do not belong together."
+
+
+def add_entrance(app: web.Application) -> None:
+    """Add the pages for whoever is not signed in yet."""
+    app.router.add_get(SIGN_IN, show_sign_in)
+    app.router.add_post(SIGN_IN, _form(sign_in, "sign-in.html"))
+    app.router.add_post("/sign-out", _form(sign_out, "sign-in.html"))
+    app.router.add_get(f"{one_time_links.PATH}/{{link}}", show_link)
+    app.router.add_post(f"{one_time_links.PATH}/{{link}}", _form(use_link, "link.html"))
+
+
+async def show_sign_in(request: web.Request) -> web.StreamResponse:
+    """Show the page to sign in on, or go on if that is done."""
+    following = local(request.query.get("next"))
+    try:
+        await admit(Access.TOKEN, request, by_session)
+    except Unauthorized:
+        return await render(request, "sign-in.html", {"following": following})
+    raise web.HTTPSeeOther(following)
+
+
+async def sign_in(request: web.Request, form: Mapping[str, str]) -> web.StreamResponse:
+    """Sign somebody in who knows the password. What is wrong, the address or the password, is not told."""
+    services = request.app[SERVICES]
+    email, password = form.get("email", "").strip(), form.get("password", "")
+    subjects = subjects_of(email, client_of(request, services.settings.control_trusted_proxies))
+    now = utc_now()
+    async with services.database.read() as session:
+        await refuse_too_many(session, subjects, now)
+        user = await session.scalar(select(User).where(User.email == email))
+    if not await services.passwords.matches(None if user is None else user.password_hash, password) or user is None:
+        async with services.database.write() as session:
+            await note_failure(session, subjects, now)
+        raise Invalid(_WRONG, "wrong_password")
+    async with services.database.write() as session:
+        await forget_failures(session, email)
+        cookie = await web_sessions.begin(session, user, request.headers.get("User-Agent", ""), now)
+        await audit.record_of_person(session, Actor(user.id, user.email), user.id, "sign-in", user.email)
+    return _signed_in(request, cookie, local(form.get("next")))
+
+
+async def sign_out(request: web.Request, form: Mapping[str, str]) -> web.StreamResponse:  # noqa: ARG001
+    """Sign the browser out."""
+    try:
+        call = await admit(Access.TOKEN, request, by_session)
+    except Unauthorized:
+        raise web.HTTPSeeOther(SIGN_IN) from None
+    async with call.database.write() as session:
+        await web_sessions.end(session, call.caller.user_id, only=call.caller.session_id)
+    return _signed_in(request, web_sessions.new_token(), SIGN_IN)
+
+
+async def show_link(request: web.Request) -> web.StreamResponse:
+    """Show what a link is for; it is used by a button."""
+    try:
+        async with request.app[SERVICES].database.read() as session:
+            row, organization = await one_time_links.look_at_link(session, request.match_info["link"], utc_now())
+            known = await session.scalar(select(User.password_hash).where(User.email == row.email))
+    except ControlPlaneError as error:
+        return await show_error(request, error)
+    shown = {"link": row, "organization_name": None if organization is None else organization.name}
+    return await render(request, "link.html", shown | {"needs_password": _needs_password(row.purpose, known)})
+
+
+async def use_link(request: web.Request, form: Mapping[str, str]) -> web.StreamResponse:
+    """Use a link: sign its user in, with a password that they set if they have none or forgot it."""
+    services = request.app[SERVICES]
+    token, now = request.match_info["link"], utc_now()
+    async with services.database.read() as session:
+        row, _ = await one_time_links.look_at_link(session, token, now)
+        known = await session.scalar(select(User.password_hash).where(User.email == row.email))
+    fresh = None
+    if _needs_password(row.purpose, known):
+        fresh = await services.passwords.hash(check_password(form.get("password", ""), row.email))
+    async with services.database.write() as session:
+        row, user = await one_time_links.use_link(session, token, now)
+        if fresh is not None:
+            user.password_hash = fresh
+            await forget_failures(session, user.email)
+            await web_sessions.end(session, user.id)
+        cookie = await web_sessions.begin(session, user, request.headers.get("User-Agent", ""), now)
+        actor = Actor(user.id, user.email)
+        await audit.record_of_person(session, actor, user.id, f"link.{row.purpose}", user.email)
+    return _signed_in(request, cookie, "/")
+
+
+def _needs_password(purpose: str, known: str | None) -> bool:
+    """Say whether a password is set with a link: the first owner may do so later."""
+    return purpose == Purpose.RESET or (purpose == Purpose.INVITATION and known is None)
+
+
+def _signed_in(request: web.Request, cookie: str, following: str) -> web.StreamResponse:
+    """Go on with a fresh cookie: one that somebody else may have put there is of no use to them (session fixation)."""
+    response = web.Response(status=303, headers={"Location": following, "Cache-Control": "no-store"})
+    set_cookie(request, response, cookie)
+    return response
+
+
+def _form(
+    work: Callable[[web.Request, Mapping[str, str]], Awaitable[web.StreamResponse]], template: str
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Return the handler of a form: it must be one of ours, and what is wrong with it is shown on its page."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        form = await _read(request)
+        try:
+            require_own_form(request, form.get(FORM_TOKEN_FIELD))
+            return await work(request, form)
+        except ControlPlaneError as error:
+            if template == "link.html":
+                return await _show_link_again(request, error)
+            following = local(form.get("next"))
+            shown = {"refused": error.sentence, "email": form.get("email", ""), "following": following}
+            return await render(request, template, shown, status=status_of(error))
+
+    return handle
+
+
+async def _show_link_again(request: web.Request, error: ControlPlaneError) -> web.Response:
+    try:
+        async with request.app[SERVICES].database.read() as session:
+            row, organization = await one_time_links.look_at_link(session, request.match_info["link"], utc_now())
+    except ControlPlaneError as gone:
+        return await show_error(request, gone)
+    shown: dict[str, Any] = {
+        "link": row,
+        "organization_name": None if organization is None else organization.name,
+        "needs_password": True,
+        "refused": error.sentence.removeprefix("password: "),
+    }
+    return await render(request, "link.html", shown, status=status_of(error))
+
+
+async def _read(request: web.Request) -> Mapping[str, str]:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            form = await request.post()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    return {name: value for name, value in form.items() if isinstance(value, str)}

@@ -1,0 +1,71 @@
+"""From a form's fields to what a route of the management API takes.
+
+A form knows texts only. What each field has to be stands in the JSON schema of the route's model, and the same model
+judges the result, so a form can send nothing that JSON could not.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import orjson
+from aiohttp.web import FileField
+from pydantic import BaseModel, ValidationError
+
+from control_plane.api.errors import invalid
+from control_plane.errors import Invalid
+
+_MISSING = object()
+
+
+def body_of(form: Mapping[str, Any], model: type[BaseModel]) -> BaseModel:
+    """Return a form's fields as a model; fields that the model does not have are the form's own.
+
+    Raises:
+        Invalid: they are not what the model takes; it names the field.
+    """
+    values = {}
+    for name, schema in _properties(model).items():
+        value = _typed(name, form.get(name), schema)
+        if value is not _MISSING:
+            values[name] = value
+    try:
+        return model.model_validate_json(orjson.dumps(values))
+    except ValidationError as error:
+        raise invalid(error, "form") from None
+
+
+@cache
+def _properties(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    required = schema.get("required", [])
+    return {name: {**shape, "required": name in required} for name, shape in schema.get("properties", {}).items()}
+
+
+def _typed(name: str, value: Any, schema: Mapping[str, Any]) -> Any:
+    if value is None:
+        return _MISSING
+    if isinstance(value, FileField):
+        return base64.b64encode(value.file.read()).decode() if value.filename else _MISSING
+    shapes = schema.get("anyOf", [schema])
+    kinds = {shape.get("type") for shape in shapes}
+    if value == "" and not schema["required"]:
+        return None if "null" in kinds else _MISSING
+    if "boolean" in kinds and value in ("true", "on", "false"):
+        return value != "false"
+    if "integer" in kinds and value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
+    if "number" in kinds:
+        try:
+            return float(value)
+        except ValueError:
+            raise Invalid(f"{name}: This is not a number.", field=name) from None
+    if "object" in kinds:
+        try:
+            return orjson.loads(value)
+        except ValueError:
+            raise Invalid(f"{name}: This is not valid JSON.", field=name) from None
+    return value

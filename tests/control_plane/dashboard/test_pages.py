@@ -1,0 +1,87 @@
+"""Every page, for everybody who may see it: that it is there, that it shows texts as texts, and what bounds it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from control_plane.dashboard.table import PAGES
+from tests.control_plane.dashboard.browsing import Browser
+from tests.control_plane.dashboard.conftest import ORG, Office
+
+# Of what a page may weigh; the largest is a list.
+MAX_PAGE_BYTES = 500_000
+PARTS = {"org": "Acme", "app": "Photos", "model": "faces", "version": "1"}
+EVIL = "<img src=x onerror=alert(1)>\"' {{7*7}}"
+PATHS = [page.path for page in PAGES]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_page_shows_itself_to_an_owner_with_nothing_inline(office: Office, path: str) -> None:
+    page = office.owner.get(path.format_map(PARTS))
+    headers = page.answer.headers
+    assert "script-src 'self'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert headers["Cache-Control"] == "no-store"
+    assert page.handlers == []
+    assert all(source.startswith("/assets/") for source in page.scripts)
+    assert "style=" not in page.answer.text
+    assert len(page.answer.content) < MAX_PAGE_BYTES
+    assert re.search(r"<title>[^<]+ · Skafos</title>", page.answer.text)
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if "{org}" in path])
+def test_who_belongs_to_another_organization_sees_none_of_it(office: Office, path: str) -> None:
+    page = office.browsers["outsider"].get(path.format_map(PARTS), 404)
+    assert "faces" not in page.text
+    assert "There is no organization of this name" in page.text
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_stranger_is_led_to_sign_in(office: Office, path: str) -> None:
+    assert Browser(office.api).get(path.format_map(PARTS)).answer.url.path == "/sign-in"
+
+
+def test_every_link_of_every_page_leads_somewhere(office: Office) -> None:
+    seen: set[str] = set()
+    waiting = ["/organizations/Acme"]
+    while waiting:
+        page = office.owner.get(waiting.pop())
+        for link in page.links:
+            if link.startswith("/") and link not in seen and not link.startswith("/download"):
+                seen.add(link)
+                waiting.append(link)
+    assert {"/account", "/organizations/Acme/apps/Photos/models/faces/versions/1/deploy"} <= seen
+
+
+def test_texts_that_look_like_programs_are_shown_as_texts(office: Office) -> None:
+    name = EVIL.replace("/", "")
+    app = office.api.post(f"{ORG}/apps", {"name": name, "bundle_id": "com.example.evil", "platform": "ios"})
+    at = f"{ORG}/apps/{app['id']}"
+    office.api.post(f"{at}/models", {"name": name})
+    (model,) = office.api.get(f"{at}/models")
+    office.api.upload(f"{at}/models/{model['id']}", b"x", "model.bin", EVIL)
+    deployed = {"version": 1, "environment": "dev", "conditions": {"locale": {"any_of": [EVIL]}}}
+    answer = office.api.call("POST", f"{at}/models/{model['id']}/deploy", deployed)
+    assert answer.status_code in (200, 400)
+    parts = {**PARTS, "app": app["id"], "model": model["id"]}
+    for path in PATHS:
+        page = office.owner.get(path.format_map(parts))
+        assert "<img src=x" not in page.answer.text
+        assert page.handlers == []
+        assert "49" not in re.findall(r"' (\d+)", page.text)
+
+
+def test_a_page_that_is_not_there_says_so_in_words(office: Office) -> None:
+    page = office.owner.get("/organizations/Acme/apps/None", 404)
+    assert "There is nothing here" in page.text
+
+
+def test_files_are_cached_for_ever_under_names_that_change_with_them(office: Office) -> None:
+    page = office.owner.get("/account")
+    (style,) = re.findall(r'href="(/assets/[^"]+css)"', page.answer.text)
+    answer = office.owner.client.get(style)
+    assert answer.headers["Content-Type"].startswith("text/css")
+    assert "immutable" in answer.headers["Cache-Control"]
+    assert office.owner.client.get(re.sub(r"/[0-9a-f]{16}/", "/0000000000000000/", style)).status_code == 404

@@ -1,0 +1,177 @@
+"""The dashboard in Debian's Chromium, from the first link to a version that is rolled back, while a device updates."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from skafos.device import DeviceClient
+from tests.flows.running import PATIENCE_SECONDS, ROOT, Running, until
+from tests.flows.whole_path import Releases
+from tests.servers.browser import LAPTOP, Eyes, playwright_chromium
+
+APP, MODEL = "In a browser", "voice"
+PASSWORD = "five words are a password"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A browser."""
+    with playwright_chromium() as browser:
+        yield browser
+
+
+def link_of(skafos: Running, email: str) -> str:
+    """Return a link that signs a user in, as an operator makes it."""
+    environment = {**os.environ, "SKAFOS_DATA": str(skafos.data)}
+    environment["SKAFOS_CONTROL_PUBLIC_URL"] = skafos.connection["control_url"]
+    command = [sys.executable, "-m", "control_plane", "sign-in-link", "--email", email]
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    )
+    return str(json.loads(done.stdout)["sign_in_url"])
+
+
+def new_page(chromium: Browser) -> Page:
+    context = chromium.new_context(viewport={"width": LAPTOP["width"], "height": LAPTOP["height"]}, locale="en-US")
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
+    return context.new_page()
+
+
+def upload(page: Page, file: Path, version: int) -> None:
+    page.set_input_files("#upload-file", str(file))
+    page.wait_for_url(f"**/versions/{version}")
+
+
+def deploy(page: Page, environment: str, percent: str = "100") -> None:
+    page.click("text=Deploy …")
+    page.check(f"input[value={environment}]")
+    page.fill("#deploy-percent", percent)
+    page.click("text=Confirm & Deploy")
+
+
+def test_from_the_first_link_to_a_roll_back_while_a_device_updates(
+    skafos_up: Running, chromium: Browser, silero: Releases, tmp_path: Path
+) -> None:
+    shots = Path(os.environ["SKAFOS_TEST_SHOTS"]) if "SKAFOS_TEST_SHOTS" in os.environ else None
+    page = new_page(chromium)
+    eyes = Eyes(page, shots)
+    page.goto(skafos_up.connection["dashboard_url"])
+    expect(page).to_have_url(re.compile("/sign-in"))
+    eyes.look("sign-in")
+    page.goto(link_of(skafos_up, "owner@example.org"))
+    eyes.look("link")
+    page.click("main button:has-text('Sign in')")
+
+    page.click("text=New application")
+    page.fill("#app-name", APP)
+    page.fill("#app-bundle_id", "two words")
+    page.click("button:has-text('Create')")
+    expect(page.locator("#app-bundle_id")).to_be_focused()
+    eyes.look("refused")
+    page.fill("#app-bundle_id", "com.example.browser")
+    page.click("button:has-text('Create')")
+    eyes.look("application")
+    page.fill("#model-name", MODEL)
+    page.click("button:has-text('Create')")
+    expect(page.locator("h1")).to_have_text(MODEL)
+    eyes.look("no-version")
+
+    (first, *_), (second, *_) = silero
+    page.fill("#upload-description", "the first")
+    upload(page, first, 1)
+    eyes.look("version")
+    page.click("text=Deploy …")
+    eyes.look("deploy")
+    page.go_back()
+    deploy(page, "prod")
+    expect(page.locator(".notice.done")).to_have_text(f"Deployed {MODEL} in prod: version 1.")
+
+    with DeviceClient(skafos_up.edge_url, key_of(skafos_up), tmp_path / "device") as device:
+        until(lambda: device.sync(MODEL).version == 1, "version 1 on the device")
+        upload(page, second, 2)
+        deploy(page, "prod")
+        eyes.look("manage")
+        until(lambda: device.sync(MODEL).version == 2, "version 2 on the device")
+        page.click("summary:has-text('Roll back')")
+        eyes.look("roll-back")
+        page.click("button:has-text('Roll back prod')")
+        expect(page.locator(".notice.done")).to_have_text(f"Rolled back {MODEL} in prod: version 1.")
+        until(lambda: device.sync(MODEL).version == 1, "version 1 on the device again")
+
+    for tab in ("Deliveries", "Integrate"):
+        page.click(f".tabs >> text={tab}")
+        page.wait_for_load_state()
+        eyes.look(tab.lower())
+    app = "apps/In%20a%20browser"
+    for path in ("", "members", "audit", "settings", f"{app}/environments", f"{app}/settings"):
+        page.goto(f"{skafos_up.connection['control_url']}/organizations/{skafos_up.organization}/{path}".rstrip("/"))
+        eyes.look(path.replace("/", "-") or "applications")
+    assert eyes.complaints == []
+
+
+def key_of(skafos: Running) -> str:
+    (key,) = [each["key"] for each in skafos.skafos("environments", app=APP, model=MODEL) if each["name"] == "prod"]
+    return str(key)
+
+
+def test_an_upload_goes_on_after_the_line_broke(skafos_up: Running, chromium: Browser, tmp_path: Path) -> None:
+    skafos_up.skafos("apps", "create", "Broken line", "--bundle-id", "com.example.broken", "--platform", "ios")
+    skafos_up.skafos("models", "create", "large", app="Broken line")
+    file = tmp_path / "large.bin"
+    file.write_bytes(os.urandom(20_000_000))
+    page = new_page(chromium)
+    page.goto(link_of(skafos_up, "owner@example.org"))
+    page.click("main button:has-text('Sign in')")
+    model = f"/organizations/{skafos_up.organization}/apps/Broken%20line/models/large"
+    page.goto(f"{skafos_up.connection['control_url']}{model}")
+    sent: list[str] = []
+
+    def break_once(route: Route) -> None:
+        sent.append(route.request.headers.get("content-range", ""))
+        if len(sent) == 2:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/v2/uploads/**", break_once)
+    upload(page, file, 1)
+    assert sent[1].startswith("bytes 8388608-"), sent
+    assert sent[2] == "bytes */20000000", "after the line broke it asks how much is there"
+    (version,) = skafos_up.skafos("versions", app="Broken line", model="large")
+    assert version["upload_length"] == 20_000_000
+
+
+def test_an_account_from_its_invitation_on(skafos_up: Running, chromium: Browser, tmp_path: Path) -> None:
+    owner, guest = new_page(chromium), new_page(chromium)
+    eyes = Eyes(guest)
+    owner.goto(link_of(skafos_up, "owner@example.org"))
+    owner.click("main button:has-text('Sign in')")
+    owner.click("nav >> text=Members")
+    owner.fill("#invite-email", "guest@example.org")
+    owner.click("text=Make a link")
+    guest.goto(owner.locator(".copied code").inner_text())
+    eyes.look("invitation")
+    guest.fill("#password", PASSWORD)
+    guest.click("text=Join >> visible=true")
+    guest.goto(f"{skafos_up.connection['control_url']}/account")
+    eyes.look("account")
+    guest.fill("#token-name", "laptop")
+    guest.click("text=Make a token")
+    eyes.look("token")
+    assert guest.locator(".copied code").inner_text().startswith("sk_")
+    guest.click("text=Done")
+    guest.click("text=Sign out everywhere")
+    guest.fill("#email", "guest@example.org")
+    guest.fill("#password", PASSWORD)
+    guest.click("main button:has-text('Sign in')")
+    expect(guest.locator("h1")).to_have_text("Applications")
+    assert eyes.complaints == []
