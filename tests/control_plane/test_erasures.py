@@ -25,18 +25,18 @@ from telemetry.erasure import device_subject
 from telemetry.registrations import Registration
 from telemetry.warehouse import Warehouse
 from tests.control_plane.calls import call_in
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import Clock, World, open_world
 from tests.telemetry.samples import event, labels, record
 
-__all__ = ["empty_database"]
+__all__ = ["fresh_database"]
 
 KEEP = timedelta(days=90)
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
-    async with open_world(tmp_path, empty_database) as world:
+async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
+    async with open_world(tmp_path, fresh_database) as world:
         yield world
 
 

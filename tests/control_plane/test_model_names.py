@@ -16,18 +16,18 @@ from telemetry.adoption import AdoptionReport, ModelName, adoption
 from telemetry.columns import event_columns
 from telemetry.warehouse import Warehouse
 from tests.control_plane.calls import call_in
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import World, open_world
 from tests.servers.postgres import postgres_server
 from tests.telemetry.samples import event, labels, record
 from tests.telemetry.warehouses import embedded
 
-__all__ = ["embedded", "empty_database", "postgres_server"]
+__all__ = ["embedded", "fresh_database", "postgres_server"]
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
-    async with open_world(tmp_path, empty_database) as world:
+async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
+    async with open_world(tmp_path, fresh_database) as world:
         yield world
 
 

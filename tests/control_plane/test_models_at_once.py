@@ -18,18 +18,18 @@ from control_plane.errors import Conflict, Invalid, Missing
 from control_plane.locks import lock_applications
 from control_plane.tables import Deployment, Member, Model
 from tests.control_plane.calls import call_in
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import World, open_world
 
-__all__ = ["empty_database"]
+__all__ = ["fresh_database"]
 
 # Who is let in finishes long before this, and who has to wait goes on after it.
 TURN_SECONDS = 1.0
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
-    async with open_world(tmp_path, empty_database) as world:
+async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
+    async with open_world(tmp_path, fresh_database) as world:
         await world.version({"weights": b"one"})
         yield world
 

@@ -19,17 +19,17 @@ from edge.manifest_feed import ManifestFeed
 from manifests.redis_client import connect_redis
 from manifests.redis_store import RedisManifestStore
 from manifests.store import WITHDRAWN, Publication
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import World, open_world
 from tests.servers.redis import RedisServer, redis_server
 
-__all__ = ["empty_database", "redis_server"]
+__all__ = ["fresh_database", "redis_server"]
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str, redis_server: RedisServer) -> AsyncIterator[World]:
+async def world(tmp_path: Path, fresh_database: str, redis_server: RedisServer) -> AsyncIterator[World]:
     client = connect_redis(redis_server.url, timeout_seconds=1)
-    async with open_world(tmp_path, empty_database, store=RedisManifestStore(client)) as world:
+    async with open_world(tmp_path, fresh_database, store=RedisManifestStore(client)) as world:
         yield world
     await client.aclose()
 

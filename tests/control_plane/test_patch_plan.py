@@ -40,20 +40,20 @@ from telemetry.adoption import ModelName
 from telemetry.columns import event_columns
 from telemetry.segment import EventLabels
 from tests.control_plane.calls import call_in
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import QUICK, Clock, World, open_world, stop
 from tests.telemetry.samples import event as device_event
 from tests.telemetry.samples import record
 
-__all__ = ["empty_database"]
+__all__ = ["fresh_database"]
 
 NOISE = os.urandom(40_000)
 LOOK = timedelta(seconds=LOOK_SECONDS)
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
-    async with open_world(tmp_path, empty_database) as world:
+async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
+    async with open_world(tmp_path, fresh_database) as world:
         yield world
 
 

@@ -36,17 +36,17 @@ from control_plane.patches import (
 from control_plane.tables import ArtifactEncoding, ModelVersion, PatchJob, utc_now
 from manifests.model import Encoding
 from tests.artifacts.patch.files import safetensors, trained, weights
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import QUICK, Clock, World, open_world, stop
 
-__all__ = ["empty_database"]
+__all__ = ["fresh_database"]
 
 NOISE = os.urandom(60_000)
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
-    async with open_world(tmp_path, empty_database) as world:
+async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
+    async with open_world(tmp_path, fresh_database) as world:
         yield world
 
 

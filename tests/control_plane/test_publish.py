@@ -15,15 +15,15 @@ from control_plane.offers import salt_of
 from control_plane.tables import Deployment, Model, ModelVersion, new_id
 from manifests.model import BUCKETS
 from manifests.rollout import DeviceFacts, choose
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import World, open_world
 
-__all__ = ["empty_database"]
+__all__ = ["fresh_database"]
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
-    async with open_world(tmp_path, empty_database) as world:
+async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
+    async with open_world(tmp_path, fresh_database) as world:
         yield world
 
 

@@ -16,16 +16,16 @@ from control_plane.registrations import GROUP, RegistrationConsumer, store_regis
 from control_plane.tables import Device, Environment, new_id
 from manifests.redis_client import RedisClient, connect_redis
 from telemetry.registrations import STREAM, Registration, Registrations
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import World, open_world, stop
 from tests.servers.redis import RedisServer, redis_server
 
-__all__ = ["empty_database", "redis_server"]
+__all__ = ["fresh_database", "redis_server"]
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
-    async with open_world(tmp_path, empty_database) as world:
+async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
+    async with open_world(tmp_path, fresh_database) as world:
         yield world
 
 

@@ -11,17 +11,17 @@ import pytest
 from control_plane.presign import Presigner
 from control_plane.tables import ModelVersion
 from control_plane.uploads import Begun, Uploads
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import LIMITS, World, open_world, stage, zipped
 
-__all__ = ["empty_database"]
+__all__ = ["fresh_database"]
 
 MODEL = {"weights": b"0123456789" * 3000, "labels.txt": b"cat\ndog\n"}
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
-    async with open_world(tmp_path, empty_database) as world:
+async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
+    async with open_world(tmp_path, fresh_database) as world:
         yield world
 
 

@@ -15,20 +15,20 @@ from control_plane.outbox import OutboxRelay
 from manifests.redis_client import connect_redis
 from manifests.redis_store import RedisManifestStore
 from manifests.store import ManifestStore, Notice, Publication, StoreUnavailable
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database, migrated_postgres, migrated_sqlite
 from tests.control_plane.world import World, open_world, stop
 from tests.servers.postgres import postgres_server
 from tests.servers.redis import RedisServer, redis_server
 
-__all__ = ["empty_database", "postgres_server", "redis_server"]
+__all__ = ["fresh_database", "migrated_postgres", "migrated_sqlite", "postgres_server", "redis_server"]
 
 WAIT_SECONDS = 60.0
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str, redis_server: RedisServer) -> AsyncIterator[World]:
+async def world(tmp_path: Path, fresh_database: str, redis_server: RedisServer) -> AsyncIterator[World]:
     client = connect_redis(redis_server.url, timeout_seconds=1)
-    async with open_world(tmp_path, empty_database, store=RedisManifestStore(client)) as world:
+    async with open_world(tmp_path, fresh_database, store=RedisManifestStore(client)) as world:
         await world.version({"weights": b"one"})
         await world.version({"weights": b"two"})
         yield world

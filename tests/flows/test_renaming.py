@@ -22,12 +22,12 @@ from manifests.redis_store import RedisManifestStore
 from manifests.store import Labels
 from manifests.trust import Lifetimes
 from tests.control_plane.calls import call_in
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database, migrated_postgres, migrated_sqlite
 from tests.control_plane.world import World, open_world, stop
 from tests.servers.postgres import postgres_server
 from tests.servers.redis import RedisServer, redis_server
 
-__all__ = ["empty_database", "postgres_server", "redis_server"]
+__all__ = ["fresh_database", "migrated_postgres", "migrated_sqlite", "postgres_server", "redis_server"]
 
 WAIT_SECONDS = 60.0
 # So long that nothing here arrives by a poll.
@@ -35,9 +35,9 @@ POLL_SECONDS = 3600.0
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str, redis_server: RedisServer) -> AsyncIterator[World]:
+async def world(tmp_path: Path, fresh_database: str, redis_server: RedisServer) -> AsyncIterator[World]:
     client = connect_redis(redis_server.url, timeout_seconds=5)
-    async with open_world(tmp_path, empty_database, store=RedisManifestStore(client)) as world:
+    async with open_world(tmp_path, fresh_database, store=RedisManifestStore(client)) as world:
         await world.version({"weights": b"one"})
         await world.publisher.deploy(world.actor, world.prod.id, world.model.id, 1)
         async with world.database.write() as session:

@@ -83,11 +83,11 @@ class PostgresServer:
             process.kill()
             process.wait()
 
-    def new_database(self) -> str:
-        """Make an empty database and return its URL."""
+    def new_database(self, template: str = "template0") -> str:
+        """Make a database, empty or a copy of another one that nobody is connected with, and return its URL."""
         self._databases += 1
         name = f"test_{self._databases}"
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "skafos", name)
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "skafos", "-T", template, name)
         return f"postgresql://skafos@127.0.0.1:{self.port}/{name}"
 
     def _wait(self) -> None:

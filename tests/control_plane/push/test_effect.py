@@ -22,22 +22,22 @@ from control_plane.warehouse import WarehouseGate
 from telemetry.columns import event_columns
 from telemetry.wake_ups import HOUR, Steps, WakeUps
 from telemetry.warehouse import Warehouse
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import World, open_world
 from tests.telemetry.samples import NOON, event, labels, record
 from tests.telemetry.warehouses import copy_migrated
 
-__all__ = ["empty_database"]
+__all__ = ["fresh_database"]
 
 KEEP = timedelta(days=90)
 MINUTE = timedelta(minutes=1)
 # Where the other kind has nothing to add.
-ONE_DATABASE = pytest.mark.parametrize("empty_database", ["sqlite"], indirect=True)
+ONE_DATABASE = pytest.mark.parametrize("fresh_database", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
-    async with open_world(tmp_path, empty_database) as world:
+async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
+    async with open_world(tmp_path, fresh_database) as world:
         yield world
 
 

@@ -21,11 +21,11 @@ from control_plane.push.jobs import APPLE, APPLE_SANDBOX, CANCELLED, FAILED, FIN
 from control_plane.push.quiet_hours import QuietHours
 from control_plane.push.worker import PushPolicy, PushWorker
 from control_plane.tables import Device, DevicePush, PushJob, PushSlice
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.push.conftest import Apple
 from tests.control_plane.world import Clock, World, open_world
 
-__all__ = ["empty_database"]
+__all__ = ["fresh_database"]
 
 FAST = PushPolicy(per_second=1e6)
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -104,12 +104,12 @@ class Pushing:
 
 @pytest_asyncio.fixture
 async def pushing(
-    tmp_path: Path, empty_database: str, apple: Apple, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fresh_database: str, apple: Apple, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Pushing]:
     monkeypatch.setattr(jobs, "SLICE_DEVICES", 50)
     monkeypatch.setattr(apns, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(apns, "LONGEST_PAUSE_SECONDS", 0.02)
-    async with open_world(tmp_path, empty_database) as world:
+    async with open_world(tmp_path, fresh_database) as world:
         pushing = Pushing(world, apple)
         yield pushing
         for channel in pushing.channels.values():

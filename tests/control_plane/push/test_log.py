@@ -17,10 +17,10 @@ from control_plane.push import jobs, log
 from control_plane.push.channel import Outcome
 from control_plane.push.log import Entry, Place, add_to_log, fetch_log, forget_old_logs, pack, require_log, unpack
 from control_plane.tables import DevicePush, PushJob, PushLog
-from tests.control_plane.databases import empty_database
+from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import World, open_world
 
-__all__ = ["empty_database"]
+__all__ = ["fresh_database"]
 
 NOW = datetime(2026, 6, 1, 12, 0, 0, 123_000, UTC)
 KEEP = timedelta(days=90)
@@ -28,8 +28,8 @@ IDS = st.text("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._:
 
 
 @pytest.fixture
-async def world(tmp_path: Path, empty_database: str) -> AsyncIterator[World]:
-    async with open_world(tmp_path, empty_database) as world:
+async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
+    async with open_world(tmp_path, fresh_database) as world:
         yield world
 
 
