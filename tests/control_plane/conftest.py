@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.control_plane.databases import migrated_postgres, migrated_sqlite
+from tests.control_plane.databases import migrated_postgres
 from tests.control_plane.running import Api, running_api
 from tests.servers.postgres import postgres_server
 
-__all__ = ["migrated_postgres", "migrated_sqlite", "postgres_server"]
+__all__ = ["migrated_postgres", "postgres_server"]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

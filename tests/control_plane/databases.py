@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -29,17 +30,25 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database that is migrated and holds no rows, which no other test uses, once of each kind."""
     if request.param == "sqlite":
-        return f"sqlite:///{shutil.copy(request.getfixturevalue('migrated_sqlite'), tmp_path / 'test.sqlite3')}"
+        return fresh_sqlite(tmp_path)
     server: PostgresServer = request.getfixturevalue("postgres_server")
     return server.new_database(request.getfixturevalue("migrated_postgres"))
 
 
-@pytest.fixture(scope="session")
-def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file that databases of SQLite are copies of."""
-    file = tmp_path_factory.mktemp("migrated") / "migrated.sqlite3"
-    _migrate(f"sqlite:///{file}")
-    return file
+def fresh_sqlite(folder: Path) -> str:
+    """Return the URL of a database of SQLite that is migrated and holds no rows, in a folder."""
+    file = folder / "test.sqlite3"
+    if not file.exists():  # whoever opens it again finds what is there
+        file.write_bytes(_migrated_sqlite())
+    return f"sqlite:///{file}"
+
+
+@cache
+def _migrated_sqlite() -> bytes:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "migrated.sqlite3"
+        _migrate(f"sqlite:///{file}")
+        return file.read_bytes()
 
 
 @pytest.fixture(scope="session")

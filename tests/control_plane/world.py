@@ -46,6 +46,7 @@ from manifests.model import Release
 from manifests.signing import FileKeyStore
 from manifests.store import ManifestStore, MemoryManifestStore, Publication
 from manifests.trust import Lifetimes, releases_of
+from tests.control_plane.databases import fresh_sqlite
 
 LIMITS = UploadLimits(max_upload_bytes=1 << 20, max_unpacked_bytes=4 << 20)
 # The encoding that is made the quickest, where a test is not about another.
@@ -133,7 +134,7 @@ async def open_world(
     policy: PatchPolicy = QUICK,
 ) -> AsyncIterator[World]:
     """Make a world in ``folder``; with the URL of a database that is empty, or that another world has filled."""
-    database = Database(database_url or f"sqlite:///{folder / 'test.sqlite3'}")
+    database = Database(database_url or fresh_sqlite(folder))
     await migrate(database)
     store = store or MemoryManifestStore()
     objects = objects or open_store((folder / "objects").as_uri())

@@ -15,12 +15,12 @@ from control_plane.outbox import OutboxRelay
 from manifests.redis_client import connect_redis
 from manifests.redis_store import RedisManifestStore
 from manifests.store import ManifestStore, Notice, Publication, StoreUnavailable
-from tests.control_plane.databases import fresh_database, migrated_postgres, migrated_sqlite
+from tests.control_plane.databases import fresh_database, migrated_postgres
 from tests.control_plane.world import World, open_world, stop
 from tests.servers.postgres import postgres_server
 from tests.servers.redis import RedisServer, redis_server
 
-__all__ = ["fresh_database", "migrated_postgres", "migrated_sqlite", "postgres_server", "redis_server"]
+__all__ = ["fresh_database", "migrated_postgres", "postgres_server", "redis_server"]
 
 WAIT_SECONDS = 60.0
 

@@ -22,12 +22,12 @@ from manifests.redis_store import RedisManifestStore
 from manifests.store import Labels
 from manifests.trust import Lifetimes
 from tests.control_plane.calls import call_in
-from tests.control_plane.databases import fresh_database, migrated_postgres, migrated_sqlite
+from tests.control_plane.databases import fresh_database, migrated_postgres
 from tests.control_plane.world import World, open_world, stop
 from tests.servers.postgres import postgres_server
 from tests.servers.redis import RedisServer, redis_server
 
-__all__ = ["fresh_database", "migrated_postgres", "migrated_sqlite", "postgres_server", "redis_server"]
+__all__ = ["fresh_database", "migrated_postgres", "postgres_server", "redis_server"]
 
 WAIT_SECONDS = 60.0
 # So long that nothing here arrives by a poll.
