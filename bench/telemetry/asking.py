@@ -15,8 +15,9 @@ import psutil  # type: ignore[import-untyped]
 
 from bench.edge.cores import on
 from bench.telemetry.comparing import Compared, Question, all_questions, compare, subject_of, timed
+from bench.telemetry.copying import copy_day
 from bench.telemetry.filling import fill
-from bench.telemetry.fleet import Fleet, devices_for
+from bench.telemetry.fleet import APPS, Fleet, devices_for
 from bench.telemetry.settings import Run
 from bench.telemetry.truth import Truth
 from telemetry.kept_figures import SETTLED_SECONDS
@@ -26,6 +27,8 @@ from tests.servers.clickhouse import ClickHouseServer, clickhouse_server
 
 TIMES: Final = 5
 SEED: Final = 1
+DRAWN_APPS: Final = 2
+"""The one that is asked about and another, of which the others are copies."""
 SPARE_SECONDS: Final = 5.0
 """ClickHouse tells times in whole seconds."""
 MERGED_SECONDS: Final = 60.0
@@ -115,7 +118,8 @@ def measure_answers(run: Run) -> Answers:
 
 async def _answers(run: Run, server: ClickHouseServer | None) -> Answers:
     first_day = datetime.now(UTC).date() - timedelta(days=run.days)
-    fleet = Fleet(devices_for(run.events, run.days), first_day, run.days, seed=SEED)
+    devices = devices_for(run.events, run.days)
+    fleet = Fleet(devices, first_day, run.days, DRAWN_APPS, SEED, copies=APPS - DRAWN_APPS)
     truth = Truth(fleet.subject)
     folder = run.new_folder("embedded")
     opened = {name: open_warehouse(server.url if name == "server" and server else None, folder) for name in run.engines}
@@ -138,9 +142,7 @@ async def _answers(run: Run, server: ClickHouseServer | None) -> Answers:
     finally:
         for warehouse in opened.values():
             await warehouse.close()
-    devices = sum(len(one.devices) for one in fleet.populations)
-    apps = len(fleet.populations) - 1
-    return Answers(devices, truth.events, apps, run.days, generating, tuple(engines.values()))
+    return Answers(fleet.devices, truth.events, fleet.apps, run.days, generating, tuple(engines.values()))
 
 
 async def _fill(
@@ -153,9 +155,11 @@ async def _fill(
     """Generate day by day and insert each day into every engine; return the seconds that the first took."""
     began, inserting = time.perf_counter(), 0.0
     for day, rows in enumerate(truth.counting(fleet.days())):
+        date_of = fleet.subject.settings.first_day + timedelta(days=day)
         for name, warehouse in opened.items():
             start = time.perf_counter()
             engines[name].rows += await fill(warehouse, [rows], fleet.populations)
+            engines[name].rows += await copy_day(warehouse, fleet.copied, fleet.copies, date_of)
             engines[name].filling_seconds += time.perf_counter() - start
             inserting += time.perf_counter() - start
         if day % 10 == 9:
