@@ -426,6 +426,7 @@ GROUP BY version, error
 ORDER BY version DESC, errors DESC, error
 """
 
+# The row of all versions together has the number 0, and is there without downloads too.
 _TIMES: Final = """
 SELECT downloaded AS number, count() AS downloads, quantilesExact(0.5, 0.95)(took) AS percentiles
 FROM (
@@ -435,7 +436,8 @@ FROM (
     GROUP BY event
 ) AS download
 GROUP BY downloaded WITH ROLLUP
-ORDER BY number DESC
+ORDER BY number > 0, number DESC
+LIMIT $max_versions_and_all
 """
 
 # A download counts on the day of its last delivery.
@@ -623,9 +625,8 @@ async def download_times(warehouse: Warehouse, subject: Subject, days: Days) -> 
     times = [
         DownloadTime(int(row["number"]) or None, int(row["downloads"]), *map(float, row["percentiles"])) for row in rows
     ]
-    # The row of all versions comes last, and without downloads too.
     overall = next((time for time in times if time.version is None and time.downloads), None)
-    return DownloadTimes(overall, tuple(time for time in times if time.version is not None)[:MAX_VERSIONS])
+    return DownloadTimes(overall, tuple(time for time in times if time.version is not None))
 
 
 async def bytes_sent(warehouse: Warehouse, subject: Subject, days: Days) -> BytesSent:
@@ -724,6 +725,7 @@ def _sql(text: str, subject: Subject, version: str = "version", **parts: str) ->
         hours=IN_HOURS,
         own=subject.condition(version, "day"),
         max_versions=str(MAX_VERSIONS),
+        max_versions_and_all=str(MAX_VERSIONS + 1),
         **parts,
     )
 
