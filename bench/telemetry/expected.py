@@ -18,6 +18,7 @@ from bench.telemetry import rows as r
 from bench.telemetry.deployments import DAY, Deployment
 from bench.telemetry.rows import Column
 from bench.telemetry.truth import Truth, Updates
+from telemetry.queries import MAX_REASONS
 
 Plain = dict[str, Any]
 RANK_TOLERANCE = 0.01
@@ -243,12 +244,13 @@ def stuck_devices(truth: Truth, version: int, before: int, active_since: int, li
     activated[tries["device"][tries["kind"] == r.ACTIVATE]] = True
     stuck = np.flatnonzero((since <= before) & ~activated & (truth.told != version) & (truth.seen >= active_since))
     ids = truth.population.device_ids(stuck)
-    reasons = Counter((STEPS[step[one]], r.ERRORS[error[one]]) for one in stuck.tolist())
+    counted = Counter((int(step[one]), r.ERRORS[error[one]]) for one in stuck.tolist())
+    reasons = sorted(counted.items(), key=lambda reason: (-reason[1], reason[0]))[:MAX_REASONS]
     order = np.lexsort((ids, since[stuck]))[:limit]
     return {
         "version": version,
         "total": len(stuck),
-        "reasons": [{"step": way, "error": why, "devices": number} for (way, why), number in reasons.items()],
+        "reasons": [{"step": STEPS[way], "error": why, "devices": number} for (way, why), number in reasons],
         "devices": [
             {
                 "device_id": name.decode(),
