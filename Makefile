@@ -27,11 +27,12 @@ SECONDS := 2
 MINUTES ?= 10
 CASES ?=
 
-# `make bench-telemetry EVENTS=50000000 ONLY=questions FOLDER=/srv/bench`: a larger population, a part, where files are made;
-# tables are only printed when it is a part.
-EVENTS ?= 3000000
+# `make bench-telemetry EVENTS=1000000 ONLY="waiting seeing" FOLDER=/srv/bench`: another population, a part, where files are
+# made; tables are only printed when it is a part. `make bench-questions ENGINES=server` asks one of the two engines.
+EVENTS ?=
 ONLY ?=
 FOLDER ?=
+ENGINES ?=
 
 # `make bench-patches PAIRS="silero-5.1-6.0 text-adam-f32"`: a part of it; tables are only printed then. FRESH=yes measures
 # the other tools again, whose results are kept.
@@ -53,7 +54,7 @@ BIN := $(VENV)/bin
 DEBIAN_PACKAGES := redis-server postgresql clickhouse-server libzookeeper-java default-jre-headless nginx haproxy systemd \
 	prometheus zstd chromium gcc libc6-dev
 
-.PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-telemetry bench-push bench-patches lock clean
+.PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-telemetry bench-questions bench-push bench-patches lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -133,6 +134,7 @@ packages:
 # A program, and the package that has it. A variable of a target holds for what the target needs first as well.
 bench-edge: PROGRAMS := nginx:nginx wrk:wrk cc:gcc cc:libc6-dev
 bench-telemetry: PROGRAMS := clickhouse-server:clickhouse-server wrk:wrk cc:gcc cc:libc6-dev
+bench-questions: PROGRAMS := clickhouse-server:clickhouse-server wrk:wrk cc:gcc cc:libc6-dev
 bench-patches: PROGRAMS := xdelta3:xdelta3 zstd:zstd xz:xz-utils cc:gcc cc:libc6-dev
 
 bench-packages:
@@ -176,8 +178,12 @@ bench-edge: $(VENV)/.stamp-dev $(BENCH_VENV)/.stamp bench-packages ## measure th
 		$(if $(strip $(CASES)),--cases "$(CASES)",--write docs)
 
 bench-telemetry: $(VENV)/.stamp-dev bench-packages ## measure events from the edge to the answers, against a known truth
-	@$(BIN)/python -m bench.telemetry --events "$(EVENTS)" $(if $(strip $(FOLDER)),--folder "$(FOLDER)") \
-		$(if $(strip $(ONLY)),--cases "$(ONLY)",--write docs)
+	@$(BIN)/python -m bench.telemetry $(if $(strip $(EVENTS)),--events "$(EVENTS)") \
+		$(if $(strip $(FOLDER)),--folder "$(FOLDER)") $(if $(strip $(ONLY)),--cases "$(ONLY)",--write docs)
+
+bench-questions: $(VENV)/.stamp-dev bench-packages ## ask every question over 50 million events, against a known truth
+	@$(BIN)/python -m bench.telemetry --cases questions --events "$(or $(strip $(EVENTS)),50000000)" --write docs \
+		$(if $(strip $(FOLDER)),--folder "$(FOLDER)") $(if $(strip $(ENGINES)),--engines "$(ENGINES)")
 
 bench-push: $(VENV)/.stamp-dev ## measure how fast one worker pushes, its memory, when a push begins, and registrations
 	@$(BIN)/python -m bench.push $(if $(strip $(DEVICES)),--only pace --devices "$(DEVICES)" --rounds 1,--write docs)

@@ -1,8 +1,8 @@
 """Adoption: which version the devices of a model hold, day by day and now, how many ever installed one, what failed.
 
-``docs/telemetry.md`` has the definitions in words. The questions are plain SQL over ``device_days``, ``devices`` and
-``raw_events``, understood by every version of ClickHouse since 18.16. Days are days of UTC by the server's clock.
-``queries.py`` has the other questions.
+``docs/telemetry.md`` has the definitions in words. The questions are plain SQL over ``device_days``, ``device_states``,
+``devices`` and ``raw_events``, understood by every version of ClickHouse since 18.16. Days are days of UTC by the
+server's clock. ``queries.py`` has the other questions.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _DEVICE_DAYS: Final = """
     WHERE $subject AND day >= {first_day} AND day <= {last_day}
     GROUP BY day, device_id"""
 _DEVICES: Final = """
-    SELECT device_id, argMaxMerge(version) AS held, maxMerge(last_day) AS day
-    FROM devices
+    SELECT argMax(held, if(kind % 2 = 1, arrival, toUInt64(0))) AS held_last, toDate(max(received_at)) AS last_day
+    FROM device_states
     WHERE $subject
-    GROUP BY device_id"""
+    GROUP BY device"""
 
 BY_DAY: Final = """
 SELECT toUInt32(toRelativeDayNum(day) * 86400) AS start, toString(held) AS value, [count()] AS numbers
@@ -53,33 +53,28 @@ GROUP BY day, held
 """
 
 NOW: Final = """
-SELECT held, count() AS devices
+SELECT held_last AS version, count() AS devices
 FROM ($devices
 ) AS device
-WHERE day >= {first_day}
-GROUP BY held
-ORDER BY held
+WHERE last_day >= {first_day}
+GROUP BY held_last
+ORDER BY version
 """
 
 # The same for the versions that are asked about alone: what devices say may be anything, and stays out of the answer.
 HELD: Final = """
-SELECT if(held IN {versions}, held, toUInt32(0)) AS known, count() AS devices
+SELECT if(held_last IN {versions}, held_last, toUInt32(0)) AS known, count() AS devices
 FROM ($devices
 ) AS device
-WHERE day >= {first_day}
+WHERE last_day >= {first_day}
 GROUP BY known
 ORDER BY devices DESC, known DESC
 """
 
 INSTALLATIONS: Final = """
-SELECT count() AS installations
-FROM (
-    SELECT device_id, maxMerge(activated) AS installed
-    FROM devices
-    WHERE $subject
-    GROUP BY device_id
-) AS device
-WHERE installed = 1
+SELECT uniqExact(cityHash64(device_id)) AS installations
+FROM devices
+WHERE $subject AND finalizeAggregation(activated) = 1
 """
 
 # The same where a name was shared: $own says which held versions are the model's. What a device holds under a newer
@@ -95,15 +90,16 @@ _SHARED_DEVICE_DAYS: Final = """
     WHERE $own
     GROUP BY day, device_id"""
 _SHARED_DEVICES: Final = """
-    SELECT device_id, argMin(held_here, place) AS held, max(heard) AS day
+    SELECT argMin(held_here, place) AS held_last, max(heard) AS last_day
     FROM (
-        SELECT device_id, model, argMaxMerge(version) AS held_here, maxMerge(last_day) AS heard, $place AS place
-        FROM devices
+        SELECT device, model, argMax(held, if(kind % 2 = 1, arrival, toUInt64(0))) AS held_here,
+            toDate(max(received_at)) AS heard, $place AS place
+        FROM device_states
         WHERE $subject
-        GROUP BY device_id, model
+        GROUP BY device, model
     ) AS named
     WHERE $own
-    GROUP BY device_id"""
+    GROUP BY device"""
 
 # That a device has activated a version does not say whose; that it has held one of these does.
 SHARED_INSTALLATIONS: Final = """
@@ -300,7 +296,7 @@ async def mix_now(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[V
         WarehouseUnavailable: ClickHouse cannot answer.
     """
     rows = await warehouse.query(subject.sql(NOW, devices=_devices(subject)), subject.values() | days.values())
-    return shares((int(row["held"]), int(row["devices"])) for row in rows)
+    return shares((int(row["version"]), int(row["devices"])) for row in rows)
 
 
 async def devices_ever(warehouse: Warehouse, subject: Subject) -> int:

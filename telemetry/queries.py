@@ -7,7 +7,7 @@ ClickHouse cannot answer. Days and hours are those of UTC by the server's clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby, pairwise, repeat
@@ -373,8 +373,8 @@ GROUP BY start, of_device
 
 _ACTIVATIONS: Final = """
 SELECT version, uniqExact(device) AS devices
-FROM updates
-WHERE $subject AND type = 'activate' AND version > 0 AND ($own)
+FROM attempts
+WHERE $subject AND bitAnd(steps, 4) > 0 AND ($own)
 GROUP BY version
 ORDER BY version DESC
 LIMIT $max_versions
@@ -382,34 +382,37 @@ LIMIT $max_versions
 
 # Devices that are still heard of after the window may have been active in it.
 _ACTIVE: Final = """
-SELECT countIf(seen >= {first_day} AND seen <= {last_day}) AS within, countIf(seen > {last_day}) AS later
-FROM (
-    SELECT device_id, maxMerge(last_day) AS seen
-    FROM devices
-    WHERE $subject
-    GROUP BY device_id
-) AS device
+SELECT uniqExact(device) AS within, uniqExactIf(device, received_at >= toDateTime({end}, 'UTC')) AS later
+FROM device_states
+WHERE $subject AND received_at >= toDateTime({first}, 'UTC')
 """
 
 _ACTIVE_BEFORE: Final = """
-SELECT uniqExact(device_id) AS within
+SELECT uniqExact(cityHash64(device_id)) AS within
 FROM device_days
 WHERE $window
 """
 
+# How far devices came; steps has a bit each for download (1), verify (2), activate (4) and error (8).
 _STEPS: Final = """
-SELECT version, uniqExactMerge(state) AS tried,
-    uniqExactMergeIf(state, type IN ('download', 'verify', 'activate')) AS downloaded,
-    uniqExactMergeIf(state, type IN ('verify', 'activate')) AS verified,
-    uniqExactMergeIf(state, type = 'activate') AS activated,
-    uniqExactMergeIf(state, type IN ('error', 'activate')) AS activated_or_failed,
-    uniqExactMergeIf(state, type = 'error') AS failed
+SELECT of_version AS version, count() AS tried, countIf(bitAnd(came, 7) > 0) AS downloaded,
+    countIf(bitAnd(came, 6) > 0) AS verified, countIf(bitAnd(came, 4) > 0) AS activated,
+    countIf(bitAnd(came, 12) = 8) AS failed_for_good
 FROM (
-    SELECT version, type, uniqExactState(device) AS state
-    FROM updates
-    WHERE $window AND version > 0 AND ($own)
-    GROUP BY version, type
-) AS step
+    SELECT any(version) AS of_version, groupBitOr(steps) AS came
+    FROM attempts
+    WHERE $window AND ($own)
+    GROUP BY bitXor(device, intHash64(version))
+) AS attempt
+GROUP BY of_version
+ORDER BY version DESC
+LIMIT $max_versions
+"""
+
+_FAILED: Final = """
+SELECT version, uniqExact(device) AS tried, uniqExactIf(device, bitAnd(steps, 8) > 0) AS failed
+FROM attempts
+WHERE $window AND ($own)
 GROUP BY version
 ORDER BY version DESC
 LIMIT $max_versions
@@ -423,95 +426,89 @@ GROUP BY version, error
 ORDER BY version DESC, errors DESC, error
 """
 
+# The row of all versions together has the number 0, and is there without downloads too.
 _TIMES: Final = """
-SELECT number, count() AS downloads, quantileExact(0.5)(took) AS p50, quantileExact(0.95)(took) AS p95
+SELECT downloaded AS number, count() AS downloads, quantilesExact(0.5, 0.95)(took) AS percentiles
 FROM (
-    SELECT arrayJoin([toUInt32(0), downloaded]) AS number, took
-    FROM (
-        SELECT event, any(version) AS downloaded, any(duration_ms) AS took
-        FROM updates
-        WHERE $window AND type = 'download' AND version > 0 AND duration_ms >= 0 AND ($own)
-        GROUP BY event
-    ) AS download
-) AS download_of
-GROUP BY number
-ORDER BY number DESC
-LIMIT $max_versions
+    SELECT any(version) AS downloaded, any(duration_ms) AS took
+    FROM updates
+    WHERE $window AND type = 'download' AND version > 0 AND duration_ms >= 0 AND ($own)
+    GROUP BY event
+) AS download
+GROUP BY downloaded WITH ROLLUP
+ORDER BY number > 0, number DESC
+LIMIT $max_versions_and_all
 """
 
 # A download counts on the day of its last delivery.
 _BYTES: Final = """
-SELECT last_day, coded, count() AS downloads, sum(sent) AS bytes_sent, sum(whole) AS bytes_whole,
-    sum(if(coded IN {patches} AND whole > sent, toUInt64(whole - sent), toUInt64(0))) AS bytes_saved
+SELECT any(last_day) AS of_day, any(coded) AS encoded, count() AS downloads, sum(sent) AS bytes_sent,
+    sum(whole) AS bytes_whole, sum(if(whole > sent, toUInt64(whole - sent), toUInt64(0))) AS bytes_left_out
 FROM (
-    SELECT event, max(day) AS last_day, any(encoding) AS coded, any(bytes) AS sent, any(full_bytes) AS whole
+    SELECT max(day) AS last_day, any(encoding) AS coded, any(bytes) AS sent, any(full_bytes) AS whole
     FROM updates
     WHERE $window AND type = 'download' AND ($own)
     GROUP BY event
 ) AS download
-GROUP BY last_day, coded
-ORDER BY last_day, coded
+GROUP BY bitXor(cityHash64(coded), intHash64(toUInt32(last_day)))
+ORDER BY of_day, encoded
 """
 
 _ACTIVE_SINCE: Final = """
-SELECT count() AS devices
-FROM (
-    SELECT device_id, maxMerge(last_day) AS seen
-    FROM devices
-    WHERE $subject
-    GROUP BY device_id
-) AS device
-WHERE seen >= {first_day}
+SELECT uniqExact(device) AS devices
+FROM device_states
+WHERE $subject AND received_at >= toDateTime({active_since}, 'UTC')
 """
 
+# earlier: devices that activated the version before the deploy alone; the others are active by that.
 _ADOPTED: Final = """
-SELECT count() AS devices, arraySort(groupArray(second)) AS seconds,
+SELECT count() AS devices, countIf(last < {first_day}) AS earlier, arraySort(groupArray(second)) AS seconds,
     [arrayElement(seconds, {needed_0}), arrayElement(seconds, {needed_1}), arrayElement(seconds, {needed_2})] AS reached
 FROM (
-    SELECT device_id, intDiv(min(arrival), 1000000) AS second, max(day) AS last
-    FROM updates
-    WHERE $subject AND type = 'activate' AND version = {version} AND ($own)
-    GROUP BY device_id
+    SELECT intDiv(bitNot(max(earliness)), 1000000) AS second, max(day) AS last
+    FROM attempts
+    WHERE $subject AND version = {version} AND bitAnd(steps, 4) > 0 AND ($own)$active
+    GROUP BY device
 ) AS device
-WHERE last >= {first_day} OR device_id IN (
-    SELECT device_id FROM devices WHERE $subject GROUP BY device_id HAVING maxMerge(last_day) >= {first_day}
-)
 """
+
+_IS_ACTIVE: Final = """ AND device IN (
+        SELECT device FROM device_states WHERE $subject AND received_at >= toDateTime({active_since}, 'UTC')
+    )"""
 
 _TRYING: Final = """
-    SELECT device, any(device_id) AS id, intDiv(min(arrival), 1000000) AS since,
-        multiIf(max(type = 'verify') = 1, 2, max(type = 'download') = 1, 1, 0) AS step,
-        argMax(if(type = 'error', error, ''), if(type = 'error', arrival, toUInt64(0))) AS last_error
-    FROM updates
+    SELECT device, intDiv(bitNot(max(earliness)), 1000000) AS since, groupBitOr(steps) AS came
+    FROM attempts
     WHERE $subject AND version = {version} AND ($own)
     GROUP BY device
-    HAVING max(type = 'activate') = 0 AND since <= {before}
+    HAVING bitAnd(came, 4) = 0 AND since <= {before}
 """
 
-# A device that holds the version all the same, as its checks say, lost the event of its activation.
+# A device that holds the version all the same, as its checks say, lost the event of its activation. Of each reason the
+# devices that are stuck for longest are told as texts, which every engine sorts alike: seconds have ten digits.
 _STUCK: Final = """
-FROM ($trying) AS attempt ANY INNER JOIN (
-    SELECT device, argMax(held, if(kind % 2 = 1, arrival, toUInt64(0))) AS holds,
-        toUnixTimestamp(max(received_at)) AS last_seen
-    FROM device_states
-    WHERE $subject
+SELECT multiIf(bitAnd(came, 2) > 0, 2, bitAnd(came, 1) > 0, 1, 0) AS step, last_error, count() AS devices,
+    arraySlice(arraySort(groupArray(
+        [toString(since), id, toString(holds), toString(last_seen)]
+    )), 1, {limit}) AS oldest
+FROM (
+    SELECT device, since, came, id, holds, last_seen
+    FROM (
+        SELECT device, any(device_id) AS id, argMax(held, if(kind % 2 = 1, arrival, toUInt64(0))) AS holds,
+            toUnixTimestamp(max(received_at)) AS last_seen
+        FROM device_states
+        WHERE $subject
+        GROUP BY device
+        HAVING last_seen >= {active_since} AND holds != {version}
+    ) AS state ANY INNER JOIN ($trying) AS attempt USING device
+) AS stuck ANY LEFT JOIN (
+    SELECT device, argMax(error, arrival) AS last_error
+    FROM updates
+    WHERE $subject AND version = {version} AND type = 'error' AND ($own)
     GROUP BY device
-    HAVING last_seen >= {active_since} AND holds != {version}
-) AS state USING device
-"""
-
-_STUCK_REASONS: Final = """
-SELECT step, last_error, count() AS devices
-$stuck
+) AS failed USING device
 GROUP BY step, last_error
 ORDER BY devices DESC, step, last_error
-"""
-
-_STUCK_DEVICES: Final = """
-SELECT id, holds, since, last_seen, step, last_error
-$stuck
-ORDER BY since, id
-LIMIT {limit}
 """
 
 
@@ -597,6 +594,7 @@ async def funnel(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[Fu
         WarehouseUnavailable: ClickHouse cannot answer.
     """
     values = subject.values() | days.values()
+    values["first"], values["end"] = days.seconds()
     (active,) = await warehouse.query(_sql(_ACTIVE, subject), values)
     if int(active["later"]):
         (active,) = await warehouse.query(_sql(_ACTIVE_BEFORE, subject), values)
@@ -611,7 +609,7 @@ async def failure_rates(warehouse: Warehouse, subject: Subject, days: Days) -> t
         WarehouseUnavailable: ClickHouse cannot answer.
     """
     values = subject.values() | days.values()
-    tried = await warehouse.query(_sql(_STEPS, subject), values)
+    tried = await warehouse.query(_sql(_FAILED, subject), values)
     rows = await warehouse.query(_sql(_REASONS, subject), values)
     reasons = {version: list(of) for version, of in groupby(rows, lambda row: int(row["version"]))}
     return tuple(_failure_rate(row, reasons.get(int(row["version"]), [])) for row in tried)
@@ -625,10 +623,9 @@ async def download_times(warehouse: Warehouse, subject: Subject, days: Days) -> 
     """
     rows = await warehouse.query(_sql(_TIMES, subject), subject.values() | days.values())
     times = [
-        DownloadTime(int(row["number"]) or None, int(row["downloads"]), float(row["p50"]), float(row["p95"]))
-        for row in rows
+        DownloadTime(int(row["number"]) or None, int(row["downloads"]), *map(float, row["percentiles"])) for row in rows
     ]
-    overall = next((time for time in times if time.version is None), None)
+    overall = next((time for time in times if time.version is None and time.downloads), None)
     return DownloadTimes(overall, tuple(time for time in times if time.version is not None))
 
 
@@ -638,11 +635,10 @@ async def bytes_sent(warehouse: Warehouse, subject: Subject, days: Days) -> Byte
     Raises:
         WarehouseUnavailable: ClickHouse cannot answer.
     """
-    values = subject.values() | days.values() | {"patches": list(PATCH_ENCODINGS)}
-    rows = await warehouse.query(_sql(_BYTES, subject), values)
-    by_day = [(date.fromisoformat(day), list(of)) for day, of in groupby(rows, lambda row: str(row["last_day"]))]
-    ordered = sorted(rows, key=lambda row: str(row["coded"]))
-    by_encoding = [(name, list(of)) for name, of in groupby(ordered, lambda row: str(row["coded"]))]
+    rows = await warehouse.query(_sql(_BYTES, subject), subject.values() | days.values())
+    by_day = [(date.fromisoformat(day), list(of)) for day, of in groupby(rows, lambda row: str(row["of_day"]))]
+    ordered = sorted(rows, key=lambda row: str(row["encoded"]))
+    by_encoding = [(name, list(of)) for name, of in groupby(ordered, lambda row: str(row["encoded"]))]
     encodings = sorted((EncodingBytes(name, *_sums(of)) for name, of in by_encoding), key=lambda one: -one.bytes)
     return BytesSent(*_sums(rows), tuple(DayBytes(day, *_sums(of)) for day, of in by_day), tuple(encodings))
 
@@ -661,12 +657,16 @@ async def time_to_adopt(
     """
     if deployed_at > now:
         raise ValueError("the deploy lies in the future")
-    values = subject.values() | {"version": version, "first_day": deployed_at.astimezone(UTC).date()}
+    first_day = deployed_at.astimezone(UTC).date()
+    values = subject.values() | {"version": version, "first_day": first_day}
+    values |= {"active_since": Days(first_day, first_day).seconds()[0]}
     (row,) = await warehouse.query(_sql(_ACTIVE_SINCE, subject), values)
     active = int(row["devices"])
     needed = [math.ceil(active * share) for share in SHARES_TO_REACH]
     values |= {f"needed_{place}": max(number, 1) for place, number in enumerate(needed)}
-    (row,) = await warehouse.query(_sql(_ADOPTED, subject), values)
+    (row,) = await warehouse.query(_sql(_ADOPTED, subject, active=""), values)
+    if int(row["earlier"]):
+        (row,) = await warehouse.query(_sql(_ADOPTED, subject, active=_sql(_IS_ACTIVE, subject)), values)
     reached = tuple(map(_reach, SHARES_TO_REACH, row["reached"], repeat(deployed_at)))
     return TimeToAdopt(version, deployed_at, active, int(row["devices"]), reached)
 
@@ -700,12 +700,11 @@ async def stuck_devices(
         "active_since": last_days(days, now).seconds()[0],
         "limit": limit,
     }
-    stuck = _sql(_STUCK, subject, trying=_sql(_TRYING, subject))
-    rows = await warehouse.query(_sql(_STUCK_REASONS, subject, stuck=stuck), values)
+    rows = await warehouse.query(_sql(_STUCK, subject, trying=_sql(_TRYING, subject)), values)
     reasons = [StuckReason(STEPS[int(row["step"])], str(row["last_error"]), int(row["devices"])) for row in rows]
-    total = sum(reason.devices for reason in reasons)
-    listed = await warehouse.query(_sql(_STUCK_DEVICES, subject, stuck=stuck), values) if total and limit else []
-    return Stuck(version, total, tuple(reasons[:MAX_REASONS]), tuple(map(_stuck_device, listed)))
+    oldest = sorted((texts, reason) for row, reason in zip(rows, reasons, strict=True) for texts in row["oldest"])
+    devices = tuple(_stuck_device(texts, reason) for texts, reason in oldest[:limit])
+    return Stuck(version, sum(reason.devices for reason in reasons), tuple(reasons[:MAX_REASONS]), devices)
 
 
 def _by_period(subject: Subject, period: str, what: str) -> str:
@@ -726,6 +725,7 @@ def _sql(text: str, subject: Subject, version: str = "version", **parts: str) ->
         hours=IN_HOURS,
         own=subject.condition(version, "day"),
         max_versions=str(MAX_VERSIONS),
+        max_versions_and_all=str(MAX_VERSIONS + 1),
         **parts,
     )
 
@@ -738,14 +738,16 @@ def _day_devices(start: int, found: list[Figure]) -> DayDevices:
 
 
 def _funnel(checked: int, row: Row) -> Funnel:
-    tried, failed = int(row["tried"]), int(row["activated_or_failed"]) - int(row["activated"])
+    tried = int(row["tried"])
     reached = [int(row["downloaded"]), int(row["verified"]), int(row["activated"])]
     # A device may have checked before the window began.
     counts = [max(checked, reached[0]), *reached]
     lost = [before - after for before, after in pairwise(counts)] + [0]
     leaks = [before - after for before, after in pairwise([tried, *reached])]
     leak = STEPS[leaks.index(max(leaks))] if max(leaks) > 0 else None
-    return Funnel(int(row["version"]), tuple(map(FunnelStep, STEPS, counts, lost)), leak, tried, failed)
+    return Funnel(
+        int(row["version"]), tuple(map(FunnelStep, STEPS, counts, lost)), leak, tried, int(row["failed_for_good"])
+    )
 
 
 def _failure_rate(row: Row, reasons: list[Row]) -> FailureRate:
@@ -763,7 +765,7 @@ def _sums(rows: Iterable[Row]) -> tuple[int, int, int, int]:
         downloads += int(row["downloads"])
         sent += int(row["bytes_sent"])
         whole += int(row["bytes_whole"])
-        saved += int(row["bytes_saved"])
+        saved += int(row["bytes_left_out"]) if row["encoded"] in PATCH_ENCODINGS else 0
     return downloads, sent, whole, saved
 
 
@@ -776,14 +778,15 @@ def _reach(share: float, second: Any, deployed_at: datetime) -> Reach:
     return Reach(share, at, round((at - deployed_at).total_seconds()))
 
 
-def _stuck_device(row: Row) -> StuckDevice:
+def _stuck_device(texts: Sequence[str], reason: StuckReason) -> StuckDevice:
+    since, device_id, held, last_seen = texts
     return StuckDevice(
-        device_id=str(row["id"]),
-        held=int(row["holds"]) or None,
-        since=moment(int(row["since"])),
-        last_seen=moment(int(row["last_seen"])),
-        step=STEPS[int(row["step"])],
-        error=str(row["last_error"]),
+        device_id=device_id,
+        held=int(held) or None,
+        since=moment(int(since)),
+        last_seen=moment(int(last_seen)),
+        step=reason.step,
+        error=reason.error,
     )
 
 

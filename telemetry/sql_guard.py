@@ -56,6 +56,9 @@ EVENT_COLUMNS: Final = (
 )
 """The columns of the view ``events``, in its order."""
 
+_KEY_COLUMNS: Final = frozenset({"application_id", "environment", "model", "type", "device_id"})
+"""Columns that every delivery of an event shares, in the order of the table: a condition on one of them leaves the same
+rows before as after deliveries are told apart, and before that it spares ClickHouse the other rows."""
 _EVENTS: Final = "events"
 _RESERVED: Final = "skafos_"
 """Names that the guard itself writes begin with this, and no other may: in ClickHouse a name given by ``WITH`` reaches
@@ -240,6 +243,7 @@ def _narrow_tables(tree: exp.Expr, organization_ids: Sequence[str]) -> None:
     """Put a subquery over the allowed rows in the place of every ``events``; refuse every other table."""
     for final in list(tree.find_all(exp.Final)):
         final.replace(final.this)  # events is de-duplicated already
+    columns = _KEY_COLUMNS - _given_names(tree)
     for table in list(tree.find_all(exp.Table)):
         if not isinstance(table.this, exp.Identifier):
             raise ForbiddenQuery("table functions are not allowed; the table is events")
@@ -248,7 +252,38 @@ def _narrow_tables(tree: exp.Expr, organization_ids: Sequence[str]) -> None:
         _check_table_arguments(table)
         if table.name != _EVENTS:
             raise ForbiddenQuery(f"there is no table {table.name!r} to ask; the table is events")
-        table.replace(_allowed_events(table.alias or _EVENTS, organization_ids))
+        table.replace(_allowed_events(table.alias or _EVENTS, organization_ids, _key_conditions(table, columns)))
+
+
+def _given_names(tree: exp.Expr) -> set[str]:
+    """Return the names that the question gives to values: in ClickHouse they hide columns, in conditions too."""
+    names = {alias.alias for alias in tree.find_all(exp.Alias, exp.CTE)}
+    return names | {str(name.this) for function in tree.find_all(exp.Lambda) for name in function.expressions}
+
+
+def _key_conditions(table: exp.Table, columns: frozenset[str]) -> list[exp.Expr]:
+    """Return what the question demands of columns of the key, where the table is all that a SELECT reads.
+
+    18.16 does not bring conditions into a subquery by itself; without them it reads all that an organization has.
+    """
+    select = table.parent.parent if isinstance(table.parent, exp.From) else None
+    where = select.args.get("where") if isinstance(select, exp.Select) and not select.args.get("joins") else None
+    if where is None:
+        return []
+    parts = where.this.flatten() if isinstance(where.this, exp.And) else [where.this]
+    found = (_key_condition(part, columns, table.alias or _EVENTS) for part in parts)
+    return [condition for condition in found if condition is not None]
+
+
+def _key_condition(part: exp.Expr, columns: frozenset[str], table: str) -> exp.Expr | None:
+    """Return ``column = 'text'`` or ``column IN ('text', …)`` anew, for the table below; None for anything else."""
+    texts = [part.expression] if type(part) is exp.EQ else part.expressions if type(part) is exp.In else []
+    column = part.this
+    if not texts or not isinstance(column, exp.Column) or column.name not in columns or column.table not in ("", table):
+        return None
+    if not all(isinstance(text, exp.Literal) and text.is_string for text in texts):
+        return None
+    return exp.In(this=_own(column.name), expressions=[exp.Literal.string(text.this) for text in texts])
 
 
 def _check_table_arguments(table: exp.Table) -> None:
@@ -260,7 +295,7 @@ def _check_table_arguments(table: exp.Table) -> None:
         raise ForbiddenQuery("the table takes an alias and nothing else")
 
 
-def _allowed_events(alias: str, organization_ids: Sequence[str]) -> exp.Subquery:
+def _allowed_events(alias: str, organization_ids: Sequence[str], conditions: Sequence[exp.Expr]) -> exp.Subquery:
     """Return ``(SELECT … FROM raw_events FINAL WHERE organization_id IN (…)) AS alias``.
 
     The columns of the view, from the table below it, so that the condition reaches the primary key on every version.
@@ -270,7 +305,7 @@ def _allowed_events(alias: str, organization_ids: Sequence[str]) -> exp.Subquery
     mine = exp.In(this=_own("organization_id"), expressions=allowed) if allowed else nobody
     columns = [exp.alias_(_own(name), name, quoted=True) for name in EVENT_COLUMNS]
     table = exp.to_table("raw_events", alias=_ALLOWED)
-    select = exp.select(*columns).from_(exp.Final(this=table)).where(mine)
+    select = exp.select(*columns).from_(exp.Final(this=table)).where(mine, *conditions)
     return exp.Subquery(this=select, alias=exp.TableAlias(this=exp.to_identifier(alias, quoted=True)))
 
 

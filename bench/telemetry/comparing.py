@@ -182,7 +182,7 @@ async def timed(warehouse: Warehouse, question: Question, times: int) -> list[fl
 
 def figures(answer: object, path: str = "") -> Iterator[tuple[str, object]]:
     """Yield the figures of an answer by their paths; items of a list are named for what tells them apart."""
-    if dataclasses.is_dataclass(answer) and not isinstance(answer, type | expected.Percentile | expected.Between):
+    if dataclasses.is_dataclass(answer) and not isinstance(answer, type | expected.Percentile):
         answer = {one.name: getattr(answer, one.name) for one in dataclasses.fields(answer)}
     if isinstance(answer, Mapping):
         for name, value in answer.items():
@@ -199,8 +199,6 @@ def deviation(told: object, true: object) -> float:
     """Return how far a figure is off, as a share of the true one; anything but equal is infinitely far for texts."""
     if told == true:
         return 0.0
-    if isinstance(true, expected.Between):
-        return 0.0 if true.holds(told) else float("inf")
     if isinstance(true, expected.Percentile):
         return true.deviation(told) if isinstance(told, int | float) else float("inf")
     if isinstance(told, int | float) and isinstance(true, int | float) and true:

@@ -18,6 +18,7 @@ from bench.telemetry import rows as r
 from bench.telemetry.deployments import DAY, Deployment
 from bench.telemetry.rows import Column
 from bench.telemetry.truth import Truth, Updates
+from telemetry.queries import MAX_REASONS
 
 Plain = dict[str, Any]
 RANK_TOLERANCE = 0.01
@@ -47,19 +48,6 @@ class Percentile:
     def deviation(self, told: float) -> float:
         """Return how far a figure lies outside, as a share of the exact value."""
         return max(self.least - told, told - self.greatest, 0.0) / self.value
-
-
-@dataclass(frozen=True)
-class Between:
-    """A moment by the first delivery of an event, or by a later one of that day: the table ``updates`` keeps one of
-    them, and which one depends on what ClickHouse has merged."""
-
-    first: Any
-    last: Any
-
-    def holds(self, told: Any) -> bool:
-        """Whether a figure is one of them, or between."""
-        return type(told) is type(self.first) and self.first <= told <= self.last
 
 
 def adoption_curve(truth: Truth, first: date, last: date) -> list[Plain]:
@@ -217,16 +205,16 @@ def time_to_adopt(truth: Truth, deployment: Deployment) -> Plain:
     active = truth.seen // DAY >= deployment.at // DAY
     updates = truth.updates()
     activations = updates.where((updates["kind"] == r.ACTIVATE) & (updates["version"] == deployment.version))
-    firsts, lasts = (np.sort(seconds[active & (seconds < NEVER)]) for seconds in _first_seconds(truth, activations))
+    seconds = _first_seconds(truth, activations)
+    firsts = np.sort(seconds[active & (seconds < NEVER)])
     reached: list[Plain] = []
     for share in (0.5, 0.9, 0.99):
         needed = math.ceil(int(active.sum()) * share)
         if not 0 < needed <= len(firsts):
             reached.append({"share": share, "at": None, "seconds": None})
             continue
-        first, last = (max(int(seconds[needed - 1]), deployment.at) for seconds in (firsts, lasts))
-        at = Between(datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC))
-        reached.append({"share": share, "at": at, "seconds": Between(first - deployment.at, last - deployment.at)})
+        first = max(int(firsts[needed - 1]), deployment.at)
+        reached.append({"share": share, "at": datetime.fromtimestamp(first, UTC), "seconds": first - deployment.at})
     return {
         "version": deployment.version,
         "active_devices": int(active.sum()),
@@ -248,7 +236,7 @@ def stuck_devices(truth: Truth, version: int, before: int, active_since: int, li
     count = len(truth.seen)
     step, error = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
     activated = np.zeros(count, bool)
-    since, since_last = _first_seconds(truth, tries)
+    since = _first_seconds(truth, tries)
     for kind, reached in ((r.DOWNLOAD, 1), (r.VERIFY, 2)):
         np.maximum.at(step, tries["device"][tries["kind"] == kind], reached)
     failed = tries["kind"] == r.ERROR
@@ -256,17 +244,18 @@ def stuck_devices(truth: Truth, version: int, before: int, active_since: int, li
     activated[tries["device"][tries["kind"] == r.ACTIVATE]] = True
     stuck = np.flatnonzero((since <= before) & ~activated & (truth.told != version) & (truth.seen >= active_since))
     ids = truth.population.device_ids(stuck)
-    reasons = Counter((STEPS[step[one]], r.ERRORS[error[one]]) for one in stuck.tolist())
+    counted = Counter((int(step[one]), r.ERRORS[error[one]]) for one in stuck.tolist())
+    reasons = sorted(counted.items(), key=lambda reason: (-reason[1], reason[0]))[:MAX_REASONS]
     order = np.lexsort((ids, since[stuck]))[:limit]
     return {
         "version": version,
         "total": len(stuck),
-        "reasons": [{"step": way, "error": why, "devices": number} for (way, why), number in reasons.items()],
+        "reasons": [{"step": STEPS[way], "error": why, "devices": number} for (way, why), number in reasons],
         "devices": [
             {
                 "device_id": name.decode(),
                 "held": int(truth.told[one]) or None,
-                "since": Between(*(datetime.fromtimestamp(int(second[one]), UTC) for second in (since, since_last))),
+                "since": datetime.fromtimestamp(int(since[one]), UTC),
                 "last_seen": datetime.fromtimestamp(int(truth.seen[one]), UTC),
                 "step": STEPS[step[one]],
                 "error": r.ERRORS[error[one]],
@@ -276,15 +265,11 @@ def stuck_devices(truth: Truth, version: int, before: int, active_since: int, li
     }
 
 
-def _first_seconds(truth: Truth, updates: Updates) -> tuple[Column, Column]:
-    """Return each device's first second, by first deliveries and by the last one of each event and day."""
-    first, last = np.full(len(truth.seen), NEVER), np.full(len(truth.seen), NEVER)
+def _first_seconds(truth: Truth, updates: Updates) -> Column:
+    """Return each device's first second, by the first delivery."""
+    first = np.full(len(truth.seen), NEVER)
     np.minimum.at(first, updates["device"], updates["received_ms"] // 1000)
-    day = updates["received_ms"] // (DAY * 1000)
-    for number in np.unique(day).tolist():
-        kept = updates.where(day == number).events()
-        np.minimum.at(last, kept["device"], kept["received_ms"] // 1000)
-    return first, last
+    return first
 
 
 def _downloads(truth: Truth, first: date, last: date) -> Updates:

@@ -25,20 +25,36 @@ class Fleet:
         devices: of the subject, and about as many of every other app.
         first_day: of UTC.
         days: the window's length.
-        apps: applications, the subject among them.
+        apps: applications that are drawn, the subject among them.
         seed: of everything that is drawn.
+        copies: applications beside them that do what the last of these does; ``copying`` makes them.
     """
 
-    def __init__(self, devices: int, first_day: date, days: int, apps: int = APPS, seed: int = 1) -> None:
+    def __init__(
+        self, devices: int, first_day: date, days: int, apps: int = APPS, seed: int = 1, copies: int = 0
+    ) -> None:
         self.populations = [
             Population(Settings(labels, max(1, count), first_day, days, seed), source)
             for source, (labels, count) in enumerate(_applications(devices, apps))
         ]
+        self.copies = [labels_of(app) for app in range(apps, apps + copies)]
+        self.apps = apps + copies
 
     @property
     def subject(self) -> Population:
         """Whose figures are asked for."""
         return self.populations[0]
+
+    @property
+    def copied(self) -> EventLabels:
+        """The application that copies are made of."""
+        return self.populations[-1].settings.labels
+
+    @property
+    def devices(self) -> int:
+        """Devices of all applications."""
+        drawn = [len(population.devices) for population in self.populations]
+        return sum(drawn) + len(self.copies) * drawn[-1]
 
     def days(self) -> Iterator[Rows]:
         """Yield what arrives on each day, of all populations, in order of arrival."""

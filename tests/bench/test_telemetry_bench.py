@@ -20,9 +20,10 @@ from bench.telemetry.__main__ import accepted_rate, arguments
 from bench.telemetry.accepting import GOAL_BATCHES
 from bench.telemetry.asking import Answers, Asked, Engine
 from bench.telemetry.comparing import Compared, Difference, Question, deviation, figures
-from bench.telemetry.expected import Between, Percentile
+from bench.telemetry.expected import Percentile
 from bench.telemetry.outage import CaughtUp
 from bench.telemetry.posting import Posting
+from bench.telemetry.reading import Read
 from bench.telemetry.report import GOAL_ROWS, Results, preface, render
 from telemetry.events import decode_events
 from telemetry.queries import Reach, TimeToAdopt, VersionShare
@@ -45,7 +46,12 @@ def engine(rows: int, seconds: float, *differences: Difference) -> Engine:
     question = Question("funnel", "all days", ask, lambda _: ())
     compared = Compared(question, 40, differences, 0.004, 0.01)
     return Engine(
-        "server", "18.16.1", rows, 10.0, [Asked(compared, [3 * seconds] * 3, [seconds] * 3, 0.005)], [2 * seconds]
+        "server",
+        "18.16.1",
+        rows,
+        10.0,
+        [Asked(compared, [3 * seconds] * 3, [seconds] * 3, 0.005, Read(8_192, 250_000))],
+        {"curve": [2 * seconds], "typed": [3 * seconds]},
     )
 
 
@@ -97,6 +103,7 @@ def test_goals_that_hold_and_goals_that_do_not_are_told_apart() -> None:
 def test_a_machine_on_which_others_work_is_told(tmp_path: Path) -> None:
     assert preface(tmp_path, 3, 2, 0.2).endswith("Load average before: 0.2.")
     assert "others were at work" in preface(tmp_path, 3, 2, 7.5)
+    assert "the edge's cases" not in preface(tmp_path, 0, 2, 0.2)
     slow = replace(OUTAGE, catching_seconds=60.0, found=7)
     text = render(Results(outage=slow, quiet=False), "")
     assert row(text, "catching up").endswith("| not told: others were at work |")
@@ -122,7 +129,11 @@ def test_a_figure_that_differs_from_the_truth_is_counted() -> None:
     text = render(Results(answers=answers(engine(3_000_000, 0.004, Difference("[2].tried_devices", 3, 4)))), "")
     told = "1 of 40 figures differ; unique devices up to 0.40% off, percentiles 1.00%"
     assert told in row(text, "against the truth")
-    assert row(text, "| funnel |").endswith("| 4.0 ms (4.0 to 4.0) | 5 ms | 12.0 ms | **1** of 40 |")
+    assert row(text, "| funnel |").endswith(
+        "| 4.0 ms (4.0 to 4.0) | 5 ms | 8,192 rows, 0.2 MB | 12.0 ms | **1** of 40 |"
+    )
+    assert row(text, "| typed |").endswith("| 12.0 ms |")
+    assert "slowest 12 ms (typed)" in row(text, "raw events, ")
 
 
 def test_the_rate_of_what_was_not_measured_is_the_goal() -> None:
@@ -151,8 +162,6 @@ def test_a_figure_is_off_by_a_share_of_the_true_one() -> None:
     assert deviation(99, 100) == pytest.approx(0.01)
     assert deviation(0.0, 0) == 0
     assert deviation("a", "b") == deviation(None, 3) == deviation(3, None) == float("inf")
-    assert deviation(5, Between(4, 6)) == 0
-    assert deviation(7, Between(4, 6)) == deviation(None, Between(4, 6)) == float("inf")
     around = Percentile(100.0, 98.0, 103.0)
     assert deviation(98.5, around) == deviation(103, around) == 0
     assert deviation(105, around) == pytest.approx(0.02)

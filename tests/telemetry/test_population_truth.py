@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bench.telemetry.comparing import all_questions, compare
+from bench.telemetry.copying import copy_day
 from bench.telemetry.expected import installations
 from bench.telemetry.filling import fill
 from bench.telemetry.fleet import Fleet
@@ -78,3 +79,22 @@ async def test_rows_that_are_filled_in_are_those_that_are_shipped(warehouse: War
     await fill(warehouse, days, fleet.populations)
     assert await warehouse.query(HASHES) == told
     assert int(told[0]["events"]) == sum(int(rows["last"].sum()) for rows in days)
+
+
+async def test_a_copied_application_has_what_the_drawn_one_has(warehouse: Warehouse) -> None:
+    fleet = Fleet(20, FIRST_DAY, 1, 2, copies=3)
+    filled = await fill(warehouse, fleet.days(), fleet.populations)
+    made = await copy_day(warehouse, fleet.copied, fleet.copies, FIRST_DAY)
+
+    told = await warehouse.query(
+        "SELECT organization_id, application_id, count() AS events, "
+        "sum(cityHash64(toString(event_id), arrival)) AS hash "
+        "FROM raw_events GROUP BY organization_id, application_id ORDER BY application_id"
+    )
+    labels = {(one.organization_id, one.application_id) for one in fleet.copies}
+    found = {(row["organization_id"], row["application_id"]) for row in told}
+    assert found == {("org-1", "app-1"), ("org-2", "app-2")} | labels
+    assert len({(row["events"], row["hash"]) for row in told if row["application_id"] != "app-1"}) == 1
+    assert sum(int(row["events"]) for row in told) == filled + made
+    (states,) = await warehouse.query("SELECT uniqExact(application_id) AS n FROM device_states")
+    assert int(states["n"]) == fleet.apps == 5

@@ -311,6 +311,22 @@ async def test_stuck_devices_are_those_that_tried_and_did_not_get_there(warehous
     )
 
 
+async def test_moments_are_those_of_first_deliveries_whatever_comes_again_and_is_merged(warehouse: Warehouse) -> None:
+    first, again = NOON - 2 * DAY, NOON - 2 * DAY + 5 * HOUR
+    failed, late = update("stuck", 2, 1, "error", error="e"), update("late", 2, 1, "error")
+    done = update("late", 2, 1, "download", "verify", "activate")
+    columns = event_columns([record(*failed, *late, at=first), record(*done, at=first + HOUR)])
+    await warehouse.insert_events(columns, "both")
+    await tell(warehouse, record(*failed, at=again), record(*done, at=again))
+    await warehouse.query("OPTIMIZE TABLE attempts FINAL")
+
+    (device,) = (await stuck_devices(warehouse, FACES, 2, NOW)).devices
+    half, *_ = (await time_to_adopt(warehouse, FACES, 2, first, NOW)).reached
+
+    assert (device.device_id, device.since, device.last_seen) == ("stuck", first, again)
+    assert half == Reach(0.5, first + HOUR, 3600)
+
+
 # --- whatever is asked ------------------------------------------------------------------------------------------------
 
 Question = Callable[[Warehouse, Subject], Awaitable[Any]]

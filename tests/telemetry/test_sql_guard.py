@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from telemetry.columns import event_columns
 from telemetry.sql_guard import EVENT_COLUMNS, MAX_SQL_CHARS, ForbiddenQuery, guard
 from telemetry.warehouse import DEFAULT_LIMITS, QueryFailed, QueryLimits, Row, Warehouse
-from tests.telemetry.samples import event, labels, record
+from tests.telemetry.samples import NOON, event, labels, record
 from tests.telemetry.warehouses import embedded, server, warehouse
 
 __all__ = ["embedded", "server", "warehouse"]  # fixtures
@@ -111,6 +114,56 @@ async def test_with_names_a_subquery_where_the_engine_knows_that(filled_embedded
     question = "WITH raw_events AS (SELECT * FROM events), n AS (SELECT count() AS c FROM raw_events) SELECT c FROM n"
 
     assert (await ask(filled_embedded, question, [MINE])).rows == [{"c": 5}]
+
+
+NARROWED = [
+    ("SELECT count() FROM events WHERE type = 'error' AND model = 'faces' AND version > 1", {"type", "model"}),
+    ("SELECT count() FROM events AS e WHERE e.type IN ('error', 'check') AND environment = 'prod'",
+     {"type", "environment"}),
+    ("SELECT count() FROM (SELECT * FROM events WHERE device_id = 'a' AND application_id = 'app-1')",
+     {"device_id", "application_id"}),
+]  # fmt: skip
+# A name that the question gives may hide the column; a join has two sides; times differ between deliveries.
+NOT_NARROWED = (
+    "SELECT upper(model) AS type FROM events WHERE type = 'FACES'",
+    "SELECT count() FROM events WHERE type = 'error' OR model = 'faces'",
+    "SELECT count() FROM events WHERE NOT type = 'error'",
+    "SELECT count() FROM events WHERE type = model AND type != 'check'",
+    "SELECT count() FROM events WHERE received_at = '2026-05-14 12:00:00'",
+    "SELECT count() FROM events WHERE type = 1 AND type IN (SELECT type FROM events)",
+    "SELECT arrayCount(type -> type = 'x', [type]) FROM events WHERE type = 'check'",
+    "WITH 'x' AS type SELECT count() FROM events WHERE type = 'check'",
+    "SELECT count() FROM events AS a ANY LEFT JOIN (SELECT type AS t FROM events) AS b ON a.type = b.t "
+    "WHERE type = 'check'",
+)
+
+
+def conditions(guarded: str) -> set[str]:
+    """The columns that the tables below are narrowed by, beside the organization."""
+    below = re.findall(r"FINAL WHERE (.*?)\)+ AS ", guarded)
+    return set(re.findall(r'"skafos_allowed"\."(\w+)" IN', " ".join(below))) - {"organization_id"}
+
+
+@pytest.mark.parametrize(("question", "columns"), NARROWED)
+def test_conditions_on_the_key_reach_the_table_below(question: str, columns: set[str]) -> None:
+    assert conditions(guard(question, [MINE])) == columns
+
+
+@pytest.mark.parametrize("question", NOT_NARROWED)
+def test_a_condition_that_may_mean_another_thing_stays_where_it_is(question: str) -> None:
+    assert conditions(guard(question, [MINE])) == set()
+
+
+async def test_a_question_is_answered_alike_whether_its_conditions_reach_the_table_or_not(filled: Warehouse) -> None:
+    for number in range(2):  # a second delivery, which takes the place of the first
+        told = event("check", device="device-0", version=4 + number, event_id=UUID(int=9))
+        again = record(told, at=NOON + timedelta(hours=number), sender=labels(organization_id=MINE))
+        await filled.insert_events(event_columns([again]), f"again-{number}")
+    question = "SELECT type, version, count() AS n FROM events WHERE {} GROUP BY type, version ORDER BY type, version"
+    for condition in ("type = 'check'", "type IN ('error', 'activate') AND model = 'faces'", "device_id = 'device-0'"):
+        narrowed = await ask(filled, question.format(condition), [MINE])
+        assert narrowed == await ask(filled, question.format(f"({condition}) OR version = 77"), [MINE])
+        assert narrowed.rows
 
 
 async def test_several_organizations_may_be_read_and_none_means_nothing(filled: Warehouse) -> None:
