@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import hashlib
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp_jinja2
 import jinja2
@@ -17,7 +21,7 @@ from control_plane.dashboard.entrance import add_entrance
 from control_plane.dashboard.live import Live
 from control_plane.dashboard.page import add_pages
 from control_plane.dashboard.render import show_count, show_moment, show_size
-from control_plane.dashboard.table import MODEL, PAGES
+from control_plane.dashboard.table import FILES, MODEL, PAGES
 from control_plane.status_page import TEMPLATES as STATUS_TEMPLATES
 
 _HERE: Final = Path(__file__).parent
@@ -29,7 +33,7 @@ _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/sv
 
 def add_dashboard(app: web.Application) -> None:
     """Add the dashboard."""
-    files = _Files(_HERE / "static")
+    files = _Files(_HERE / "static", {"bokeh.js": _bokeh_script})
     environment = aiohttp_jinja2.setup(
         app, loader=jinja2.FileSystemLoader([_HERE / "templates", STATUS_TEMPLATES]), autoescape=True
     )
@@ -42,19 +46,37 @@ def add_dashboard(app: web.Application) -> None:
     app.router.add_get(f"{MODEL}/live", live.stream)
     app.on_shutdown.append(live.close)
     add_entrance(app)
-    add_pages(app, PAGES)
+    add_pages(app, PAGES, FILES)
     add_door(app, ROUTES)
 
 
-class _Files:
-    """Scripts and style sheets, read once: there are few, and they are small."""
+def _bokeh_script() -> Path:
+    """Return Bokeh's script, which draws the charts, as the package has it; finding it does not import the package."""
+    found = find_spec("bokeh")
+    assert found is not None, "the package bokeh is not installed"
+    assert found.origin is not None, "the package bokeh is no folder"
+    return Path(found.origin).parent / "server" / "static" / "js" / "bokeh.min.js"
 
-    def __init__(self, folder: Path) -> None:
+
+class _Files:
+    """Scripts and style sheets, read once, the small ones of ours at the start.
+
+    Args:
+        folder: of ours.
+        later: by name, what says where a large one is that is read when a page needs it.
+    """
+
+    def __init__(self, folder: Path, later: Mapping[str, Callable[[], Path]]) -> None:
+        self._later = later
         self._contents = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in _TYPES}
-        self._hashes = {name: hashlib.sha256(content).hexdigest()[:16] for name, content in self._contents.items()}
+        self._hashes = {name: _hash_of(content) for name, content in self._contents.items()}
+        self._packed: dict[str, bytes] = {}
 
     def address_of(self, name: str) -> str:
         """Return where a file is."""
+        if name not in self._hashes:
+            self._contents[name] = self._later[name]().read_bytes()
+            self._hashes[name] = _hash_of(self._contents[name])
         return f"{STATIC}/{self._hashes[name]}/{name}"
 
     async def serve(self, request: web.Request) -> web.Response:
@@ -62,7 +84,15 @@ class _Files:
         name = request.match_info["name"]
         if self._hashes.get(name) != request.match_info["hash"]:
             raise web.HTTPNotFound
-        headers: dict[str, Any] = {"Cache-Control": _FOR_EVER, "X-Content-Type-Options": "nosniff"}
-        response = web.Response(body=self._contents[name], content_type=_TYPES[Path(name).suffix], headers=headers)
-        response.enable_compression()
-        return response
+        headers = {"Cache-Control": _FOR_EVER, "X-Content-Type-Options": "nosniff", "Vary": "Accept-Encoding"}
+        body = self._contents[name]
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+            if name not in self._packed:  # in a thread: the largest takes some 100 ms
+                self._packed[name] = await asyncio.to_thread(gzip.compress, body, mtime=0)
+            body = self._packed[name]
+        return web.Response(body=body, content_type=_TYPES[Path(name).suffix], headers=headers)
+
+
+def _hash_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

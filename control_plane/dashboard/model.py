@@ -29,7 +29,7 @@ DEPLOYMENTS_PER_PAGE = 50
 async def show_manage(call: Call) -> Mapping[str, Any]:
     """Show the model's versions, newest first, and what each environment offers."""
     page = await list_newest_versions(call, Paging(limit=VERSIONS_PER_PAGE, cursor=cursor_of(call)))
-    frame = await _frame(call)
+    frame = await frame_of(call)
     offered = {
         version.version: [
             (group.name, offer)
@@ -45,7 +45,7 @@ async def show_manage(call: Call) -> Mapping[str, Any]:
 async def show_version(call: Call) -> Mapping[str, Any]:
     """Show one version with all that is known of it."""
     version = await show_one_version(call)
-    frame = await _frame(call)
+    frame = await frame_of(call)
     offers = [
         (group, offer) for group in frame["groups"] for offer in group.releases if offer.version == version.version
     ]
@@ -55,7 +55,7 @@ async def show_version(call: Call) -> Mapping[str, Any]:
 async def show_deploy(call: Call) -> Mapping[str, Any]:
     """Show the question where and how a version is deployed."""
     version = await show_one_version(call)
-    frame = await _frame(call)
+    frame = await frame_of(call)
     groups: list[EnvironmentGroupOut] = frame["groups"]
     credentials = await credentials_of(call, [group.id for group in groups])
     return {**frame, "version": version, "can_push": {group.name: bool(credentials[group.id]) for group in groups}}
@@ -69,7 +69,7 @@ async def show_deliveries(call: Call) -> Mapping[str, Any]:
     )
     pushes = await list_pushes(call, PushesQuery(limit=DEPLOYMENTS_PER_PAGE, environment=environment))
     return {
-        **await _frame(call),
+        **await frame_of(call),
         "deployments": deployments.items,
         "next_cursor": deployments.next_cursor,
         "pushes": pushes.items,
@@ -81,10 +81,10 @@ async def show_deliveries(call: Call) -> Mapping[str, Any]:
 async def show_integrate(call: Call) -> Mapping[str, Any]:
     """Show the code that fetches this model, with the keys of its environments."""
     settings = call.services.settings
-    return {**await _frame(call), "edge": settings.edge_public_url, "control": call.address}
+    return {**await frame_of(call), "edge": settings.edge_public_url, "control": call.address}
 
 
-async def _frame(call: Call) -> dict[str, Any]:
+async def frame_of(call: Call) -> dict[str, Any]:
     """Return what the model's tabs have in common."""
     groups = await list_environment_groups(call, EnvironmentGroupsQuery(with_device_count=True))
     return {

@@ -16,12 +16,13 @@ from control_plane.api.call import Call
 from control_plane.api.errors import status_of
 from control_plane.api.route import Access
 from control_plane.dashboard.cookie import by_session, signed_in
-from control_plane.dashboard.render import render
+from control_plane.dashboard.render import POLICY, render
 from control_plane.errors import ControlPlaneError, Unauthorized
 
 SIGN_IN = "/sign-in"
 
 PageHandler: TypeAlias = Callable[[Call], Awaitable[Mapping[str, Any]]]
+FileHandler: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +34,53 @@ class DashboardPage:
         handler: returns what the page shows.
         access: who may look at it.
         template: that shows it.
+        policy: what the page may load and run; render.POLICY but where it says why not.
     """
 
     path: str
     handler: PageHandler
     access: Access
     template: str
+    policy: str = POLICY
 
 
-def add_pages(app: web.Application, pages: Sequence[DashboardPage]) -> None:
-    """Add pages to the application."""
+@dataclass(frozen=True, slots=True)
+class DashboardFile:
+    """A line of the table of what pages offer to be saved.
+
+    Args:
+        path: as a page's.
+        handler: returns the file.
+        access: who may have it.
+    """
+
+    path: str
+    handler: FileHandler
+    access: Access
+
+
+def add_pages(app: web.Application, pages: Sequence[DashboardPage], files: Sequence[DashboardFile]) -> None:
+    """Add pages to the application, and the files that they offer."""
     for page in pages:
-        app.router.add_get(page.path, _handler_of(page))
+        app.router.add_get(page.path, _handler_of(page.access, _shown(page)))
+    for file in files:
+        app.router.add_get(file.path, _handler_of(file.access, file.handler))
 
 
-def _handler_of(page: DashboardPage) -> Handler:
+def _shown(page: DashboardPage) -> FileHandler:
+    async def show(call: Call) -> web.StreamResponse:
+        return await render(call.request, page.template, await page.handler(call), call, policy=page.policy)
+
+    return show
+
+
+def _handler_of(access: Access, answer: FileHandler) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         call = None
         try:
-            call = await admit(page.access, request, by_session)
+            call = await admit(access, request, by_session)
             await _note_use(call)
-            return await render(request, page.template, await page.handler(call), call)
+            return await answer(call)
         except Unauthorized:
             raise web.HTTPSeeOther(f"{SIGN_IN}?next={quote(request.path_qs, safe='')}") from None
         except ControlPlaneError as error:

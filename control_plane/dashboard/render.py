@@ -28,7 +28,12 @@ _NO_NOTICE: Final[Mapping[str, Any]] = {"done": None, "refused": None, "form": N
 
 
 async def render(
-    request: web.Request, template: str, context: Mapping[str, Any], call: Call | None = None, status: int = 200
+    request: web.Request,
+    template: str,
+    context: Mapping[str, Any],
+    call: Call | None = None,
+    status: int = 200,
+    policy: str = POLICY,
 ) -> web.Response:
     """Return a page.
 
@@ -38,6 +43,7 @@ async def render(
         context: what it shows.
         call: who looks at it, once they are signed in.
         status: of the answer.
+        policy: what the page may load and run.
     """
     cookie = read_cookie(request) or new_token()
     frame: dict[str, Any] = {"form_token": form_token(cookie), "here": request.path_qs, "me": None, "notice": None}
@@ -46,13 +52,13 @@ async def render(
     page = aiohttp_jinja2.render_template(template, request, {**frame, **context}, status=status)
     if read_cookie(request) is None:
         set_cookie(request, page, cookie)
-    put_headers(page)
+    put_headers(page, policy)
     return page
 
 
-def put_headers(page: web.StreamResponse) -> None:
-    """Give a page the headers that every page has."""
-    page.headers["Content-Security-Policy"] = POLICY
+def put_headers(page: web.StreamResponse, policy: str = POLICY) -> None:
+    """Give a page, or a file that one offers, the headers that every page has."""
+    page.headers["Content-Security-Policy"] = policy
     page.headers["Cache-Control"] = "no-store"
     page.headers["X-Content-Type-Options"] = "nosniff"
     page.headers["Referrer-Policy"] = "same-origin"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from control_plane.api.route import Access
-from control_plane.dashboard import account, application, home, model, organization
+from control_plane.dashboard import account, application, home, model, monitor, organization
+from control_plane.dashboard.page import DashboardFile as File
 from control_plane.dashboard.page import DashboardPage as Page
 
 ORG = "/organizations/{org}"
@@ -25,7 +26,10 @@ PAGES: tuple[Page, ...] = (
     Page(f"{APP}/settings", application.show_settings, Access.DEVELOPER, "app-settings.html"),
     Page(MODEL, model.show_manage, Access.VIEWER, "manage.html"),
     Page(f"{MODEL}/deliveries", model.show_deliveries, Access.VIEWER, "deliveries.html"),
+    Page(f"{MODEL}/monitor", monitor.show_monitor, Access.VIEWER, "monitor.html", monitor.POLICY),
     Page(f"{MODEL}/integrate", model.show_integrate, Access.VIEWER, "integrate.html"),
     Page(VERSION, model.show_version, Access.VIEWER, "version.html"),
     Page(f"{VERSION}/deploy", model.show_deploy, Access.DEVELOPER, "deploy.html"),
 )
+
+FILES: tuple[File, ...] = (File(f"{MODEL}/monitor/{{figure}}.csv", monitor.save_figure, Access.VIEWER),)

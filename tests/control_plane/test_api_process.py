@@ -13,7 +13,9 @@ import httpx
 import pytest
 
 from control_plane.api.table import ROUTES
-from tests.control_plane.running import ORGANIZATION, Api, running_api
+from control_plane.dashboard.figures import FIGURES
+from tests.control_plane.dashboard.browsing import Browser
+from tests.control_plane.running import ORGANIZATION, OWNER, Api, running_api
 from tests.servers.postgres import PostgresServer, running_postgres
 
 APPS = f"/v2/organizations/{ORGANIZATION}/apps"
@@ -155,8 +157,20 @@ def test_a_clickhouse_that_cannot_be_reached_is_unavailable_and_never_an_empty_a
             ):
                 assert (answer.status_code, answer.json()["code"]) == (503, "clickhouse")
                 assert int(answer.headers["Retry-After"]) > 0
-            assert "Something does not answer." in api.call("GET", "/").text
+            assert "Something does not answer." in api.call("GET", "/status").text
+            _assert_that_every_section_says_so(Browser.of(api, OWNER))
             assert b"chdb" not in Path(f"/proc/{api.process.pid if api.process else 0}/maps").read_bytes()
+
+
+def _assert_that_every_section_says_so(browser: Browser) -> None:
+    monitor = "/organizations/Acme/apps/app/models/model/monitor"
+    page = browser.get(monitor)
+    assert page.answer.text.count('data-state="away"') == len(FIGURES)
+    assert page.text.count("ClickHouse cannot be reached") == len(FIGURES)
+    assert "No data" not in page.text
+    assert "<option selected>prod</option>" in page.answer.text, "what the database knows is there"
+    assert not any("bokeh" in source for source in page.scripts)
+    assert "ClickHouse cannot be reached" in browser.get(f"{monitor}/curve.csv", 503).text
 
 
 def test_a_file_that_the_object_store_has_lost_is_missing(shared: Api) -> None:

@@ -107,6 +107,12 @@ def test_from_the_first_link_to_a_roll_back_while_a_device_updates(
         expect(page.locator(".notice.done")).to_have_text(f"Rolled back {MODEL} in prod: version 1.")
         until(lambda: device.sync(MODEL).version == 1, "version 1 on the device again")
 
+    page.click(".tabs >> text=Monitor")
+    until(
+        lambda: page.reload() is not None and page.locator(".chart").count() > 0, "a figure of what the device reported"
+    )
+    expect(page.locator(".chart canvas").first).to_be_visible()
+    eyes.look("monitor")
     for tab in ("Deliveries", "Integrate"):
         page.click(f".tabs >> text={tab}")
         page.wait_for_load_state()

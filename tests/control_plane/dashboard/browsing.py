@@ -52,7 +52,7 @@ class Page(HTMLParser):
             self.forms[self._form.id or self._form.action] = self._form
         elif tag == "a":
             self.links.append(named.get("href", ""))
-        elif tag == "script":
+        elif tag == "script" and named.get("type") != "application/json":  # which is data
             self.scripts.append(named.get("src", ""))
         elif tag == "input" and self._form is not None and named.get("type") not in ("radio", "checkbox", "file"):
             self._form.fields[named["name"]] = named.get("value", "")

@@ -21,8 +21,10 @@ PATHS = [page.path for page in PAGES]
 def test_a_page_shows_itself_to_an_owner_with_nothing_inline(office: Office, path: str) -> None:
     page = office.owner.get(path.format_map(PARTS))
     headers = page.answer.headers
-    assert "script-src 'self'" in headers["Content-Security-Policy"]
-    assert "unsafe" not in headers["Content-Security-Policy"]
+    policy = headers["Content-Security-Policy"].split("; ")
+    assert "script-src 'self'" in policy
+    # Bokeh writes style elements; test_monitor.py looks at the page that allows them.
+    assert "unsafe" not in "".join(part for part in policy if not part.startswith("style-src-elem"))
     assert headers["Cache-Control"] == "no-store"
     assert page.handlers == []
     assert all(source.startswith("/assets/") for source in page.scripts)
@@ -49,7 +51,7 @@ def test_every_link_of_every_page_leads_somewhere(office: Office) -> None:
     while waiting:
         page = office.owner.get(waiting.pop())
         for link in page.links:
-            if link.startswith("/") and link not in seen and not link.startswith("/download"):
+            if link.startswith("/") and link not in seen and not link.startswith("/download") and ".csv?" not in link:
                 seen.add(link)
                 waiting.append(link)
     assert {"/account", "/organizations/Acme/apps/Photos/models/faces/versions/1/deploy"} <= seen
