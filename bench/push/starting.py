@@ -19,7 +19,7 @@ from sqlalchemy import text
 from control_plane.database import Database
 from tests.control_plane.push.certificates import BUNDLE_ID
 from tests.control_plane.push.conftest import KEY_ID, TEAM_ID
-from tests.control_plane.push.serving import apns_in_thread
+from tests.control_plane.push.serving import in_thread
 from tests.control_plane.running import ORGANIZATION, Api, running_api
 from tests.servers.apns import ApnsServer, SigningKey
 
@@ -56,7 +56,7 @@ def measure(folder: Path, url: str, devices: int) -> dict[str, list[float]]:
     """
     key = ec.generate_private_key(ec.SECP256R1())
     server = ApnsServer(frozenset([BUNDLE_ID]), {KEY_ID: SigningKey(TEAM_ID, key.public_key())}, keep=False)
-    with apns_in_thread(server, folder) as authority:
+    with in_thread(folder, server) as authority:
         settings = {
             "SKAFOS_PUSH_APNS_ADDRESS": f"127.0.0.1:{server.port}",
             "SKAFOS_PUSH_AUTHORITIES_FILE": str(authority),

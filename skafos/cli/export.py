@@ -10,6 +10,7 @@ folder of its own.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 import sys
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -79,10 +81,14 @@ def print_csv(table: Table) -> None:
 
 def print_rows(columns: Sequence[Column], rows: Iterable[tuple[Any, ...]]) -> None:
     """Print rows as they come, as CSV."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([column.name for column in columns])
-    for row in rows:
+    # Python 3.11 quotes a field for the characters of the line's end only: with both, a text cannot break its row.
+    line = io.StringIO(newline="")
+    writer = csv.writer(line, lineterminator="\r\n")
+    for row in chain([[column.name for column in columns]], rows):
         writer.writerow([_field(value) for value in row])
+        sys.stdout.write(line.getvalue().removesuffix("\r\n") + "\n")
+        line.seek(0)
+        line.truncate()
 
 
 def write_parquet(table: Table, target: Path) -> None:

@@ -64,7 +64,7 @@ async def test_a_body_that_does_not_come_is_timed_out(monkeypatch: pytest.Monkey
     monkeypatch.setattr(serve, "BODY_SECONDS", 0.2)
 
     async def take(request: web.Request) -> web.Response:
-        return web.json_response((await serve._read_body(request, NewToken)).model_dump())
+        return web.json_response((await serve.read_body(request, NewToken)).model_dump())
 
     app = web.Application(middlewares=[observe, answer_errors])
     app.router.add_post("/", take)
