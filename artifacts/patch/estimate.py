@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from backports.zstd import ZstdDict
+
 from artifacts.patch.alignments import Bytes
 from artifacts.patch.format import Op, unsigned, varint
 from artifacts.patch.operations import Add, Data, Operation
-from artifacts.patch.writer import frame_of, with_prefix
+from artifacts.patch.writer import frame_of, prefix_of, with_prefix
 
 __all__ = ["Estimator"]
 
@@ -35,6 +37,7 @@ class Estimator:
         self._old, self._new = old, new
         # Many choices have some streams in common.
         self._known: dict[tuple[bytes, tuple[int, int] | None], int] = {}
+        self._prefixes: dict[tuple[int, int], ZstdDict] = {}
 
     def estimate(self, operations: Sequence[Operation], prefix: tuple[int, int] | None = None) -> int:
         """Return the bytes that operations take in a patch, without its header.
@@ -96,9 +99,13 @@ class Estimator:
     def _stored(self, content: bytes, prefix: tuple[int, int] | None = None) -> int:
         key = sha256(content).digest(), prefix
         if key not in self._known:
-            before = self._old[slice(*prefix)].tobytes() if prefix else b""
-            self._known[key] = _compressed(content, before)
+            self._known[key] = _compressed(content, None if prefix is None else self._prefix(prefix))
         return self._known[key]
+
+    def _prefix(self, place: tuple[int, int]) -> ZstdDict:
+        if place not in self._prefixes:
+            self._prefixes[place] = prefix_of(self._old[slice(*place)])
+        return self._prefixes[place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +138,10 @@ class _Control:
         return cls(bytes(kinds), bytes(lengths), bytes(sources), bytes(mixed))
 
 
-def _compressed(content: bytes, prefix: bytes) -> int:
+def _compressed(content: bytes, prefix: ZstdDict | None) -> int:
     size = 0
     for start in range(0, len(content), _FRAME_BYTES):
         piece = content[start : start + _FRAME_BYTES]
         alone = len(frame_of(piece))
-        size += min(alone, len(with_prefix(piece, prefix)) + _REFERENCE_BYTES) if prefix else alone
+        size += min(alone, len(with_prefix(piece, prefix)) + _REFERENCE_BYTES) if prefix is not None else alone
     return size
