@@ -180,6 +180,8 @@ class _Variant:
             if isinstance(step, TensorStep):
                 for call in self._tensors.calls[id(step)]:
                     call(writer)
+                self._old.let_go()
+                self._new.let_go()
                 made += step.length
                 progress(made)
             elif isinstance(step, Data):
