@@ -104,7 +104,7 @@ class Estimator:
 
     def _prefix(self, place: tuple[int, int]) -> ZstdDict:
         if place not in self._prefixes:
-            self._prefixes[place] = prefix_of(self._old[slice(*place)])
+            self._prefixes[place] = prefix_of(self._old[slice(*place)].tobytes())
         return self._prefixes[place]
 
 
