@@ -226,7 +226,11 @@ class _Candidates:
         words = replace(plan, steps=with_words(self._old, self._new, plan.steps))
         if len(words.steps) == len(plan.steps):
             return plan, emitted
-        another = emit(self._old, self._new, words, by_lzma=self._by_lzma)
+        try:
+            another = emit(self._old, self._new, words, by_lzma=self._by_lzma)
+        except PatchInvalid:
+            # Elements take more of a decoder's steps than a few edits do.
+            return plan, emitted
         return (words, another) if len(another.content) < len(emitted.content) else (plan, emitted)
 
     def _budget(self, with_factors: int, without: int) -> Effort:
