@@ -11,7 +11,7 @@ from backports.zstd import ZstdDict
 from artifacts.patch.alignments import Bytes
 from artifacts.patch.format import Op, unsigned, varint
 from artifacts.patch.operations import Add, Data, Operation
-from artifacts.patch.writer import frame_of, prefix_of, with_prefix
+from artifacts.patch.writer import frame_of, with_prefix
 
 __all__ = ["Estimator"]
 
@@ -104,7 +104,7 @@ class Estimator:
 
     def _prefix(self, place: tuple[int, int]) -> ZstdDict:
         if place not in self._prefixes:
-            self._prefixes[place] = prefix_of(self._old[slice(*place)].tobytes())
+            self._prefixes[place] = ZstdDict(self._old[slice(*place)].tobytes(), is_raw=True)
         return self._prefixes[place]
 
 
@@ -142,6 +142,8 @@ def _compressed(content: bytes, prefix: ZstdDict | None) -> int:
     size = 0
     for start in range(0, len(content), _FRAME_BYTES):
         piece = content[start : start + _FRAME_BYTES]
-        alone = len(frame_of(piece))
-        size += min(alone, len(with_prefix(piece, prefix)) + _REFERENCE_BYTES) if prefix is not None else alone
+        alone = with_it = len(frame_of(piece))
+        if prefix is not None:
+            with_it = len(with_prefix(piece, prefix.as_digested_dict)) + _REFERENCE_BYTES
+        size += min(alone, with_it)
     return size

@@ -39,7 +39,7 @@ from artifacts.patch.format import (
 from artifacts.patch.lzma_frames import MAX_PAYLOAD_BYTES, packed
 from artifacts.patch.work import Work
 
-__all__ = ["DEFAULT_LEVELS", "PatchWriter", "frame_of", "prefix_of", "with_prefix"]
+__all__ = ["DEFAULT_LEVELS", "PatchWriter", "frame_of", "with_prefix"]
 
 # The thorough level, and the quickest one: it looks for few repetitions, and on streams that are noise with a bias the
 # thorough one takes repetitions that cost more than they save. The smaller result is kept.
@@ -70,22 +70,17 @@ def _blocks(content: Buffer, level: int) -> bytes:
     return frame[_header_bytes(frame) :]
 
 
-def with_prefix(content: Buffer, prefix: ZstdDict, level: int = DEFAULT_LEVELS[0]) -> bytes:
+def with_prefix(content: Buffer, prefix: tuple[ZstdDict, int], level: int = DEFAULT_LEVELS[0]) -> bytes:
     """Compress bytes into one zstd frame that refers to a prefix, and return all of it.
 
     Args:
         content: the bytes.
-        prefix: made by `prefix_of`. What zstd finds out about it is kept with it for the next frame: of a megabyte that
-            takes a twentieth of a second, and 16 MB.
+        prefix: raw content, `as_prefix`; or `as_digested_dict`, of which zstd keeps what it found out for the next
+            frame: of a megabyte that takes a twentieth of a second, and 16 MB.
         level: of compression.
     """
-    compressor = ZstdCompressor(options=_options(level, PREFIXED_WINDOW_LOG), zstd_dict=prefix.as_digested_dict)
+    compressor = ZstdCompressor(options=_options(level, PREFIXED_WINDOW_LOG), zstd_dict=prefix)
     return compressor.compress(content, ZstdCompressor.FLUSH_FRAME)
-
-
-def prefix_of(content: Buffer) -> ZstdDict:
-    """Return bytes that frames may refer to, for `with_prefix`."""
-    return ZstdDict(bytes(content), is_raw=True)
 
 
 def _header_bytes(frame: bytes) -> int:
@@ -381,7 +376,7 @@ class PatchWriter:
 
     def _prefixed(self, prefix: _Prefix, content: bytes) -> bytes | None:
         """Return the content as a frame with a prefix; None if that is no shorter than the content."""
-        frame = with_prefix(content, prefix_of(prefix.content), self._levels[0])
+        frame = with_prefix(content, ZstdDict(prefix.content, is_raw=True).as_prefix, self._levels[0])
         blocks = frame[_header_bytes(frame) :]
         if len(blocks) >= len(content):
             return None
