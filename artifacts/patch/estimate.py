@@ -18,6 +18,8 @@ __all__ = ["Estimator"]
 _FRAME_BYTES = 1 << 16
 # A frame with a prefix says where that lies.
 _REFERENCE_BYTES = 6
+# What zstd finds out about a prefix takes some sixteen times its bytes. Of so short a one it is kept for all choices.
+_DIGESTED_BYTES = 1 << 18
 # Of more than so many bytes, so many frames are looked at, evenly spread.
 _ALL_BYTES = 1 << 20
 _SAMPLES = 16
@@ -102,10 +104,11 @@ class Estimator:
             self._known[key] = _compressed(content, None if prefix is None else self._prefix(prefix))
         return self._known[key]
 
-    def _prefix(self, place: tuple[int, int]) -> ZstdDict:
+    def _prefix(self, place: tuple[int, int]) -> tuple[ZstdDict, int]:
         if place not in self._prefixes:
             self._prefixes[place] = ZstdDict(self._old[slice(*place)].tobytes(), is_raw=True)
-        return self._prefixes[place]
+        prefix = self._prefixes[place]
+        return prefix.as_digested_dict if len(prefix) <= _DIGESTED_BYTES else prefix.as_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +141,12 @@ class _Control:
         return cls(bytes(kinds), bytes(lengths), bytes(sources), bytes(mixed))
 
 
-def _compressed(content: bytes, prefix: ZstdDict | None) -> int:
+def _compressed(content: bytes, prefix: tuple[ZstdDict, int] | None) -> int:
     size = 0
     for start in range(0, len(content), _FRAME_BYTES):
         piece = content[start : start + _FRAME_BYTES]
         alone = with_it = len(frame_of(piece))
         if prefix is not None:
-            with_it = len(with_prefix(piece, prefix.as_digested_dict)) + _REFERENCE_BYTES
+            with_it = len(with_prefix(piece, prefix)) + _REFERENCE_BYTES
         size += min(alone, with_it)
     return size

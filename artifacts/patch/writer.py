@@ -75,8 +75,8 @@ def with_prefix(content: Buffer, prefix: tuple[ZstdDict, int], level: int = DEFA
 
     Args:
         content: the bytes.
-        prefix: raw content, `as_prefix`; or `as_digested_dict`, of which zstd keeps what it found out for the next
-            frame: of a megabyte that takes a twentieth of a second, and 16 MB.
+        prefix: raw content, `as_prefix`; or `as_digested_dict`, with which what zstd finds out about it is kept for
+            the next frame.
         level: of compression.
     """
     compressor = ZstdCompressor(options=_options(level, PREFIXED_WINDOW_LOG), zstd_dict=prefix)
