@@ -152,7 +152,8 @@ class _Application:
         with self._patch.open("rb") as blob, out as sink:
             os.ftruncate(sink.fileno(), checkpoint.target if checkpoint else 0)
             target = Target(sink.fileno(), self._header.target.length, checkpoint.target if checkpoint else 0)
-            decoder = Decoder(self._header, blob, Space(self._header, self._base, self._scratch, target), target)
+            space = Space(self._header, self._base, self._scratch, target)
+            decoder = Decoder(self._header, blob, space, target, resumable=journal is not None)
             if checkpoint is not None:
                 with self._patch.open("rb") as again:
                     decoder.restore(checkpoint, again)

@@ -16,7 +16,7 @@ Words = npt.NDArray[np.uint64]
 BLOCK_BYTES = 32
 STRIDE_BYTES = 16
 # Hashes that are computed at a time; each takes some 30 bytes.
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 
 # An odd number without a pattern: the golden ratio's first 64 bits.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -39,6 +40,8 @@ _CLUSTERS_AT_A_TIME = 1 << 12
 _MAX_STATES = 40
 # What it costs to go from the base to the target's own bytes, or back.
 _FAR = 3.0
+# Distances whose cost is kept: the same few are asked for again and again.
+_KNOWN_DISTANCES = 1 << 14
 
 _NONE = np.zeros(0, np.int64)
 _NO_SYMBOLS = np.zeros(0, np.uint16)
@@ -253,8 +256,10 @@ def choose(
     for event, cost in zip(events, costs, strict=True):
         path.go_to(event.place, cost)
         path.enter(event.entered)
-        if event.entered or event.left or path.matters(event.changed):
-            path.change_over()
+        best = path.best()
+        # Where others than the best begin to differ, no state is better left or entered.
+        if event.entered or event.left or any(cluster < 0 or number == best for number, cluster in event.changed):
+            path.change_over(best)
         for number, cluster in event.changed:
             path.change_rate(number, rates[cluster] if cluster >= 0 else 0.0)
         path.leave(event.left)
@@ -266,7 +271,7 @@ class _Path:
 
     def __init__(self, alignments: Sequence[Alignment], prices: Prices, start: int, new: float) -> None:
         self._alignments = alignments
-        self._source: Callable[[int], float] = prices.source
+        self._source: Callable[[int], float] = lru_cache(_KNOWN_DISTANCES)(prices.source)
         self._copy, self._data = prices.copy, prices.data
         self._place = start
         self._new = new
@@ -300,15 +305,13 @@ class _Path:
         if state in self._rate:
             self._rate[state] = rate
 
-    def matters(self, changed: list[tuple[int, int]]) -> bool:
-        """Return whether a state may be better left or entered here: not where others than the best begin to differ."""
-        best = min(self._cost, key=self._cost.__getitem__)
-        return any(cluster < 0 or number == best for number, cluster in changed)
+    def best(self) -> int:
+        """Return the state that is cheapest so far."""
+        return min(self._cost, key=self._cost.__getitem__)
 
-    def change_over(self) -> None:
+    def change_over(self, best: int) -> None:
         """Let each state be entered from the cheapest one, or from new bytes, if that is cheaper than to stay."""
         cost, place = self._cost, self._place
-        best = min(cost, key=cost.__getitem__)
         low, chain = cost[best], self._chain[best]
         if low + self._data < cost[NEW]:
             cost[NEW] = low + self._data
@@ -362,7 +365,7 @@ class _Path:
 
     def steps(self, end: int) -> list[Step]:
         """Return the cheapest way to here, which is ``end``."""
-        chain = self._chain[min(self._cost, key=self._cost.__getitem__)]
+        chain = self._chain[self.best()]
         found = []
         while chain is not None:
             start, state, chain = chain

@@ -53,14 +53,15 @@ class Decoder:
         patch: the file, at its start.
         space: where sources are.
         target: where the result goes.
+        resumable: whether there may be checkpoints.
     """
 
-    def __init__(self, header: Header, patch: BinaryIO, space: Space, target: Target) -> None:
+    def __init__(self, header: Header, patch: BinaryIO, space: Space, target: Target, *, resumable: bool) -> None:
         np.empty(_KEPT_BYTES, np.uint8)
         self._header = header
         self._layout = header.layout
         self._block_bytes = header.layout.block_bytes
-        self._patch = PatchReader(patch)
+        self._patch = PatchReader(patch, hashed=resumable)
         read_header(self._patch)
         self._space = space
         self._target = target

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from io import BytesIO
 
 from artifacts.patch.codebook import Codebook, StreamPlan, make_codebook
-from artifacts.patch.elements import Buffer, MatrixData, Table, encode_block, encode_matrix
+from artifacts.patch.elements import Buffer, ClassCoding, MatrixData, Table, encode_block, encode_matrix
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
     FEATURE_PREFIX,
@@ -24,8 +24,8 @@ from artifacts.patch.kinds import FACTORS
 from artifacts.patch.opened import Opened
 from artifacts.patch.operations import Add, Copy, Data, united
 from artifacts.patch.planner import Plan, difference
-from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep
-from artifacts.patch.tally import tally_factors
+from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep, Words
+from artifacts.patch.tally import LEVELS, tally_factors
 from artifacts.patch.writer import PatchWriter
 
 __all__ = ["Emitted", "bytes_without_elements", "emit"]
@@ -177,9 +177,11 @@ class _Variant:
     def _written(self, writer: PatchWriter, progress: Callable[[int], None]) -> BytesIO:
         room = made = 0
         for step in self._plan.steps:
-            if isinstance(step, TensorStep):
+            if isinstance(step, (TensorStep, Words)):
                 for call in self._tensors.calls[id(step)]:
                     call(writer)
+                self._old.let_go()
+                self._new.let_go()
                 made += step.length
                 progress(made)
             elif isinstance(step, Data):
@@ -249,8 +251,14 @@ class _Tensors:
         steps = [step for step in plan.steps if isinstance(step, TensorStep)]
         self._features = _features(plan.steps)
         self.layout, most = self._sizes(plan)
-        self._tables = _Tables(steps, StreamPlan(_ESCAPES, _BITS, _FIRST, most, self.layout.frame_bytes))
-        self.calls: dict[int, list[Call]] = {id(step): list(self._calls(step)) for step in steps}
+        streams = StreamPlan(_ESCAPES, _BITS, _FIRST, most, self.layout.frame_bytes)
+        self._tables = _Tables(steps, streams, with_words=any(isinstance(step, Words) for step in plan.steps))
+        self.calls: dict[int, list[Call]] = {}
+        for step in plan.steps:
+            if isinstance(step, TensorStep):
+                self.calls[id(step)] = list(self._calls(step))
+            elif isinstance(step, Words):
+                self.calls[id(step)] = list(self._word_calls(step))
 
     @property
     def streams(self) -> int:
@@ -311,6 +319,23 @@ class _Tensors:
             source = self.addresses.of(step.source)
             yield partial(PatchWriter.tensor, number=number, table=table, source=source, count=count, parts=elements)
 
+    def _word_calls(self, step: Words) -> Iterator[Call]:
+        number, table, is_new = self._tables.use(self._tables.of_words)
+        if is_new:
+            yield partial(PatchWriter.table, number=number, table=table)
+        count, source = step.length // table.width, self.addresses.of(step.source)
+        parts = _Parts(partial(self._word_parts, step, table))
+        yield partial(PatchWriter.tensor, number=number, table=table, source=source, count=count, parts=parts)
+
+    def _word_parts(self, step: Words, table: Table) -> Iterator[tuple[int, bytes]]:
+        own = step.source - len(self._old.content)
+        known, source = (self._old.content, step.source) if own < 0 else (self._new.content, own)
+        block = table.width * table.per_block(self.layout.block_bytes)
+        for start in range(0, step.length, block):
+            length = min(block, step.length - start)
+            target = self._new.content[step.start + start : step.start + start + length]
+            yield from encode_block(table, target, known[source + start : source + start + length])
+
     def _element_parts(self, step: TensorStep, table: Table, data: MatrixData) -> Iterator[tuple[int, bytes]]:
         block = table.per_block(self.layout.block_bytes)
         for start in range(0, step.tensor.count, block):
@@ -335,7 +360,7 @@ def _features(steps: Sequence[Step]) -> int:
 
 def _source(step: Step) -> tuple[int, int]:
     """Return where the base's bytes are that a step reads, and how many; none if it reads none."""
-    if isinstance(step, (Copy, Add)):
+    if isinstance(step, (Copy, Add, Words)):
         return step.source, step.length
     if isinstance(step, Prefixed):
         return step.source, step.source_length
@@ -347,12 +372,19 @@ def _source(step: Step) -> tuple[int, int]:
 class _Tables:
     """The tables of tensors and of factors; each is defined where it is used first."""
 
-    def __init__(self, tensors: Sequence[TensorStep], streams: StreamPlan) -> None:
+    def __init__(self, tensors: Sequence[TensorStep], streams: StreamPlan, *, with_words: bool) -> None:
+        words = []
+        if with_words:
+            # Differences that repeat each other: zstd finds that in streams of their own, and no classes are needed.
+            coding = ClassCoding(streams.first, mask=streams.first + 1)
+            words.append(Table(4, "plain", "sub", 0, streams.escapes, bytes(LEVELS), (coding,)))
+            streams = replace(streams, first=streams.first + 2, most=streams.most - 2)
         predicted = [step for step in tensors if step.plan.data.factors is not None]
         items = [(step.plan.kind, step.plan.counts) for step in tensors]
         items += [(FACTORS, tally_factors(step.plan.data.factors)) for step in predicted if step.plan.data.factors]
         book = make_codebook(items, streams) if items else Codebook((), ())
-        self._tables = book.tables
+        self._tables = (*book.tables, *words)
+        self.of_words = len(book.tables)
         self._defined: dict[int, int] = {}
         self.numbers = {id(step): book.numbers[place] for place, step in enumerate(tensors)}
         self.factor_numbers = {id(step): book.numbers[len(tensors) + place] for place, step in enumerate(predicted)}

@@ -23,7 +23,8 @@ from artifacts.patch.operations import Add, Copy, Data
 from artifacts.patch.planner import Effort, Plan, plan_matches, plan_tensors
 from artifacts.patch.polish import polished
 from artifacts.patch.prefixes import with_prefixes
-from artifacts.patch.steps import Deflate, DeflateEnd, Prefixed, Step, TensorStep
+from artifacts.patch.steps import Deflate, DeflateEnd, Prefixed, Step, TensorStep, Words
+from artifacts.patch.words import with_words
 
 __all__ = ["BYTES_PER_BYTE", "FIXED_BYTES", "EncodeLimits", "EncodeReport", "Region", "encode_patch"]
 
@@ -52,7 +53,8 @@ class Region:
 
     Attributes:
         name: of the tensor, empty if it is none.
-        how: ``copy``, ``add``, ``data``, ``update``, ``planes`` or ``deflate``, with a few words in what way.
+        how: ``copy``, ``add``, ``data``, ``words``, ``update``, ``planes`` or ``deflate``, with a few words in what
+            way.
         length: bytes of the target.
         patched: about how many bytes of the patch.
     """
@@ -208,13 +210,28 @@ class _Candidates:
             another = replace(plan, steps=with_prefixes(self._old, self._new, plan.steps))
             if len(another.steps) < len(plan.steps):
                 plan = min((plan, another), key=lambda one: bytes_without_elements(self._old, self._new, one))
-            if sum(step.plan.bits for step in plan.steps if isinstance(step, TensorStep)) < _POLISHED_BITS:
+            is_small = sum(step.plan.bits for step in plan.steps if isinstance(step, TensorStep)) < _POLISHED_BITS
+            if is_small:
                 plan = polished(self._old, self._new, plan)
             emitted = emit(self._old, self._new, plan, progress, by_lzma=self._by_lzma)
+            if is_small:
+                plan, emitted = self._smaller_with_words(plan, emitted)
         except PatchInvalid:
             return None
         self.sizes[name] = len(emitted.content)
         return name, plan.steps, emitted
+
+    def _smaller_with_words(self, plan: Plan, emitted: Emitted) -> tuple[Plan, Emitted]:
+        """Return a plan and its patch, or the same with runs of small edits as words, if that is smaller."""
+        words = replace(plan, steps=with_words(self._old, self._new, plan.steps))
+        if len(words.steps) == len(plan.steps):
+            return plan, emitted
+        try:
+            another = emit(self._old, self._new, words, by_lzma=self._by_lzma)
+        except PatchInvalid:
+            # Elements take more of a decoder's steps than a few edits do.
+            return plan, emitted
+        return (words, another) if len(another.content) < len(emitted.content) else (plan, emitted)
 
     def _budget(self, with_factors: int, without: int) -> Effort:
         left = self._limits.max_bytes - BYTES_PER_BYTE * max(len(self._old.content), len(self._new.content))
@@ -228,10 +245,13 @@ class _Candidates:
 def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
     """Yield what each step makes; bytes of streams are shared out by what went in, those of tensors by their plans."""
     bits = sum(step.plan.bits for step in steps if isinstance(step, TensorStep))
+    bits += sum(step.bits for step in steps if isinstance(step, Words))
     of_elements = emitted.element_bytes / bits if bits else 0.0
     for step in steps:
         if isinstance(step, TensorStep):
             yield Region(step.tensor.name, _how(step), step.length, round(step.plan.bits * of_elements))
+        elif isinstance(step, Words):
+            yield Region("", "words", step.length, round(step.bits * of_elements))
         elif isinstance(step, DeflateEnd):
             continue
         elif isinstance(step, (Copy, Deflate)):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from backports.zstd import ZstdDict
+
 from artifacts.patch.alignments import Bytes
 from artifacts.patch.format import Op, unsigned, varint
 from artifacts.patch.operations import Add, Data, Operation
@@ -16,6 +18,8 @@ __all__ = ["Estimator"]
 _FRAME_BYTES = 1 << 16
 # A frame with a prefix says where that lies.
 _REFERENCE_BYTES = 6
+# What zstd finds out about a prefix takes some sixteen times its bytes. Of so short a one it is kept for all choices.
+_DIGESTED_BYTES = 1 << 18
 # Of more than so many bytes, so many frames are looked at, evenly spread.
 _ALL_BYTES = 1 << 20
 _SAMPLES = 16
@@ -35,6 +39,7 @@ class Estimator:
         self._old, self._new = old, new
         # Many choices have some streams in common.
         self._known: dict[tuple[bytes, tuple[int, int] | None], int] = {}
+        self._prefixes: dict[tuple[int, int], ZstdDict] = {}
 
     def estimate(self, operations: Sequence[Operation], prefix: tuple[int, int] | None = None) -> int:
         """Return the bytes that operations take in a patch, without its header.
@@ -96,9 +101,14 @@ class Estimator:
     def _stored(self, content: bytes, prefix: tuple[int, int] | None = None) -> int:
         key = sha256(content).digest(), prefix
         if key not in self._known:
-            before = self._old[slice(*prefix)].tobytes() if prefix else b""
-            self._known[key] = _compressed(content, before)
+            self._known[key] = _compressed(content, None if prefix is None else self._prefix(prefix))
         return self._known[key]
+
+    def _prefix(self, place: tuple[int, int]) -> tuple[ZstdDict, int]:
+        if place not in self._prefixes:
+            self._prefixes[place] = ZstdDict(self._old[slice(*place)].tobytes(), is_raw=True)
+        prefix = self._prefixes[place]
+        return prefix.as_digested_dict if len(prefix) <= _DIGESTED_BYTES else prefix.as_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +141,12 @@ class _Control:
         return cls(bytes(kinds), bytes(lengths), bytes(sources), bytes(mixed))
 
 
-def _compressed(content: bytes, prefix: bytes) -> int:
+def _compressed(content: bytes, prefix: tuple[ZstdDict, int] | None) -> int:
     size = 0
     for start in range(0, len(content), _FRAME_BYTES):
         piece = content[start : start + _FRAME_BYTES]
-        alone = len(frame_of(piece))
-        size += min(alone, len(with_prefix(piece, prefix)) + _REFERENCE_BYTES) if prefix else alone
+        alone = with_it = len(frame_of(piece))
+        if prefix is not None:
+            with_it = len(with_prefix(piece, prefix)) + _REFERENCE_BYTES
+        size += min(alone, with_it)
     return size

@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from artifacts.patch.matrix import MAX_EXPONENT, MAX_FACTOR, MAX_FACTORS, MAX_RANK, MAX_SHIFT, MIN_EXPONENT, Factors
 
-__all__ = ["Decomposition", "decompose", "rounded_factors", "worthwhile_parts", "worthwhile_rank"]
+__all__ = ["Decomposition", "decompose", "rounded_factors", "without_parts", "worthwhile_parts", "worthwhile_rank"]
 
 # Random directions beyond the rank that is wanted, and multiplications by the matrix and its transpose.
 _OVERSAMPLING = 8
 _POWERS = 2
+# The square of a part, as a share of that of the largest, that is none but the rounding of floats of 4 bytes.
+_NO_PART = 1e-14
 # So many directions are enough for most tensors; where more than the second number are worth it, there may be more.
 _FEW_PARTS, _FEW_WORTH = 24, 16
 # What a factor takes in a patch when it is rounded as below, in bits.
@@ -92,19 +94,48 @@ def _scale(update: Singles) -> float:
     return size
 
 
+def without_parts(update: Singles, max_rank: int, powers: int) -> tuple[Singles, int]:
+    """Return a matrix without its largest parts, and how many those are; itself if it has none that are worth it.
+
+    It is quicker than a decomposition: the parts are not told apart, so the squares of the few numbers that tell which
+    directions they lie in are enough.
+
+    Args:
+        update: finite numbers, rows by columns.
+        max_rank: how many parts at most.
+        powers: multiplications by the matrix and its transpose; more find parts that are hardly larger than the rest.
+    """
+    rank = min(max_rank, _max_rank(*update.shape))
+    scaled = update.copy()
+    if rank < 1 or min(update.shape) < _MIN_SIDE or _scale(scaled) == 0:
+        return update, 0
+    basis = _basis(scaled, rank, powers)
+    inside = (basis.T @ scaled).astype(np.float64)
+    squares, directions = np.linalg.eigh(inside @ inside.T)
+    rank = min(rank, int(np.count_nonzero(squares > squares[-1] * _NO_PART)))
+    largest = directions[:, -rank:].astype(np.float32)
+    size = np.float32(np.abs(update).max())
+    return update - (basis @ largest) @ (largest.T @ inside.astype(np.float32) * size), rank
+
+
 def _decomposed(scaled: Singles, size: float, rank: int) -> Decomposition | None:
-    rows, columns = scaled.shape
-    if rank < 1 or min(rows, columns) < _MIN_SIDE:
+    if rank < 1 or min(scaled.shape) < _MIN_SIDE:
         return None
-    # The seed is fixed: the same files make the same patch.
-    directions = np.random.default_rng(0).standard_normal((columns, rank + _OVERSAMPLING), np.float32)
-    basis = _orthonormal(scaled @ directions)
-    for _ in range(_POWERS):
-        basis = _orthonormal(scaled @ _orthonormal(scaled.T @ basis))
+    basis = _basis(scaled, rank, _POWERS)
     left, values, right = np.linalg.svd((basis.T @ scaled).astype(np.float64), full_matrices=False)
-    rank = min(rank, int(np.count_nonzero(values[:rank] > values[0] * 1e-7)))
+    rank = min(rank, int(np.count_nonzero(values[:rank] > values[0] * _NO_PART**0.5)))
     energy = float(np.vdot(scaled, scaled)) * size**2
     return Decomposition((basis @ left)[:, :rank].astype(np.float32), values[:rank] * size, right[:rank], energy)
+
+
+def _basis(scaled: Singles, rank: int, powers: int) -> Singles:
+    """Return directions among which those of the largest parts are."""
+    # The seed is fixed: the same files make the same patch.
+    directions = np.random.default_rng(0).standard_normal((scaled.shape[1], rank + _OVERSAMPLING), np.float32)
+    basis = _orthonormal(scaled @ directions)
+    for _ in range(powers):
+        basis = _orthonormal(scaled @ _orthonormal(scaled.T @ basis))
+    return basis
 
 
 def _orthonormal(vectors: npt.NDArray[Any]) -> Singles:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.factors import decompose
+from artifacts.patch.factors import without_parts
 from artifacts.patch.gains import SIDES, GainSums
 from artifacts.patch.scales import STEPS, fit_scales, half_octaves
 from artifacts.patch.tally import entropy
@@ -20,7 +20,7 @@ __all__ = ["GUESSED", "guess_columns"]
 
 # Elements that are looked at; first so many, or so many rows, and of those numbers of columns that do best all.
 GUESSED = 1 << 17
-_FIRST, _FIRST_ROWS, _BEST = 1 << 14, 32, 5
+_FIRST, _FIRST_ROWS, _BEST = 1 << 14, 32, 4
 # Numbers of columns that are tried, and the smallest of rows and columns.
 _MAX_TRIED = 64
 _MIN_SIDE = 8
@@ -43,13 +43,12 @@ def guess_columns(target: Singles, base: Singles, count: int, unit: float) -> in
     """
     floor = half_octaves(unit / 4)
     flat = (half_octaves(max(float(np.abs(target - base).mean()), unit / 4)) - floor) / STEPS
-    first = sorted(
-        (_cost(target, base, min(len(target), max(_FIRST, _FIRST_ROWS * columns)) // columns, columns, floor), columns)
-        for columns in _divisors(count)
-    )
-    tried = sorted(
-        (_cost(target, base, len(target) // columns, columns, floor), columns) for _, columns in first[:_BEST]
-    )
+
+    def cost(rows: int, columns: int, powers: int) -> float:
+        return _cost(target, base, min(rows, len(target) // columns), columns, floor, powers)
+
+    first = sorted((cost(max(_FIRST // columns, _FIRST_ROWS), columns, 0), columns) for columns in _divisors(count))
+    tried = sorted((cost(len(target), columns, 1), columns) for _, columns in first[:_BEST])
     if not tried or tried[0][0] > flat - _MIN_SAVED:
         return None
     return tried[0][1]
@@ -66,7 +65,7 @@ def _divisors(count: int) -> Iterator[int]:
     yield from found[:_MAX_TRIED]
 
 
-def _cost(target: Singles, base: Singles, rows: int, columns: int, floor: int) -> float:
+def _cost(target: Singles, base: Singles, rows: int, columns: int, floor: int, powers: int) -> float:
     """Return what an element takes, in bits that only differ by a constant, if rows have this length."""
     count = rows * columns
     update = target[:count] - base[:count]
@@ -81,11 +80,8 @@ def _cost(target: Singles, base: Singles, rows: int, columns: int, floor: int) -
         update = target[:count] - known.ravel()
         bits += 32.0 * len(np.unique(gains))
     matrix = update.reshape(rows, columns)
-    parts = decompose(matrix.copy(), _RANK)
-    if parts is not None:
-        rank = len(parts.values)
-        matrix = matrix - (parts.left * parts.values.astype(np.float32)) @ parts.right.astype(np.float32)
-        bits += _FACTOR_BITS * rank * (rows + columns)
+    matrix, rank = without_parts(matrix, _RANK, powers)
+    bits += _FACTOR_BITS * rank * (rows + columns)
     scales = fit_scales(np.abs(matrix))
     if scales is None:
         return bits / count

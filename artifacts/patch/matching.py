@@ -42,6 +42,8 @@ _LEAST_MAX_BYTES = 52 << 20
 # Together with a frame, prefixes are as long as the format's longest window: zstd's tables for more take twice as much.
 _MAX_PREFIX_BYTES = (1 << 20) - (1 << 16)
 _PREFIX_BIN = 1 << 14
+# Beside so few bytes that may be new, so much of a prefix is enough, and takes a part of the time and the memory.
+_PREFIX_SHARE, _LEAST_PREFIX_BYTES = 64, 1 << 18
 # Steps of the search for the cheapest way, of all passes together: some seconds.
 _BASIC_STEPS = 1_500_000
 _BYTES_PER_STEP = 200
@@ -233,7 +235,8 @@ def _prefix(found: Found, old_bytes: int) -> tuple[int, int] | None:
     """Return the part of the base, no longer than a prefix, that has most in common with the gaps."""
     if found.near is None or old_bytes < MIN_PREFIX_BYTES:
         return None
-    length = min(old_bytes, _MAX_PREFIX_BYTES)
+    enough = max(_LEAST_PREFIX_BYTES, _PREFIX_SHARE * len(found.places))
+    length = min(old_bytes, enough, _MAX_PREFIX_BYTES)
     bins = np.zeros(old_bytes // _PREFIX_BIN + 2)
     for near in found.near.longest:
         there = near.places >= 0

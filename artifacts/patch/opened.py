@@ -33,6 +33,11 @@ class Opened:
     content: memoryview
     tensors: tuple[Tensor, ...]
 
+    def let_go(self) -> None:
+        """Let the system have the memory of what was read so far; it is mapped again where it is read again."""
+        if isinstance(self.content.obj, mmap.mmap):
+            self.content.obj.madvise(mmap.MADV_DONTNEED)
+
 
 @contextmanager
 def opened(path: Path, folder: Path | None = None) -> Iterator[Opened]:

@@ -103,6 +103,8 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
         chosen.append((part, []))
         for step in tensors.steps(part):
             chosen[-1][1].append(step)
+            old.let_go()
+            new.let_go()
             if progress is not None:
                 progress(step.tensor.start + step.length)
     gaps = [gap for part, steps in chosen for gap in _gaps(part, steps)]

@@ -11,7 +11,7 @@ from artifacts.patch.operations import Copy, Data, Operation
 from artifacts.patch.tensor_plan import TensorPlan
 from artifacts.patch.tensors import Tensor
 
-__all__ = ["Deflate", "DeflateEnd", "Prefixed", "Segment", "Step", "TensorStep", "joined", "segments"]
+__all__ = ["Deflate", "DeflateEnd", "Prefixed", "Segment", "Step", "TensorStep", "Words", "joined", "segments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,24 @@ class Prefixed:
         return len(self.content)
 
 
-Step = Operation | TensorStep | Deflate | DeflateEnd | Prefixed
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Whole numbers of 4 bytes, as differences to those of a source.
+
+    Attributes:
+        source: an address as that of a copy.
+        start: the first byte in the target.
+        length: a multiple of 4.
+        bits: about what they take.
+    """
+
+    source: int
+    start: int
+    length: int
+    bits: float
+
+
+Step = Operation | TensorStep | Deflate | DeflateEnd | Prefixed | Words
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,11 +62,12 @@ class PatchReader:
     Args:
         patch: the file.
         position: where it stands.
+        hashed: whether the hash is wanted: only checkpoints need it.
     """
 
-    def __init__(self, patch: BinaryIO, position: int = 0) -> None:
+    def __init__(self, patch: BinaryIO, position: int = 0, *, hashed: bool = False) -> None:
         self._patch = patch
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256() if hashed else None
         self.position = position
 
     def read(self, length: int) -> bytes:
@@ -79,7 +80,8 @@ class PatchReader:
         if len(content) < length:
             raise PatchInvalid("the patch is cut off")
         self.position += length
-        self._digest.update(content)
+        if self._digest is not None:
+            self._digest.update(content)
         return content
 
     def skip(self, position: int) -> None:
@@ -100,7 +102,8 @@ class PatchReader:
         return not self._patch.read(1)
 
     def sha256(self) -> str:
-        """Return the SHA-256 (hex) of what was read."""
+        """Return the SHA-256 (hex) of what was read, of a reader that is hashed."""
+        assert self._digest is not None
         return self._digest.hexdigest()
 
 

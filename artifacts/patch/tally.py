@@ -43,6 +43,9 @@ _COARSE_LOG = 3
 # Of doubles: the bits of the mantissa, and what is added to the exponent.
 _MANTISSA_LOG, _BIAS = 52, 1023
 
+# Numbers of so few bytes are looked up: a list of all of them has half a megabyte.
+_LISTED_BYTES = 2
+
 Counts = npt.NDArray[np.int64]
 
 
@@ -122,20 +125,39 @@ def tally(width: int, parts: Iterable[tuple[npt.NDArray[Any], npt.NDArray[np.uin
     for numbers, levels in parts:
         if not len(levels):
             continue
-        # The exponent and the upper part of the mantissa of the number as a double are its bucket.
-        places = numbers.astype(np.float64).view(np.int64) >> (_MANTISSA_LOG - _DETAIL_LOG)
-        places -= ((_BIAS + _EXACT_LOG) << _DETAIL_LOG) - _EXACT
-        small = numbers < _EXACT
-        places[small] = numbers[small]
-        # The largest of 8 bytes are rounded up out of the last bucket.
-        np.minimum(places, count - 1, out=places)
+        places = _places(numbers, width)
         # Most tensors have few levels: the others are not touched.
         lowest, highest = int(levels.min()), int(levels.max())
-        places += (levels.astype(np.int64) - lowest) * count
+        rows = levels.astype(np.int64)
+        rows -= lowest
+        rows *= count
+        places += rows
         found = np.bincount(places, minlength=(highest - lowest + 1) * count)
         counts[lowest : highest + 1] += found.reshape(-1, count)
         least, most = min(least, lowest), max(most, highest + 1)
     return _sparse(width, counts[least:most].ravel(), least)
+
+
+def _places(numbers: npt.NDArray[Any], width: int) -> npt.NDArray[np.int64]:
+    """Return the bucket of each number."""
+    if width <= _LISTED_BYTES:
+        return _all_places(width).take(numbers)
+    # The exponent and the upper part of the mantissa of the number as a double are its bucket.
+    places = numbers.astype(np.float64).view(np.int64)
+    places >>= _MANTISSA_LOG - _DETAIL_LOG
+    places -= ((_BIAS + _EXACT_LOG) << _DETAIL_LOG) - _EXACT
+    np.copyto(places, numbers, casting="unsafe", where=numbers < _EXACT)
+    if width == 8:
+        # The largest are rounded up out of the last bucket.
+        np.minimum(places, len(buckets(width).starts) - 1, out=places)
+    return places
+
+
+@lru_cache
+def _all_places(width: int) -> npt.NDArray[np.int64]:
+    """Return the bucket of each number of few bytes."""
+    starts = buckets(width).starts
+    return np.searchsorted(starts, np.arange(1 << 8 * width, dtype=np.uint64), side="right") - 1
 
 
 def united(tallies: Sequence[Tally]) -> Tally:

@@ -70,10 +70,16 @@ def _blocks(content: Buffer, level: int) -> bytes:
     return frame[_header_bytes(frame) :]
 
 
-def with_prefix(content: Buffer, prefix: bytes, level: int = DEFAULT_LEVELS[0]) -> bytes:
-    """Compress bytes into one zstd frame that refers to a prefix, and return all of it."""
-    options = _options(level, PREFIXED_WINDOW_LOG)
-    compressor = ZstdCompressor(options=options, zstd_dict=ZstdDict(prefix, is_raw=True).as_prefix)
+def with_prefix(content: Buffer, prefix: tuple[ZstdDict, int], level: int = DEFAULT_LEVELS[0]) -> bytes:
+    """Compress bytes into one zstd frame that refers to a prefix, and return all of it.
+
+    Args:
+        content: the bytes.
+        prefix: raw content, `as_prefix`; or `as_digested_dict`, with which what zstd finds out about it is kept for
+            the next frame.
+        level: of compression.
+    """
+    compressor = ZstdCompressor(options=_options(level, PREFIXED_WINDOW_LOG), zstd_dict=prefix)
     return compressor.compress(content, ZstdCompressor.FLUSH_FRAME)
 
 
@@ -370,7 +376,7 @@ class PatchWriter:
 
     def _prefixed(self, prefix: _Prefix, content: bytes) -> bytes | None:
         """Return the content as a frame with a prefix; None if that is no shorter than the content."""
-        frame = with_prefix(content, prefix.content, self._levels[0])
+        frame = with_prefix(content, ZstdDict(prefix.content, is_raw=True).as_prefix, self._levels[0])
         blocks = frame[_header_bytes(frame) :]
         if len(blocks) >= len(content):
             return None

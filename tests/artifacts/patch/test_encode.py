@@ -145,6 +145,33 @@ def test_a_tiny_edit_costs_little(tmp_path: Path) -> None:
     assert _patch(tmp_path, content, edited).encoded.length < HEADER_BYTES + 40
 
 
+def _indexed(entries: int, inserted: int, *, before: bytes = b"") -> bytes:
+    """Return a file that begins with offsets of what lies behind them, of which half lies behind what is inserted."""
+    generator = np.random.default_rng(7)
+    offsets = np.sort(generator.integers(0, 1 << 20, entries)).astype("<u4")
+    offsets[entries // 2 :] += np.uint32(inserted)
+    # Between the offsets is what does not move.
+    rows = np.stack([generator.permutation(offsets), generator.integers(0, 1 << 30, entries).astype("<u4")], axis=1)
+    return before + rows.tobytes() + generator.bytes(3)
+
+
+# Offsets that begin anywhere, and that change by what takes one byte of difference or carries into others.
+@pytest.mark.parametrize(("before", "inserted"), [(b"", 8), (b"odd", 300), (b"x", 100_000)])
+def test_offsets_that_move_together_are_words(tmp_path: Path, before: bytes, inserted: int) -> None:
+    base, target = (_indexed(600, moved, before=before) for moved in (0, inserted))
+    report = _patch(tmp_path, base, target)
+    assert "words" in {region.how for region in report.regions}
+    # As bytes they take 295 and more.
+    assert report.encoded.length < 230
+    assert decode(base, (tmp_path / "patch").read_bytes()) == target
+
+
+def test_words_may_be_differences_to_what_the_target_has_had_before(tmp_path: Path) -> None:
+    target = _indexed(600, 0) + b"-" + _indexed(600, 300)
+    report = _patch(tmp_path, b"nothing in common", target)
+    assert "words" in {region.how for region in report.regions}
+
+
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_two_files_make_a_patch(tmp_path: Path, data: st.DataObject) -> None:
