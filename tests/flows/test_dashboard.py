@@ -46,6 +46,13 @@ def new_page(chromium: Browser) -> Page:
     return context.new_page()
 
 
+def come_in(page: Page, skafos: Running) -> None:
+    """Sign the owner in by a link."""
+    page.goto(link_of(skafos, "owner@example.org"))
+    page.click("main button:has-text('Sign in')")
+    expect(page.locator("h1")).to_have_text("Applications")
+
+
 def upload(page: Page, file: Path, version: int) -> None:
     page.set_input_files("#upload-file", str(file))
     page.wait_for_url(f"**/versions/{version}")
@@ -70,7 +77,6 @@ def test_from_the_first_link_to_a_roll_back_while_a_device_updates(
     page.goto(link_of(skafos_up, "owner@example.org"))
     eyes.look("link")
     page.click("main button:has-text('Sign in')")
-
     page.click("text=New application")
     page.fill("#app-name", APP)
     page.fill("#app-bundle_id", "two words")
@@ -135,8 +141,7 @@ def test_an_upload_goes_on_after_the_line_broke(skafos_up: Running, chromium: Br
     file = tmp_path / "large.bin"
     file.write_bytes(os.urandom(20_000_000))
     page = new_page(chromium)
-    page.goto(link_of(skafos_up, "owner@example.org"))
-    page.click("main button:has-text('Sign in')")
+    come_in(page, skafos_up)
     model = f"/organizations/{skafos_up.organization}/apps/Broken%20line/models/large"
     page.goto(f"{skafos_up.connection['control_url']}{model}")
     sent: list[str] = []
@@ -159,15 +164,15 @@ def test_an_upload_goes_on_after_the_line_broke(skafos_up: Running, chromium: Br
 def test_an_account_from_its_invitation_on(skafos_up: Running, chromium: Browser, tmp_path: Path) -> None:
     owner, guest = new_page(chromium), new_page(chromium)
     eyes = Eyes(guest)
-    owner.goto(link_of(skafos_up, "owner@example.org"))
-    owner.click("main button:has-text('Sign in')")
+    come_in(owner, skafos_up)
     owner.click("nav >> text=Members")
     owner.fill("#invite-email", "guest@example.org")
     owner.click("text=Make a link")
     guest.goto(owner.locator(".copied code").inner_text())
     eyes.look("invitation")
     guest.fill("#password", PASSWORD)
-    guest.click("text=Join >> visible=true")
+    guest.click("main button:has-text('Join')")
+    expect(guest.locator("h1")).to_have_text("Applications")
     guest.goto(f"{skafos_up.connection['control_url']}/account")
     eyes.look("account")
     guest.fill("#token-name", "laptop")
