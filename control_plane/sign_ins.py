@@ -1,8 +1,9 @@
 """How often somebody may try passwords: the more failed of late, the longer the next has to wait.
 
 It is counted for the account and for the address that the tries come from, each for itself: one keeps a password from
-being guessed by many machines, the other keeps a machine from trying one password on many accounts. What is kept are
-hashes, for a day.
+being guessed by many machines, the other keeps a machine from trying one password on many accounts. A try is counted
+before it is looked at and taken back when it was right, so a hundred at once are no more than one after the other. Kept
+are hashes; those of more than a day ago are forgotten with the next wrong try.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane.errors import TooMany
 from control_plane.tables import SignInFailure
+from control_plane.upserts import insert_into
 
 # So many slips of the finger are free.
 FREE_FOR_ACCOUNT: Final = 5
@@ -32,32 +34,39 @@ def subjects_of(email: str, address: str) -> dict[str, int]:
     return {_account(email): FREE_FOR_ACCOUNT, _hash(f"address {address}"): FREE_FOR_ADDRESS}
 
 
-async def refuse_too_many(session: AsyncSession, subjects: dict[str, int], now: datetime) -> None:
-    """Let a try pass, or say how long to wait.
+async def begin_try(session: AsyncSession, subjects: dict[str, int], now: datetime) -> None:
+    """Count a try as a wrong one until it is known to be right, or say how long to wait.
+
+    Args:
+        session: a writing one, of this alone.
+        subjects: from `subjects_of`.
+        now: the moment of the try.
 
     Raises:
-        TooMany: too many have failed of late.
+        TooMany: too many were wrong of late.
     """
-    rows = await session.scalars(select(SignInFailure).where(SignInFailure.subject_hash.in_(subjects)))
-    wait = max((_until(row, subjects[row.subject_hash]) - now for row in rows), default=timedelta(0))
+    await session.execute(delete(SignInFailure).where(SignInFailure.last_at < now - FORGOTTEN_AFTER))
+    zero = [{"subject_hash": subject, "failures": 0, "last_at": now} for subject in sorted(subjects)]
+    await session.execute(insert_into(session, SignInFailure).values(zero).on_conflict_do_nothing())
+    locked = select(SignInFailure).where(SignInFailure.subject_hash.in_(subjects)).order_by(SignInFailure.subject_hash)
+    rows = (await session.scalars(locked.with_for_update())).all()
+    wait = max(_until(row, subjects[row.subject_hash]) - now for row in rows)
     if wait > timedelta(0):
         seconds = int(wait.total_seconds()) + 1
         raise TooMany(f"Too many tries with a wrong password. The next is possible in {_told(seconds)}.", seconds)
+    for row in rows:
+        row.failures, row.last_at = row.failures + 1, now
 
 
-async def note_failure(session: AsyncSession, subjects: dict[str, int], now: datetime) -> None:
-    """Count a failed try, and forget those of long ago."""
-    await session.execute(delete(SignInFailure).where(SignInFailure.last_at < now - FORGOTTEN_AFTER))
-    for subject in sorted(subjects):
-        row = await session.get(SignInFailure, subject, with_for_update=True)
-        if row is None:
-            session.add(SignInFailure(subject_hash=subject, failures=1, last_at=now))
-        else:
-            row.failures, row.last_at = row.failures + 1, now
+async def end_try(session: AsyncSession, subjects: dict[str, int], email: str) -> None:
+    """Take a try back that was right: the account's wrong ones are forgotten, those of the address stay."""
+    await session.execute(delete(SignInFailure).where(SignInFailure.subject_hash == _account(email)))
+    again = update(SignInFailure).where(SignInFailure.subject_hash.in_(subjects), SignInFailure.failures > 0)
+    await session.execute(again.values(failures=SignInFailure.failures - 1))
 
 
-async def forget_failures(session: AsyncSession, email: str) -> None:
-    """Forget an account's failures, since somebody knew its password; those of the address stay."""
+async def forget_account(session: AsyncSession, email: str) -> None:
+    """Forget an account's wrong tries: it has another password now."""
     await session.execute(delete(SignInFailure).where(SignInFailure.subject_hash == _account(email)))
 
 

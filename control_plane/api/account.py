@@ -11,7 +11,7 @@ from control_plane.api.schemas import NewPassword, SessionOut
 from control_plane.errors import Conflict, Forbidden, Invalid, Missing
 from control_plane.names import is_id
 from control_plane.passwords import check_password
-from control_plane.sign_ins import forget_failures, note_failure, refuse_too_many, subjects_of
+from control_plane.sign_ins import begin_try, end_try, subjects_of
 from control_plane.tables import User, WebSession
 
 _NEEDS_BROWSER = "A first password is set in the dashboard: an API token alone must not open it."
@@ -22,13 +22,13 @@ async def change_password(call: Call, body: NewPassword) -> None:
     check_password(body.password, call.caller.email)
     subjects = subjects_of(call.caller.email, call.client)
     async with call.database.read() as session:
-        await refuse_too_many(session, subjects, call.now)
         was = (await session.get_one(User, call.caller.user_id)).password_hash
     if was is None and call.caller.session_id is None:
         raise Forbidden(_NEEDS_BROWSER, "needs_browser")
-    if was is not None and not await call.services.passwords.matches(was, body.current_password or ""):
+    if was is not None:
         async with call.database.write() as session:
-            await note_failure(session, subjects, call.now)
+            await begin_try(session, subjects, call.now)
+    if was is not None and not await call.services.passwords.matches(was, body.current_password or ""):
         raise Invalid("current_password: This is not your password.", "wrong_password", "current_password")
     fresh = await call.services.passwords.hash(body.password)
     async with call.database.write() as session:
@@ -36,7 +36,7 @@ async def change_password(call: Call, body: NewPassword) -> None:
         if user.password_hash != was:
             raise Conflict("The password was changed a moment ago; try again.")
         user.password_hash = fresh
-        await forget_failures(session, user.email)
+        await end_try(session, subjects, user.email)
         await web_sessions.end(session, user.id, all_but=call.caller.session_id)
         await audit.record_of_person(session, call.actor, user.id, "password.change", user.email)
 

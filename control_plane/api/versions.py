@@ -58,9 +58,14 @@ async def begin_upload(call: Call, body: NewModelVersion) -> UploadOut:
 
 async def show_one_version(call: Call) -> ModelVersionOut:
     """Show a version, by its number or its id."""
+    return await show_version_called(call, call.part("version"))
+
+
+async def show_version_called(call: Call, text: str) -> ModelVersionOut:
+    """Show the version of the model in the path that a text names, by its number or its id."""
     async with call.database.read() as session:
         _, model = await find_model(session, call)
-        version = await lookup.model_version(session, model.id, call.part("version"))
+        version = await lookup.model_version(session, model.id, text)
         return await _shown(session, version, model)
 
 

@@ -25,6 +25,7 @@ from control_plane.dashboard.addresses import local
 from control_plane.dashboard.cookie import FORM_TOKEN_FIELD, FORM_TOKEN_HEADER, by_session, require_own_form
 from control_plane.dashboard.form_body import body_of
 from control_plane.dashboard.outcomes import CONFIRMED, SHOWN_ONCE, sentence_of
+from control_plane.dashboard.page import SIGN_IN, show_error
 from control_plane.dashboard.render import render
 from control_plane.errors import ControlPlaneError, Invalid, Unauthorized
 
@@ -58,7 +59,7 @@ def _door_to(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         try:
             call = await admit(route.access, request, by_session)
         except Unauthorized:
-            raise web.HTTPSeeOther("/sign-in") from None
+            raise web.HTTPSeeOther(SIGN_IN) from None
         back = local(_text(form, "back"))
         try:
             if (route.method, route.path) in CONFIRMED:
@@ -79,7 +80,12 @@ def _door_to(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         raise web.HTTPSeeOther(_next(form, back, body))
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await (for_script if request.content_type == "application/json" else for_form)(request)
+        if request.content_type == "application/json":
+            return await for_script(request)
+        try:
+            return await for_form(request)
+        except ControlPlaneError as error:  # there is no page to go back to: it is of another site, or too old
+            return await show_error(request, error)
 
     return handle
 

@@ -23,7 +23,7 @@ from control_plane.dashboard.render import render
 from control_plane.errors import ControlPlaneError, Invalid, Unauthorized
 from control_plane.one_time_links import Purpose
 from control_plane.passwords import check_password
-from control_plane.sign_ins import forget_failures, note_failure, refuse_too_many, subjects_of
+from control_plane.sign_ins import begin_try, end_try, forget_account, subjects_of
 from control_plane.tables import User, utc_now
 
 # A link that was used leads to where a password is set.
@@ -56,15 +56,14 @@ async def sign_in(request: web.Request, form: Mapping[str, str]) -> web.StreamRe
     email, password = form.get("email", "").strip(), form.get("password", "")
     subjects = subjects_of(email, client_of(request, services.settings.control_trusted_proxies))
     now = utc_now()
+    async with services.database.write() as session:
+        await begin_try(session, subjects, now)
     async with services.database.read() as session:
-        await refuse_too_many(session, subjects, now)
         user = await session.scalar(select(User).where(User.email == email))
     if not await services.passwords.matches(None if user is None else user.password_hash, password) or user is None:
-        async with services.database.write() as session:
-            await note_failure(session, subjects, now)
         raise Invalid(_WRONG, "wrong_password")
     async with services.database.write() as session:
-        await forget_failures(session, email)
+        await end_try(session, subjects, email)
         cookie = await web_sessions.begin(session, user, request.headers.get("User-Agent", ""), now)
         await audit.record_of_person(session, Actor(user.id, user.email), user.id, "sign-in", user.email)
     return _signed_in(request, cookie, local(form.get("next")))
@@ -107,7 +106,7 @@ async def use_link(request: web.Request, form: Mapping[str, str]) -> web.StreamR
         row, user = await one_time_links.use_link(session, token, now)
         if fresh is not None:
             user.password_hash = fresh
-            await forget_failures(session, user.email)
+            await forget_account(session, user.email)
             await web_sessions.end(session, user.id)
         cookie = await web_sessions.begin(session, user, request.headers.get("User-Agent", ""), now)
         actor = Actor(user.id, user.email)

@@ -10,15 +10,18 @@ from control_plane.api.call import Call
 from control_plane.api.deployments import list_deployments, list_environment_groups
 from control_plane.api.models import show_one_model
 from control_plane.api.paging import Paging
+from control_plane.api.patches import list_patches
 from control_plane.api.pushes import credentials_of, list_pushes
 from control_plane.api.schemas import (
     ApplicationQuery,
     DeploymentsQuery,
     EnvironmentGroupOut,
     EnvironmentGroupsQuery,
+    PatchesQuery,
     PushesQuery,
 )
-from control_plane.api.versions import list_newest_versions, show_one_version
+from control_plane.api.versions import list_newest_versions, show_one_version, show_version_called
+from control_plane.dashboard.differences import compare_files
 from control_plane.dashboard.paging import cursor_of
 
 # Each shows its files, inputs, outputs and patches.
@@ -50,6 +53,24 @@ async def show_version(call: Call) -> Mapping[str, Any]:
         (group, offer) for group in frame["groups"] for offer in group.releases if offer.version == version.version
     ]
     return {**frame, "version": version, "offers": offers}
+
+
+async def show_compare(call: Call) -> Mapping[str, Any]:
+    """Show what differs between two versions: the one in the path and the one that is asked for, or the one before."""
+    version = await show_one_version(call)
+    number = version.version or 0
+    asked = call.request.query.get("with") or str(number - 1 if number > 1 else number + 1)
+    other = await show_version_called(call, asked)
+    patches = await list_patches(
+        call, PatchesQuery(limit=1, from_version=other.version, to_version=version.version, environment=None)
+    )
+    return {
+        **await frame_of(call),
+        "version": version,
+        "other": other,
+        "files": compare_files(other.files, version.files),
+        "patch": patches.items[0] if patches.items else None,
+    }
 
 
 async def show_deploy(call: Call) -> Mapping[str, Any]:

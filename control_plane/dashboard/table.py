@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from control_plane.api.route import Access
-from control_plane.dashboard import account, application, home, model, monitor, organization
+from control_plane.dashboard import account, application, home, model, monitor, organization, works
 from control_plane.dashboard.page import DashboardFile as File
 from control_plane.dashboard.page import DashboardPage as Page
 
@@ -20,6 +20,7 @@ PAGES: tuple[Page, ...] = (
     Page(f"{ORG}/new-app", home.show_new_application, Access.DEVELOPER, "new-app.html"),
     Page(f"{ORG}/members", organization.show_members, Access.VIEWER, "members.html"),
     Page(f"{ORG}/audit", organization.show_audit_log, Access.VIEWER, "audit.html"),
+    Page(f"{ORG}/works", works.show_works, Access.VIEWER, "works.html"),
     Page(f"{ORG}/settings", organization.show_settings, Access.OWNER, "organization-settings.html"),
     Page(APP, application.show_models, Access.VIEWER, "models.html"),
     Page(f"{APP}/environments", application.show_environments, Access.VIEWER, "environments.html"),
@@ -29,6 +30,7 @@ PAGES: tuple[Page, ...] = (
     Page(f"{MODEL}/monitor", monitor.show_monitor, Access.VIEWER, "monitor.html", monitor.POLICY),
     Page(f"{MODEL}/integrate", model.show_integrate, Access.VIEWER, "integrate.html"),
     Page(VERSION, model.show_version, Access.VIEWER, "version.html"),
+    Page(f"{VERSION}/compare", model.show_compare, Access.VIEWER, "compare.html"),
     Page(f"{VERSION}/deploy", model.show_deploy, Access.DEVELOPER, "deploy.html"),
 )
 

@@ -104,6 +104,10 @@ def test_from_the_first_link_to_a_roll_back_while_a_device_updates(
     with DeviceClient(skafos_up.edge_url, key_of(skafos_up), tmp_path / "device") as device:
         until(lambda: device.sync(MODEL).version == 1, "version 1 on the device")
         upload(page, second, 2)
+        page.click("text=Compare …")
+        expect(page.locator("h2").first).to_have_text("Version 1 and version 2")
+        eyes.look("compare")
+        page.go_back()
         deploy(page, "prod")
         eyes.look("manage")
         until(lambda: device.sync(MODEL).version == 2, "version 2 on the device")
@@ -124,7 +128,7 @@ def test_from_the_first_link_to_a_roll_back_while_a_device_updates(
         page.wait_for_load_state()
         eyes.look(tab.lower())
     app = "apps/In%20a%20browser"
-    for path in ("", "members", "audit", "settings", f"{app}/environments", f"{app}/settings"):
+    for path in ("", "members", "audit", "works", "settings", f"{app}/environments", f"{app}/settings"):
         page.goto(f"{skafos_up.connection['control_url']}/organizations/{skafos_up.organization}/{path}".rstrip("/"))
         eyes.look(path.replace("/", "-") or "applications")
     assert eyes.complaints == []

@@ -46,5 +46,6 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
         api.post(f"{ORG}/apps", {"name": "Photos", "bundle_id": "com.example.photos", "platform": "ios"})
         api.post(f"{APP}/models", {"name": "faces"})
         api.upload(MODEL, b"a model", "model.bin", "the first")
+        api.upload(MODEL, b"a better model", "model.bin", "the second")
         browsers = {role: Browser.of(api, email) for role, email in MEMBERS.items()}
         yield Office(api, browsers | {"outsider": Browser.of(api, OUTSIDER)})

@@ -105,6 +105,7 @@ def test_the_form_token_of_another_browser_is_of_no_use(office: Office) -> None:
     token = office.browsers["viewer"].form_token()
     answer = office.owner.client.post(f"/do/post{ORG}/apps", data={**NEW, "form_token": token})
     assert answer.status_code == 403
+    assert "Load it again" in Page(answer).text, "a person reads it"
     assert "Forged" not in apps(office)
 
 

@@ -129,6 +129,25 @@ def test_too_many_wrong_passwords_have_to_wait_and_the_right_one_too(office: Off
     assert sign_in(browser, email, PASSWORD).answer.url.path == "/organizations/Acme"
 
 
+def test_a_hundred_tries_at_once_are_no_more_than_one_after_the_other(office: Office) -> None:
+    email, _ = with_password(office, "flooded")
+    browsers = [Browser(office.api) for _ in range(4 * FREE_FOR_ACCOUNT)]
+    with ThreadPoolExecutor(len(browsers)) as pool:
+        tries = pool.map(lambda browser: sign_in(browser, email, "the same guess").answer.status_code, browsers)
+        statuses = sorted(tries)
+    assert statuses.count(400) <= FREE_FOR_ACCOUNT + 1, statuses
+    assert set(statuses) == {400, 429}
+    in_database(office, delete(SignInFailure))
+
+
+def test_whoever_knows_the_password_is_never_counted(office: Office) -> None:
+    email, _ = with_password(office, "often")
+    in_database(office, delete(SignInFailure))
+    for _ in range(FREE_FOR_ACCOUNT + 2):
+        assert sign_in(Browser(office.api), email, PASSWORD).answer.status_code == 200
+    assert {row.failures for row in in_database(office, select(SignInFailure.failures))} <= {0}
+
+
 def test_an_address_that_tries_many_accounts_has_to_wait_too(office: Office) -> None:
     browser = Browser(office.api)
     in_database(office, update(SignInFailure).values(failures=1000, last_at=utc_now()))

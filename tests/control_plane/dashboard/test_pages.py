@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from control_plane.api.schemas import FileOut
+from control_plane.dashboard.differences import compare_files
 from control_plane.dashboard.table import PAGES
 from tests.control_plane.dashboard.browsing import Browser
-from tests.control_plane.dashboard.conftest import ORG, Office
+from tests.control_plane.dashboard.conftest import MODEL, ORG, Office
 
 # Of what a page may weigh; the largest is a list.
 MAX_PAGE_BYTES = 500_000
@@ -63,7 +65,8 @@ def test_texts_that_look_like_programs_are_shown_as_texts(office: Office) -> Non
     at = f"{ORG}/apps/{app['id']}"
     office.api.post(f"{at}/models", {"name": name})
     (model,) = office.api.get(f"{at}/models")
-    office.api.upload(f"{at}/models/{model['id']}", b"x", "model.bin", EVIL)
+    for content in (b"x", b"y"):
+        office.api.upload(f"{at}/models/{model['id']}", content, "model.bin", EVIL)
     deployed = {"version": 1, "environment": "dev", "conditions": {"locale": {"any_of": [EVIL]}}}
     answer = office.api.call("POST", f"{at}/models/{model['id']}/deploy", deployed)
     assert answer.status_code in (200, 400)
@@ -73,6 +76,37 @@ def test_texts_that_look_like_programs_are_shown_as_texts(office: Office) -> Non
         assert "<img src=x" not in page.answer.text
         assert page.handlers == []
         assert "49" not in re.findall(r"' (\d+)", page.text)
+
+
+def test_the_works_tell_when_signatures_end(office: Office) -> None:
+    page = office.browsers["viewer"].get("/organizations/Acme/works")
+    assert re.search(r"Photos prod \d{4}-\d\d-\d\d \d\d:\d\d UTC 1 \d{4}-", page.text)
+    assert "Uploads under way 0" in page.text
+    office.api.post(f"{MODEL}/model_versions", {"filename": "begun.bin"})
+    assert "Uploads under way 1" in office.owner.get("/organizations/Acme/works").text
+    assert "Photos" not in office.browsers["outsider"].get("/organizations/Elsewhere/works").text
+
+
+def test_two_versions_are_compared_file_by_file(office: Office) -> None:
+    page = office.owner.get("/organizations/Acme/apps/Photos/models/faces/versions/2/compare")
+    assert "Version 1 and version 2" in page.text
+    assert "the first the second" in page.text
+    assert "model.bin changed 7 bytes 14 bytes" in page.text
+    same = office.owner.get("/organizations/Acme/apps/Photos/models/faces/versions/2/compare?with=2")
+    assert "All files are the same." in same.text
+    office.owner.get("/organizations/Acme/apps/Photos/models/faces/versions/2/compare?with=999", 404)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [(None, "a", "added"), ("a", None, "removed"), ("a", "b", "changed"), ("a", "a", "same")],
+)
+def test_what_became_of_a_file(before: str | None, after: str | None, change: str) -> None:
+    def files(sha256: str | None) -> list[FileOut]:
+        return [] if sha256 is None else [FileOut(name="weights.bin", length=1, sha256=sha256)]
+
+    (difference,) = compare_files(files(before), files(after))
+    assert (difference.name, difference.change) == ("weights.bin", change)
 
 
 def test_a_page_that_is_not_there_says_so_in_words(office: Office) -> None:
