@@ -178,7 +178,8 @@ def test_with_json_one_line_tells_a_program_all_when_everything_answers(tmp_path
             told = json.loads(up.stdout.readline())
             connection = json.loads(Path(told["connection_file"]).read_text())
             assert {name: told[name] for name in ADDRESSES} == connection
-            assert set(told) - ADDRESSES == {"data", "logs", "connection_file", "seconds", "demonstration"}
+            others = {"sign_in_url", "data", "logs", "connection_file", "seconds", "demonstration"}
+            assert set(told) - ADDRESSES == others
             assert told["demonstration"] is None
             assert Connected(connection).command("orgs", "list").returncode == 0
         finally:
