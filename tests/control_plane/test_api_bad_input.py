@@ -33,6 +33,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "OrganizationChange": {"name": "Renamed"},
     "NewMember": {"email": "new@example.org", "role": "viewer"},
     "MemberChange": {"role": "viewer"},
+    "NewInvitation": {"email": "new@example.org", "role": "viewer"},
+    "NewPassword": {"password": "some words as one"},
     "NewToken": {"name": "one more"},
     "NewApplication": {"name": "one more", "bundle_id": "org.example.more", "platform": "ios"},
     "ApplicationChange": {"name": "renamed"},
@@ -87,6 +89,8 @@ def site(api: Api) -> Iterator[Site]:
     ids = {
         "org": api.get(org)["id"],
         "member": viewer["id"],
+        "invitation": api.post(f"{org}/invitations", {"email": "invited@example.org", "role": "viewer"})["id"],
+        "session": new_id(),
         "token": api.post("/v2/tokens", {"name": "there"})["id"],
         "app": app["id"],
         "env": env["id"],

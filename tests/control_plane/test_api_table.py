@@ -77,7 +77,7 @@ def responses(method: str, path: str) -> set[int]:
 
 def test_a_deletion_may_meet_what_forbids_it_and_a_token_that_is_gone() -> None:
     for path, operations in DOCUMENT["paths"].items():
-        if "delete" in operations:
+        if "delete" in operations and path.endswith("}"):
             assert {204, 404} < responses("delete", path)
         if "delete" in operations and "{org}" in path:
             assert 409 in responses("delete", path)

@@ -54,3 +54,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("subject_hash"),
     )
     op.create_index(op.f("ix_sign_in_failures_last_at"), "sign_in_failures", ["last_at"], unique=False)
+
+
+def downgrade() -> None:
+    for table in ("sign_in_failures", "one_time_links", "web_sessions"):
+        op.drop_table(table)
+    op.drop_column("users", "password_hash")
