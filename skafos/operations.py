@@ -22,6 +22,7 @@ from skafos.records import (
     Environment,
     EnvironmentGroup,
     Erasure,
+    Invitation,
     Key,
     Me,
     Member,
@@ -29,6 +30,7 @@ from skafos.records import (
     ModelVersion,
     Organization,
     Patch,
+    Session,
     SqlAnswer,
     Token,
 )
@@ -135,6 +137,22 @@ def remove_member(org: str, member: str) -> Steps[None]:
     return delete(path("organizations", org, "members", member))
 
 
+def list_invitations(org: str) -> Steps[list[Invitation]]:
+    """List the open invitations into an organization."""
+    return listing(Invitation, path("organizations", org, "invitations"))
+
+
+def invite(org: str, email: str, role: str) -> Steps[Invitation]:
+    """Invite somebody; the ``url`` to hand to them is shown this once."""
+    body = {"email": email, "role": role}
+    return ask(Call("POST", path("organizations", org, "invitations"), json=body), Invitation)
+
+
+def take_back_invitation(org: str, invitation_id: str) -> Steps[None]:
+    """Take an invitation back; its link works no more."""
+    return delete(path("organizations", org, "invitations", invitation_id))
+
+
 def list_audit(org: str) -> Steps[list[AuditEntry]]:
     """List who changed what in an organization, newest first."""
     return listing(AuditEntry, path("organizations", org, "audit"))
@@ -174,6 +192,30 @@ def create_token(name: str) -> Steps[Token]:
 def revoke_token(token_id: str) -> Steps[None]:
     """Revoke an API token at once."""
     return delete(path("tokens", token_id))
+
+
+# --- the user's password and browsers
+
+
+def change_password(password: str, current_password: str | None = None) -> Steps[None]:
+    """Set the user's password for the dashboard; the first one can only be set there."""
+    body = {"password": password, "current_password": current_password}
+    require_success((yield Call("PUT", path("me", "password"), json=body)))
+
+
+def list_sessions() -> Steps[list[Session]]:
+    """List the browsers that the user is signed in with."""
+    return listing(Session, path("me", "sessions"))
+
+
+def end_session(session_id: str) -> Steps[None]:
+    """Sign one of the user's browsers out."""
+    return delete(path("me", "sessions", session_id))
+
+
+def end_sessions() -> Steps[None]:
+    """Sign the user out of every browser."""
+    return delete(path("me", "sessions"))
 
 
 # --- apps and models

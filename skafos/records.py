@@ -42,6 +42,28 @@ class Member(Struct, frozen=True, kw_only=True):
     created_at: str | None = None
 
 
+class Invitation(Struct, frozen=True, kw_only=True):
+    """An invitation into an organization. `url` is there once, when it was made."""
+
+    id: str
+    email: str
+    role: str
+    actor: str | None = None
+    url: str | None = None
+    created_at: str | None = None
+    expires_at: str | None = None
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """A browser that the user is signed in with; `present` if it is the one that asks."""
+
+    id: str
+    browser: str
+    present: bool = False
+    created_at: str | None = None
+    seen_at: str | None = None
+
+
 class Erasure(Struct, frozen=True, kw_only=True):
     """A device or an organization that is being erased; `finished_at` is None until nothing is left of it."""
 

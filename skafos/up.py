@@ -20,7 +20,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -89,7 +90,7 @@ def plan(data: Path, control: str, edge: str, workers: int, settings: Mapping[st
     if not 1 <= workers <= MOST_WORKERS:
         raise UpError(f"the number of workers is between 1 and {MOST_WORKERS}, not {workers}")
     try:
-        addresses = [with_port(Address.parse(text)) for text in (control, edge)]
+        addresses = with_ports([Address.parse(text) for text in (control, edge)])
     except ValueError as error:
         raise UpError(str(error)) from error
     if addresses[0] == addresses[1]:
@@ -404,16 +405,20 @@ def write_connection(path: Path, connection: Mapping[str, str]) -> None:
     Path(part).replace(path)
 
 
-def with_port(address: Address) -> Address:
-    """Return ``address`` with a free port in place of port 0.
+def with_ports(addresses: Sequence[Address]) -> list[Address]:
+    """Return ``addresses`` with free ports in place of port 0, another one for each.
 
     Raises:
         UpError: this machine has no such address.
     """
-    if address.port:
-        return address
-    with listening_socket(address) as probe:
-        return Address(address.host, int(probe.getsockname()[1]))
+    with ExitStack() as held:  # a port that was let go of could be given once more
+
+        def picked(address: Address) -> Address:
+            if address.port:
+                return address
+            return Address(address.host, int(held.enter_context(listening_socket(address)).getsockname()[1]))
+
+        return [picked(address) for address in addresses]
 
 
 async def until_free(address: Address) -> None:

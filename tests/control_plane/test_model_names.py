@@ -18,11 +18,10 @@ from telemetry.warehouse import Warehouse
 from tests.control_plane.calls import call_in
 from tests.control_plane.databases import fresh_database
 from tests.control_plane.world import World, open_world
-from tests.servers.postgres import postgres_server
 from tests.telemetry.samples import event, labels, record
 from tests.telemetry.warehouses import embedded
 
-__all__ = ["embedded", "fresh_database", "postgres_server"]
+__all__ = ["embedded", "fresh_database"]
 
 
 @pytest.fixture

@@ -327,3 +327,18 @@ def test_a_server_that_is_something_else_is_found_out() -> None:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_somebody_is_invited_and_taken_back_and_browsers_are_listed(client: Client, skafos_up: Running) -> None:
+    org = skafos_up.organization
+    made = client.invite(org, "soon@example.org", "viewer")
+    assert made.url is not None
+    assert made.url.startswith(f"{skafos_up.connection['control_url']}/links/")
+    assert [(each.email, each.role, each.url) for each in client.list_invitations(org)] == [
+        ("soon@example.org", "viewer", None)
+    ]
+    client.take_back_invitation(org, made.id)
+    assert client.list_invitations(org) == []
+    assert [session for session in client.list_sessions() if session.present] == []
+    with pytest.raises(InvalidParamError, match="password has"):
+        client.change_password("short")
