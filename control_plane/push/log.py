@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import orjson
-import zstandard
+from backports.zstd import compress, decompress
 from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -81,12 +81,12 @@ def pack(entries: Sequence[Entry]) -> bytes:
         "first": first,
         "moments": [moment - first for moment in moments],
     }
-    return zstandard.compress(orjson.dumps(columns, option=orjson.OPT_NON_STR_KEYS))
+    return compress(orjson.dumps(columns, option=orjson.OPT_NON_STR_KEYS))
 
 
 def unpack(packed: bytes) -> list[Entry]:
     """Return the entries of a block."""
-    columns = orjson.loads(zstandard.decompress(packed))
+    columns = orjson.loads(decompress(packed))
     first, reasons = columns["first"], columns["reasons"]
     rows = zip(columns["devices"], columns["outcomes"], columns["moments"], strict=True)
     return [
