@@ -60,7 +60,7 @@ async def begin_try(session: AsyncSession, subjects: dict[str, int], now: dateti
 
 async def end_try(session: AsyncSession, subjects: dict[str, int], email: str) -> None:
     """Take a try back that was right: the account's wrong ones are forgotten, those of the address stay."""
-    await session.execute(delete(SignInFailure).where(SignInFailure.subject_hash == _account(email)))
+    await forget_account(session, email)
     again = update(SignInFailure).where(SignInFailure.subject_hash.in_(subjects), SignInFailure.failures > 0)
     await session.execute(again.values(failures=SignInFailure.failures - 1))
 

@@ -8,7 +8,6 @@ the name typed, and the answer is the next page with a sentence on it. A script 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -20,10 +19,10 @@ from control_plane import web_sessions
 from control_plane.api.admission import admit
 from control_plane.api.call import Call
 from control_plane.api.route import Access, Route
-from control_plane.api.serve import BODY_SECONDS, NoQuery, json_of, read_body, read_query, run
+from control_plane.api.serve import NoQuery, json_of, read_body, read_query, run
 from control_plane.dashboard.addresses import local
 from control_plane.dashboard.cookie import FORM_TOKEN_FIELD, FORM_TOKEN_HEADER, by_session, require_own_form
-from control_plane.dashboard.form_body import body_of
+from control_plane.dashboard.form_body import body_of, read_form, text_of
 from control_plane.dashboard.outcomes import CONFIRMED, SHOWN_ONCE, sentence_of
 from control_plane.dashboard.page import SIGN_IN, show_error
 from control_plane.dashboard.render import render
@@ -54,13 +53,13 @@ def _door_to(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         return answer if isinstance(answer, web.StreamResponse) else to_json(request, answer)
 
     async def for_form(request: web.Request) -> web.StreamResponse:
-        form = await _read_form(request)
-        require_own_form(request, _text(form, FORM_TOKEN_FIELD))
+        form = await read_form(request)
+        require_own_form(request, text_of(form, FORM_TOKEN_FIELD))
         try:
             call = await admit(route.access, request, by_session)
         except Unauthorized:
             raise web.HTTPSeeOther(SIGN_IN) from None
-        back = local(_text(form, "back"))
+        back = local(text_of(form, "back"))
         try:
             if (route.method, route.path) in CONFIRMED:
                 _require_name(request, form)
@@ -90,25 +89,10 @@ def _door_to(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
     return handle
 
 
-async def _read_form(request: web.Request) -> Mapping[str, Any]:
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await request.post()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout from None
-    except ValueError:
-        raise Invalid("The form cannot be read.") from None
-
-
-def _text(form: Mapping[str, Any], name: str) -> str | None:
-    value = form.get(name)
-    return value if isinstance(value, str) else None
-
-
 def _require_name(request: web.Request, form: Mapping[str, Any]) -> None:
     """Refuse to delete a thing whose name was not typed: it is the last one in the path."""
     *_, name = request.match_info.values()
-    if _text(form, "confirm") != name:
+    if text_of(form, "confirm") != name:
         raise Invalid(f"confirm: Type the name, {name}, to confirm it.", "not_confirmed", "confirm")
 
 
@@ -118,7 +102,7 @@ def _refusal(form: Mapping[str, Any], error: ControlPlaneError) -> dict[str, Any
     values = {name: value for name, value in form.items() if name not in _NEVER_KEPT and isinstance(value, str)}
     return {
         "refused": error.sentence.removeprefix(f"{field}: ") if field else error.sentence,
-        "form": _text(form, "form"),
+        "form": text_of(form, "form"),
         "field": field,
         "values": {name[:100]: value[:MAX_KEPT] for name, value in list(values.items())[:20]},
     }
@@ -133,4 +117,4 @@ async def _leave(call: Call, notice: Mapping[str, Any]) -> None:
 def _next(form: Mapping[str, Any], back: str, body: BaseModel | None) -> str:
     """Return where to go on; `{name}` in it is the name that the form gave."""
     name = quote(str(getattr(body, "name", "") or ""), safe="")
-    return local((_text(form, "next") or back).replace("{name}", name), back)
+    return local((text_of(form, "next") or back).replace("{name}", name), back)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -14,10 +13,10 @@ from control_plane.actor import Actor
 from control_plane.api.admission import SERVICES, admit
 from control_plane.api.errors import status_of
 from control_plane.api.route import Access
-from control_plane.api.serve import BODY_SECONDS
 from control_plane.client_address import client_of
 from control_plane.dashboard.addresses import local
 from control_plane.dashboard.cookie import FORM_TOKEN_FIELD, by_session, require_own_form, set_cookie
+from control_plane.dashboard.form_body import read_form
 from control_plane.dashboard.page import SIGN_IN, show_error
 from control_plane.dashboard.render import render
 from control_plane.errors import ControlPlaneError, Invalid, Unauthorized
@@ -82,14 +81,26 @@ async def sign_out(request: web.Request, form: Mapping[str, str]) -> web.StreamR
 
 async def show_link(request: web.Request) -> web.StreamResponse:
     """Show what a link is for; it is used by a button."""
+    return await _show_link(request)
+
+
+async def _show_link(request: web.Request, refused: ControlPlaneError | None = None) -> web.Response:
+    """Return the page of a link, with why it could not be used as it was."""
     try:
         async with request.app[SERVICES].database.read() as session:
             row, organization = await one_time_links.look_at_link(session, request.match_info["link"], utc_now())
             known = await session.scalar(select(User.password_hash).where(User.email == row.email))
     except ControlPlaneError as error:
         return await show_error(request, error)
-    shown = {"link": row, "organization_name": None if organization is None else organization.name}
-    return await render(request, "link.html", shown | {"needs_password": _needs_password(row.purpose, known)})
+    shown: dict[str, Any] = {
+        "link": row,
+        "organization_name": None if organization is None else organization.name,
+        "needs_password": _needs_password(row.purpose, known),
+    }
+    if refused is None:
+        return await render(request, "link.html", shown)
+    shown["refused"] = refused.sentence.removeprefix("password: ")
+    return await render(request, "link.html", shown, status=status_of(refused))
 
 
 async def use_link(request: web.Request, form: Mapping[str, str]) -> web.StreamResponse:
@@ -132,39 +143,16 @@ def _form(
     """Return the handler of a form: it must be one of ours, and what is wrong with it is shown on its page."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        form = await _read(request)
+        form: Mapping[str, str] = {}
         try:
+            form = {name: value for name, value in (await read_form(request)).items() if isinstance(value, str)}
             require_own_form(request, form.get(FORM_TOKEN_FIELD))
             return await work(request, form)
         except ControlPlaneError as error:
             if template == "link.html":
-                return await _show_link_again(request, error)
+                return await _show_link(request, error)
             following = local(form.get("next"))
             shown = {"refused": error.sentence, "email": form.get("email", ""), "following": following}
             return await render(request, template, shown, status=status_of(error))
 
     return handle
-
-
-async def _show_link_again(request: web.Request, error: ControlPlaneError) -> web.Response:
-    try:
-        async with request.app[SERVICES].database.read() as session:
-            row, organization = await one_time_links.look_at_link(session, request.match_info["link"], utc_now())
-    except ControlPlaneError as gone:
-        return await show_error(request, gone)
-    shown: dict[str, Any] = {
-        "link": row,
-        "organization_name": None if organization is None else organization.name,
-        "needs_password": True,
-        "refused": error.sentence.removeprefix("password: "),
-    }
-    return await render(request, "link.html", shown, status=status_of(error))
-
-
-async def _read(request: web.Request) -> Mapping[str, str]:
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            form = await request.post()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout from None
-    return {name: value for name, value in form.items() if isinstance(value, str)}

@@ -6,19 +6,44 @@ judges the result, so a form can send nothing that JSON could not.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import orjson
+from aiohttp import web
 from aiohttp.web import FileField
 from pydantic import BaseModel, ValidationError
 
 from control_plane.api.errors import invalid
+from control_plane.api.serve import BODY_SECONDS
 from control_plane.errors import Invalid
 
 _MISSING = object()
+
+
+async def read_form(request: web.Request) -> Mapping[str, Any]:
+    """Return a form's fields.
+
+    Raises:
+        Invalid: it is no form.
+        HTTPRequestTimeout: it does not arrive.
+    """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.post()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    except ValueError:
+        raise Invalid("The form cannot be read.") from None
+
+
+def text_of(form: Mapping[str, Any], name: str) -> str | None:
+    """Return what was typed into a field, or None where there is no such text."""
+    value = form.get(name)
+    return value if isinstance(value, str) else None
 
 
 def body_of(form: Mapping[str, Any], model: type[BaseModel]) -> BaseModel:

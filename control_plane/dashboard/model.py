@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from control_plane.api.applications import show_one_application
@@ -17,6 +17,8 @@ from control_plane.api.schemas import (
     DeploymentsQuery,
     EnvironmentGroupOut,
     EnvironmentGroupsQuery,
+    ModelVersionOut,
+    OfferedOut,
     PatchesQuery,
     PushesQuery,
 )
@@ -33,15 +35,7 @@ async def show_manage(call: Call) -> Mapping[str, Any]:
     """Show the model's versions, newest first, and what each environment offers."""
     page = await list_newest_versions(call, Paging(limit=VERSIONS_PER_PAGE, cursor=cursor_of(call)))
     frame = await frame_of(call)
-    offered = {
-        version.version: [
-            (group.name, offer)
-            for group in frame["groups"]
-            for offer in group.releases
-            if offer.version == version.version
-        ]
-        for version in page.items
-    }
+    offered = {version.version: _offers_of(frame["groups"], version) for version in page.items}
     return {**frame, "items": page.items, "next_cursor": page.next_cursor, "offered": offered}
 
 
@@ -49,10 +43,7 @@ async def show_version(call: Call) -> Mapping[str, Any]:
     """Show one version with all that is known of it."""
     version = await show_one_version(call)
     frame = await frame_of(call)
-    offers = [
-        (group, offer) for group in frame["groups"] for offer in group.releases if offer.version == version.version
-    ]
-    return {**frame, "version": version, "offers": offers}
+    return {**frame, "version": version, "offers": _offers_of(frame["groups"], version)}
 
 
 async def show_compare(call: Call) -> Mapping[str, Any]:
@@ -103,6 +94,13 @@ async def show_integrate(call: Call) -> Mapping[str, Any]:
     """Show the code that fetches this model, with the keys of its environments."""
     settings = call.services.settings
     return {**await frame_of(call), "edge": settings.edge_public_url, "control": call.address}
+
+
+def _offers_of(
+    groups: Sequence[EnvironmentGroupOut], version: ModelVersionOut
+) -> list[tuple[EnvironmentGroupOut, OfferedOut]]:
+    """Return where a version is offered, and how."""
+    return [(group, offer) for group in groups for offer in group.releases if offer.version == version.version]
 
 
 async def frame_of(call: Call) -> dict[str, Any]:

@@ -45,12 +45,13 @@ async def render(
         status: of the answer.
         policy: what the page may load and run.
     """
-    cookie = read_cookie(request) or new_token()
+    known = read_cookie(request)
+    cookie = known or new_token()
     frame: dict[str, Any] = {"form_token": form_token(cookie), "here": request.path_qs, "me": None, "notice": None}
     if call is not None and call.who is not None:
         frame |= await _frame_of(call)
     page = aiohttp_jinja2.render_template(template, request, {**frame, **context}, status=status)
-    if read_cookie(request) is None:
+    if known is None:
         set_cookie(request, page, cookie)
     put_headers(page, policy)
     return page

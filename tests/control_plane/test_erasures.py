@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -26,6 +25,7 @@ from telemetry.registrations import Registration
 from telemetry.warehouse import Warehouse
 from tests.control_plane.calls import call_in
 from tests.control_plane.databases import fresh_database
+from tests.control_plane.gates import open_gate
 from tests.control_plane.world import Clock, World, open_world
 from tests.telemetry.samples import event, labels, record
 
@@ -43,14 +43,8 @@ async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
 @pytest.fixture
 async def gate(tmp_path: Path) -> AsyncIterator[WarehouseGate]:
     """An open way to an embedded ClickHouse."""
-    gate = WarehouseGate(None, tmp_path / "clickhouse")
-    opening = asyncio.create_task(gate.run())
-    await gate.wait()
-    yield gate
-    opening.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await opening
-    await gate.close()
+    async with open_gate(tmp_path / "clickhouse") as gate:
+        yield gate
 
 
 async def register(world: World, *device_ids: str) -> int:

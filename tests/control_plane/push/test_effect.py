@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +21,7 @@ from telemetry.columns import event_columns
 from telemetry.wake_ups import HOUR, Steps, WakeUps
 from telemetry.warehouse import Warehouse
 from tests.control_plane.databases import fresh_database
+from tests.control_plane.gates import open_gate
 from tests.control_plane.world import World, open_world
 from tests.telemetry.samples import NOON, event, labels, record
 from tests.telemetry.warehouses import copy_migrated
@@ -45,14 +44,8 @@ async def world(tmp_path: Path, fresh_database: str) -> AsyncIterator[World]:
 async def gate(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WarehouseGate]:
     """An open way to an embedded ClickHouse."""
     await copy_migrated(tmp_path_factory, tmp_path / "clickhouse")
-    gate = WarehouseGate(None, tmp_path / "clickhouse")
-    opening = asyncio.create_task(gate.run())
-    await gate.wait()
-    yield gate
-    opening.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await opening
-    await gate.close()
+    async with open_gate(tmp_path / "clickhouse") as gate:
+        yield gate
 
 
 async def begin(world: World, state: str, *devices: str, refused: str = "") -> str:
