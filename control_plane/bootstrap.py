@@ -39,7 +39,7 @@ async def bootstrap(database: Database, organization: str, email: str, token_nam
 
 
 async def sign_in_link(database: Database, email: str) -> str:
-    """Return the path of a link that signs a user in to the dashboard once, to set a password there.
+    """Return the path of a link that signs a user in to the dashboard once; who has a password sets another one.
 
     Raises:
         Invalid: the e-mail address cannot be one.
@@ -51,7 +51,8 @@ async def sign_in_link(database: Database, email: str) -> str:
         user = await session.scalar(select(User).where(User.email == email))
         if user is None:
             raise Missing(f"There is no user {email}; an owner invites members to an organization.")
-        made = await make_link(session, Purpose.SIGN_IN, email, utc_now())
+        purpose = Purpose.SIGN_IN if user.password_hash is None else Purpose.RESET
+        made = await make_link(session, purpose, email, utc_now())
         await audit.record_of_person(session, SYSTEM, user.id, "link.issue", email)
     return made.path
 

@@ -95,8 +95,11 @@ async def look_at_link(session: AsyncSession, token: str, now: datetime) -> tupl
     return row, None if row.organization_id is None else await session.get(Organization, row.organization_id)
 
 
-async def use_link(session: AsyncSession, token: str, now: datetime) -> tuple[OneTimeLink, User]:
+async def use_link(session: AsyncSession, token: str, now: datetime) -> tuple[OneTimeLink, User, bool]:
     """Use a link up: its user is there afterwards, and a member if it was an invitation.
+
+    Returns:
+        What the link was for, its user, and whether they are new.
 
     Raises:
         Missing: as above; of two who use it at once, one hears it.
@@ -106,10 +109,11 @@ async def use_link(session: AsyncSession, token: str, now: datetime) -> tuple[On
     if used.one_or_none() is None:
         raise Missing(_GONE, "link_gone")
     user = await session.scalar(select(User).where(User.email == row.email))
+    is_new = user is None
     if user is None:
         user = User(email=row.email)
         session.add(user)
         await session.flush()
     if row.organization_id is not None and await session.get(Member, (row.organization_id, user.id)) is None:
         session.add(Member(organization_id=row.organization_id, user_id=user.id, role=row.role or Role.VIEWER.word))
-    return row, user
+    return row, user, is_new

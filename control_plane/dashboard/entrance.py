@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 from sqlalchemy import select
@@ -19,14 +20,12 @@ from control_plane.dashboard.cookie import FORM_TOKEN_FIELD, by_session, require
 from control_plane.dashboard.form_body import read_form
 from control_plane.dashboard.page import SIGN_IN, show_error
 from control_plane.dashboard.render import render
-from control_plane.errors import ControlPlaneError, Invalid, Unauthorized
+from control_plane.errors import Conflict, ControlPlaneError, Forbidden, Invalid, Unauthorized
 from control_plane.one_time_links import Purpose
 from control_plane.passwords import check_password
 from control_plane.sign_ins import begin_try, end_try, forget_account, subjects_of
 from control_plane.tables import User, utc_now
 
-# A link that was used leads to where a password is set.
-ACCOUNT = "/account"
 _WRONG = "E-mail address and password do not belong together."
 
 
@@ -89,7 +88,7 @@ async def _show_link(request: web.Request, refused: ControlPlaneError | None = N
     try:
         async with request.app[SERVICES].database.read() as session:
             row, organization = await one_time_links.look_at_link(session, request.match_info["link"], utc_now())
-            known = await session.scalar(select(User.password_hash).where(User.email == row.email))
+            known = await session.scalar(select(User.id).where(User.email == row.email))
     except ControlPlaneError as error:
         return await show_error(request, error)
     shown: dict[str, Any] = {
@@ -104,17 +103,25 @@ async def _show_link(request: web.Request, refused: ControlPlaneError | None = N
 
 
 async def use_link(request: web.Request, form: Mapping[str, str]) -> web.StreamResponse:
-    """Use a link: sign its user in, with a password that they set if they have none or forgot it."""
+    """Use a link: sign its user in, with a password that they set if they are new or forgot it.
+
+    An invitation goes through the hands of whoever made it, so it opens no account that is there already: its user
+    has to be signed in.
+    """
     services = request.app[SERVICES]
     token, now = request.match_info["link"], utc_now()
     async with services.database.read() as session:
         row, _ = await one_time_links.look_at_link(session, token, now)
-        known = await session.scalar(select(User.password_hash).where(User.email == row.email))
+        known = await session.scalar(select(User.id).where(User.email == row.email))
+    if row.purpose == Purpose.INVITATION and known is not None:
+        return await _join(request, token, row.email)
     fresh = None
     if _needs_password(row.purpose, known):
         fresh = await services.passwords.hash(check_password(form.get("password", ""), row.email))
     async with services.database.write() as session:
-        row, user = await one_time_links.use_link(session, token, now)
+        row, user, is_new = await one_time_links.use_link(session, token, now)
+        if row.purpose == Purpose.INVITATION and not is_new:
+            raise Conflict("Somebody of this address came in a moment ago; try again.")
         if fresh is not None:
             user.password_hash = fresh
             await forget_account(session, user.email)
@@ -125,8 +132,22 @@ async def use_link(request: web.Request, form: Mapping[str, str]) -> web.StreamR
     return _signed_in(request, cookie, "/")
 
 
+async def _join(request: web.Request, token: str, email: str) -> web.StreamResponse:
+    """Make who is signed in a member, if the invitation is theirs."""
+    try:
+        call = await admit(Access.TOKEN, request, by_session)
+    except Unauthorized:
+        raise web.HTTPSeeOther(f"{SIGN_IN}?next={quote(request.path, safe='')}") from None
+    if call.caller.email != email:
+        raise Forbidden(f"The invitation is for {email}, and you are signed in as {call.caller.email}: sign out first.")
+    async with call.database.write() as session:
+        row, user, _ = await one_time_links.use_link(session, token, call.now)
+        await audit.record_of_person(session, call.actor, user.id, f"link.{row.purpose}", user.email)
+    raise web.HTTPSeeOther("/")
+
+
 def _needs_password(purpose: str, known: str | None) -> bool:
-    """Say whether a password is set with a link: the first owner may do so later."""
+    """Say whether a password is set with a link, for a user of this id or for a new one."""
     return purpose == Purpose.RESET or (purpose == Purpose.INVITATION and known is None)
 
 

@@ -232,6 +232,44 @@ def test_whom_an_owner_invites_joins_with_a_password_and_the_role(office: Office
     assert sign_in(Browser(office.api), "guest@example.org", PASSWORD).answer.url.path == "/organizations/Acme"
 
 
+def invitation(office: Office, email: str) -> str:
+    """Return the path of an invitation into another organization, whose owner keeps it to themselves."""
+    attacker = office.browsers["outsider"]
+    form = attacker.get("/organizations/Elsewhere/members").forms["invite"]
+    page = Page(attacker.send(form, {"email": email, "role": "viewer"}))
+    return next(word for word in page.text.split() if "/links/" in word).removeprefix(office.api.url)
+
+
+@pytest.mark.parametrize("has_password", [True, False])
+def test_an_invitation_opens_no_account_that_is_there_already(office: Office, has_password: bool) -> None:
+    name = f"victim-{has_password}".lower()
+    email = with_password(office, name)[0] if has_password else newcomer(office, name)
+    link = invitation(office, email)
+    thief = Browser(office.api)
+    page = thief.use(link, password="a password of the thief")
+    assert page.answer.url.path == "/sign-in"
+    assert thief.get("/account").answer.url.path == "/sign-in"
+    if has_password:
+        assert sign_in(Browser(office.api), email, "a password of the thief").answer.status_code == 400
+    attacker = office.browsers["outsider"]
+    assert f"The invitation is for {email}" in attacker.use(link).text
+    # Whom it is for joins, once they are signed in.
+    owner_of_it = Browser.of(office.api, email) if not has_password else Browser(office.api)
+    if has_password:
+        assert sign_in(owner_of_it, email, PASSWORD).answer.status_code == 200
+    owner_of_it.use(link)
+    assert "Elsewhere" in owner_of_it.get("/").text
+
+
+def test_who_forgot_the_password_sets_another_with_a_link_of_the_operators(office: Office) -> None:
+    email, browser = with_password(office, "forgetful")
+    again = Browser(office.api)
+    assert again.use(link_for(office.api, email), password="one more horse battery").answer.url.path.endswith("Acme")
+    assert browser.get("/account").answer.url.path == "/sign-in", "whoever was signed in is not any more"
+    assert sign_in(Browser(office.api), email, PASSWORD).answer.status_code == 400
+    assert sign_in(Browser(office.api), email, "one more horse battery").answer.status_code == 200
+
+
 def test_an_invitation_that_was_taken_back_works_no_more(office: Office) -> None:
     made = office.api.post(f"{ORG}/invitations", {"email": "nobody2@example.org", "role": "viewer"})
     link = made["url"].removeprefix(office.api.url)
