@@ -7,6 +7,7 @@ for aiohttp's route (`edge.intake`), which answers the same to what is taken her
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Protocol
 
 from edge import metrics
 from edge.manifest_cache import ManifestCache
-from edge.prepared import PLAIN_KEY, Clock
+from edge.prepared import PLAIN_KEY
 from edge.request_head import CRLF, HeadReader
 from manifests.store import Labels
 from telemetry.events import InvalidBatch, decode_batch
@@ -66,6 +67,10 @@ class Batches:
         self._max_bytes = min(max_bytes, MAX_LANE_BATCH_BYTES)
         self._clock = clock
         self._labels: dict[bytes, EventLabels] = {}
+        self._answers: dict[int, bytes] = {}
+        self._answers_date = b""
+        self._uncounted_batches = 0
+        self._uncounted_events = 0
         cache.on_change(self._prepare)
 
     def take(self, reader: HeadReader, data: bytes, start: int, head_end: int, settle: Settle) -> Taken | None:
@@ -101,6 +106,36 @@ class Batches:
             return None
         return Taken(end, len(batch.events))
 
+    def answer(self, count: int, date: bytes, *, last: bool) -> bytes:
+        """Return the answer to a batch that is durable, every event in it accepted, as aiohttp's route gives it.
+
+        It is counted when the loop comes round: with the others of its commit, since a counter takes as long as the
+        answer. Answers are kept for the second that their date is right.
+
+        Args:
+            count: of events.
+            date: as answers state it.
+            last: whether the connection is closed after it.
+        """
+        if not self._uncounted_batches:
+            asyncio.get_running_loop().call_soon(self._count)
+        self._uncounted_batches += 1
+        self._uncounted_events += count
+        if last:
+            return _answer(count, date, b"Connection: close\r\n")
+        if date is not self._answers_date:
+            self._answers_date = date
+            self._answers.clear()
+        content = self._answers.get(count)
+        if content is None:
+            content = self._answers[count] = _answer(count, date, b"")
+        return content
+
+    def _count(self) -> None:
+        _ANSWERED.inc(self._uncounted_batches)
+        _ACCEPTED.inc(self._uncounted_events)
+        self._uncounted_batches = self._uncounted_events = 0
+
     def _prepare(self, key: str) -> None:
         if not PLAIN_KEY.fullmatch(key):
             return  # aiohttp answers for it
@@ -128,18 +163,9 @@ def accepted(count: int, refused: list[dict[str, object]], refused_count: int) -
     return {"accepted": count, "refused": refused, "refused_count": refused_count}
 
 
-def answer(count: int, clock: Clock, *, last: bool) -> bytes:
-    """Return the answer to a batch that is durable, every event in it accepted, as aiohttp's route gives it; count it.
-
-    Args:
-        count: of events.
-        clock: tells the date.
-        last: whether the connection is closed after it.
-    """
-    _ACCEPTED.inc(count)
-    _ANSWERED.inc()
+def _answer(count: int, date: bytes, closing: bytes) -> bytes:
     body = b'{"accepted": %d, "refused": [], "refused_count": 0}' % count
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nContent-Type: application/json; charset=utf-8\r\n"
         b"Content-Length: %d\r\nDate: %b\r\n%b\r\n%b"
-    ) % (len(body), clock.date, b"Connection: close\r\n" if last else b"", body)
+    ) % (len(body), date, closing, body)

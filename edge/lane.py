@@ -20,7 +20,6 @@ from prometheus_client import Counter
 
 from edge import metrics
 from edge.batches import Batches, Taken
-from edge.batches import answer as answer_to_batch
 from edge.blob_lane import BlobLane, Sending
 from edge.conditional import names_tag
 from edge.head_patterns import HeadPatterns
@@ -293,8 +292,9 @@ class Lane(asyncio.Protocol):
         if transport.is_closing():
             return
         if error is None:
-            self.seen = self._desk.clock.now
-            transport.write(answer_to_batch(taken.count, self._desk.clock, last=self._leaving))
+            desk = self._desk
+            self.seen = desk.clock.now
+            transport.write(desk.batches.answer(taken.count, desk.clock.date, last=self._leaving))
             if self._leaving:
                 transport.close()
                 return

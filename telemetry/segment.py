@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -103,9 +104,15 @@ def encode_record(record: Record) -> bytes:
 
 def encode_lead(labels: EventLabels, received_ms: int, events: bytes) -> bytes:
     """Return the bytes of a record that stand before its events, so that these need not be copied to be written."""
-    head = msgspec.json.encode(_Head(labels, received_ms))
+    head = b"%b%d}" % (_head_start(labels), received_ms)
     start = HEAD_LENGTH.pack(len(head)) + head
     return FRAME.pack(len(start) + len(events), zlib.crc32(events, zlib.crc32(start))) + start
+
+
+@lru_cache(maxsize=4096)
+def _head_start(labels: EventLabels) -> bytes:
+    """Return the head of an environment's records, as `_Head` in JSON, up to the time: it is the same for each."""
+    return msgspec.json.encode(_Head(labels, 0)).removesuffix(b"0}")
 
 
 def decode_segment(data: bytes) -> SegmentContent:
