@@ -59,6 +59,7 @@ from control_plane.supervise import Supervisor
 from control_plane.tables import new_id
 from control_plane.uploads import Uploads
 from control_plane.warehouse import WarehouseGate
+from manifests.edge_reports import EdgeReports
 from manifests.key_pool import KeyPool
 from manifests.redis_client import RedisClient, connect_redis
 from manifests.redis_store import RedisManifestStore
@@ -171,7 +172,17 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
     stack.push_async_callback(vault.close)
     effects = PushEffects(database, warehouse, timedelta(days=settings.events_keep_days))
     services = Services(
-        settings, database, objects, uploads, publisher, warehouse, last_uses, vault, effects, Passwords()
+        settings=settings,
+        database=database,
+        objects=objects,
+        uploads=uploads,
+        publisher=publisher,
+        warehouse=warehouse,
+        last_uses=last_uses,
+        vault=vault,
+        push_effects=effects,
+        passwords=Passwords(),
+        edges=EdgeReports(redis),
     )
     health = Health(
         {

@@ -41,9 +41,11 @@ from edge.manifest_snapshot import ManifestSnapshot
 from edge.operations import Readiness, operations_app
 from edge.prepared import PreparedManifests
 from edge.refusals import Refusals
+from edge.reporting import Reporter
 from edge.routes import device_app
 from edge.sendfile import FileSender
 from edge.settings import EdgeSettings
+from manifests.edge_reports import EdgeReports
 from manifests.redis_client import connect_redis
 from manifests.redis_store import RedisManifestStore
 from telemetry.metrics import SPOOL_LIMIT
@@ -148,7 +150,10 @@ async def create_edge(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
         stack.push_async_callback(snapshot.flush)
         await _first_picture(feed)
         scrub = Scrub(directory, settings.blob_scrub_seconds)
-        lasting = [feed.follow, feed.poll, snapshot.run, scrub.run, *([certificates.watch] if certificates else [])]
+        reporter = Reporter(EdgeReports(redis), manifests, settings.worker)
+        stack.push_async_callback(reporter.withdraw)
+        lasting = [feed.follow, feed.poll, snapshot.run, scrub.run, reporter.run]
+        lasting += [certificates.watch] if certificates else []
         await stack.enter_async_context(_background(running.failed, *lasting))
         limits = ConnectionLimits(
             open=settings.edge_max_connections, idle=settings.edge_keepalive_seconds, stall=settings.edge_stall_seconds

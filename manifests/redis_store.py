@@ -106,7 +106,7 @@ class RedisManifestStore:
         """See `ManifestStore.publish`."""
         key, revision = publication.key, publication.revision
         fields = [part for field in _fields(publication).items() for part in field]
-        with _failures_as_unavailable():
+        with failures_as_unavailable():
             if not await self._client.eval(_PUBLISH, 1, ENVIRONMENT_PREFIX + key, revision, *fields):
                 return False
             # GT: when two publishers meet here, the set ends with the newer revision too.
@@ -116,7 +116,7 @@ class RedisManifestStore:
 
     async def withdraw(self, key: str, revision: int) -> None:
         """See `ManifestStore.withdraw`."""
-        with _failures_as_unavailable():
+        with failures_as_unavailable():
             newest = await self._client.eval(_WITHDRAW, 1, ENVIRONMENT_PREFIX + key, revision, self._tombstone_seconds)
             await self._client.zadd(WITHDRAWN_KEYS, {key: self._clock() + self._tombstone_seconds})
             await self._client.zadd(REVISIONS, {key: -newest})
@@ -125,7 +125,7 @@ class RedisManifestStore:
 
     async def load(self, key: str) -> Publication | Withdrawn | None:
         """See `ManifestStore.load`."""
-        with _failures_as_unavailable():
+        with failures_as_unavailable():
             fields: dict[bytes, bytes] = await self._client.hgetall(ENVIRONMENT_PREFIX + key)
         if not fields:
             return None
@@ -135,7 +135,7 @@ class RedisManifestStore:
 
     async def revisions(self) -> dict[str, int]:
         """See `ManifestStore.revisions`."""
-        with _failures_as_unavailable():
+        with failures_as_unavailable():
             scores = await self._client.zrange(REVISIONS, 0, -1, withscores=True)
             withdrawn = set(await self._client.zrange(WITHDRAWN_KEYS, 0, -1))
         # A publisher that was overtaken by a withdrawal can leave its revision above zero.
@@ -157,18 +157,18 @@ class RedisManifestStore:
 
     async def generation(self) -> str | None:
         """See `ManifestStore.generation`."""
-        with _failures_as_unavailable():
+        with failures_as_unavailable():
             value: bytes | None = await self._client.get(GENERATION)
         return None if value is None else value.decode()
 
     async def set_generation(self, value: str) -> None:
         """See `ManifestStore.set_generation`."""
-        with _failures_as_unavailable():
+        with failures_as_unavailable():
             await self._client.set(GENERATION, value)
 
     async def ping(self) -> None:
         """See `ManifestStore.ping`."""
-        with _failures_as_unavailable():
+        with failures_as_unavailable():
             await self._client.ping()
 
     async def _tell(self, key: str, revision: int) -> None:
@@ -183,7 +183,7 @@ class RedisManifestStore:
 
     async def _subscription(self) -> AsyncGenerator[Notice | Resubscribed, None]:
         """Yield the notices of one subscription, until it breaks with `StoreUnavailable`."""
-        with _failures_as_unavailable():
+        with failures_as_unavailable():
             pubsub = self._client.pubsub()
             try:
                 await pubsub.subscribe(NOTICES)
@@ -210,7 +210,8 @@ class RedisManifestStore:
 
 
 @contextmanager
-def _failures_as_unavailable() -> Iterator[None]:
+def failures_as_unavailable() -> Iterator[None]:
+    """Tell of whatever goes wrong with Redis within the block as `StoreUnavailable`."""
     try:
         yield
     except (RedisError, RedisClusterException, OSError, TimeoutError) as error:

@@ -19,6 +19,7 @@ from skafos.records import (
     Deployed,
     Deployment,
     Device,
+    Edge,
     Environment,
     EnvironmentGroup,
     Erasure,
@@ -156,6 +157,11 @@ def take_back_invitation(org: str, invitation_id: str) -> Steps[None]:
 def list_audit(org: str) -> Steps[list[AuditEntry]]:
     """List who changed what in an organization, newest first."""
     return listing(AuditEntry, path("organizations", org, "audit"))
+
+
+def list_edges(org: str) -> Steps[list[Edge]]:
+    """List the edges that serve devices, and when each was seen last."""
+    return ask(Call("GET", path("organizations", org, "edges")), list[Edge])
 
 
 # --- erasing

@@ -384,6 +384,17 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
     created_at: str | None = None
 
 
+class Edge(Struct, frozen=True, kw_only=True):
+    """An edge: one process that serves devices."""
+
+    name: str
+    silent: bool
+    environments: int
+    version: str = ""
+    started_at: str | None = None
+    seen_at: str | None = None
+
+
 class VersionShare(Struct, frozen=True, kw_only=True):
     """Active devices on a version; `version` is None for those that hold none, `share` is between 0 and 1."""
 

@@ -20,6 +20,7 @@ from control_plane.settings import Settings
 from control_plane.tables import Organization
 from control_plane.uploads import Uploads
 from control_plane.warehouse import WarehouseGate
+from manifests.edge_reports import EdgeReports
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Services:
     vault: Vault
     push_effects: PushEffects
     passwords: Passwords
+    edges: EdgeReports
 
 
 @dataclass(frozen=True, slots=True)

@@ -401,6 +401,17 @@ class ErasureOut(Answer):
     finished_at: datetime | None = Field(description="When ClickHouse had nothing left of it; null until then.")
 
 
+class EdgeOut(Answer):
+    """An edge: one process that serves devices."""
+
+    name: str = Field(description="Its host, and its name there.")
+    version: str
+    started_at: datetime = Field(description="By its own clock.")
+    seen_at: datetime = Field(description="When it reported last; it does each 10 seconds.")
+    silent: bool = Field(description="Whether it should have reported again: it was killed, or cannot reach Redis.")
+    environments: int = Field(description="Environment keys that it serves.")
+
+
 class TokenOut(Answer):
     """A token, as lists show it."""
 

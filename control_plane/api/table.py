@@ -8,6 +8,7 @@ from control_plane.api import (
     applications,
     deployments,
     downloads,
+    edges,
     environments,
     erasures,
     figures,
@@ -175,6 +176,14 @@ ROUTES: tuple[Route, ...] = (
         "List who changed what",
         query=Paging,
         answer=list[s.AuditOut],
+    ),
+    Route(
+        "GET",
+        f"{ORG}/edges",
+        edges.list_edges,
+        VIEWER,
+        "List the edges that serve devices",
+        answer=list[s.EdgeOut],
     ),
     Route(
         "POST",

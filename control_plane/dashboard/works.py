@@ -1,4 +1,4 @@
-"""How the works of an organization are: what waits, and what ends when."""
+"""How the works of an organization are: what waits, which edges serve it, and what ends when."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 from sqlalchemy import Select, and_, func, select
 
 from control_plane.api.call import Call
+from control_plane.api.edges import list_edges
+from control_plane.api.schemas import EdgeOut
+from control_plane.errors import Unavailable
 from control_plane.patch_jobs import PENDING, RUNNING
 from control_plane.push.expiry import expires_soon
 from control_plane.tables import (
@@ -71,10 +74,19 @@ async def show_works(call: Call) -> Mapping[str, Any]:
         environments_shown = (await session.execute(signed)).all()
         credentials_shown = (await session.execute(credentials)).all()
     return {
+        "edges": await _edges(call),
         "counts": counts,
         "environments": environments_shown,
         "credentials": [(*row, expires_soon(row[3], call.now)) for row in credentials_shown],
     }
+
+
+async def _edges(call: Call) -> list[EdgeOut] | None:
+    """Return the edges, or None when they cannot be asked for: the page tells the rest all the same."""
+    try:
+        return await list_edges(call)
+    except Unavailable:
+        return None
 
 
 def _count(query: Select[Any]) -> Select[Any]:

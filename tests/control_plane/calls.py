@@ -14,6 +14,7 @@ from control_plane.push.vault import Vault
 from control_plane.settings import Settings
 from control_plane.tables import utc_now
 from control_plane.warehouse import WarehouseGate
+from manifests.edge_reports import EdgeReports
 from tests.control_plane.world import World
 
 
@@ -30,6 +31,7 @@ def call_in(world: World, **parts: str) -> Call:
         vault=cast("Vault", None),
         push_effects=cast("PushEffects", None),
         passwords=Passwords(),
+        edges=cast("EdgeReports", None),
     )
     request = make_mocked_request("GET", "/", match_info=parts)
     caller = Caller(world.actor.user_id or "", world.actor.email, "token")

@@ -25,6 +25,7 @@ from prometheus_client import REGISTRY
 from artifacts.store import ObjectStore, open_store
 from edge.app import RunningEdge, create_edge
 from edge.settings import EdgeSettings
+from manifests.edge_reports import EdgeReports
 from manifests.keys import make_key
 from manifests.model import Encoding, Release, Rule
 from manifests.redis_client import connect_redis
@@ -95,6 +96,11 @@ class Site:
         assert await self.store.publish(publication)
         await self.store.set_generation("filled")
         return publication
+
+    @property
+    def edge_reports(self) -> EdgeReports:
+        """What the edges report of themselves."""
+        return EdgeReports(self._client)
 
     async def empty_redis(self) -> None:
         """Do what an operator should not: FLUSHALL."""

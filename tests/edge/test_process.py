@@ -97,6 +97,20 @@ async def test_several_workers_share_one_port_and_each_serves(site: Site) -> Non
         assert all("skafos_edge_checks_total{" in one for one in counted)
 
 
+async def test_an_edge_reports_that_it_is_there_and_what_it_serves_until_it_ends(site: Site) -> None:
+    await site.publish(Environment())
+    async with site.process(EDGE_NAME="told").running() as edge:
+
+        async def reported() -> bool:
+            return any(seen.report.worker == "edge-told" for seen in await site.edge_reports.read())
+
+        await eventually(reported)
+        (seen,) = [seen for seen in await site.edge_reports.read() if seen.report.worker == "edge-told"]
+        assert seen.report.environments == json.loads((await edge.operations("/readyz")).body)["environments"] > 0
+        assert not seen.is_silent
+    assert not any(seen.report.worker == "edge-told" for seen in await site.edge_reports.read())
+
+
 async def test_a_second_worker_of_the_same_name_is_refused(site: Site) -> None:
     first = site.process()
     async with first.running():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 from control_plane.api.schemas import FileOut
 from control_plane.dashboard.differences import compare_files
 from control_plane.dashboard.table import PAGES
+from manifests.edge_reports import EDGES, EdgeReport, EdgeReports
+from manifests.redis_client import connect_redis
 from tests.control_plane.dashboard.browsing import Browser
 from tests.control_plane.dashboard.conftest import MODEL, ORG, Office
 
@@ -85,6 +88,21 @@ def test_the_works_tell_when_signatures_end(office: Office) -> None:
     office.api.post(f"{MODEL}/model_versions", {"filename": "begun.bin"})
     assert "Uploads under way 1" in office.owner.get("/organizations/Acme/works").text
     assert "Photos" not in office.browsers["outsider"].get("/organizations/Elsewhere/works").text
+
+
+async def test_the_works_tell_which_edges_are_there_and_which_are_silent(office: Office) -> None:
+    works = "/organizations/Acme/works"
+    assert "No edge has reported within a day" in office.owner.get(works).text
+    client: Any = connect_redis(office.api.redis.url)
+    await EdgeReports(client).report(EdgeReport("here.example", "edge-0", "1.2.3", 1_700_000_000.0, 5))
+    assert re.search(r"here.example/edge-0 1.2.3 2023-11-14 22:13 UTC [^<]{20} 5", office.owner.get(works).text)
+    (edge,) = office.api.get(f"{ORG}/edges")
+    assert (edge["name"], edge["silent"]) == ("here.example/edge-0", False)
+    moment, _, text = (await client.hget(EDGES, "here.example/edge-0")).partition(b" ")
+    await client.hset(EDGES, "here.example/edge-0", b"%d %b" % (int(moment) - 3600, text))
+    assert "UTC : silent 5" in office.owner.get(works).text
+    await client.delete(EDGES)
+    await client.aclose()
 
 
 def test_two_versions_are_compared_file_by_file(office: Office) -> None:
