@@ -54,7 +54,7 @@ BIN := $(VENV)/bin
 DEBIAN_PACKAGES := redis-server postgresql clickhouse-server libzookeeper-java default-jre-headless nginx haproxy systemd \
 	prometheus zstd chromium gcc libc6-dev
 
-.PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-telemetry bench-questions bench-push bench-patches lock clean
+.PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-telemetry bench-questions bench-push bench-patches bench-pages lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -192,6 +192,9 @@ bench-patches: $(VENV)/.stamp-dev bench-packages $(BENCH_VENV)/.stamp-torch ## m
 	@$(BIN)/python -m bench.patches.corpus
 	@$(BIN)/python -m bench.patches $(if $(filter yes,$(FRESH)),--fresh) \
 		$(if $(strip $(PAIRS)),--pairs "$(PAIRS)",--write docs/performance.md)
+
+bench-pages: $(VENV)/.stamp-dev ## measure the dashboard's pages with 1,000 models and 10,000 versions
+	@$(BIN)/python -m bench.pages --write docs
 
 # --- Keeping ---------------------------------------------------------------------------------------------------------
 

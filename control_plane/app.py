@@ -30,6 +30,7 @@ from control_plane.api.serve import add_routes
 from control_plane.api.table import ROUTES
 from control_plane.dashboard.app import add_dashboard
 from control_plane.database import Database
+from control_plane.device_counts import DeviceCounts
 from control_plane.eraser import Eraser
 from control_plane.errors import Unavailable
 from control_plane.garbage import GarbageCollector
@@ -183,6 +184,7 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
         push_effects=effects,
         passwords=Passwords(),
         edges=EdgeReports(redis),
+        device_counts=DeviceCounts(),
     )
     health = Health(
         {

@@ -65,7 +65,7 @@ def measure(folder: Path, url: str, devices: int) -> dict[str, list[float]]:
         with running_api(folder, url, **settings) as api:
             _prepare(api, key)
             environment = next(each["id"] for each in api.get(f"{APP}/environments") if each["name"] == "prod")
-            asyncio.run(_register(url, environment, devices))
+            asyncio.run(register_devices(url, environment, devices))
             deploy, send = {"version": 1, "environment": "prod", "push": True}, {"environment": "prod"}
             ways: dict[str, Callable[[], str]] = {
                 "deploy": lambda: api.post(f"{MODEL}/deploy", deploy)["deployment"]["push"]["push_id"],
@@ -86,7 +86,8 @@ def _prepare(api: Api, key: ec.EllipticCurvePrivateKey) -> None:
     assert stored.status_code == 200, stored.text
 
 
-async def _register(url: str, environment_id: str, devices: int) -> None:
+async def register_devices(url: str, environment_id: str, devices: int) -> None:
+    """Register so many devices with an environment, in the database at ``url`` itself."""
     database = Database(url)
     statement = _SQLITE + _COLUMNS + _ROWS_SQLITE if database.is_sqlite else _COLUMNS + _ROWS_POSTGRES
     async with database.write() as session:

@@ -12,6 +12,7 @@ from control_plane.accounts import Caller, LastUses, Role
 from control_plane.actor import Actor
 from control_plane.client_address import client_of
 from control_plane.database import Database
+from control_plane.device_counts import DeviceCounts
 from control_plane.passwords import Passwords
 from control_plane.publish import Publisher
 from control_plane.push.effect import PushEffects
@@ -38,6 +39,7 @@ class Services:
     push_effects: PushEffects
     passwords: Passwords
     edges: EdgeReports
+    device_counts: DeviceCounts
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane import lookup
@@ -29,7 +29,6 @@ from control_plane.api.versions import find_model
 from control_plane.errors import Invalid, Missing
 from control_plane.tables import (
     Deployment,
-    Device,
     Environment,
     Model,
     ModelVersion,
@@ -94,7 +93,7 @@ async def list_environment_groups(call: Call, query: EnvironmentGroupsQuery) -> 
         ids = [environment.id for environment in environments]
         keys = await valid_keys(session, ids, call.now)
         releases = await _releases(session, model.id, ids)
-        counts = await _device_counts(session, ids) if query.with_device_count else {}
+        counts = await call.services.device_counts.of(session, ids) if query.with_device_count else {}
     shown = [
         EnvironmentGroupOut(
             id=environment.id,
@@ -182,12 +181,3 @@ async def _releases(
         )
         found.setdefault(environment_id, []).append(offer)
     return found
-
-
-async def _device_counts(session: AsyncSession, environment_ids: Sequence[str]) -> dict[str, int]:
-    query = (
-        select(Device.environment_id, func.count())
-        .where(Device.environment_id.in_(environment_ids))
-        .group_by(Device.environment_id)
-    )
-    return {row[0]: row[1] for row in (await session.execute(query)).all()}

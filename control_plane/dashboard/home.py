@@ -17,7 +17,7 @@ from control_plane.api.paging import Paging
 from control_plane.api.schemas import ApplicationsQuery
 from control_plane.dashboard.addresses import address
 from control_plane.dashboard.paging import cursor_of
-from control_plane.tables import Application, Deployment, Device, Environment
+from control_plane.tables import Application, Deployment, Environment
 
 # Cards on a page: what somebody looks through, and what its figures cost.
 PER_PAGE = 60
@@ -38,7 +38,7 @@ async def show_applications(call: Call) -> Mapping[str, Any]:
     page = await list_applications(call, query)
     ids = [application.id for application in page.items]
     async with call.database.read() as session:
-        devices, deployed = await _devices(session, ids), await _last_deployments(session, ids)
+        devices, deployed = await _devices(call, session, ids), await _last_deployments(session, ids)
     return {"items": page.items, "next_cursor": page.next_cursor, "devices": devices, "deployed": deployed}
 
 
@@ -47,15 +47,14 @@ async def show_new_application(call: Call) -> Mapping[str, Any]:  # noqa: ARG001
     return {}
 
 
-async def _devices(session: AsyncSession, application_ids: list[str]) -> dict[str, int]:
+async def _devices(call: Call, session: AsyncSession, application_ids: list[str]) -> dict[str, int]:
     """Return how many devices are registered with each application."""
-    query = (
-        select(Environment.application_id, func.count())
-        .join(Device, Device.environment_id == Environment.id)
-        .where(Environment.application_id.in_(application_ids))
-        .group_by(Environment.application_id)
-    )
-    return {row[0]: row[1] for row in (await session.execute(query)).all()}
+    query = select(Environment.id, Environment.application_id).where(Environment.application_id.in_(application_ids))
+    application_of = {row[0]: row[1] for row in (await session.execute(query)).all()}
+    counts: dict[str, int] = dict.fromkeys(application_ids, 0)
+    for environment_id, count in (await call.services.device_counts.of(session, list(application_of))).items():
+        counts[application_of[environment_id]] += count
+    return counts
 
 
 async def _last_deployments(session: AsyncSession, application_ids: list[str]) -> dict[str, datetime]:

@@ -8,6 +8,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from control_plane.accounts import Caller, LastUses, Role
 from control_plane.api.call import Call, Membership, Services
+from control_plane.device_counts import DeviceCounts
 from control_plane.passwords import Passwords
 from control_plane.push.effect import PushEffects
 from control_plane.push.vault import Vault
@@ -32,6 +33,7 @@ def call_in(world: World, **parts: str) -> Call:
         push_effects=cast("PushEffects", None),
         passwords=Passwords(),
         edges=cast("EdgeReports", None),
+        device_counts=DeviceCounts(),
     )
     request = make_mocked_request("GET", "/", match_info=parts)
     caller = Caller(world.actor.user_id or "", world.actor.email, "token")
