@@ -98,13 +98,13 @@ class Batches:
             batch = decode_batch(data[head_end:end], content_type)
         except InvalidBatch:
             return None
-        if batch.refused_count or not batch.events:
+        if batch.refused_count or not batch.count:
             return None
         try:
             self._spool.submit(labels, batch.raw, int(self._clock() * 1000), settle)
         except (SpoolFull, SpoolClosed):
             return None
-        return Taken(end, len(batch.events))
+        return Taken(end, batch.count)
 
     def answer(self, count: int, date: bytes, *, last: bool) -> bytes:
         """Return the answer to a batch that is durable, every event in it accepted, as aiohttp's route gives it.

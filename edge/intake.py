@@ -111,9 +111,9 @@ class Intake:
         with self._gate.enter():
             received_at = self._now()
             batch = _decode(await read_body(request, self._limits), request.headers.get("Content-Type"))
-            if batch.events:
+            if batch.count:
                 await self._store(event_labels(environment.labels), batch, received_at)
-        metrics.EVENTS.labels("accepted").inc(len(batch.events))
+        metrics.EVENTS.labels("accepted").inc(batch.count)
         metrics.EVENTS.labels("refused").inc(batch.refused_count)
         for word, events in count_refusals(batch.refused, batch.refused_count).items():
             metrics.EVENTS_REFUSED.labels(word).inc(events)
@@ -123,7 +123,7 @@ class Intake:
         try:
             await self._spool.append(labels, batch.raw, received_at)
         except (SpoolFull, SpoolClosed):
-            metrics.EVENTS.labels("spool_full").inc(len(batch.events))
+            metrics.EVENTS.labels("spool_full").inc(batch.count)
             raise Unavailable("Events cannot be stored at the moment; keep them and come back.", "spool_full") from None
 
     async def register(self, request: web.Request) -> web.StreamResponse:
@@ -168,7 +168,7 @@ def _decode(body: bytes, content_type: str | None) -> Batch:
 
 def _accepted(batch: Batch) -> web.Response:
     refused = [{"index": one.index, "reason": one.reason} for one in batch.refused]
-    told = accepted(len(batch.events), refused, batch.refused_count)
+    told = accepted(batch.count, refused, batch.refused_count)
     return web.json_response(told, status=202, headers={"Cache-Control": "no-store"})
 
 

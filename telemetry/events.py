@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
+from operator import attrgetter
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -120,13 +121,14 @@ class Batch(msgspec.Struct, frozen=True):
     """A decoded batch.
 
     Attributes:
-        events: the accepted events, in the order the device gave them.
-        raw: the accepted events as one JSON array, with the fields this version does not know; this goes to the spool.
+        count: of accepted events.
+        raw: the accepted events as one JSON array, in the order the device gave them and with the fields this version
+            does not know; this goes to the spool.
         refused: the first refusals (at most ``MAX_REASONS_PER_BATCH``).
         refused_count: all refusals.
     """
 
-    events: tuple[Event, ...]
+    count: int
     raw: bytes
     refused: tuple[Refused, ...] = ()
     refused_count: int = 0
@@ -139,9 +141,11 @@ class _CheckedEvent(Event, frozen=True, gc=False, kw_only=True):
     device_id: Annotated[str, msgspec.Meta(pattern=DEVICE_ID_PATTERN)]
 
 
-_EVENT = msgspec.json.Decoder(Event)
 _EVENTS = msgspec.json.Decoder(list[Event])
 _CHECKED_EVENT = msgspec.json.Decoder(_CheckedEvent)
+_KIND: Final = attrgetter("type")
+_DEVICE: Final = attrgetter("device_id")
+_KNOWN_TYPES: Final = frozenset(EVENT_TYPES)
 _TYPE: Final = re.compile(TYPE_PATTERN)
 _DEVICE_ID: Final = re.compile(DEVICE_ID_PATTERN)
 # An array with so many places is given up at the first item too many, where a list would hold a million of them first.
@@ -242,24 +246,24 @@ def _decode_whole(array: bytes) -> Batch | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     _check_count(len(events))
-    if not all(map(_TYPE.match, {event.type for event in events})):
+    types = set(map(_KIND, events))
+    if not (types <= _KNOWN_TYPES or all(map(_TYPE.match, types))):
         return None
-    if not all(map(_DEVICE_ID.match, {event.device_id for event in events})):
+    if not all(map(_DEVICE_ID.match, set(map(_DEVICE, events)))):
         return None
-    return Batch(tuple(events), array)
+    return Batch(len(events), array)
 
 
 def _decode_each(array: bytes) -> Batch:
-    events: list[Event] = []
     kept: list[bytes] = []
     refused: list[Refused] = []
     for index, item in enumerate(_items(array)):
-        reason = _decode_one(item, events)
+        reason = _wrong_with(item)
         if reason is None:
             kept.append(item)
         else:
             refused.append(Refused(index, reason))
-    return Batch(tuple(events), b"[" + b",".join(kept) + b"]", tuple(refused[:MAX_REASONS_PER_BATCH]), len(refused))
+    return Batch(len(kept), b"[" + b",".join(kept) + b"]", tuple(refused[:MAX_REASONS_PER_BATCH]), len(refused))
 
 
 def _items(array: bytes) -> list[bytes]:
@@ -272,10 +276,9 @@ def _items(array: bytes) -> list[bytes]:
     return [bytes(item) for item in items if item]
 
 
-def _decode_one(item: bytes, into: list[Event]) -> str | None:
+def _wrong_with(item: bytes) -> str | None:
     try:
         _CHECKED_EVENT.decode(item)
-        into.append(_EVENT.decode(item))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # The array around it was well-formed, so a text that is no UTF-8 spoils this event alone.
         return str(error)
