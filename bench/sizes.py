@@ -29,7 +29,8 @@ from bench.finetune import finetuned
 from bench.markdown import table, verdict, write_section
 from bench.processes import MB, AtRest, Growth, watched_growth
 from skafos.client import Client
-from tests.flows.running import ROOT, Running, running, until
+from tests.command import ROOT
+from tests.flows.running import Running, running, until
 
 APP = "Sizes"
 

@@ -13,7 +13,7 @@ from bench.patches.pairs import Group, Pair
 from bench.patches.peers import PEERS
 from bench.patches.report import SECTION, best, goals, render
 from bench.patches.results import Kept, Row
-from tests.flows.running import ROOT
+from tests.command import ROOT
 
 OURS = "skafos-delta"
 COSTS = Measured(0, 1.0, 10_000_000, 0.01, 3_000_000, 2_000_000, ())

@@ -13,7 +13,7 @@ from bench.edge.openloop import Latencies
 from bench.edge.report import Results, render
 from bench.markdown import replace_section
 from tests.bench.conftest import row
-from tests.flows.running import ROOT
+from tests.command import ROOT
 
 PARITY = next(case for case in RATE_CASES if case.name == "304-64")
 EVENTS = next(case for case in RATE_CASES if case.name == "events")

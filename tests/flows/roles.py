@@ -11,8 +11,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tests.command import PATIENCE_SECONDS, ROOT
 from tests.components import free_port
-from tests.flows.running import PATIENCE_SECONDS, ROOT, Connected, until
+from tests.flows.running import Connected, until
 
 EDGE_WORKERS = 2
 

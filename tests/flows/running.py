@@ -16,10 +16,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from skafos.client import Client
-
-ROOT = Path(__file__).resolve().parents[2]
-# Waiting gives up after this long, well below the limit of a test; machines that run tests are slow at times.
-PATIENCE_SECONDS = 120.0
+from tests.command import PATIENCE_SECONDS, ROOT, run
 
 
 def until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
@@ -79,15 +76,7 @@ class Connected:
 
     def command(self, *arguments: str, app: str = "", model: str = "") -> subprocess.CompletedProcess[str]:
         """Run the ``skafos`` command and return how it ended."""
-        return subprocess.run(
-            [sys.executable, "-m", "skafos", *arguments],
-            env=self.settings(app, model),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
+        return run(*arguments, **self.settings(app, model))
 
 
 class Running(Connected):

@@ -14,7 +14,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from skafos.device import DeviceClient
-from tests.flows.running import PATIENCE_SECONDS, ROOT, Running, until
+from tests.command import PATIENCE_SECONDS, ROOT
+from tests.flows.running import Running, until
 from tests.flows.whole_path import Releases
 from tests.servers.browser import LAPTOP, Eyes, playwright_chromium
 

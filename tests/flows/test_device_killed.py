@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from skafos.device import DeviceClient, HeldVersion
-from tests.flows.running import ROOT
+from tests.command import ROOT
 from tests.skafos.repository import Repository, Served, Version
 
 MODEL = "vision"

@@ -13,8 +13,9 @@ import pytest
 
 from skafos import models
 from skafos.exceptions import InvalidParamError
+from tests.command import PATIENCE_SECONDS, ROOT
 from tests.components import require
-from tests.flows.running import PATIENCE_SECONDS, ROOT, Running
+from tests.flows.running import Running
 from tests.flows.whole_path import Releases
 
 APP, MODEL, EMPTY_MODEL = "Published", "voice-activity", "nothing-yet"

@@ -17,8 +17,9 @@ import pytest
 
 from bench.edge.certificate import make_certificate
 from skafos.up import UpError, ensure_room
+from tests.command import PATIENCE_SECONDS, ROOT
 from tests.components import free_port
-from tests.flows.running import PATIENCE_SECONDS, ROOT, Connected, Running, has_ended, running, until
+from tests.flows.running import Connected, Running, has_ended, running, until
 from tests.flows.whole_path import Journey, Releases, travel
 
 ADDRESSES = {"control_url", "edge_url", "dashboard_url", "api_token", "organization"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,23 +10,9 @@ from typing import Any
 import pytest
 
 from skafos.device import DeviceClient, Retry
-from tests.flows.running import Connected
-from tests.skafos.command import run
 from tests.skafos.repository import Repository, Served
 
 MakeDevice = Callable[..., DeviceClient]
-
-
-@pytest.fixture(autouse=True)
-def commands_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run ``skafos`` commands without a process each: a test of the command runs dozens of them."""
-
-    def command(
-        connected: Connected, *arguments: str, app: str = "", model: str = ""
-    ) -> subprocess.CompletedProcess[str]:
-        return run(*arguments, **connected.settings(app, model))
-
-    monkeypatch.setattr(Connected, "command", command)
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from skafos.cli.app import COMMANDS, FAMILIES
 from skafos.cli.app import app as tree
 from skafos.cli.output import MAX_CELL
 from skafos.cli.reference import HEADING, commands, reference
+from tests.command import ROOT, run
 from tests.control_plane.push.certificates import EMAIL, PROJECT, service_account
-from tests.flows.running import ROOT, Running, until
-from tests.skafos.command import run
+from tests.flows.running import Running, until
 
 APP, MODEL = "Command", "vision"
 COMMANDS_OF_THE_DESIGN = {

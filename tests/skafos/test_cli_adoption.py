@@ -24,8 +24,8 @@ from skafos.cli.export import Column, ParquetFailed, Table, write_parquet
 from skafos.cli.figure_pages import amount, seconds
 from skafos.exceptions import UnavailableError
 from telemetry import queries
-from tests.flows.running import PATIENCE_SECONDS, ROOT, Running, until
-from tests.skafos.command import run
+from tests.command import PATIENCE_SECONDS, ROOT, run
+from tests.flows.running import Running, until
 from tests.small_population import population
 
 APP, MODEL = "Figures", "figures"

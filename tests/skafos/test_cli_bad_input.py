@@ -15,8 +15,8 @@ import pytest
 from skafos.cli import INTERRUPTED
 from skafos.client import Client
 from skafos.exceptions import InvalidParamError
-from tests.flows.running import PATIENCE_SECONDS, ROOT, until
-from tests.skafos.command import run
+from tests.command import PATIENCE_SECONDS, ROOT, run
+from tests.flows.running import until
 
 # A byte that is no UTF-8, as Python holds it.
 NO_UTF8 = "a\udcff"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import OnTerminal, run, run_on_terminal
 from tests.flows.running import Running
-from tests.skafos.command import OnTerminal, run, run_on_terminal
 
 APP, MODEL = "Progress", "vision"
 LENGTH = 3_000_000

@@ -14,8 +14,9 @@ import pytest
 
 from skafos.exceptions import InvalidParamError
 from skafos.workers import edge_program
+from tests.command import PATIENCE_SECONDS, ROOT
 from tests.components import free_port
-from tests.flows.running import PATIENCE_SECONDS, ROOT, has_ended, until
+from tests.flows.running import has_ended, until
 from tests.servers.redis import running_redis
 
 

@@ -10,10 +10,14 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from skafos.cli import main
-from tests.flows.running import PATIENCE_SECONDS, ROOT
+
+ROOT = Path(__file__).resolve().parents[1]
+# Waiting gives up after this long, well below the limit of a test; machines that run tests are slow at times.
+PATIENCE_SECONDS = 120.0
 
 
 def run(*arguments: str, typed: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
