@@ -281,6 +281,7 @@ async def test_it_runs_by_itself_and_goes_on_after_it_was_kept_from_it(
             await world.objects.length(version.artifact_sha256 or "")
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # the command is what is tested
 def test_an_operator_can_have_it_done_at_once(api: Api) -> None:
     org = f"/v2/organizations/{ORGANIZATION}"
     api.post(f"{org}/apps", {"name": "app", "bundle_id": "a.b", "platform": "ios"})

@@ -37,6 +37,7 @@ from control_plane.tables import ArtifactEncoding, ModelVersion, PatchJob, utc_n
 from manifests.model import Encoding
 from tests.artifacts.patch.files import safetensors, trained, weights
 from tests.control_plane.databases import fresh_database
+from tests.control_plane.isolated_work import die, divide_by_zero, sleep_for_ever
 from tests.control_plane.world import QUICK, Clock, World, open_world, stop
 
 __all__ = ["fresh_database"]
@@ -357,6 +358,7 @@ async def test_a_patch_whose_process_was_killed_is_made_after_a_pause(
     assert [(job.state, job.reason) for job in await jobs(world)] == [("built", None)]
 
 
+@pytest.mark.parametrize("fresh_database", ["sqlite"], indirect=True)  # five processes, whatever the database
 async def test_a_patch_that_kills_its_process_each_time_is_given_up_and_the_next_deployment_has_it_tried_anew(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -445,10 +447,6 @@ def test_pauses_double_up_to_the_longest() -> None:
     assert pauses[-1] == LONGEST_PAUSE
 
 
-def die(*_: object, **__: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 async def test_a_job_whose_builder_died_is_taken_up_again(world: World) -> None:
     job = await prepare_one_job(world)
     await pretend_running(world, job, attempts=1)
@@ -524,10 +522,6 @@ async def test_shutting_down_ends_the_process_and_puts_the_job_back(
     await until_no_worker_runs()
 
 
-def sleep_for_ever(*_: object, **__: object) -> None:
-    signal.pause()
-
-
 # --- A process of its own ---------------------------------------------------------------------------------------------
 
 
@@ -538,10 +532,6 @@ async def test_an_isolated_call_runs_elsewhere_and_returns_its_result() -> None:
 async def test_an_isolated_call_raises_what_the_call_raises() -> None:
     with pytest.raises(ZeroDivisionError):
         await call_isolated(divide_by_zero, 60)
-
-
-def divide_by_zero() -> float:
-    return 1 / 0
 
 
 async def test_a_call_that_takes_too_long_is_killed() -> None:
