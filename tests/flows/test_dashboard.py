@@ -47,6 +47,14 @@ def new_page(chromium: Browser) -> Page:
     return context.new_page()
 
 
+# Drops files of these names and texts on the place for uploads.
+DROP = """files => {
+  const dropped = new DataTransfer();
+  for (const [name, text] of files) dropped.items.add(new File([text], name));
+  document.querySelector("[data-upload]").dispatchEvent(new DragEvent("drop", {dataTransfer: dropped}));
+}"""
+
+
 def come_in(page: Page, skafos: Running) -> None:
     """Sign the owner in by a link."""
     page.goto(link_of(skafos, "owner@example.org"))
@@ -164,6 +172,39 @@ def test_an_upload_goes_on_after_the_line_broke(skafos_up: Running, chromium: Br
     assert sent[2] == "bytes */20000000", "after the line broke it asks how much is there"
     (version,) = skafos_up.skafos("versions", app="Broken line", model="large")
     assert version["upload_length"] == 20_000_000
+
+
+def test_a_folder_and_several_files_are_packed_as_the_command_packs_them(
+    skafos_up: Running, chromium: Browser, tmp_path: Path
+) -> None:
+    app, organization = "Folders", skafos_up.organization
+    skafos_up.skafos("apps", "create", app, "--bundle-id", "com.example.folders", "--platform", "ios")
+    skafos_up.skafos("models", "create", "packed", app=app)
+    folder = tmp_path / "Größe.mlpackage"
+    (folder / "Data").mkdir(parents=True)
+    (folder / "Manifest.json").write_text("{}")
+    (folder / "Data" / "weights.bin").write_bytes(os.urandom(9_000_000))
+    (folder / "Data" / "empty").write_bytes(b"")
+    page = new_page(chromium)
+    come_in(page, skafos_up)
+    model = f"{skafos_up.connection['control_url']}/organizations/{organization}/apps/{app}/models/packed"
+    page.goto(model)
+    page.set_input_files("#upload-folder", str(folder))
+    page.wait_for_url("**/versions/1")
+    skafos_up.skafos("upload", str(folder), app=app, model="packed")
+    page.goto(model)
+    page.evaluate(DROP, [["b.txt", "second"], ["a.txt", "first"]])
+    page.wait_for_url("**/versions/3")
+    page.goto(model)
+    page.evaluate(DROP, [["alone.bin", "as it is"]])
+    page.wait_for_url("**/versions/4")
+    browser, command, several, alone = skafos_up.skafos("versions", app=app, model="packed")
+    names = ["Größe.mlpackage/Data/empty", "Größe.mlpackage/Data/weights.bin", "Größe.mlpackage/Manifest.json"]
+    assert [file["name"] for file in browser["files"]] == names
+    assert browser["artifact_sha256"] == command["artifact_sha256"]
+    assert browser["name"] == "packed.zip"
+    assert [(file["name"], file["length"]) for file in several["files"]] == [("a.txt", 5), ("b.txt", 6)]
+    assert ([file["name"] for file in alone["files"]], alone["upload_length"]) == (["alone.bin"], 8)
 
 
 def test_an_account_from_its_invitation_on(skafos_up: Running, chromium: Browser, tmp_path: Path) -> None:

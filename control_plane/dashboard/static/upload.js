@@ -7,18 +7,26 @@ const TRIES = 6;
 for (const section of document.querySelectorAll("[data-upload]")) prepare(section);
 
 function prepare(section) {
-  const chooser = section.querySelector("input[type=file]");
-  chooser.addEventListener("change", () => { if (chooser.files.length) upload(section, chooser.files[0]); });
+  for (const chooser of section.querySelectorAll("input[type=file]")) {
+    chooser.addEventListener("change", () => {
+      const named = [...chooser.files].map((file) => [file.webkitRelativePath || file.name, file]);
+      if (named.length) upload(section, named, Boolean(chooser.webkitdirectory));
+    });
+  }
   section.addEventListener("dragover", (event) => { event.preventDefault(); section.classList.add("over"); });
   section.addEventListener("dragleave", () => section.classList.remove("over"));
   section.addEventListener("drop", (event) => {
     event.preventDefault();
     section.classList.remove("over");
-    if (event.dataTransfer.files.length) upload(section, event.dataTransfer.files[0]);
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+    const files = [...event.dataTransfer.files].map((file) => [file.name, file]);
+    if (entries.length) upload(section, filesIn(entries), entries.some((entry) => entry.isDirectory));
+    else if (files.length) upload(section, files, false);
   });
 }
 
-async function upload(section, file) {
+// Uploads [name, file] pairs, or a promise of them: one file as it is, and folders or several files as one zip.
+async function upload(section, chosen, hasFolder) {
   const progress = section.querySelector(".progress");
   const bar = progress.querySelector("progress");
   const status = progress.querySelector("[role=status]");
@@ -33,6 +41,10 @@ async function upload(section, file) {
     const versions = `${section.dataset.upload}/model_versions`;
     const token = section.dataset.formToken;
     const description = section.querySelector("#upload-description").value;
+    const file = await packed(section, await chosen, hasFolder, stopping.signal, (read, total) => {
+      bar.value = total ? read / total : 1;
+      status.textContent = `Reading: ${Math.floor(100 * bar.value)} % of ${size(total)}`;
+    });
     const begun = await call("post", versions, token, {filename: file.name, ...(description && {description})});
     // The address names the host that clients reach us by; the dashboard may be reached by another.
     const address = new URL(begun.presigned_url);
@@ -49,6 +61,12 @@ async function upload(section, file) {
     status.textContent = stopping.signal.aborted ? "Stopped." : error.message;
     stop.hidden = true;
   }
+}
+
+async function packed(section, named, hasFolder, signal, tell) {
+  if (!named.length) throw new Error("There is nothing to upload: the folder holds no file.");
+  if (named.length === 1 && !hasFolder) return named[0][1];
+  return new File([await zipOf(named, signal, tell)], `${section.dataset.model}.zip`);
 }
 
 // Sends what is missing, part by part; after a failure it asks how much is there, and goes on from there.
