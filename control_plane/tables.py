@@ -150,6 +150,12 @@ class ApiToken(Base):
     name: Mapped[str] = mapped_column(String(NAME_LENGTH))
     token_hash: Mapped[str] = mapped_column(String(SHA256_LENGTH), unique=True)
     hint: Mapped[str] = mapped_column(String(8))
+    # What it may do at most; nothing bounds a token of which all three are None but its person's roles.
+    organization_id: Mapped[str | None] = mapped_column(
+        ForeignKey("organizations.id", ondelete="CASCADE"), index=True, default=None
+    )
+    role: Mapped[str | None] = mapped_column(String(16), default=None)
+    expires_at: Mapped[datetime | None] = mapped_column(default=None)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     last_used_at: Mapped[datetime | None] = mapped_column(default=None)
     revoked_at: Mapped[datetime | None] = mapped_column(default=None)

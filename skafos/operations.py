@@ -184,9 +184,20 @@ def list_tokens() -> Steps[list[Token]]:
     return listing(Token, "/tokens")
 
 
-def create_token(name: str) -> Steps[Token]:
-    """Create an API token; its ``token`` is shown this once."""
-    return ask(Call("POST", "/tokens", json={"name": name}), Token)
+def create_token(
+    name: str, organization: str | None = None, role: str | None = None, expires_days: int | None = None
+) -> Steps[Token]:
+    """Create an API token; its ``token`` is shown this once.
+
+    Args:
+        name: by which to tell it from others.
+        organization: the only one that it opens (name or id).
+        role: the highest that it has anywhere.
+        expires_days: after which it ends.
+    """
+    bounds = {"organization": organization, "role": role, "expires_days": expires_days}
+    body = {"name": name} | {key: value for key, value in bounds.items() if value is not None}
+    return ask(Call("POST", "/tokens", json=body), Token)
 
 
 def revoke_token(token_id: str) -> Steps[None]:

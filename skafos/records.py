@@ -74,12 +74,15 @@ class Erasure(Struct, frozen=True, kw_only=True):
 
 
 class Token(Struct, frozen=True, kw_only=True):
-    """An API token. `token` itself is there once, when it was made."""
+    """An API token. `token` itself is there once, when it was made. What bounds it is None where nothing does."""
 
     id: str
     name: str
     token: str | None = None
     hint: str | None = None
+    organization: str | None = None
+    role: str | None = None
+    expires_at: str | None = None
     created_at: str | None = None
     last_used_at: str | None = None
 

@@ -68,9 +68,9 @@ async def _organizations_asked(call: Call, text: str | None) -> list[str]:
     """Return the ids of the organizations whose events the caller asks for; never of one they are no member of."""
     async with call.database.read() as session:
         if text is not None:
-            organization, _ = await lookup.organization(session, call.caller.user_id, text)
+            organization, _ = await lookup.organization(session, call.caller, text)
             return [organization.id]
-        query = select(Member.organization_id).where(Member.user_id == call.caller.user_id)
+        query = select(Member.organization_id).where(*lookup.memberships(call.caller))
         ids = (await session.scalars(query.limit(MAX_ORGANIZATIONS_PER_USER))).all()
     if not ids:
         raise Forbidden("You are not a member of an organization, so there are no events to ask for.")

@@ -24,6 +24,8 @@ from manifests.keys import DEFAULT_OVERLAP, MAX_OVERLAP
 MAX_SQL_LENGTH = 20_000
 # The widest span that the daily rollups are asked for at once.
 MAX_ADOPTION_DAYS = 400
+# A token that lasts longer is one without an end.
+MAX_TOKEN_DAYS = 3650
 # Version numbers are 32-bit integers in the database.
 MAX_VERSION = 2**31 - 1
 
@@ -106,9 +108,12 @@ class MemberChange(Body):
 
 
 class NewToken(Body):
-    """A token to make, with a name by which to tell it from others."""
+    """A token to make, with a name by which to tell it from others, and what it may do at most."""
 
     name: Name
+    organization: Reference | None = Field(None, description="The only one that it opens; all of the caller's if null.")
+    role: RoleName | None = Field(None, description="The highest that it has anywhere; the caller's own if null.")
+    expires_days: int | None = Field(None, ge=1, le=MAX_TOKEN_DAYS, description="After which it ends; never if null.")
 
 
 class NewApplication(Body):
@@ -407,6 +412,9 @@ class TokenOut(Answer):
     id: str
     name: str
     hint: str = Field(description="The token's beginning.")
+    organization: str | None = Field(description="The name of the only one that it opens; null for all.")
+    role: RoleName | None = Field(description="The highest that it has anywhere; null for the person's own.")
+    expires_at: datetime | None = Field(description="When it ends; null for never.")
     created_at: datetime
     last_used_at: datetime | None
 

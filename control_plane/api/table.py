@@ -25,7 +25,7 @@ from control_plane.api import schemas as s
 from control_plane.api.paging import Paging
 from control_plane.api.route import Access, Route
 
-PUBLIC, TOKEN = Access.PUBLIC, Access.TOKEN
+PUBLIC, TOKEN, PERSON = Access.PUBLIC, Access.TOKEN, Access.PERSON
 VIEWER, DEVELOPER, OWNER = Access.VIEWER, Access.DEVELOPER, Access.OWNER
 
 ORG = "/v2/organizations/{org}"
@@ -49,12 +49,12 @@ ROUTES: tuple[Route, ...] = (
         "PUT",
         "/v2/me/password",
         account.change_password,
-        TOKEN,
+        PERSON,
         "Set the caller's password",
         body=s.NewPassword,
         status=204,
         also={
-            403: "The caller has no password yet, and asks with a token.",
+            403: "The caller has no password yet, and asks with a token; or the token has a scope or an end.",
             409: "The password was changed a moment ago.",
             429: "Too many wrong passwords; see Retry-After.",
         },
@@ -63,17 +63,17 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v2/me/sessions",
         account.list_sessions,
-        TOKEN,
+        PERSON,
         "List the browsers that the caller is signed in with",
         query=Paging,
         answer=list[s.SessionOut],
     ),
-    Route("DELETE", "/v2/me/sessions", account.end_sessions, TOKEN, "Sign the caller out everywhere", status=204),
+    Route("DELETE", "/v2/me/sessions", account.end_sessions, PERSON, "Sign the caller out everywhere", status=204),
     Route(
         "DELETE",
         "/v2/me/sessions/{session}",
         account.end_session,
-        TOKEN,
+        PERSON,
         "Sign a browser out",
         status=204,
         also={404: "The caller is not signed in with a browser of this id."},
@@ -91,7 +91,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v2/organizations",
         organizations.create_organization,
-        TOKEN,
+        PERSON,
         "Create an organization",
         body=s.NewOrganization,
         answer=s.OrganizationOut,
@@ -199,7 +199,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v2/tokens",
         tokens.list_tokens,
-        TOKEN,
+        PERSON,
         "List the caller's tokens",
         query=Paging,
         answer=list[s.TokenOut],
@@ -208,18 +208,21 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v2/tokens",
         tokens.create_token,
-        TOKEN,
+        PERSON,
         "Make a token",
         body=s.NewToken,
         answer=s.NewTokenOut,
         status=201,
-        also={409: "The caller has too many tokens."},
+        also={
+            404: "The caller is a member of no organization of this name or id.",
+            409: "The caller has too many tokens.",
+        },
     ),
     Route(
         "DELETE",
         "/v2/tokens/{token}",
         tokens.revoke_token,
-        TOKEN,
+        PERSON,
         "Revoke a token",
         status=204,
         also={404: "The caller has no valid token of this id."},
