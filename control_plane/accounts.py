@@ -20,7 +20,6 @@ from typing import Literal
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from control_plane.actor import Actor
 from control_plane.database import Database
 from control_plane.errors import Unauthorized
 from control_plane.tables import ApiToken, User
@@ -81,6 +80,7 @@ class Caller:
         user_id: the user's.
         email: the user's.
         token_id: of the token, if one is shown.
+        token_name: the same token's.
         session_id: of the browser's session, if they are signed in with one.
         scope: of a token that has one, or that ends: a token without a scope could make another that does not end.
     """
@@ -88,17 +88,13 @@ class Caller:
     user_id: str
     email: str
     token_id: str | None = None
+    token_name: str | None = None
     session_id: str | None = None
     scope: Scope | None = None
 
     def role_at_most(self, role: Role) -> Role:
         """Return what the caller may do where their user has a role."""
         return role if self.scope is None or self.scope.role is None else min(role, self.scope.role)
-
-    @property
-    def actor(self) -> Actor:
-        """The caller as the audit log names them."""
-        return Actor(self.user_id, self.email)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +147,7 @@ async def authenticate(session: AsyncSession, text: str | None, now: datetime) -
     if row is None:
         raise Unauthorized("A valid API token is needed: send it as X-API-TOKEN or as a bearer token.")
     token, email = row
-    return Caller(token.user_id, email, token.id, scope=_scope_of(token))
+    return Caller(token.user_id, email, token.id, token.name, scope=_scope_of(token))
 
 
 def _scope_of(token: ApiToken) -> Scope | None:

@@ -29,6 +29,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 ID_LENGTH = 32
 NAME_LENGTH = 100
 SHA256_LENGTH = 64
+VIA_LENGTH = len("token ") + NAME_LENGTH
 
 
 def new_id() -> str:
@@ -577,7 +578,7 @@ class Erasure(Base):
 
 
 class AuditEntry(Base):
-    """Who changed what, when. Kept when the thing itself is deleted."""
+    """Who changed what, when, from where. Kept when the thing itself is deleted."""
 
     __tablename__ = "audit_log"
 
@@ -585,6 +586,8 @@ class AuditEntry(Base):
     organization_id: Mapped[str | None] = mapped_column(String(ID_LENGTH), index=True)
     actor_id: Mapped[str | None] = mapped_column(String(ID_LENGTH))
     actor: Mapped[str] = mapped_column(String(254))  # the e-mail address at the time
+    client: Mapped[str | None] = mapped_column(String(64), default=None)  # the address, of IPv6 the network
+    via: Mapped[str | None] = mapped_column(String(VIA_LENGTH), default=None)  # "browser", or "token" and its name
     action: Mapped[str] = mapped_column(String(64))  # "model.create", "version.deploy"
     target: Mapped[str] = mapped_column(String(512))  # "app/model/3"
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -153,9 +153,21 @@ def take_back_invitation(org: str, invitation_id: str) -> Steps[None]:
     return delete(path("organizations", org, "invitations", invitation_id))
 
 
-def list_audit(org: str) -> Steps[list[AuditEntry]]:
-    """List who changed what in an organization, newest first."""
-    return listing(AuditEntry, path("organizations", org, "audit"))
+def list_audit(
+    org: str, actor: str | None = None, action: str | None = None, since: str | None = None, until: str | None = None
+) -> Steps[list[AuditEntry]]:
+    """List who changed what in an organization, newest first.
+
+    Args:
+        org: name or id.
+        actor: the e-mail address of who did it.
+        action: what it begins with, as ``token.``.
+        since: from this moment on, with its zone, as ``2026-01-31T00:00:00Z``.
+        until: before this moment.
+    """
+    asked = {"actor": actor, "action": action, "since": since, "until": until}
+    chosen = {name: value for name, value in asked.items() if value is not None}
+    return listing(AuditEntry, path("organizations", org, "audit"), chosen)
 
 
 # --- erasing

@@ -377,11 +377,13 @@ class Patch(Struct, frozen=True, kw_only=True):
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True):
-    """Who changed what, when."""
+    """Who changed what, when, from which address (of IPv6 the network), via `browser` or a token that is named."""
 
     action: str
     target: str
     actor: str = ""
+    client: str | None = None
+    via: str | None = None
     detail: dict[str, Any] = field(default_factory=dict)
     id: int = 0
     created_at: str | None = None

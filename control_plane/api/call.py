@@ -9,7 +9,7 @@ from aiohttp import web
 
 from artifacts.store import ObjectStore
 from control_plane.accounts import Caller, LastUses, Role
-from control_plane.actor import Actor
+from control_plane.actor import BROWSER, Actor
 from control_plane.client_address import client_of
 from control_plane.database import Database
 from control_plane.passwords import Passwords
@@ -73,7 +73,8 @@ class Call:
     @property
     def actor(self) -> Actor:
         """The caller as the audit log names them."""
-        return self.caller.actor
+        via = BROWSER if self.caller.session_id is not None else f"token {self.caller.token_name}"
+        return Actor(self.caller.user_id, self.caller.email, self.client or None, via)
 
     @property
     def organization(self) -> Organization:
@@ -99,7 +100,7 @@ class Call:
 
     @property
     def client(self) -> str:
-        """The address that the request comes from; never stored as it is."""
+        """The address that the request comes from. Only the audit log keeps it as it is."""
         return client_of(self.request, self.services.settings.control_trusted_proxies)
 
     def part(self, name: str) -> str:

@@ -77,4 +77,4 @@ class Route:
     def tag(self) -> str:
         """The heading that the OpenAPI document lists it under: the last fixed part of its path."""
         fixed = [part for part in self.path.split("/") if part and not part.startswith("{")]
-        return fixed[-1].removesuffix(".json")
+        return fixed[-1].partition(".")[0]

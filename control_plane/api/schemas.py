@@ -9,12 +9,22 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from artifacts.patch.build import SkipReason
 from control_plane import names, passwords
 from control_plane.accounts import RoleName
 from control_plane.api.paging import Paging
+from control_plane.audit import ACTION_LENGTH
 from control_plane.patch_wishes import Unwanted
 from control_plane.push.credentials import MAX_CREDENTIAL_BYTES
 from control_plane.tables import NAME_LENGTH
@@ -45,6 +55,13 @@ PushCredentialKind = Literal["key", "certificate", "account"]
 PatchState = Literal["pending", "running", "built", "skipped", "failed"]
 PATCH_CODES = f"Why it was skipped: {', '.join([*SkipReason, *Unwanted])}."
 Platform = Literal["ios", "ipados", "macos", "tvos", "watchos", "visionos", "android", "linux", "windows", "other"]
+
+
+def _checked_text(text: str) -> str:
+    """Return a text to look for; PostgreSQL refuses to look for a zero byte."""
+    if names.has_control_characters(text):
+        raise ValueError("the text holds control characters")
+    return text
 
 
 class Body(BaseModel):
@@ -311,6 +328,25 @@ class PatchesQuery(Paging):
     environment: Reference | None = Field(default=None, description="Only those that came into question there.")
     from_version: int | None = Field(default=None, ge=1, le=MAX_VERSION, description="Only those that lead from it.")
     to_version: int | None = Field(default=None, ge=1, le=MAX_VERSION, description="Only those that lead to it.")
+
+
+class AuditExportQuery(BaseModel):
+    """Which entries of the audit log."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    actor: Annotated[str, StringConstraints(max_length=names.EMAIL_LENGTH), AfterValidator(_checked_text)] | None = (
+        Field(None, description="The e-mail address of who did it, or `system`.")
+    )
+    action: Annotated[str, StringConstraints(max_length=ACTION_LENGTH), AfterValidator(_checked_text)] | None = Field(
+        None, description="What it begins with, as `token.`."
+    )
+    since: AwareDatetime | None = Field(None, description="From this moment on.")
+    until: AwareDatetime | None = Field(None, description="Before this moment.")
+
+
+class AuditQuery(AuditExportQuery, Paging):
+    """Which entries of the audit log, newest first."""
 
 
 class AdoptionQuery(BaseModel):
@@ -732,6 +768,8 @@ class AuditOut(Answer):
 
     id: int
     actor: str
+    client: str | None = Field(description="The address it came from, of IPv6 the network; null for the system's own.")
+    via: str | None = Field(description="`browser`, or `token` and the token's name.")
     action: str
     target: str
     detail: dict[str, Any]

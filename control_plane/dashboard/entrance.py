@@ -10,7 +10,7 @@ from aiohttp import web
 from sqlalchemy import select
 
 from control_plane import audit, one_time_links, web_sessions
-from control_plane.actor import Actor
+from control_plane.actor import BROWSER, Actor
 from control_plane.api.admission import SERVICES, admit
 from control_plane.api.errors import status_of
 from control_plane.api.route import Access
@@ -52,7 +52,7 @@ async def sign_in(request: web.Request, form: Mapping[str, str]) -> web.StreamRe
     """Sign somebody in who knows the password. What is wrong, the address or the password, is not told."""
     services = request.app[SERVICES]
     email, password = form.get("email", "").strip(), form.get("password", "")
-    subjects = subjects_of(email, client_of(request, services.settings.control_trusted_proxies))
+    subjects = subjects_of(email, _client(request))
     now = utc_now()
     async with services.database.write() as session:
         await begin_try(session, subjects, now)
@@ -63,7 +63,7 @@ async def sign_in(request: web.Request, form: Mapping[str, str]) -> web.StreamRe
     async with services.database.write() as session:
         await end_try(session, subjects, email)
         cookie = await web_sessions.begin(session, user, request.headers.get("User-Agent", ""), now)
-        await audit.record_of_person(session, Actor(user.id, user.email), user.id, "sign-in", user.email)
+        await audit.record_of_person(session, _actor(request, user), user.id, "sign-in", user.email)
     return _signed_in(request, cookie, local(form.get("next")))
 
 
@@ -127,8 +127,7 @@ async def use_link(request: web.Request, form: Mapping[str, str]) -> web.StreamR
             await forget_account(session, user.email)
             await web_sessions.end(session, user.id)
         cookie = await web_sessions.begin(session, user, request.headers.get("User-Agent", ""), now)
-        actor = Actor(user.id, user.email)
-        await audit.record_of_person(session, actor, user.id, f"link.{row.purpose}", user.email)
+        await audit.record_of_person(session, _actor(request, user), user.id, f"link.{row.purpose}", user.email)
     return _signed_in(request, cookie, "/")
 
 
@@ -149,6 +148,14 @@ async def _join(request: web.Request, token: str, email: str) -> web.StreamRespo
 def _needs_password(purpose: str, known: str | None) -> bool:
     """Say whether a password is set with a link, for a user of this id or for a new one."""
     return purpose == Purpose.RESET or (purpose == Purpose.INVITATION and known is None)
+
+
+def _client(request: web.Request) -> str:
+    return client_of(request, request.app[SERVICES].settings.control_trusted_proxies)
+
+
+def _actor(request: web.Request, user: User) -> Actor:
+    return Actor(user.id, user.email, _client(request) or None, BROWSER)
 
 
 def _signed_in(request: web.Request, cookie: str, following: str) -> web.StreamResponse:

@@ -34,4 +34,7 @@ PAGES: tuple[Page, ...] = (
     Page(f"{VERSION}/deploy", model.show_deploy, Access.DEVELOPER, "deploy.html"),
 )
 
-FILES: tuple[File, ...] = (File(f"{MODEL}/monitor/{{figure}}.csv", monitor.save_figure, Access.VIEWER),)
+FILES: tuple[File, ...] = (
+    File(f"{ORG}/audit.csv", organization.save_audit_log, Access.VIEWER),
+    File(f"{MODEL}/monitor/{{figure}}.csv", monitor.save_figure, Access.VIEWER),
+)

@@ -18,9 +18,9 @@ from tests.control_plane.world import World
 
 
 def call_in(world: World, **parts: str) -> Call:
-    """Return a call by the world's actor, with these parts in its path; ClickHouse and settings are not there."""
+    """Return a call by the world's actor, with these parts in its path; ClickHouse is not there."""
     services = Services(
-        settings=cast("Settings", None),
+        settings=Settings(),
         database=world.database,
         objects=world.objects,
         uploads=world.uploads,
@@ -32,5 +32,5 @@ def call_in(world: World, **parts: str) -> Call:
         passwords=Passwords(),
     )
     request = make_mocked_request("GET", "/", match_info=parts)
-    caller = Caller(world.actor.user_id or "", world.actor.email, "token")
+    caller = Caller(world.actor.user_id or "", world.actor.email, "token", "test")
     return Call(request, services, utc_now(), caller, Membership(world.organization, Role.OWNER))
