@@ -23,5 +23,5 @@ class Actor:
 
 
 BROWSER = "browser"
-
+NOT_SIGNED_IN = "not signed in"
 SYSTEM = Actor(None, "system")

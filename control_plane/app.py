@@ -170,8 +170,10 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
     vault = Vault(database, MasterKeys(settings.master_keys_file), settings.push_servers)
     stack.push_async_callback(vault.close)
     effects = PushEffects(database, warehouse, timedelta(days=settings.events_keep_days))
+    mailer = settings.mailer()
+    stack.push_async_callback(mailer.close)
     services = Services(
-        settings, database, objects, uploads, publisher, warehouse, last_uses, vault, effects, Passwords()
+        settings, database, objects, uploads, publisher, warehouse, last_uses, vault, effects, Passwords(), mailer
     )
     health = Health(
         {

@@ -1,4 +1,4 @@
-"""Links that sign somebody in once: the first owner of a new installation, somebody invited, or who forgot a password.
+"""Links that sign somebody in once: a new installation's first owner, who was invited, signs up, or forgot a password.
 
 What a link ends with are 256 random bits, of which the database holds the SHA-256. Looking at a link does nothing:
 programs that read mail open links too. Using it takes a button.
@@ -30,12 +30,14 @@ class Purpose(StrEnum):
     SIGN_IN = "sign-in"
     RESET = "reset"
     INVITATION = "invitation"
+    SIGN_UP = "sign-up"
 
 
 LASTS: Final = {
     Purpose.SIGN_IN: timedelta(hours=1),
     Purpose.RESET: timedelta(hours=1),
     Purpose.INVITATION: timedelta(days=7),
+    Purpose.SIGN_UP: timedelta(days=1),
 }
 
 

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from artifacts.archive import UploadLimits
 from artifacts.patch.build import ENCODERS, PatchLimits
 from control_plane.client_address import Network, parse_networks
+from control_plane.mail import Mailer, parse_sender, parse_server
 from control_plane.patch_policy import (
     BUILD_SECONDS,
     LOOK_SECONDS,
@@ -69,10 +70,22 @@ def _checked_encodings(text: str) -> str:
     return ",".join(dict.fromkeys(names))
 
 
+def _checked_smtp(text: str) -> str:
+    parse_server(text)
+    return text
+
+
+def _checked_sender(text: str) -> str:
+    parse_sender(text)
+    return text
+
+
 Listen = Annotated[str, AfterValidator(_checked_listen)]
 # The embedded ClickHouse changes the working directory, so relative paths are made absolute while it is the user's.
 Folder = Annotated[Path, AfterValidator(Path.absolute)]
 DatabaseUrl = Annotated[str, AfterValidator(_absolute_sqlite)]
+SmtpUrl = Annotated[str, AfterValidator(_checked_smtp)]
+Sender = Annotated[str, AfterValidator(_checked_sender)]
 EncodingNames = Annotated[str, AfterValidator(_checked_encodings)]
 
 
@@ -198,6 +211,17 @@ class Settings(BaseSettings):
     push_authorities_file: Folder | None = Field(
         default=None, description="PEM file of authorities that are trusted there beside the system's."
     )
+    smtp_url: SmtpUrl | None = Field(
+        default=None,
+        description="smtp://user:password@host:587 (STARTTLS, but to this machine or with `?tls=off`) or smtps://…; "
+        "by default no mails are sent.",
+    )
+    mail_from: Sender | None = Field(
+        default=None, description="Whom mails come from: skafos@example.org, or Skafos <skafos@example.org>."
+    )
+    sign_up: Literal["closed", "open"] = Field(
+        default="closed", description="open: whoever can read mail at an address may make an account."
+    )
     sql_max_rows: int = Field(default=10_000, ge=1, le=1_000_000, description="Of an answer to a question in SQL.")
     sql_max_seconds: int = Field(default=30, ge=1, le=600, description="For a question in SQL.")
 
@@ -218,6 +242,13 @@ class Settings(BaseSettings):
             check_name(self.clickhouse_cluster)
         if self.max_unpacked_bytes < self.max_upload_bytes:
             raise ValueError("SKAFOS_MAX_UNPACKED_BYTES is less than SKAFOS_MAX_UPLOAD_BYTES")
+        if (self.smtp_url is None) != (self.mail_from is None):
+            raise ValueError("SKAFOS_SMTP_URL and SKAFOS_MAIL_FROM need each other")
+        if self.sign_up == "open" and self.smtp_url is None:
+            raise ValueError("SKAFOS_SIGN_UP=open needs SKAFOS_SMTP_URL: an address has to be proven")
+        if self.smtp_url is not None and self.control_public_url is None:
+            # What a request says of its host is anybody's to choose, and would be where a stranger's mail leads.
+            raise ValueError("SKAFOS_SMTP_URL needs SKAFOS_CONTROL_PUBLIC_URL, where the links in mails lead")
         self.push_policy  # noqa: B018 - quiet hours are read
         if self.patch_max_per_target * self.patch_policy.for_each_pair > MAX_ENCODINGS - FULL_ENCODINGS:
             raise ValueError("SKAFOS_PATCH_MAX_PER_TARGET patches in so many encodings are more than a manifest lists")
@@ -280,6 +311,12 @@ class Settings(BaseSettings):
     def clickhouse_dir(self) -> Path:
         """The folder of the embedded ClickHouse."""
         return self.data / "clickhouse"
+
+    def mailer(self) -> Mailer:
+        """Return what sends mails, if it is set up."""
+        if self.smtp_url is None or self.mail_from is None:
+            return Mailer()
+        return Mailer(parse_server(self.smtp_url), parse_sender(self.mail_from))
 
     @property
     def patch_policy(self) -> PatchPolicy:

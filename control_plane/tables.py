@@ -98,7 +98,7 @@ class OneTimeLink(Base):
 
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
     token_hash: Mapped[str] = mapped_column(String(SHA256_LENGTH), unique=True)
-    purpose: Mapped[str] = mapped_column(String(16))  # "sign-in", "reset", "invitation"
+    purpose: Mapped[str] = mapped_column(String(16))  # "sign-in", "reset", "invitation", "sign-up"
     email: Mapped[str] = mapped_column(String(254), index=True)
     organization_id: Mapped[str | None] = mapped_column(
         ForeignKey("organizations.id", ondelete="CASCADE"), index=True, default=None

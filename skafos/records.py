@@ -43,13 +43,14 @@ class Member(Struct, frozen=True, kw_only=True):
 
 
 class Invitation(Struct, frozen=True, kw_only=True):
-    """An invitation into an organization. `url` is there once, when it was made."""
+    """An invitation into an organization. `url` is there once, when it was made; `mailed` if it was mailed too."""
 
     id: str
     email: str
     role: str
     actor: str | None = None
     url: str | None = None
+    mailed: bool = False
     created_at: str | None = None
     expires_at: str | None = None
 

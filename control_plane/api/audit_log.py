@@ -53,7 +53,7 @@ _HEADERS: Final = {
 }
 
 
-def _chosen(call: Call, query: AuditExportQuery) -> Select[tuple[AuditEntry]]:
+def _chosen(call: Call, query: AuditExportQuery) -> Select[AuditEntry]:
     rows = select(AuditEntry).where(AuditEntry.organization_id == call.organization.id)
     if query.actor is not None:
         rows = rows.where(AuditEntry.actor == query.actor.lower())

@@ -12,6 +12,7 @@ from control_plane.accounts import Caller, LastUses, Role
 from control_plane.actor import BROWSER, Actor
 from control_plane.client_address import client_of
 from control_plane.database import Database
+from control_plane.mail import Mailer
 from control_plane.passwords import Passwords
 from control_plane.publish import Publisher
 from control_plane.push.effect import PushEffects
@@ -36,6 +37,7 @@ class Services:
     vault: Vault
     push_effects: PushEffects
     passwords: Passwords
+    mailer: Mailer
 
 
 @dataclass(frozen=True, slots=True)

@@ -421,6 +421,7 @@ class NewInvitationOut(InvitationOut):
     """An invitation that was just made."""
 
     url: str = Field(description="To be handed to whom is invited; shown this once.")
+    mailed: bool = Field(description="Whether it was mailed to them as well.")
 
 
 class SessionOut(Answer):

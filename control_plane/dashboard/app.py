@@ -16,6 +16,7 @@ from aiohttp import web
 
 from control_plane.api.table import ROUTES
 from control_plane.dashboard.addresses import address
+from control_plane.dashboard.by_mail import add_by_mail
 from control_plane.dashboard.door import add_door
 from control_plane.dashboard.entrance import add_entrance
 from control_plane.dashboard.live import Live
@@ -46,6 +47,7 @@ def add_dashboard(app: web.Application) -> None:
     app.router.add_get(f"{MODEL}/live", live.stream)
     app.on_shutdown.append(live.close)
     add_entrance(app)
+    add_by_mail(app)
     add_pages(app, PAGES, FILES)
     add_door(app, ROUTES)
 

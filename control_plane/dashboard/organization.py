@@ -37,7 +37,7 @@ async def show_audit_log(call: Call) -> Mapping[str, Any]:
     try:
         query, refused = _query(asked), None
     except Invalid as error:
-        query, refused = AuditQuery(), error
+        query, refused = _query({}), error
     page = await list_audit_log(call, query.model_copy(update={"limit": PER_PAGE, "cursor": cursor_of(call)}))
     return {"items": page.items, "next_cursor": page.next_cursor, "asked": asked, "wrong": refused}
 

@@ -8,6 +8,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from control_plane.accounts import Caller, LastUses, Role
 from control_plane.api.call import Call, Membership, Services
+from control_plane.mail import Mailer
 from control_plane.passwords import Passwords
 from control_plane.push.effect import PushEffects
 from control_plane.push.vault import Vault
@@ -30,6 +31,7 @@ def call_in(world: World, **parts: str) -> Call:
         vault=cast("Vault", None),
         push_effects=cast("PushEffects", None),
         passwords=Passwords(),
+        mailer=Mailer(),
     )
     request = make_mocked_request("GET", "/", match_info=parts)
     caller = Caller(world.actor.user_id or "", world.actor.email, "token", "test")

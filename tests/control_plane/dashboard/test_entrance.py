@@ -285,3 +285,17 @@ def test_a_session_that_is_not_used_ends(office: Office) -> None:
     past = utc_now() - timedelta(seconds=1)
     in_database(office, update(WebSession).where(WebSession.id == newest.id).values(expires_at=past))
     assert browser.get("/account").answer.url.path == "/sign-in"
+
+
+def test_without_mail_pages_say_who_helps_and_nobody_signs_up(office: Office) -> None:
+    browser = Browser(office.api)
+    page = browser.get("/sign-in")
+    assert "sign-in-link" in page.text
+    assert not {"/forgotten", "/sign-up"} & set(page.links)
+    token = page.forms["/sign-in"].fields["form_token"]
+    for path, says in (("/forgotten", "sign-in-link"), ("/sign-up", "by invitation")):
+        page = browser.get(path)
+        assert says in page.text
+        assert "by-mail" not in page.forms
+        answer = browser.client.post(path, data={"form_token": token, "email": "a@example.org"})
+        assert answer.status_code == 404
