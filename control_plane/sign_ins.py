@@ -32,12 +32,18 @@ FIRST_WAIT: Final = timedelta(seconds=15)
 LONGEST_WAIT: Final = timedelta(minutes=15)
 FORGOTTEN_AFTER: Final = timedelta(days=1)
 _WRONG_PASSWORDS: Final = "Too many tries with a wrong password."
+WRONG_CODES: Final = "Too many tries with a wrong code."
 MANY_MAILS: Final = "Too many mails were asked for."
 
 
 def subjects_of(email: str, address: str) -> dict[str, int]:
-    """Return what is counted for a try, each with how many failures are free."""
+    """Return what is counted for a try of a password, the account first, each with how many failures are free."""
     return {_account(email): FREE_FOR_ACCOUNT, _hash(f"address {address}"): FREE_FOR_ADDRESS}
+
+
+def code_subjects(email: str, address: str) -> dict[str, int]:
+    """Return what is counted for a try of a second factor; a right password does not take the wrong ones back."""
+    return {_hash(f"code of {email.casefold()}"): FREE_FOR_ACCOUNT, _hash(f"address {address}"): FREE_FOR_ADDRESS}
 
 
 def mail_subjects(email: str, address: str) -> dict[str, int]:
@@ -75,9 +81,9 @@ async def begin_try(
         row.failures, row.last_at = row.failures + 1, now
 
 
-async def end_try(session: AsyncSession, subjects: dict[str, int], email: str) -> None:
+async def end_try(session: AsyncSession, subjects: dict[str, int]) -> None:
     """Take a try back that was right: the account's wrong ones are forgotten, those of the address stay."""
-    await forget_account(session, email)
+    await session.execute(delete(SignInFailure).where(SignInFailure.subject_hash == next(iter(subjects))))
     again = update(SignInFailure).where(SignInFailure.subject_hash.in_(subjects), SignInFailure.failures > 0)
     await session.execute(again.values(failures=SignInFailure.failures - 1))
 

@@ -89,6 +89,28 @@ class WebSession(Base):
     expires_at: Mapped[datetime] = mapped_column(index=True)
     # What its next page has to say: that something was done, or why it was not.
     notice: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    # Whether the password was right and the second factor is still to be given: nobody is signed in with it yet.
+    awaits_code: Mapped[bool] = mapped_column(Boolean, default=False)
+
+
+class SecondFactor(Base):
+    """What a user's app makes its codes of, sealed (`control_plane.sealing`)."""
+
+    __tablename__ = "second_factors"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    confirmed_at: Mapped[datetime | None] = mapped_column(default=None)  # None: no code of it was given yet
+    last_step: Mapped[int] = mapped_column(BigInteger, default=0)  # of the last code that was used
+
+
+class RecoveryCode(Base):
+    """A code that stands in for the app once. Its SHA-256 is kept."""
+
+    __tablename__ = "recovery_codes"
+
+    code_hash: Mapped[str] = mapped_column(String(SHA256_LENGTH), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
 
 
 class OneTimeLink(Base):

@@ -17,6 +17,7 @@ from control_plane.passwords import Passwords
 from control_plane.publish import Publisher
 from control_plane.push.effect import PushEffects
 from control_plane.push.vault import Vault
+from control_plane.second_factor import SecondFactors
 from control_plane.settings import Settings
 from control_plane.tables import Organization
 from control_plane.uploads import Uploads
@@ -38,6 +39,7 @@ class Services:
     push_effects: PushEffects
     passwords: Passwords
     mailer: Mailer
+    second_factors: SecondFactors
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,10 @@ async def show_account(call: Call) -> Mapping[str, Any]:
     tokens = await list_tokens(call, Paging())
     sessions = await list_sessions(call, Paging())
     mine = await list_organizations(call, Paging(limit=MAX_CHOICES))
+    async with call.database.read() as session:
+        second_factor = await call.services.second_factors.is_on(session, call.caller.user_id)
     return {
+        "second_factor": second_factor,
         "choices": [(item.id, item.name) for item in mine.items],
         "tokens": tokens.items,
         "sessions": sessions.items,

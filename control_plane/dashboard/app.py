@@ -22,6 +22,7 @@ from control_plane.dashboard.entrance import add_entrance
 from control_plane.dashboard.live import Live
 from control_plane.dashboard.page import add_pages
 from control_plane.dashboard.render import show_count, show_moment, show_size
+from control_plane.dashboard.second_factor import add_second_factor
 from control_plane.dashboard.table import FILES, MODEL, PAGES
 from control_plane.status_page import TEMPLATES as STATUS_TEMPLATES
 
@@ -48,6 +49,7 @@ def add_dashboard(app: web.Application) -> None:
     app.on_shutdown.append(live.close)
     add_entrance(app)
     add_by_mail(app)
+    add_second_factor(app)
     add_pages(app, PAGES, FILES)
     add_door(app, ROUTES)
 

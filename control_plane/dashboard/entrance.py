@@ -1,4 +1,4 @@
-"""Coming in and going out: signing in with a password or a link that works once, and signing out."""
+"""Coming in and going out: signing in with a password or a link that works once, then a code, and signing out."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from control_plane import audit, one_time_links, web_sessions
 from control_plane.api.admission import SERVICES, admit
 from control_plane.api.route import Access
 from control_plane.dashboard.addresses import local
-from control_plane.dashboard.cookie import by_session, set_cookie
+from control_plane.dashboard.coming_in import CODE, Begun, begin, go_on
+from control_plane.dashboard.cookie import by_session, read_cookie
 from control_plane.dashboard.own_form import Fields, acting, client, own_form, refused, typed_email
 from control_plane.dashboard.page import SIGN_IN, show_error
 from control_plane.dashboard.render import render
 from control_plane.errors import Conflict, ControlPlaneError, Forbidden, Invalid, Unauthorized
 from control_plane.one_time_links import Purpose
 from control_plane.passwords import check_password
-from control_plane.sign_ins import begin_try, end_try, forget_account, subjects_of
+from control_plane.second_factor import WRONG
+from control_plane.sign_ins import WRONG_CODES, begin_try, code_subjects, end_try, forget_account, subjects_of
 from control_plane.tables import User, utc_now
 
 FOR_NEWCOMERS = (Purpose.INVITATION, Purpose.SIGN_UP)
@@ -31,6 +33,8 @@ def add_entrance(app: web.Application) -> None:
     """Add the pages for whoever is not signed in yet."""
     app.router.add_get(SIGN_IN, show_sign_in)
     app.router.add_post(SIGN_IN, own_form(sign_in, _refuse))
+    app.router.add_get(CODE, show_code)
+    app.router.add_post(CODE, own_form(give_code, _refuse_code))
     app.router.add_post("/sign-out", own_form(sign_out, _refuse))
     app.router.add_get(f"{one_time_links.PATH}/{{link}}", show_link)
     app.router.add_post(f"{one_time_links.PATH}/{{link}}", own_form(use_link, _refuse_link))
@@ -71,10 +75,46 @@ async def sign_in(request: web.Request, form: Fields) -> web.StreamResponse:
     if not await services.passwords.matches(None if user is None else user.password_hash, password) or user is None:
         raise Invalid(_WRONG, "wrong_password")
     async with services.database.write() as session:
-        await end_try(session, subjects, email)
-        cookie = await web_sessions.begin(session, user, request.headers.get("User-Agent", ""), now)
-        await audit.record_of_person(session, acting(request, user), user.id, "sign-in", user.email)
-    return signed_in(request, cookie, local(form.get("next")))
+        await end_try(session, subjects)
+        begun = await begin(request, session, user, now)
+        if not begun.awaits_code:
+            await audit.record_of_person(session, acting(request, user), user.id, "sign-in", user.email)
+    return go_on(request, begun, local(form.get("next")))
+
+
+async def show_code(request: web.Request) -> web.StreamResponse:
+    """Show the form for the second factor, or go back if none is awaited."""
+    cookie, following = read_cookie(request), local(request.query.get("next"))
+    async with request.app[SERVICES].database.read() as session:
+        user = None if cookie is None else await web_sessions.who_waits(session, cookie, utc_now())
+    if user is None:
+        raise web.HTTPSeeOther(f"{SIGN_IN}?next={quote(following, safe='')}")
+    return await render(request, "code.html", {"following": following})
+
+
+async def give_code(request: web.Request, form: Fields) -> web.StreamResponse:
+    """Sign somebody in who knows the password and has the app, or a recovery code."""
+    services, now, following = request.app[SERVICES], utc_now(), local(form.get("next"))
+    cookie = read_cookie(request) or ""
+    async with services.database.read() as session:
+        user = await web_sessions.who_waits(session, cookie, now)
+    if user is None:
+        raise web.HTTPSeeOther(f"{SIGN_IN}?next={quote(following, safe='')}")
+    subjects = code_subjects(user.email, client(request))
+    async with services.database.write() as session:
+        await begin_try(session, subjects, now, WRONG_CODES)
+    async with services.database.write() as session:
+        by = await services.second_factors.check(session, user.id, form.get("code", ""), now)
+        if by is None or not await web_sessions.end_waiting(session, cookie, now):
+            raise Invalid(WRONG, "wrong_code")
+        await end_try(session, subjects)
+        fresh = await web_sessions.begin(session, user, request.headers.get("User-Agent", ""), now)
+        await audit.record_of_person(session, acting(request, user), user.id, "sign-in", user.email, {"code": by})
+    return go_on(request, Begun(fresh), following)
+
+
+async def _refuse_code(request: web.Request, form: Fields, error: ControlPlaneError) -> web.StreamResponse:
+    return await refused(request, "code.html", error, {"following": local(form.get("next"))})
 
 
 async def sign_out(request: web.Request, form: Fields) -> web.StreamResponse:  # noqa: ARG001
@@ -85,7 +125,7 @@ async def sign_out(request: web.Request, form: Fields) -> web.StreamResponse:  #
         raise web.HTTPSeeOther(SIGN_IN) from None
     async with call.database.write() as session:
         await web_sessions.end(session, call.caller.user_id, only=call.caller.session_id)
-    return signed_in(request, web_sessions.new_token(), SIGN_IN)
+    return go_on(request, Begun(web_sessions.new_token()), SIGN_IN)
 
 
 async def show_link(request: web.Request) -> web.StreamResponse:
@@ -141,9 +181,9 @@ async def use_link(request: web.Request, form: Fields) -> web.StreamResponse:
             user.password_hash = fresh
             await forget_account(session, user.email)
             await web_sessions.end(session, user.id)
-        cookie = await web_sessions.begin(session, user, request.headers.get("User-Agent", ""), now)
+        begun = await begin(request, session, user, now)
         await audit.record_of_person(session, acting(request, user), user.id, f"link.{row.purpose}", user.email)
-    return signed_in(request, cookie, "/")
+    return go_on(request, begun, "/")
 
 
 async def _join(request: web.Request, token: str, email: str) -> web.StreamResponse:
@@ -163,10 +203,3 @@ async def _join(request: web.Request, token: str, email: str) -> web.StreamRespo
 def _needs_password(purpose: str, known: str | None) -> bool:
     """Say whether a password is set with a link, for a user of this id or for a new one."""
     return purpose == Purpose.RESET or (purpose in FOR_NEWCOMERS and known is None)
-
-
-def signed_in(request: web.Request, cookie: str, following: str) -> web.StreamResponse:
-    """Go on with a fresh cookie: one that somebody else may have put there is of no use to them (session fixation)."""
-    response = web.Response(status=303, headers={"Location": following, "Cache-Control": "no-store"})
-    set_cookie(request, response, cookie)
-    return response

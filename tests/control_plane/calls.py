@@ -12,6 +12,7 @@ from control_plane.mail import Mailer
 from control_plane.passwords import Passwords
 from control_plane.push.effect import PushEffects
 from control_plane.push.vault import Vault
+from control_plane.second_factor import SecondFactors
 from control_plane.settings import Settings
 from control_plane.tables import utc_now
 from control_plane.warehouse import WarehouseGate
@@ -32,6 +33,7 @@ def call_in(world: World, **parts: str) -> Call:
         push_effects=cast("PushEffects", None),
         passwords=Passwords(),
         mailer=Mailer(),
+        second_factors=cast("SecondFactors", None),
     )
     request = make_mocked_request("GET", "/", match_info=parts)
     caller = Caller(world.actor.user_id or "", world.actor.email, "token", "test")

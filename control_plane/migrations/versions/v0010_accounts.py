@@ -1,4 +1,4 @@
-"""Accounts: what a token may do at most, and from where something was done."""
+"""Accounts: what a token may do at most, from where something was done, and a second factor."""
 
 from __future__ import annotations
 
@@ -25,12 +25,34 @@ def upgrade() -> None:
         )
         table.create_index(op.f("ix_api_tokens_organization_id"), ["organization_id"], unique=False)
 
+    op.add_column("web_sessions", sa.Column("awaits_code", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.create_table(
+        "second_factors",
+        sa.Column("user_id", sa.String(length=32), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("confirmed_at", _TIME, nullable=True),
+        sa.Column("last_step", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("user_id"),
+    )
+    op.create_table(
+        "recovery_codes",
+        sa.Column("code_hash", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=32), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("code_hash"),
+    )
+    op.create_index(op.f("ix_recovery_codes_user_id"), "recovery_codes", ["user_id"], unique=False)
+
 
 def downgrade() -> None:
-    with op.batch_alter_table("api_tokens") as table:
-        table.drop_index(op.f("ix_api_tokens_organization_id"))
-        table.drop_constraint("fk_api_tokens_organization_id", type_="foreignkey")
+    for table in ("recovery_codes", "second_factors"):
+        op.drop_table(table)
+    op.drop_column("web_sessions", "awaits_code")
+    with op.batch_alter_table("api_tokens") as tokens:
+        tokens.drop_index(op.f("ix_api_tokens_organization_id"))
+        tokens.drop_constraint("fk_api_tokens_organization_id", type_="foreignkey")
         for column in ("expires_at", "role", "organization_id"):
-            table.drop_column(column)
+            tokens.drop_column(column)
     op.drop_column("audit_log", "via")
     op.drop_column("audit_log", "client")
