@@ -174,6 +174,9 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
     effects = PushEffects(database, warehouse, timedelta(days=settings.events_keep_days))
     mailer = settings.mailer()
     stack.push_async_callback(mailer.close)
+    openid = settings.openid_provider()
+    if openid is not None:
+        stack.push_async_callback(openid.close)
     services = Services(
         settings=settings,
         database=database,
@@ -187,6 +190,7 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
         passwords=Passwords(),
         mailer=mailer,
         second_factors=SecondFactors(master_keys),
+        openid=openid,
     )
     health = Health(
         {

@@ -17,6 +17,7 @@ from artifacts.archive import UploadLimits
 from artifacts.patch.build import ENCODERS, PatchLimits
 from control_plane.client_address import Network, parse_networks
 from control_plane.mail import Mailer, parse_sender, parse_server
+from control_plane.openid import OPENID_CALLBACK, OpenIdProvider, ProviderSettings, check_issuer
 from control_plane.patch_policy import (
     BUILD_SECONDS,
     LOOK_SECONDS,
@@ -85,6 +86,7 @@ Listen = Annotated[str, AfterValidator(_checked_listen)]
 Folder = Annotated[Path, AfterValidator(Path.absolute)]
 DatabaseUrl = Annotated[str, AfterValidator(_absolute_sqlite)]
 SmtpUrl = Annotated[str, AfterValidator(_checked_smtp)]
+Issuer = Annotated[str, AfterValidator(check_issuer)]
 Sender = Annotated[str, AfterValidator(_checked_sender)]
 EncodingNames = Annotated[str, AfterValidator(_checked_encodings)]
 
@@ -219,6 +221,16 @@ class Settings(BaseSettings):
     mail_from: Sender | None = Field(
         default=None, description="Whom mails come from: skafos@example.org, or Skafos <skafos@example.org>."
     )
+    oidc_issuer: Issuer | None = Field(
+        default=None,
+        description="The provider of OpenID Connect where people may sign in, as https://accounts.example.org.",
+    )
+    oidc_client_id: str | None = Field(default=None, min_length=1, description="What it calls this Skafos.")
+    oidc_client_secret: str | None = Field(default=None, min_length=1, description="How it knows this Skafos.")
+    oidc_name: str = Field(default="OpenID Connect", min_length=1, max_length=60, description="What people call it.")
+    oidc_sign_up: bool = Field(
+        default=True, description="Whether whoever signs in there for the first time gets an account."
+    )
     sign_up: Literal["closed", "open"] = Field(
         default="closed", description="open: whoever can read mail at an address may make an account."
     )
@@ -244,6 +256,10 @@ class Settings(BaseSettings):
             raise ValueError("SKAFOS_MAX_UNPACKED_BYTES is less than SKAFOS_MAX_UPLOAD_BYTES")
         if (self.smtp_url is None) != (self.mail_from is None):
             raise ValueError("SKAFOS_SMTP_URL and SKAFOS_MAIL_FROM need each other")
+        openid = (self.oidc_issuer, self.oidc_client_id, self.oidc_client_secret)
+        if any(openid) and not all((*openid, self.control_public_url)):
+            names = "SKAFOS_OIDC_ISSUER, SKAFOS_OIDC_CLIENT_ID and SKAFOS_OIDC_CLIENT_SECRET"
+            raise ValueError(f"{names} need each other, and SKAFOS_CONTROL_PUBLIC_URL, where people come back to")
         if self.sign_up == "open" and self.smtp_url is None:
             raise ValueError("SKAFOS_SIGN_UP=open needs SKAFOS_SMTP_URL: an address has to be proven")
         if self.smtp_url is not None and self.control_public_url is None:
@@ -317,6 +333,15 @@ class Settings(BaseSettings):
         if self.smtp_url is None or self.mail_from is None:
             return Mailer()
         return Mailer(parse_server(self.smtp_url), parse_sender(self.mail_from))
+
+    def openid_provider(self) -> OpenIdProvider | None:
+        """Return what asks who somebody is elsewhere, if it is set up."""
+        if self.oidc_issuer is None or self.oidc_client_id is None or self.oidc_client_secret is None:
+            return None
+        redirect = f"{(self.control_public_url or '').rstrip('/')}{OPENID_CALLBACK}"
+        return OpenIdProvider(
+            ProviderSettings(self.oidc_issuer, self.oidc_client_id, self.oidc_client_secret, self.oidc_name, redirect)
+        )
 
     @property
     def patch_policy(self) -> PatchPolicy:

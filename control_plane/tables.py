@@ -72,6 +72,8 @@ class User(Base):
     email: Mapped[str] = mapped_column(String(254), unique=True)
     name: Mapped[str] = mapped_column(String(NAME_LENGTH), default="")
     password_hash: Mapped[str | None] = mapped_column(String(255), default=None)  # Argon2id; None: none was set yet
+    # Whether it was made by an invitation, and nobody has shown since that they read mail at the address.
+    unproven: Mapped[bool] = mapped_column(Boolean, default=False)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -111,6 +113,17 @@ class RecoveryCode(Base):
 
     code_hash: Mapped[str] = mapped_column(String(SHA256_LENGTH), primary_key=True)
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+
+
+class Identity(Base):
+    """What a provider of OpenID Connect calls a user."""
+
+    __tablename__ = "identities"
+
+    issuer: Mapped[str] = mapped_column(String(255), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(255), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class OneTimeLink(Base):

@@ -13,6 +13,7 @@ from control_plane.actor import BROWSER, Actor
 from control_plane.client_address import client_of
 from control_plane.database import Database
 from control_plane.mail import Mailer
+from control_plane.openid import OpenIdProvider
 from control_plane.passwords import Passwords
 from control_plane.publish import Publisher
 from control_plane.push.effect import PushEffects
@@ -40,6 +41,7 @@ class Services:
     passwords: Passwords
     mailer: Mailer
     second_factors: SecondFactors
+    openid: OpenIdProvider | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from control_plane.dashboard.by_mail import add_by_mail
 from control_plane.dashboard.door import add_door
 from control_plane.dashboard.entrance import add_entrance
 from control_plane.dashboard.live import Live
+from control_plane.dashboard.openid import add_openid
 from control_plane.dashboard.page import add_pages
 from control_plane.dashboard.render import show_count, show_moment, show_size
 from control_plane.dashboard.second_factor import add_second_factor
@@ -49,6 +50,7 @@ def add_dashboard(app: web.Application) -> None:
     app.on_shutdown.append(live.close)
     add_entrance(app)
     add_by_mail(app)
+    add_openid(app)
     add_second_factor(app)
     add_pages(app, PAGES, FILES)
     add_door(app, ROUTES)

@@ -53,8 +53,13 @@ async def show_sign_in(request: web.Request) -> web.StreamResponse:
 def shown_on_sign_in(request: web.Request, following: str, email: str = "") -> Mapping[str, Any]:
     """Return what the page to sign in on shows."""
     services = request.app[SERVICES]
-    ways = {"mails": services.mailer.is_set_up, "sign_up": services.settings.sign_up == "open"}
-    return {"following": following, "email": email, **ways}
+    return {
+        "following": following,
+        "email": email,
+        "mails": services.mailer.is_set_up,
+        "sign_up": services.settings.sign_up == "open",
+        "openid": None if services.openid is None else services.openid.settings.name,
+    }
 
 
 async def _refuse(request: web.Request, form: Fields, error: ControlPlaneError) -> web.StreamResponse:

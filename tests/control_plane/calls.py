@@ -34,6 +34,7 @@ def call_in(world: World, **parts: str) -> Call:
         passwords=Passwords(),
         mailer=Mailer(),
         second_factors=cast("SecondFactors", None),
+        openid=None,
     )
     request = make_mocked_request("GET", "/", match_info=parts)
     caller = Caller(world.actor.user_id or "", world.actor.email, "token", "test")

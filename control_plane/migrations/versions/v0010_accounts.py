@@ -1,4 +1,4 @@
-"""Accounts: what a token may do at most, from where something was done, and a second factor."""
+"""Accounts: what a token may do at most, from where something was done, a second factor, and OpenID Connect."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def upgrade() -> None:
         )
         table.create_index(op.f("ix_api_tokens_organization_id"), ["organization_id"], unique=False)
 
+    op.add_column("users", sa.Column("unproven", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("web_sessions", sa.Column("awaits_code", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.create_table(
         "second_factors",
@@ -43,12 +44,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("code_hash"),
     )
     op.create_index(op.f("ix_recovery_codes_user_id"), "recovery_codes", ["user_id"], unique=False)
+    op.create_table(
+        "identities",
+        sa.Column("issuer", sa.String(length=255), nullable=False),
+        sa.Column("subject", sa.String(length=255), nullable=False),
+        sa.Column("user_id", sa.String(length=32), nullable=False),
+        sa.Column("created_at", _TIME, nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("issuer", "subject"),
+    )
+    op.create_index(op.f("ix_identities_user_id"), "identities", ["user_id"], unique=False)
 
 
 def downgrade() -> None:
-    for table in ("recovery_codes", "second_factors"):
+    for table in ("identities", "recovery_codes", "second_factors"):
         op.drop_table(table)
     op.drop_column("web_sessions", "awaits_code")
+    op.drop_column("users", "unproven")
     with op.batch_alter_table("api_tokens") as tokens:
         tokens.drop_index(op.f("ix_api_tokens_organization_id"))
         tokens.drop_constraint("fk_api_tokens_organization_id", type_="foreignkey")

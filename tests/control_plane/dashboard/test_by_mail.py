@@ -3,49 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
 from control_plane.sign_ins import FREE_MAILS_TO
 from tests.control_plane.dashboard.browsing import Browser, Page
-from tests.control_plane.dashboard.conftest import ORG
-from tests.control_plane.running import OWNER, Api, running_api
-from tests.servers.smtp import Mailbox, mail_server
-
-PUBLIC = "http://skafos.test"
-PASSWORD = "correct horse battery"
-
-
-@dataclass(frozen=True)
-class Post:
-    """A control plane that sends mails, open to whoever signs up."""
-
-    api: Api
-    mailbox: Mailbox
-
-    def link_to(self, email: str) -> str:
-        """Return the path of the link in the newest mail to somebody."""
-        (url,) = re.findall(r"^http\S+$", self.mailbox.newest(email), re.MULTILINE)
-        assert url.startswith(f"{PUBLIC}/links/")
-        return str(url).removeprefix(PUBLIC)
-
-
-@pytest.fixture(scope="module")
-def post(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
-    folder = tmp_path_factory.mktemp("by-mail")
-    with mail_server() as mailbox:
-        settings = {
-            "SKAFOS_SMTP_URL": f"smtp://127.0.0.1:{mailbox.port}",
-            "SKAFOS_MAIL_FROM": "Skafos <skafos@example.org>",
-            "SKAFOS_CONTROL_PUBLIC_URL": PUBLIC,
-            "SKAFOS_SIGN_UP": "open",
-            # Each test asks from an address of its own.
-            "SKAFOS_CONTROL_TRUSTED_PROXIES": "127.0.0.1/32",
-        }
-        with running_api(folder, f"sqlite:///{folder / 'test.sqlite3'}", **settings) as api:
-            yield Post(api, mailbox)
+from tests.control_plane.dashboard.conftest import ORG, PUBLIC, Post
+from tests.control_plane.dashboard.people import PASSWORD
+from tests.control_plane.running import OWNER
 
 
 @pytest.fixture
