@@ -16,6 +16,7 @@ import hmac
 import math
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -29,7 +30,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from joserfc import jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
-from joserfc.jwk import KeySet
+from joserfc.jwk import Key, KeySet, import_key
 
 from control_plane.errors import Forbidden, Invalid, Unavailable
 from control_plane.names import check_email
@@ -48,6 +49,7 @@ LOOK_AGAIN_AFTER: Final = timedelta(minutes=1)
 SUBJECT_LENGTH: Final = 255
 OPENID_CALLBACK: Final = "/sign-in/openid/callback"
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+KEY_TYPES: Final = ("RSA", "EC", "OKP")
 
 _RANDOM_BYTES: Final = 16
 _NONCE_BYTES: Final = 12
@@ -337,11 +339,10 @@ class OpenIdProvider:
     async def _fetch_keys(self, about: Mapping[str, Any], now: datetime, *, fresh: bool) -> KeySet:
         if fresh or self._keys is None or now - self._keys.at > KNOWN_FOR:
             told = await self._answer(self._http.build_request("GET", self._endpoint(about, "jwks_uri")))
-            try:
-                keys = KeySet.import_key_set(told)  # type: ignore[arg-type]
-            except (JoseError, ValueError, TypeError, KeyError):
-                raise self._unavailable("its keys") from None
-            self._keys = _Known(keys, now)
+            keys = _read_keys(told)
+            if not keys:
+                raise self._unavailable("its keys")
+            self._keys = _Known(KeySet(keys), now)
         found: KeySet = self._keys.content
         return found
 
@@ -380,6 +381,16 @@ class OpenIdProvider:
     def _unavailable(self, what: str) -> Unavailable:
         _log.warning("openid_unavailable", what=what)
         return Unavailable(f"{self.settings.name} cannot be asked at the moment. Try again later.", "openid")
+
+
+def _read_keys(told: Mapping[str, Any]) -> list[Key]:
+    """Return the public keys that we can use; a provider may publish others beside them (RFC 7517, section 5)."""
+    keys = []
+    for shown in told["keys"] if isinstance(told.get("keys"), list) else ():
+        with suppress(JoseError, ValueError, TypeError, KeyError):
+            if shown["kty"] in KEY_TYPES and shown.get("use", "sig") == "sig":
+                keys.append(import_key(shown))
+    return keys
 
 
 def _untrue(what: str) -> Invalid:

@@ -27,6 +27,8 @@ FREE_FOR_ADDRESS: Final = 30
 # Of mails that one person has sent to themselves, or to others.
 FREE_MAILS_TO: Final = 3
 FREE_MAILS_FROM_ADDRESS: Final = 10
+# Of invitations, which a whole team gets at once.
+FREE_MAILS_BY_MEMBER: Final = 50
 FIRST_WAIT: Final = timedelta(seconds=15)
 # Longer would let anybody lock somebody else out.
 LONGEST_WAIT: Final = timedelta(minutes=15)
@@ -51,6 +53,14 @@ def mail_subjects(email: str, address: str) -> dict[str, int]:
     return {
         _hash(f"mail to {email.casefold()}"): FREE_MAILS_TO,
         _hash(f"mail from {address}"): FREE_MAILS_FROM_ADDRESS,
+    }
+
+
+def invitation_subjects(email: str, user_id: str) -> dict[str, int]:
+    """Return what is counted for a mail that a member has sent to somebody."""
+    return {
+        _hash(f"mail to {email.casefold()}"): FREE_MAILS_TO,
+        _hash(f"mail by {user_id}"): FREE_MAILS_BY_MEMBER,
     }
 
 

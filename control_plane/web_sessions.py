@@ -71,7 +71,7 @@ async def begin(session: AsyncSession, user: User, browser: str, now: datetime, 
     await session.execute(delete(WebSession).where(WebSession.expires_at < now))
     oldest = (
         select(WebSession.id)
-        .where(WebSession.user_id == user.id)
+        .where(WebSession.user_id == user.id, WebSession.awaits_code.is_(awaits_code))
         .order_by(WebSession.seen_at.desc())
         .offset(MAX_PER_USER - 1)
     )

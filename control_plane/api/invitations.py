@@ -12,7 +12,7 @@ from control_plane.api.schemas import InvitationOut, NewInvitation, NewInvitatio
 from control_plane.errors import Conflict, Missing, TooMany
 from control_plane.names import is_id
 from control_plane.one_time_links import Purpose, make_link
-from control_plane.sign_ins import begin_try, mail_subjects
+from control_plane.sign_ins import begin_try, invitation_subjects
 from control_plane.tables import Member, OneTimeLink, User
 
 # Open at once; more are made by a script and not by a team.
@@ -51,7 +51,7 @@ async def _mail(call: Call, body: NewInvitation, url: str) -> bool:
         return False
     try:
         async with call.database.write() as session:
-            await begin_try(session, mail_subjects(body.email, call.client), call.now)
+            await begin_try(session, invitation_subjects(body.email, call.caller.user_id), call.now)
     except TooMany:
         return False
     mail = mails.invitation(body.email, call.organization.name, body.role, call.caller.email, url)

@@ -102,6 +102,17 @@ async def test_a_provider_that_promises_to_name_itself_has_to(provider: Provider
     assert (await come(client)).subject == "me"
 
 
+async def test_keys_of_other_kinds_are_passed_over(provider: Provider, client: OpenIdProvider) -> None:
+    own = provider.key.as_dict(private=False)
+    strange: list[object] = [{"kty": "AKP", "kid": "x"}, {"kty": "oct", "k": "c2VjcmV0"}, {"kty": "EC"}, 7, {}]
+    provider.keys = {"keys": [*strange, own]}
+    assert (await come(client)).subject == "me"
+    for keys in ([*strange], "none", None):
+        provider.keys = {"keys": keys}
+        with pytest.raises(Unavailable):
+            await come(client, 2 * KNOWN_FOR)
+
+
 async def test_the_secret_is_sent_in_the_way_that_the_provider_asks_for(
     provider: Provider, client: OpenIdProvider
 ) -> None:

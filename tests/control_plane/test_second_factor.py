@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyotp
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from control_plane.database import Database
 from control_plane.errors import Conflict, Invalid, Unavailable
@@ -53,9 +53,11 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    database = Database(f"sqlite:///{tmp_path / 'test.sqlite3'}")
+async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    database = Database(database_url)
     await migrate(database)
+    async with database.write() as session:
+        await session.execute(delete(User))
     world = World(database, tmp_path)
     world.user_id = await world.make_user("me@example.org")
     yield world

@@ -37,6 +37,7 @@ class Provider:
         stranger: whether they are signed with a key that it does not publish, under the name of one that it does.
         answer: over what it sends back to the browser.
         about: over what it says of itself.
+        keys: over those that it publishes.
         asked: what browsers came with, the newest last.
         keys_told: how often it was asked for its keys.
     """
@@ -48,6 +49,7 @@ class Provider:
     stranger: bool = False
     answer: dict[str, str] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)
     asked: list[Mapping[str, str]] = field(default_factory=list)
     keys_told: int = 0
     key: RSAKey = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "first", "use": "sig"}))
@@ -55,7 +57,7 @@ class Provider:
 
     def be_honest(self) -> None:
         """Tell the truth from now on."""
-        self.claims, self.userinfo, self.answer, self.about = {}, {}, {}, {}
+        self.claims, self.userinfo, self.answer, self.about, self.keys = {}, {}, {}, {}, {}
         self.algorithm, self.stranger = "RS256", False
 
     def renew_key(self) -> None:
@@ -72,7 +74,7 @@ class Provider:
 
     async def tell_keys(self, _request: web.Request) -> web.Response:
         self.keys_told += 1
-        return web.json_response(KeySet([self.key]).as_dict(private=False))
+        return web.json_response(KeySet([self.key]).as_dict(private=False) | self.keys)
 
     async def authorize(self, request: web.Request) -> web.Response:
         """Let whoever comes in at once."""
