@@ -1,6 +1,6 @@
 """`python -m control_plane`: serve; `… bootstrap` and `… token`: what an operator does before there is a token; `…
 collect-garbage`: what a control plane does daily, at once; `… add-signing-key`: a key of a KMS or an HSM for the pool;
-`… rotate-master-key`: push credentials are sealed anew.
+`… rotate-master-key`: what is sealed is sealed anew; `… second-factor-off`: for who lost phone and codes.
 
 Imports stay inside the functions: the processes that make patches import this file too.
 """
@@ -56,9 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     key = commands.add_parser("add-signing-key", help="put a key of a KMS or an HSM into the pool; prints JSON")
     key.add_argument("--uri", required=True, help="of the private key, as securesystemslib's signers take it")
     key.add_argument("--public", required=True, type=Path, metavar="FILE", help="the public half, as PEM")
-    commands.add_parser("rotate-master-key", help="seal push credentials with a new master key; prints JSON")
+    commands.add_parser("rotate-master-key", help="seal what is sealed with a new master key; prints JSON")
     link = commands.add_parser("sign-in-link", help="make a link that signs a user in to the dashboard; prints JSON")
-    for command in (first, token, link):
+    off = commands.add_parser("second-factor-off", help="let a user sign in without a code; prints JSON")
+    for command in (first, token, link, off):
         command.add_argument("--email", required=True)
     for command in (first, token):
         command.add_argument("--token-name", default="bootstrap")
@@ -87,6 +88,8 @@ def _command(options: argparse.Namespace, settings: Settings) -> Coroutine[Any, 
         return _token(settings, options.email, options.token_name)
     if options.command == "sign-in-link":
         return _sign_in_link(settings, options.email)
+    if options.command == "second-factor-off":
+        return _second_factor_off(settings, options.email)
     if options.command == "add-signing-key":
         return _add_signing_key(settings, options.uri, options.public)
     if options.command == "collect-garbage":
@@ -150,6 +153,14 @@ async def _sign_in_link(settings: Settings, email: str) -> None:
         path = await sign_in_link(database, email)
     address = (settings.control_public_url or f"http://{settings.control_listen}").rstrip("/")
     _print_json({"sign_in_url": f"{address}{path}"})
+
+
+async def _second_factor_off(settings: Settings, email: str) -> None:
+    from control_plane.bootstrap import second_factor_off
+
+    async with _database(settings) as database:
+        was_on = await second_factor_off(database, email)
+    _print_json({"email": email, "was_on": was_on})
 
 
 async def _token(settings: Settings, email: str, token_name: str) -> None:

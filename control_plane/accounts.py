@@ -1,5 +1,8 @@
 """Users, what their role lets them do, and the API tokens that they show.
 
+A token may have a scope: one organization, a role at most, an end. It is enforced where roles are, in
+`control_plane.lookup` and `control_plane.api.admission`.
+
 A token is ``sk_`` and 43 characters that stand for 256 random bits; the database holds its SHA-256 alone, so a stolen
 database opens nothing. It is shown once.
 """
@@ -14,10 +17,9 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from control_plane.actor import Actor
 from control_plane.database import Database
 from control_plane.errors import Unauthorized
 from control_plane.tables import ApiToken, User
@@ -58,18 +60,41 @@ _WORDS: dict[Role, RoleName] = {Role.VIEWER: "viewer", Role.DEVELOPER: "develope
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """What a token may do at most, less than its person may.
+
+    Args:
+        organization_id: the only organization that it opens; None for all of the person's.
+        role: the highest that it has anywhere; None for the person's own.
+    """
+
+    organization_id: str | None = None
+    role: Role | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: a user, by one of their API tokens or with a browser that they are signed in with."""
+    """Who calls: a user, by one of their API tokens or with a browser that they are signed in with.
+
+    Args:
+        user_id: the user's.
+        email: the user's.
+        token_id: of the token, if one is shown.
+        token_name: the same token's.
+        session_id: of the browser's session, if they are signed in with one.
+        scope: of a token that has one, or that ends: a token without a scope could make another that does not end.
+    """
 
     user_id: str
     email: str
     token_id: str | None = None
+    token_name: str | None = None
     session_id: str | None = None
+    scope: Scope | None = None
 
-    @property
-    def actor(self) -> Actor:
-        """The caller as the audit log names them."""
-        return Actor(self.user_id, self.email)
+    def role_at_most(self, role: Role) -> Role:
+        """Return what the caller may do where their user has a role."""
+        return role if self.scope is None or self.scope.role is None else min(role, self.scope.role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +105,24 @@ class NewToken:
     row: ApiToken
 
 
-def make_token(user_id: str, name: str) -> NewToken:
+def make_token(user_id: str, name: str, scope: Scope | None = None, expires_at: datetime | None = None) -> NewToken:
     """Return a fresh token of a user; the caller adds its row to a session."""
     text = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-    return NewToken(text, ApiToken(user_id=user_id, name=name, token_hash=hash_token(text), hint=text[:HINT_LENGTH]))
+    row = ApiToken(
+        user_id=user_id,
+        name=name,
+        token_hash=hash_token(text),
+        hint=text[:HINT_LENGTH],
+        organization_id=None if scope is None else scope.organization_id,
+        role=None if scope is None or scope.role is None else scope.role.word,
+        expires_at=expires_at,
+    )
+    return NewToken(text, row)
+
+
+def is_valid(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of tokens that open something: neither revoked nor past their end."""
+    return ApiToken.revoked_at.is_(None), or_(ApiToken.expires_at.is_(None), ApiToken.expires_at > now)
 
 
 def hash_token(text: str) -> str:
@@ -91,24 +130,30 @@ def hash_token(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-async def authenticate(session: AsyncSession, text: str | None) -> Caller:
+async def authenticate(session: AsyncSession, text: str | None, now: datetime) -> Caller:
     """Return who shows this token.
 
     Raises:
-        Unauthorized: there is no token, or it is malformed, unknown or revoked; the answer is the same for all.
+        Unauthorized: there is no token, or it is malformed, unknown, revoked or past its end; all hear the same.
     """
     if text is None or not _TOKEN.fullmatch(text):
         raise Unauthorized("A valid API token is needed: send it as X-API-TOKEN or as a bearer token.")
     query = (
-        select(ApiToken.id, User.id, User.email)
+        select(ApiToken, User.email)
         .join(User, User.id == ApiToken.user_id)
-        .where(ApiToken.token_hash == hash_token(text), ApiToken.revoked_at.is_(None))
+        .where(ApiToken.token_hash == hash_token(text), *is_valid(now))
     )
     row = (await session.execute(query)).one_or_none()
     if row is None:
         raise Unauthorized("A valid API token is needed: send it as X-API-TOKEN or as a bearer token.")
-    token_id, user_id, email = row
-    return Caller(user_id, email, token_id)
+    token, email = row
+    return Caller(token.user_id, email, token.id, token.name, scope=_scope_of(token))
+
+
+def _scope_of(token: ApiToken) -> Scope | None:
+    if token.organization_id is None and token.role is None and token.expires_at is None:
+        return None
+    return Scope(token.organization_id, None if token.role is None else Role.of(token.role))
 
 
 class LastUses:

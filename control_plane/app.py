@@ -53,6 +53,7 @@ from control_plane.registrations import RegistrationConsumer
 from control_plane.repository import Signing
 from control_plane.resign import Resigner
 from control_plane.sealing import MasterKeys
+from control_plane.second_factor import SecondFactors
 from control_plane.settings import Settings
 from control_plane.silent_connections import SilentConnections
 from control_plane.status_page import add_status_page
@@ -169,9 +170,15 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
         settings.clickhouse_url, settings.clickhouse_dir, settings.clickhouse_cluster, settings.events_keep_days
     )
     stack.push_async_callback(warehouse.close)
-    vault = Vault(database, MasterKeys(settings.master_keys_file), settings.push_servers)
+    master_keys = MasterKeys(settings.master_keys_file)
+    vault = Vault(database, master_keys, settings.push_servers)
     stack.push_async_callback(vault.close)
     effects = PushEffects(database, warehouse, timedelta(days=settings.events_keep_days))
+    mailer = settings.mailer()
+    stack.push_async_callback(mailer.close)
+    openid = settings.openid_provider()
+    if openid is not None:
+        stack.push_async_callback(openid.close)
     services = Services(
         settings=settings,
         database=database,
@@ -185,6 +192,9 @@ async def _open_parts(settings: Settings, public_url: str, stack: AsyncExitStack
         passwords=Passwords(),
         edges=EdgeReports(redis),
         device_counts=DeviceCounts(),
+        mailer=mailer,
+        second_factors=SecondFactors(master_keys),
+        openid=openid,
     )
     health = Health(
         {

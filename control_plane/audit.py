@@ -1,4 +1,4 @@
-"""The audit log: who changed what, when.
+"""The audit log: who changed what, when, and from where.
 
 An entry is written in the transaction of the change that it tells of, so neither is ever there without the other.
 Entries are only ever added; they stay when the thing itself is deleted.
@@ -40,6 +40,8 @@ def record(
         organization_id=organization_id,
         actor_id=actor.user_id,
         actor=actor.email,
+        client=actor.client,
+        via=actor.via,
         action=action[:ACTION_LENGTH],
         target=target[:TARGET_LENGTH],
         detail=detail or {},

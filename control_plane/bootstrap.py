@@ -1,4 +1,4 @@
-"""The first user, organization and token; and a token, or a link to sign in with, for a user who has none yet.
+"""The first user, organization and token; and what helps a user in who has no token or password, or no phone, any more.
 
 All are for whoever operates the control plane and can reach its database: there is nobody yet whom the API could know.
 """
@@ -14,6 +14,7 @@ from control_plane.actor import SYSTEM
 from control_plane.database import Database
 from control_plane.errors import Invalid, Missing
 from control_plane.one_time_links import Purpose, make_link
+from control_plane.second_factor import turn_off
 from control_plane.tables import Member, Organization, User, utc_now
 
 
@@ -55,6 +56,25 @@ async def sign_in_link(database: Database, email: str) -> str:
         made = await make_link(session, purpose, email, utc_now())
         await audit.record_of_person(session, SYSTEM, user.id, "link.issue", email)
     return made.path
+
+
+async def second_factor_off(database: Database, email: str) -> bool:
+    """Let a user sign in without a code; return whether one was asked for. The operator has made sure who asks.
+
+    Raises:
+        Invalid: the e-mail address cannot be one.
+        Missing: there is no such user.
+        Unavailable: the database does not answer.
+    """
+    _, email, _ = _checked("-", email, "-")
+    async with database.write() as session:
+        user = await session.scalar(select(User).where(User.email == email))
+        if user is None:
+            raise Missing(f"There is no user {email}.")
+        was_on = await turn_off(session, user.id)
+        if was_on:
+            await audit.record_of_person(session, SYSTEM, user.id, "second-factor.off", email)
+    return was_on
 
 
 async def issue_token(database: Database, email: str, token_name: str) -> str:

@@ -1,4 +1,4 @@
-"""Whose request it is, when proxies that we trust stand in between: for counting wrong passwords, and nothing else.
+"""Whose request it is, when proxies that we trust stand in between: for counting wrong passwords and the audit log.
 
 Behind a proxy every request comes from the proxy's own address, and one guesser would keep all others waiting. Nobody
 else is believed: a client could write there what it likes.

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
-from control_plane.accounts import Role
+from control_plane.accounts import Caller, Role
 from control_plane.errors import Missing
 from control_plane.names import has_control_characters, is_id
 from control_plane.tables import (
@@ -31,21 +31,28 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,8}")  # fits an INTEGER column
 LATEST = "latest"
 
 
-async def organization(session: AsyncSession, user_id: str, text: str) -> tuple[Organization, Role]:
-    """Return the organization and the user's role in it.
+def memberships(caller: Caller) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of `Member` rows that are the caller's, as far as their token's scope goes."""
+    if caller.scope is None or caller.scope.organization_id is None:
+        return (Member.user_id == caller.user_id,)
+    return Member.user_id == caller.user_id, Member.organization_id == caller.scope.organization_id
+
+
+async def organization(session: AsyncSession, caller: Caller, text: str) -> tuple[Organization, Role]:
+    """Return the organization and the caller's role in it.
 
     Raises:
-        Missing: there is none of this name or id, or the user is not a member.
+        Missing: there is none of this name or id, the caller is not a member, or their token is for another one.
     """
     query = (
         select(Organization, Member.role)
         .join(Member, Member.organization_id == Organization.id)
-        .where(Member.user_id == user_id, _named(Organization.id, Organization.name, text, "organization"))
+        .where(*memberships(caller), _named(Organization.id, Organization.name, text, "organization"))
     )
     row = (await session.execute(query)).one_or_none()
     if row is None:
         raise _missing("organization")
-    return row[0], Role.of(row[1])
+    return row[0], caller.role_at_most(Role.of(row[1]))
 
 
 async def application(session: AsyncSession, organization_id: str, text: str) -> Application:

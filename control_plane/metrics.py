@@ -57,6 +57,7 @@ REGISTRATIONS_STORED = Counter("skafos_control_registrations_stored_total", "Dev
 REGISTRATIONS_REFUSED = Counter(
     "skafos_control_registrations_refused_total", "Device registrations that the database cannot hold."
 )
+MAILS = Counter("skafos_control_mails_total", "Mails, by what became of them: sent, failed or dropped.", ["outcome"])
 PUSHES_SENT = Counter("skafos_control_pushes_total", "Notifications that were sent, by outcome.", ["outcome"])
 PUSH_JOBS_FAILED = Counter("skafos_control_push_jobs_failed_total", "Push jobs that failed, by reason.", ["reason"])
 PUSH_SLICES_LOST = Counter(

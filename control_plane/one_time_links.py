@@ -1,4 +1,4 @@
-"""Links that sign somebody in once: the first owner of a new installation, somebody invited, or who forgot a password.
+"""Links that sign somebody in once: a new installation's first owner, who was invited, signs up, or forgot a password.
 
 What a link ends with are 256 random bits, of which the database holds the SHA-256. Looking at a link does nothing:
 programs that read mail open links too. Using it takes a button.
@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane.accounts import Role, hash_token
 from control_plane.errors import Missing
+from control_plane.proof import prove_address
 from control_plane.tables import Member, OneTimeLink, Organization, User
 
 TOKEN_BYTES: Final = 32
@@ -30,12 +31,14 @@ class Purpose(StrEnum):
     SIGN_IN = "sign-in"
     RESET = "reset"
     INVITATION = "invitation"
+    SIGN_UP = "sign-up"
 
 
 LASTS: Final = {
     Purpose.SIGN_IN: timedelta(hours=1),
     Purpose.RESET: timedelta(hours=1),
     Purpose.INVITATION: timedelta(days=7),
+    Purpose.SIGN_UP: timedelta(days=1),
 }
 
 
@@ -111,9 +114,11 @@ async def use_link(session: AsyncSession, token: str, now: datetime) -> tuple[On
     user = await session.scalar(select(User).where(User.email == row.email))
     is_new = user is None
     if user is None:
-        user = User(email=row.email)
+        user = User(email=row.email, unproven=row.purpose == Purpose.INVITATION)
         session.add(user)
         await session.flush()
+    elif row.purpose != Purpose.INVITATION:
+        await prove_address(session, user, now)
     if row.organization_id is not None and await session.get(Member, (row.organization_id, user.id)) is None:
         session.add(Member(organization_id=row.organization_id, user_id=user.id, role=row.role or Role.VIEWER.word))
     return row, user, is_new

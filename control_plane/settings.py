@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from artifacts.archive import UploadLimits
 from artifacts.patch.build import ENCODERS, PatchLimits
 from control_plane.client_address import Network, parse_networks
+from control_plane.mail import Mailer, parse_sender, parse_server
+from control_plane.openid import OPENID_CALLBACK, OpenIdProvider, ProviderSettings, check_issuer
 from control_plane.patch_policy import (
     BUILD_SECONDS,
     LOOK_SECONDS,
@@ -69,10 +71,23 @@ def _checked_encodings(text: str) -> str:
     return ",".join(dict.fromkeys(names))
 
 
+def _checked_smtp(text: str) -> str:
+    parse_server(text)
+    return text
+
+
+def _checked_sender(text: str) -> str:
+    parse_sender(text)
+    return text
+
+
 Listen = Annotated[str, AfterValidator(_checked_listen)]
 # The embedded ClickHouse changes the working directory, so relative paths are made absolute while it is the user's.
 Folder = Annotated[Path, AfterValidator(Path.absolute)]
 DatabaseUrl = Annotated[str, AfterValidator(_absolute_sqlite)]
+SmtpUrl = Annotated[str, AfterValidator(_checked_smtp)]
+Issuer = Annotated[str, AfterValidator(check_issuer)]
+Sender = Annotated[str, AfterValidator(_checked_sender)]
 EncodingNames = Annotated[str, AfterValidator(_checked_encodings)]
 
 
@@ -198,6 +213,27 @@ class Settings(BaseSettings):
     push_authorities_file: Folder | None = Field(
         default=None, description="PEM file of authorities that are trusted there beside the system's."
     )
+    smtp_url: SmtpUrl | None = Field(
+        default=None,
+        description="smtp://user:password@host:587 (STARTTLS, but to this machine or with `?tls=off`) or smtps://…; "
+        "by default no mails are sent.",
+    )
+    mail_from: Sender | None = Field(
+        default=None, description="Whom mails come from: skafos@example.org, or Skafos <skafos@example.org>."
+    )
+    oidc_issuer: Issuer | None = Field(
+        default=None,
+        description="The provider of OpenID Connect where people may sign in, as https://accounts.example.org.",
+    )
+    oidc_client_id: str | None = Field(default=None, min_length=1, description="What it calls this Skafos.")
+    oidc_client_secret: str | None = Field(default=None, min_length=1, description="How it knows this Skafos.")
+    oidc_name: str = Field(default="OpenID Connect", min_length=1, max_length=60, description="What people call it.")
+    oidc_sign_up: bool = Field(
+        default=True, description="Whether whoever signs in there for the first time gets an account."
+    )
+    sign_up: Literal["closed", "open"] = Field(
+        default="closed", description="open: whoever can read mail at an address may make an account."
+    )
     sql_max_rows: int = Field(default=10_000, ge=1, le=1_000_000, description="Of an answer to a question in SQL.")
     sql_max_seconds: int = Field(default=30, ge=1, le=600, description="For a question in SQL.")
 
@@ -218,6 +254,17 @@ class Settings(BaseSettings):
             check_name(self.clickhouse_cluster)
         if self.max_unpacked_bytes < self.max_upload_bytes:
             raise ValueError("SKAFOS_MAX_UNPACKED_BYTES is less than SKAFOS_MAX_UPLOAD_BYTES")
+        if (self.smtp_url is None) != (self.mail_from is None):
+            raise ValueError("SKAFOS_SMTP_URL and SKAFOS_MAIL_FROM need each other")
+        openid = (self.oidc_issuer, self.oidc_client_id, self.oidc_client_secret)
+        if any(openid) and not all((*openid, self.control_public_url)):
+            names = "SKAFOS_OIDC_ISSUER, SKAFOS_OIDC_CLIENT_ID and SKAFOS_OIDC_CLIENT_SECRET"
+            raise ValueError(f"{names} need each other, and SKAFOS_CONTROL_PUBLIC_URL, where people come back to")
+        if self.sign_up == "open" and self.smtp_url is None:
+            raise ValueError("SKAFOS_SIGN_UP=open needs SKAFOS_SMTP_URL: an address has to be proven")
+        if self.smtp_url is not None and self.control_public_url is None:
+            # What a request says of its host is anybody's to choose, and would be where a stranger's mail leads.
+            raise ValueError("SKAFOS_SMTP_URL needs SKAFOS_CONTROL_PUBLIC_URL, where the links in mails lead")
         self.push_policy  # noqa: B018 - quiet hours are read
         if self.patch_max_per_target * self.patch_policy.for_each_pair > MAX_ENCODINGS - FULL_ENCODINGS:
             raise ValueError("SKAFOS_PATCH_MAX_PER_TARGET patches in so many encodings are more than a manifest lists")
@@ -280,6 +327,21 @@ class Settings(BaseSettings):
     def clickhouse_dir(self) -> Path:
         """The folder of the embedded ClickHouse."""
         return self.data / "clickhouse"
+
+    def mailer(self) -> Mailer:
+        """Return what sends mails, if it is set up."""
+        if self.smtp_url is None or self.mail_from is None:
+            return Mailer()
+        return Mailer(parse_server(self.smtp_url), parse_sender(self.mail_from))
+
+    def openid_provider(self) -> OpenIdProvider | None:
+        """Return what asks who somebody is elsewhere, if it is set up."""
+        if self.oidc_issuer is None or self.oidc_client_id is None or self.oidc_client_secret is None:
+            return None
+        redirect = f"{(self.control_public_url or '').rstrip('/')}{OPENID_CALLBACK}"
+        return OpenIdProvider(
+            ProviderSettings(self.oidc_issuer, self.oidc_client_id, self.oidc_client_secret, self.oidc_name, redirect)
+        )
 
     @property
     def patch_policy(self) -> PatchPolicy:

@@ -29,6 +29,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 ID_LENGTH = 32
 NAME_LENGTH = 100
 SHA256_LENGTH = 64
+VIA_LENGTH = len("token ") + NAME_LENGTH
 
 
 def new_id() -> str:
@@ -71,6 +72,8 @@ class User(Base):
     email: Mapped[str] = mapped_column(String(254), unique=True)
     name: Mapped[str] = mapped_column(String(NAME_LENGTH), default="")
     password_hash: Mapped[str | None] = mapped_column(String(255), default=None)  # Argon2id; None: none was set yet
+    # Whether it was made by an invitation, and nobody has shown since that they read mail at the address.
+    unproven: Mapped[bool] = mapped_column(Boolean, default=False)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -88,6 +91,39 @@ class WebSession(Base):
     expires_at: Mapped[datetime] = mapped_column(index=True)
     # What its next page has to say: that something was done, or why it was not.
     notice: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    # Whether the password was right and the second factor is still to be given: nobody is signed in with it yet.
+    awaits_code: Mapped[bool] = mapped_column(Boolean, default=False)
+
+
+class SecondFactor(Base):
+    """What a user's app makes its codes of, sealed (`control_plane.sealing`)."""
+
+    __tablename__ = "second_factors"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    confirmed_at: Mapped[datetime | None] = mapped_column(default=None)  # None: no code of it was given yet
+    last_step: Mapped[int] = mapped_column(BigInteger, default=0)  # of the last code that was used
+
+
+class RecoveryCode(Base):
+    """A code that stands in for the app once. Its SHA-256 is kept."""
+
+    __tablename__ = "recovery_codes"
+
+    code_hash: Mapped[str] = mapped_column(String(SHA256_LENGTH), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+
+
+class Identity(Base):
+    """What a provider of OpenID Connect calls a user."""
+
+    __tablename__ = "identities"
+
+    issuer: Mapped[str] = mapped_column(String(255), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(255), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class OneTimeLink(Base):
@@ -97,7 +133,7 @@ class OneTimeLink(Base):
 
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
     token_hash: Mapped[str] = mapped_column(String(SHA256_LENGTH), unique=True)
-    purpose: Mapped[str] = mapped_column(String(16))  # "sign-in", "reset", "invitation"
+    purpose: Mapped[str] = mapped_column(String(16))  # "sign-in", "reset", "invitation", "sign-up"
     email: Mapped[str] = mapped_column(String(254), index=True)
     organization_id: Mapped[str | None] = mapped_column(
         ForeignKey("organizations.id", ondelete="CASCADE"), index=True, default=None
@@ -150,6 +186,12 @@ class ApiToken(Base):
     name: Mapped[str] = mapped_column(String(NAME_LENGTH))
     token_hash: Mapped[str] = mapped_column(String(SHA256_LENGTH), unique=True)
     hint: Mapped[str] = mapped_column(String(8))
+    # What it may do at most; nothing bounds a token of which all three are None but its person's roles.
+    organization_id: Mapped[str | None] = mapped_column(
+        ForeignKey("organizations.id", ondelete="CASCADE"), index=True, default=None
+    )
+    role: Mapped[str | None] = mapped_column(String(16), default=None)
+    expires_at: Mapped[datetime | None] = mapped_column(default=None)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     last_used_at: Mapped[datetime | None] = mapped_column(default=None)
     revoked_at: Mapped[datetime | None] = mapped_column(default=None)
@@ -571,7 +613,7 @@ class Erasure(Base):
 
 
 class AuditEntry(Base):
-    """Who changed what, when. Kept when the thing itself is deleted."""
+    """Who changed what, when, from where. Kept when the thing itself is deleted."""
 
     __tablename__ = "audit_log"
 
@@ -579,6 +621,8 @@ class AuditEntry(Base):
     organization_id: Mapped[str | None] = mapped_column(String(ID_LENGTH), index=True)
     actor_id: Mapped[str | None] = mapped_column(String(ID_LENGTH))
     actor: Mapped[str] = mapped_column(String(254))  # the e-mail address at the time
+    client: Mapped[str | None] = mapped_column(String(64), default=None)  # the address, of IPv6 the network
+    via: Mapped[str | None] = mapped_column(String(VIA_LENGTH), default=None)  # "browser", or "token" and its name
     action: Mapped[str] = mapped_column(String(64))  # "model.create", "version.deploy"
     target: Mapped[str] = mapped_column(String(512))  # "app/model/3"
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane.accounts import Caller, hash_token
@@ -25,6 +25,8 @@ from control_plane.tables import User, WebSession
 TOKEN_BYTES: Final = 32
 IDLE: Final = timedelta(days=14)
 LONGEST: Final = timedelta(days=90)
+# To look at the phone, or to find a recovery code.
+CODE_WITHIN: Final = timedelta(minutes=10)
 # A page is read more often than the moment of it is worth a write.
 SEEN_EVERY: Final = timedelta(minutes=5)
 # One person has few browsers; the oldest of more is signed out.
@@ -64,12 +66,12 @@ def is_form_token(cookie: str, token: str) -> bool:
     return hmac.compare_digest(form_token(cookie).encode(), token.encode(errors="replace"))
 
 
-async def begin(session: AsyncSession, user: User, browser: str, now: datetime) -> str:
-    """Sign a user in; return what their cookie holds."""
+async def begin(session: AsyncSession, user: User, browser: str, now: datetime, *, awaits_code: bool = False) -> str:
+    """Sign a user in, or all but so if their second factor is awaited; return what their cookie holds."""
     await session.execute(delete(WebSession).where(WebSession.expires_at < now))
     oldest = (
         select(WebSession.id)
-        .where(WebSession.user_id == user.id)
+        .where(WebSession.user_id == user.id, WebSession.awaits_code.is_(awaits_code))
         .order_by(WebSession.seen_at.desc())
         .offset(MAX_PER_USER - 1)
     )
@@ -82,7 +84,8 @@ async def begin(session: AsyncSession, user: User, browser: str, now: datetime) 
             browser=browser[:BROWSER_LENGTH],
             created_at=now,
             seen_at=now,
-            expires_at=now + IDLE,
+            expires_at=now + (CODE_WITHIN if awaits_code else IDLE),
+            awaits_code=awaits_code,
         )
     )
     return token
@@ -93,13 +96,30 @@ async def find(session: AsyncSession, token: str, now: datetime) -> SignedIn | N
     query = (
         select(WebSession.id, WebSession.notice, WebSession.seen_at, User.id, User.email, User.password_hash)
         .join(User, User.id == WebSession.user_id)
-        .where(WebSession.token_hash == hash_token(token), WebSession.expires_at > now)
+        .where(*_is(token, now, awaits_code=False))
     )
     row = (await session.execute(query)).one_or_none()
     if row is None:
         return None
     session_id, notice, seen_at, user_id, email, password_hash = row
     return SignedIn(Caller(user_id, email, session_id=session_id), password_hash is not None, notice, seen_at)
+
+
+async def who_waits(session: AsyncSession, token: str, now: datetime) -> User | None:
+    """Return who has to give a code with a cookie."""
+    query = select(User).join(WebSession, WebSession.user_id == User.id)
+    return await session.scalar(query.where(*_is(token, now, awaits_code=True)))
+
+
+async def end_waiting(session: AsyncSession, token: str, now: datetime) -> bool:
+    """End a session that waits for a code; of two who give one at once, one hears that it was there."""
+    ended = delete(WebSession).where(*_is(token, now, awaits_code=True)).returning(WebSession.id)
+    return (await session.execute(ended)).one_or_none() is not None
+
+
+def _is(token: str, now: datetime, *, awaits_code: bool) -> tuple[ColumnElement[bool], ...]:
+    waits = WebSession.awaits_code.is_(awaits_code)
+    return WebSession.token_hash == hash_token(token), WebSession.expires_at > now, waits
 
 
 async def note_use(session: AsyncSession, session_id: str, now: datetime) -> None:

@@ -154,9 +154,21 @@ def take_back_invitation(org: str, invitation_id: str) -> Steps[None]:
     return delete(path("organizations", org, "invitations", invitation_id))
 
 
-def list_audit(org: str) -> Steps[list[AuditEntry]]:
-    """List who changed what in an organization, newest first."""
-    return listing(AuditEntry, path("organizations", org, "audit"))
+def list_audit(
+    org: str, actor: str | None = None, action: str | None = None, since: str | None = None, until: str | None = None
+) -> Steps[list[AuditEntry]]:
+    """List who changed what in an organization, newest first.
+
+    Args:
+        org: name or id.
+        actor: the e-mail address of who did it.
+        action: what it begins with, as ``token.``.
+        since: from this moment on, with its zone, as ``2026-01-31T00:00:00Z``.
+        until: before this moment.
+    """
+    asked = {"actor": actor, "action": action, "since": since, "until": until}
+    chosen = {name: value for name, value in asked.items() if value is not None}
+    return listing(AuditEntry, path("organizations", org, "audit"), chosen)
 
 
 def list_edges(org: str) -> Steps[list[Edge]]:
@@ -190,9 +202,20 @@ def list_tokens() -> Steps[list[Token]]:
     return listing(Token, "/tokens")
 
 
-def create_token(name: str) -> Steps[Token]:
-    """Create an API token; its ``token`` is shown this once."""
-    return ask(Call("POST", "/tokens", json={"name": name}), Token)
+def create_token(
+    name: str, organization: str | None = None, role: str | None = None, expires_days: int | None = None
+) -> Steps[Token]:
+    """Create an API token; its ``token`` is shown this once.
+
+    Args:
+        name: by which to tell it from others.
+        organization: the only one that it opens (name or id).
+        role: the highest that it has anywhere.
+        expires_days: after which it ends.
+    """
+    bounds = {"organization": organization, "role": role, "expires_days": expires_days}
+    body = {"name": name} | {key: value for key, value in bounds.items() if value is not None}
+    return ask(Call("POST", "/tokens", json=body), Token)
 
 
 def revoke_token(token_id: str) -> Steps[None]:

@@ -43,13 +43,14 @@ class Member(Struct, frozen=True, kw_only=True):
 
 
 class Invitation(Struct, frozen=True, kw_only=True):
-    """An invitation into an organization. `url` is there once, when it was made."""
+    """An invitation into an organization. `url` is there once, when it was made; `mailed` if it was mailed too."""
 
     id: str
     email: str
     role: str
     actor: str | None = None
     url: str | None = None
+    mailed: bool = False
     created_at: str | None = None
     expires_at: str | None = None
 
@@ -74,12 +75,15 @@ class Erasure(Struct, frozen=True, kw_only=True):
 
 
 class Token(Struct, frozen=True, kw_only=True):
-    """An API token. `token` itself is there once, when it was made."""
+    """An API token. `token` itself is there once, when it was made. What bounds it is None where nothing does."""
 
     id: str
     name: str
     token: str | None = None
     hint: str | None = None
+    organization: str | None = None
+    role: str | None = None
+    expires_at: str | None = None
     created_at: str | None = None
     last_used_at: str | None = None
 
@@ -374,11 +378,13 @@ class Patch(Struct, frozen=True, kw_only=True):
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True):
-    """Who changed what, when."""
+    """Who changed what, when, from which address (of IPv6 the network), via `browser` or a token that is named."""
 
     action: str
     target: str
     actor: str = ""
+    client: str | None = None
+    via: str | None = None
     detail: dict[str, Any] = field(default_factory=dict)
     id: int = 0
     created_at: str | None = None

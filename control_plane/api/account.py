@@ -36,14 +36,15 @@ async def change_password(call: Call, body: NewPassword) -> None:
         if user.password_hash != was:
             raise Conflict("The password was changed a moment ago; try again.")
         user.password_hash = fresh
-        await end_try(session, subjects, user.email)
+        await end_try(session, subjects)
         await web_sessions.end(session, user.id, all_but=call.caller.session_id)
         await audit.record_of_person(session, call.actor, user.id, "password.change", user.email)
 
 
 async def list_sessions(call: Call, query: Paging) -> Page[SessionOut]:
     """List the browsers that the caller is signed in with."""
-    rows = select(WebSession).where(WebSession.user_id == call.caller.user_id, WebSession.expires_at > call.now)
+    mine = WebSession.user_id == call.caller.user_id
+    rows = select(WebSession).where(mine, WebSession.expires_at > call.now, WebSession.awaits_code.is_(False))
     async with call.database.read() as session:
         page = await fetch_page(session, rows, Keyset((WebSession.created_at, WebSession.id), descending=True), query)
     return page.map(lambda row: _show(row[0], call.caller.session_id))

@@ -13,7 +13,7 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane import lookup
-from control_plane.accounts import Caller
+from control_plane.accounts import Caller, Role
 from control_plane.api.call import Call, Membership, Services
 from control_plane.api.route import Access
 from control_plane.errors import Forbidden
@@ -36,7 +36,7 @@ async def admit(access: Access, request: web.Request, identify: Identify) -> Cal
     Raises:
         Unauthorized: the caller is not known, and the route needs one.
         Missing: the organization in the path is not one of the caller's.
-        Forbidden: the caller's role is too low.
+        Forbidden: the caller's role is too low, or their token's scope leaves this out.
     """
     services = request.app[SERVICES]
     now = utc_now()
@@ -44,9 +44,13 @@ async def admit(access: Access, request: web.Request, identify: Identify) -> Cal
         return Call(request, services, now, None, None)
     async with services.database.read() as session:
         caller = await identify(request, session, now)
+        if access is Access.PERSON and caller.scope is not None:
+            raise Forbidden("This is the person's own: a token with a scope or an end may not do it.", "scoped_token")
         if access.role is None:
             return Call(request, services, now, caller, None)
-        organization, role = await lookup.organization(session, caller.user_id, request.match_info["org"])
+        organization, role = await lookup.organization(session, caller, request.match_info["org"])
+    if role < access.role and caller.role_at_most(Role.OWNER) < access.role:
+        raise Forbidden(f"This needs the role {access.value}; the token is for a {role.word} at most.", "scoped_token")
     if role < access.role:
         raise Forbidden(f"This needs the role {access.value}; yours is {role.word}.")
     return Call(request, services, now, caller, Membership(organization, role))

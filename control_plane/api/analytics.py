@@ -1,4 +1,4 @@
-"""Questions to ClickHouse: how a model is adopted, and what an analyst asks in SQL. And the audit log."""
+"""Questions to ClickHouse: how a model is adopted, and what an analyst asks in SQL."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from sqlalchemy import select
 from control_plane import lookup
 from control_plane.api.call import Call
 from control_plane.api.organizations import MAX_ORGANIZATIONS_PER_USER
-from control_plane.api.paging import Keyset, Page, Paging, fetch_page
-from control_plane.api.schemas import AdoptionOut, AdoptionQuery, AuditOut, SqlAnswer, SqlQuestion
+from control_plane.api.schemas import AdoptionOut, AdoptionQuery, SqlAnswer, SqlQuestion
 from control_plane.api.versions import find_model
 from control_plane.errors import Forbidden, Invalid
 from control_plane.model_names import names_of
-from control_plane.tables import AuditEntry, Member
+from control_plane.tables import Member
 from control_plane.warehouse import telling_of_clickhouse
 from telemetry.warehouse import QueryLimits
 
@@ -56,21 +55,13 @@ async def ask_sql(call: Call, body: SqlQuestion) -> SqlAnswer:
     return SqlAnswer(rows=rows[: settings.sql_max_rows], truncated=len(rows) > settings.sql_max_rows)
 
 
-async def list_audit_log(call: Call, query: Paging) -> Page[AuditOut]:
-    """List who changed what in the organization, newest first."""
-    rows = select(AuditEntry).where(AuditEntry.organization_id == call.organization.id)
-    async with call.database.read() as session:
-        page = await fetch_page(session, rows, Keyset((AuditEntry.id,), descending=True), query)
-    return page.map(lambda row: AuditOut.model_validate(row[0], from_attributes=True))
-
-
 async def _organizations_asked(call: Call, text: str | None) -> list[str]:
     """Return the ids of the organizations whose events the caller asks for; never of one they are no member of."""
     async with call.database.read() as session:
         if text is not None:
-            organization, _ = await lookup.organization(session, call.caller.user_id, text)
+            organization, _ = await lookup.organization(session, call.caller, text)
             return [organization.id]
-        query = select(Member.organization_id).where(Member.user_id == call.caller.user_id)
+        query = select(Member.organization_id).where(*lookup.memberships(call.caller))
         ids = (await session.scalars(query.limit(MAX_ORGANIZATIONS_PER_USER))).all()
     if not ids:
         raise Forbidden("You are not a member of an organization, so there are no events to ask for.")

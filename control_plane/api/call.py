@@ -9,14 +9,17 @@ from aiohttp import web
 
 from artifacts.store import ObjectStore
 from control_plane.accounts import Caller, LastUses, Role
-from control_plane.actor import Actor
+from control_plane.actor import BROWSER, Actor
 from control_plane.client_address import client_of
 from control_plane.database import Database
 from control_plane.device_counts import DeviceCounts
+from control_plane.mail import Mailer
+from control_plane.openid import OpenIdProvider
 from control_plane.passwords import Passwords
 from control_plane.publish import Publisher
 from control_plane.push.effect import PushEffects
 from control_plane.push.vault import Vault
+from control_plane.second_factor import SecondFactors
 from control_plane.settings import Settings
 from control_plane.tables import Organization
 from control_plane.uploads import Uploads
@@ -40,6 +43,9 @@ class Services:
     passwords: Passwords
     edges: EdgeReports
     device_counts: DeviceCounts
+    mailer: Mailer
+    second_factors: SecondFactors
+    openid: OpenIdProvider | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,8 @@ class Call:
     @property
     def actor(self) -> Actor:
         """The caller as the audit log names them."""
-        return self.caller.actor
+        via = BROWSER if self.caller.session_id is not None else f"token {self.caller.token_name}"
+        return Actor(self.caller.user_id, self.caller.email, self.client or None, via)
 
     @property
     def organization(self) -> Organization:
@@ -103,7 +110,7 @@ class Call:
 
     @property
     def client(self) -> str:
-        """The address that the request comes from; never stored as it is."""
+        """The address that the request comes from. Only the audit log keeps it as it is."""
         return client_of(self.request, self.services.settings.control_trusted_proxies)
 
     def part(self, name: str) -> str:

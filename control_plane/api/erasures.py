@@ -29,6 +29,8 @@ async def show_erasure(call: Call) -> ErasureOut:
     """Show how far an erasure is that the caller asked for. The organization may be gone by then."""
     erasure_id = call.part("erasure")
     query = select(Erasure).where(Erasure.id == erasure_id, Erasure.asked_by == call.caller.user_id)
+    if call.caller.scope is not None and call.caller.scope.organization_id is not None:
+        query = query.where(Erasure.organization_id == call.caller.scope.organization_id)
     async with call.database.read() as session:
         found = await session.scalar(query) if is_id(erasure_id) else None
     if found is None:
@@ -51,7 +53,7 @@ async def _erase_device(call: Call, device_id: str) -> ErasureOut:
 
 async def _erase_organization(call: Call, name: str) -> ErasureOut:
     async with call.database.write() as session:
-        organization, _ = await lookup.organization(session, call.caller.user_id, call.organization.id)
+        organization, _ = await lookup.organization(session, call.caller, call.organization.id)
         if name != organization.name:
             raise Invalid("To erase an organization, give its name as it is now.")
         closed = await remove_organization(call, session, organization)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, func, select
 
-from control_plane import audit
+from control_plane import audit, mails
 from control_plane.accounts import Role
 from control_plane.api.call import Call
 from control_plane.api.paging import Keyset, Page, Paging, fetch_page
 from control_plane.api.schemas import InvitationOut, NewInvitation, NewInvitationOut
-from control_plane.errors import Conflict, Missing
+from control_plane.errors import Conflict, Missing, TooMany
 from control_plane.names import is_id
 from control_plane.one_time_links import Purpose, make_link
+from control_plane.sign_ins import begin_try, invitation_subjects
 from control_plane.tables import Member, OneTimeLink, User
 
 # Open at once; more are made by a script and not by a team.
@@ -19,7 +20,7 @@ MAX_INVITATIONS = 200
 
 
 async def invite(call: Call, body: NewInvitation) -> NewInvitationOut:
-    """Invite somebody. The link in the answer is shown this once; hand it to them. It works for a week."""
+    """Invite somebody. The link works for a week. It is shown this once, and mailed to them if mail is set up."""
     async with call.database.write() as session:
         members = select(Member.user_id).join(User, User.id == Member.user_id)
         if await session.scalar(
@@ -39,7 +40,22 @@ async def invite(call: Call, body: NewInvitation) -> NewInvitationOut:
             actor_id=call.caller.user_id,
         )
         audit.record(session, call.actor, call.organization.id, "member.invite", body.email, {"role": body.role})
-    return NewInvitationOut(**_show(made.row, call.caller.email).model_dump(), url=f"{call.address}{made.path}")
+    url = f"{call.address}{made.path}"
+    mailed = await _mail(call, body, url)
+    return NewInvitationOut(**_show(made.row, call.caller.email).model_dump(), url=url, mailed=mailed)
+
+
+async def _mail(call: Call, body: NewInvitation, url: str) -> bool:
+    """Mail an invitation that is there already, so that no mail server can lose it; return whether that was done."""
+    if not call.services.mailer.is_set_up:
+        return False
+    try:
+        async with call.database.write() as session:
+            await begin_try(session, invitation_subjects(body.email, call.caller.user_id), call.now)
+    except TooMany:
+        return False
+    mail = mails.invitation(body.email, call.organization.name, body.role, call.caller.email, url)
+    return await call.services.mailer.send(mail)
 
 
 async def list_invitations(call: Call, query: Paging) -> Page[InvitationOut]:

@@ -181,6 +181,8 @@ def _meanings(route: Route) -> dict[str, str]:
     possible = ["400", "503"]
     if route.access is not Access.PUBLIC:
         possible.append("401")
+    if route.access is Access.PERSON:
+        possible.append("403")
     if route.access.role is not None:
         possible += ["403", "404"]
         possible += ["409"] if route.method not in ("GET", "HEAD") else []

@@ -37,12 +37,12 @@ async def show_me(call: Call) -> MeOut:
         query = (
             select(Organization.name, Member.role)
             .join(Member, Member.organization_id == Organization.id)
-            .where(Member.user_id == call.caller.user_id)
+            .where(*lookup.memberships(call.caller))
             .order_by(Organization.name)
             .limit(MAX_ORGANIZATIONS_PER_USER)
         )
         rows = (await session.execute(query)).all()
-    memberships = [MembershipOut(name=name, role=Role.of(role).word) for name, role in rows]
+    memberships = [MembershipOut(name=name, role=call.caller.role_at_most(Role.of(role)).word) for name, role in rows]
     return MeOut(email=call.caller.email, organizations=memberships)
 
 
@@ -51,11 +51,11 @@ async def list_organizations(call: Call, query: Paging) -> Page[OrganizationOut]
     rows = (
         select(Organization, Member.role)
         .join(Member, Member.organization_id == Organization.id)
-        .where(Member.user_id == call.caller.user_id)
+        .where(*lookup.memberships(call.caller))
     )
     async with call.database.read() as session:
         page = await fetch_page(session, rows, Keyset((Organization.name,)), query)
-    return page.map(lambda row: show_organization(row[0], Role.of(row[1])))
+    return page.map(lambda row: show_organization(row[0], call.caller.role_at_most(Role.of(row[1]))))
 
 
 async def create_organization(call: Call, body: NewOrganization) -> OrganizationOut:
@@ -79,7 +79,7 @@ async def show_one_organization(call: Call) -> OrganizationOut:
 async def change_organization(call: Call, body: OrganizationChange) -> OrganizationOut:
     """Rename an organization. Edges label events with its name, so its manifests are signed anew for them."""
     async with call.database.write() as session:
-        organization, role = await lookup.organization(session, call.caller.user_id, call.organization.id)
+        organization, role = await lookup.organization(session, call.caller, call.organization.id)
         detail = {"was": organization.name}
         organization.name = body.name
         async with unique(_NAME_TAKEN):
@@ -96,7 +96,7 @@ async def change_organization(call: Call, body: OrganizationChange) -> Organizat
 async def delete_organization(call: Call) -> None:
     """Delete an organization with all that it holds; its keys stop working."""
     async with call.database.write() as session:
-        organization, _ = await lookup.organization(session, call.caller.user_id, call.organization.id)
+        organization, _ = await lookup.organization(session, call.caller, call.organization.id)
         closed = await remove_organization(call, session, organization)
         audit.record(session, call.actor, organization.id, "organization.delete", organization.name)
     for environment_id in closed:

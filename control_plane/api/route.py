@@ -23,7 +23,8 @@ class Access(Enum):
     """Who may call a route."""
 
     PUBLIC = "public"  # anybody: the document itself, and uploads, whose address is signed
-    TOKEN = "token"  # noqa: S105 - whoever shows a valid token
+    TOKEN = "token"  # noqa: S105 - whoever shows a valid token; what is answered keeps to the token's scope
+    PERSON = "person"  # the person's own: a token with a scope or an end may not
     VIEWER = "viewer"  # members of the organization in the path, from this role upwards
     DEVELOPER = "developer"
     OWNER = "owner"
@@ -31,7 +32,7 @@ class Access(Enum):
     @property
     def role(self) -> Role | None:
         """The least role, for the routes below an organization."""
-        return None if self in (Access.PUBLIC, Access.TOKEN) else Role.of(self.value)
+        return None if self in (Access.PUBLIC, Access.TOKEN, Access.PERSON) else Role.of(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +77,4 @@ class Route:
     def tag(self) -> str:
         """The heading that the OpenAPI document lists it under: the last fixed part of its path."""
         fixed = [part for part in self.path.split("/") if part and not part.startswith("{")]
-        return fixed[-1].removesuffix(".json")
+        return fixed[-1].partition(".")[0]

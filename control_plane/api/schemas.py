@@ -9,12 +9,22 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from artifacts.patch.build import SkipReason
 from control_plane import names, passwords
 from control_plane.accounts import RoleName
 from control_plane.api.paging import Paging
+from control_plane.audit import ACTION_LENGTH
 from control_plane.patch_wishes import Unwanted
 from control_plane.push.credentials import MAX_CREDENTIAL_BYTES
 from control_plane.tables import NAME_LENGTH
@@ -24,6 +34,8 @@ from manifests.keys import DEFAULT_OVERLAP, MAX_OVERLAP
 MAX_SQL_LENGTH = 20_000
 # The widest span that the daily rollups are asked for at once.
 MAX_ADOPTION_DAYS = 400
+# A token that lasts longer is one without an end.
+MAX_TOKEN_DAYS = 3650
 # Version numbers are 32-bit integers in the database.
 MAX_VERSION = 2**31 - 1
 
@@ -43,6 +55,13 @@ PushCredentialKind = Literal["key", "certificate", "account"]
 PatchState = Literal["pending", "running", "built", "skipped", "failed"]
 PATCH_CODES = f"Why it was skipped: {', '.join([*SkipReason, *Unwanted])}."
 Platform = Literal["ios", "ipados", "macos", "tvos", "watchos", "visionos", "android", "linux", "windows", "other"]
+
+
+def _checked_text(text: str) -> str:
+    """Return a text to look for; PostgreSQL refuses to look for a zero byte."""
+    if names.has_control_characters(text):
+        raise ValueError("the text holds control characters")
+    return text
 
 
 class Body(BaseModel):
@@ -106,9 +125,12 @@ class MemberChange(Body):
 
 
 class NewToken(Body):
-    """A token to make, with a name by which to tell it from others."""
+    """A token to make, with a name by which to tell it from others, and what it may do at most."""
 
     name: Name
+    organization: Reference | None = Field(None, description="The only one that it opens; all of the caller's if null.")
+    role: RoleName | None = Field(None, description="The highest that it has anywhere; the caller's own if null.")
+    expires_days: int | None = Field(None, ge=1, le=MAX_TOKEN_DAYS, description="After which it ends; never if null.")
 
 
 class NewApplication(Body):
@@ -308,6 +330,25 @@ class PatchesQuery(Paging):
     to_version: int | None = Field(default=None, ge=1, le=MAX_VERSION, description="Only those that lead to it.")
 
 
+class AuditExportQuery(BaseModel):
+    """Which entries of the audit log."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    actor: Annotated[str, StringConstraints(max_length=names.EMAIL_LENGTH), AfterValidator(_checked_text)] | None = (
+        Field(None, description="The e-mail address of who did it, or `system`.")
+    )
+    action: Annotated[str, StringConstraints(max_length=ACTION_LENGTH), AfterValidator(_checked_text)] | None = Field(
+        None, description="What it begins with, as `token.`."
+    )
+    since: AwareDatetime | None = Field(None, description="From this moment on.")
+    until: AwareDatetime | None = Field(None, description="Before this moment.")
+
+
+class AuditQuery(AuditExportQuery, Paging):
+    """Which entries of the audit log, newest first."""
+
+
 class AdoptionQuery(BaseModel):
     """What adoption to show."""
 
@@ -380,6 +421,7 @@ class NewInvitationOut(InvitationOut):
     """An invitation that was just made."""
 
     url: str = Field(description="To be handed to whom is invited; shown this once.")
+    mailed: bool = Field(description="Whether it was mailed to them as well.")
 
 
 class SessionOut(Answer):
@@ -418,6 +460,9 @@ class TokenOut(Answer):
     id: str
     name: str
     hint: str = Field(description="The token's beginning.")
+    organization: str | None = Field(description="The name of the only one that it opens; null for all.")
+    role: RoleName | None = Field(description="The highest that it has anywhere; null for the person's own.")
+    expires_at: datetime | None = Field(description="When it ends; null for never.")
     created_at: datetime
     last_used_at: datetime | None
 
@@ -735,6 +780,8 @@ class AuditOut(Answer):
 
     id: int
     actor: str
+    client: str | None = Field(description="The address it came from, of IPv6 the network; null for the system's own.")
+    via: str | None = Field(description="`browser`, or `token` and the token's name.")
     action: str
     target: str
     detail: dict[str, Any]

@@ -64,7 +64,7 @@ async def _by_token(request: web.Request, session: AsyncSession, now: datetime) 
     Raises:
         Unauthorized: there is none, or it is not valid.
     """
-    caller = await authenticate(session, _token_in(request))
+    caller = await authenticate(session, _token_in(request), now)
     if caller.token_id is not None:
         request.app[SERVICES].last_uses.note(caller.token_id, now)
     return caller

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from control_plane import audit
-from control_plane.accounts import MAX_TOKENS_PER_USER, make_token
+from control_plane import audit, lookup
+from control_plane.accounts import MAX_TOKENS_PER_USER, Role, Scope, is_valid, make_token
 from control_plane.api.call import Call
 from control_plane.api.paging import Keyset, Page, Paging, fetch_page
 from control_plane.api.schemas import NewToken, NewTokenOut, TokenOut
 from control_plane.errors import Conflict, Missing
 from control_plane.names import is_id
-from control_plane.tables import ApiToken
+from control_plane.tables import ApiToken, Organization
 
 
 async def list_tokens(call: Call, query: Paging) -> Page[TokenOut]:
     """List the caller's tokens that are valid."""
-    rows = select(ApiToken).where(ApiToken.user_id == call.caller.user_id, ApiToken.revoked_at.is_(None))
+    rows = (
+        select(ApiToken, Organization.name)
+        .outerjoin(Organization, Organization.id == ApiToken.organization_id)
+        .where(ApiToken.user_id == call.caller.user_id, *is_valid(call.now))
+    )
     async with call.database.read() as session:
         page = await fetch_page(session, rows, Keyset((ApiToken.created_at, ApiToken.id)), query)
-    return page.map(lambda row: _show(call, row[0]))
+    return page.map(lambda row: _show(call, row[0], row[1]))
 
 
 async def create_token(call: Call, body: NewToken) -> NewTokenOut:
     """Make a token for the caller. Its text is shown in this answer and never again."""
-    token = make_token(call.caller.user_id, body.name)
     async with call.database.write() as session:
-        valid = select(func.count()).where(ApiToken.user_id == call.caller.user_id, ApiToken.revoked_at.is_(None))
+        valid = select(func.count()).where(ApiToken.user_id == call.caller.user_id, *is_valid(call.now))
         if (await session.scalar(valid) or 0) >= MAX_TOKENS_PER_USER:
             raise Conflict(f"One person has at most {MAX_TOKENS_PER_USER} tokens; revoke some.", "too_many")
+        organization = None
+        if body.organization is not None:
+            organization, _ = await lookup.organization(session, call.caller, body.organization)
+        role = None if body.role is None else Role.of(body.role)
+        scope = Scope(None if organization is None else organization.id, role)
+        expires_at = None if body.expires_days is None else call.now + timedelta(days=body.expires_days)
+        token = make_token(call.caller.user_id, body.name, scope, expires_at)
         session.add(token.row)
         await session.flush()
         await _record(session, call, "token.create", token.row)
-    return NewTokenOut(**_show(call, token.row).model_dump(), token=token.text)
+    name = None if organization is None else organization.name
+    return NewTokenOut(**_show(call, token.row, name).model_dump(), token=token.text)
 
 
 async def revoke_token(call: Call) -> None:
@@ -48,15 +61,22 @@ async def revoke_token(call: Call) -> None:
 
 
 async def _record(session: AsyncSession, call: Call, action: str, token: ApiToken) -> None:
-    detail = {"id": token.id}
-    await audit.record_of_person(session, call.actor, token.user_id, action, token.name, detail)
+    """Tell of a token in the log of the organization that it opens, or of all that its person is a member of."""
+    detail = {"id": token.id} | ({"role": token.role} if token.role else {})
+    if token.organization_id is not None:
+        audit.record(session, call.actor, token.organization_id, action, token.name, detail)
+    else:
+        await audit.record_of_person(session, call.actor, token.user_id, action, token.name, detail)
 
 
-def _show(call: Call, token: ApiToken) -> TokenOut:
+def _show(call: Call, token: ApiToken, organization: str | None) -> TokenOut:
     return TokenOut(
         id=token.id,
         name=token.name,
         hint=token.hint,
+        organization=organization,
+        role=None if token.role is None else Role.of(token.role).word,
+        expires_at=token.expires_at,
         created_at=token.created_at,
         last_used_at=call.services.last_uses.latest(token),
     )

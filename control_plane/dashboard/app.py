@@ -16,11 +16,14 @@ from aiohttp import web
 
 from control_plane.api.table import ROUTES
 from control_plane.dashboard.addresses import address
+from control_plane.dashboard.by_mail import add_by_mail
 from control_plane.dashboard.door import add_door
 from control_plane.dashboard.entrance import add_entrance
 from control_plane.dashboard.live import Live
+from control_plane.dashboard.openid import add_openid
 from control_plane.dashboard.page import add_pages
 from control_plane.dashboard.render import show_count, show_moment, show_size
+from control_plane.dashboard.second_factor import add_second_factor
 from control_plane.dashboard.table import FILES, MODEL, PAGES
 from control_plane.status_page import TEMPLATES as STATUS_TEMPLATES
 
@@ -46,6 +49,9 @@ def add_dashboard(app: web.Application) -> None:
     app.router.add_get(f"{MODEL}/live", live.stream)
     app.on_shutdown.append(live.close)
     add_entrance(app)
+    add_by_mail(app)
+    add_openid(app)
+    add_second_factor(app)
     add_pages(app, PAGES, FILES)
     add_door(app, ROUTES)
 

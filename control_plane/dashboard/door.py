@@ -71,9 +71,8 @@ def _door_to(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
             raise web.HTTPSeeOther(back) from None
         if (route.method, route.path) in SHOWN_ONCE:
             shown = SHOWN_ONCE[route.method, route.path]
-            return await render(
-                request, "once.html", {"secret": getattr(answer, shown), "kind": shown, "back": back}, call
-            )
+            once = {"secret": getattr(answer, shown), "answer": answer, "kind": shown, "back": back}
+            return await render(request, "once.html", once, call)
         names = {**request.match_info, **({} if body is None else body.model_dump())}
         await _leave(call, {"done": sentence_of(route, answer, names)})
         raise web.HTTPSeeOther(_next(form, back, body))

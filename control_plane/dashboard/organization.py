@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from aiohttp import web
+from pydantic import ValidationError
 
 from control_plane.accounts import Role
-from control_plane.api.analytics import list_audit_log
+from control_plane.api.audit_log import export_audit_log, list_audit_log
 from control_plane.api.call import Call
+from control_plane.api.errors import invalid
 from control_plane.api.invitations import list_invitations
 from control_plane.api.organizations import list_members
 from control_plane.api.paging import Paging
+from control_plane.api.schemas import AuditQuery
 from control_plane.dashboard.paging import cursor_of
+from control_plane.errors import Invalid
 
 PER_PAGE = 100
+FILTERS: Final = ("actor", "action", "since", "until")
 
 
 async def show_members(call: Call) -> Mapping[str, Any]:
@@ -24,9 +32,40 @@ async def show_members(call: Call) -> Mapping[str, Any]:
 
 
 async def show_audit_log(call: Call) -> Mapping[str, Any]:
-    """Show who changed what, newest first."""
-    page = await list_audit_log(call, Paging(limit=PER_PAGE, cursor=cursor_of(call)))
-    return {"items": page.items, "next_cursor": page.next_cursor}
+    """Show who changed what, newest first, as far as the form on the page asks for it."""
+    asked = {name: value for name in FILTERS if (value := call.request.query.get(name, "").strip())}
+    try:
+        query, refused = _query(asked), None
+    except Invalid as error:
+        query, refused = _query({}), error
+    page = await list_audit_log(call, query.model_copy(update={"limit": PER_PAGE, "cursor": cursor_of(call)}))
+    return {"items": page.items, "next_cursor": page.next_cursor, "asked": asked, "wrong": refused}
+
+
+async def save_audit_log(call: Call) -> web.StreamResponse:
+    """Save what the page shows, all pages of it, as CSV."""
+    query = _query({name: value for name in FILTERS if (value := call.request.query.get(name, "").strip())})
+    return await export_audit_log(call, query)
+
+
+def _query(asked: Mapping[str, str]) -> AuditQuery:
+    """Return what a form asks for, in days of UTC, the last one included.
+
+    Raises:
+        Invalid: it cannot be asked for.
+    """
+    values: dict[str, Any] = dict(asked)
+    for name, days in (("since", 0), ("until", 1)):
+        if name in values:
+            try:
+                day = datetime.strptime(values[name], "%Y-%m-%d").replace(tzinfo=UTC)
+                values[name] = day + timedelta(days=days)
+            except (ValueError, OverflowError):
+                raise Invalid(f"{name}: This is not a day, as 2026-01-31.", field=name) from None
+    try:
+        return AuditQuery.model_validate(values)
+    except ValidationError as error:
+        raise invalid(error, "form") from None
 
 
 async def show_settings(call: Call) -> Mapping[str, Any]:  # noqa: ARG001 - the frame has the name

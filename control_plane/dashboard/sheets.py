@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
+from control_plane.csv_fields import csv_field
 from control_plane.dashboard.render import show_size
 
 Kind = Literal["day", "integer", "share", "bytes", "milliseconds", "text", "flag"]
-
-# What a spreadsheet takes for the beginning of a formula (OWASP, CSV Injection). Devices choose some of the texts.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class Sheet:
         writer = csv.writer(text, lineterminator="\r\n")
         writer.writerow([column.name for column in self.columns])
         for row in self.rows:
-            writer.writerow([_field(value) for value in row])
+            writer.writerow([csv_field(value) for value in row])
         return text.getvalue()
 
 
@@ -89,12 +87,3 @@ def show_share(share: float) -> str:
 def show_duration(milliseconds: float) -> str:
     """Return a duration as people read it."""
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.3g} s"
-
-
-def _field(value: Any) -> Any:
-    """Return a value as CSV has it; a text that looks like a formula gets a quote in front, which keeps it a text."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA):
-        return f"'{value}"
-    return value

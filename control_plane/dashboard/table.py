@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from control_plane.api.route import Access
-from control_plane.dashboard import account, application, home, model, monitor, organization, works
+from control_plane.dashboard import account, application, home, model, monitor, organization, second_factor, works
 from control_plane.dashboard.page import DashboardFile as File
 from control_plane.dashboard.page import DashboardPage as Page
 
@@ -15,6 +15,7 @@ VERSION = f"{MODEL}/versions/{{version}}"
 PAGES: tuple[Page, ...] = (
     Page("/", home.show_home, Access.TOKEN, "home.html"),
     Page("/account", account.show_account, Access.TOKEN, "account.html"),
+    Page(second_factor.PATH, second_factor.show_second_factor, Access.PERSON, second_factor.TEMPLATE),
     Page("/new-organization", account.show_new_organization, Access.TOKEN, "new-organization.html"),
     Page(ORG, home.show_applications, Access.VIEWER, "applications.html"),
     Page(f"{ORG}/new-app", home.show_new_application, Access.DEVELOPER, "new-app.html"),
@@ -34,4 +35,7 @@ PAGES: tuple[Page, ...] = (
     Page(f"{VERSION}/deploy", model.show_deploy, Access.DEVELOPER, "deploy.html"),
 )
 
-FILES: tuple[File, ...] = (File(f"{MODEL}/monitor/{{figure}}.csv", monitor.save_figure, Access.VIEWER),)
+FILES: tuple[File, ...] = (
+    File(f"{ORG}/audit.csv", organization.save_audit_log, Access.VIEWER),
+    File(f"{MODEL}/monitor/{{figure}}.csv", monitor.save_figure, Access.VIEWER),
+)

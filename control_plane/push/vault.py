@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from control_plane import second_factor
 from control_plane.database import Database
 from control_plane.push.apns import ApnsChannel
 from control_plane.push.channel import Channel, ChannelUnusable
@@ -30,7 +31,7 @@ from control_plane.push.jobs import APPLE, APPLE_SANDBOX, GOOGLE
 from control_plane.push.servers import Servers
 from control_plane.push.start import uses_sandbox
 from control_plane.sealing import CannotOpen, MasterKeys
-from control_plane.tables import Application, Environment, PushCredential, utc_now
+from control_plane.tables import Application, Environment, PushCredential, SecondFactor, utc_now
 
 # The services that an environment can have a credential for. Apple's two servers take the same one.
 SERVICES = (APPLE, GOOGLE)
@@ -205,10 +206,10 @@ class Vault:
         """Add a master key, seal everything with it, and forget the keys that seal nothing any more.
 
         Returns:
-            How many credentials were sealed anew, and how many keys are forgotten.
+            How many secrets were sealed anew, those of second factors among them, and how many keys are forgotten.
 
         Raises:
-            CannotOpen: a credential cannot be opened; the keys stay as they are.
+            CannotOpen: a secret cannot be opened; the keys stay as they are.
         """
         sealer = await asyncio.to_thread(self._keys.add)
         renewed, used = 0, set()
@@ -219,6 +220,12 @@ class Vault:
                     row.sealed = sealed
                     renewed += 1
                 used.add(sealer.key_id_of(row.sealed))
+            for factor in await session.scalars(select(SecondFactor).with_for_update()):
+                sealed = sealer.renew(factor.sealed, second_factor.purpose(factor.user_id))
+                if sealed is not None:
+                    factor.sealed = sealed
+                    renewed += 1
+                used.add(sealer.key_id_of(factor.sealed))
         return renewed, await asyncio.to_thread(self._keys.forget_all_but, used)
 
     async def close(self) -> None:

@@ -186,15 +186,24 @@ def list_tokens(json: options.Json = False) -> None:
     if json:
         print_json(found)
     else:
-        rows = [[each.id, each.name, each.hint, each.created_at, each.last_used_at] for each in found]
-        print_table(["ID", "NAME", "HINT", "CREATED", "LAST USED"], rows, "no tokens")
+        rows = [
+            [each.id, each.name, each.hint, each.organization, each.role, each.expires_at, each.last_used_at]
+            for each in found
+        ]
+        print_table(["ID", "NAME", "HINT", "ORGANIZATION", "ROLE", "ENDS", "LAST USED"], rows, "no tokens")
 
 
 @tokens.command("create")
-def create_token(name: Name, json: options.Json = False) -> None:
+def create_token(
+    name: Name,
+    organization: Annotated[str | None, typer.Option(help="The only organization that it opens.")] = None,
+    role: Annotated[str | None, typer.Option(help="The highest that it has: viewer, developer or owner.")] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="After how many it ends.")] = None,
+    json: options.Json = False,
+) -> None:
     """Create an API token; it is shown this once."""
     with session() as chosen:
-        made = chosen.client.create_token(name)
+        made = chosen.client.create_token(name, organization, role, days)
     if json:
         print_json(made)
     else:

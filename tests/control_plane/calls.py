@@ -9,9 +9,11 @@ from aiohttp.test_utils import make_mocked_request
 from control_plane.accounts import Caller, LastUses, Role
 from control_plane.api.call import Call, Membership, Services
 from control_plane.device_counts import DeviceCounts
+from control_plane.mail import Mailer
 from control_plane.passwords import Passwords
 from control_plane.push.effect import PushEffects
 from control_plane.push.vault import Vault
+from control_plane.second_factor import SecondFactors
 from control_plane.settings import Settings
 from control_plane.tables import utc_now
 from control_plane.warehouse import WarehouseGate
@@ -20,9 +22,9 @@ from tests.control_plane.world import World
 
 
 def call_in(world: World, **parts: str) -> Call:
-    """Return a call by the world's actor, with these parts in its path; ClickHouse and settings are not there."""
+    """Return a call by the world's actor, with these parts in its path; ClickHouse is not there."""
     services = Services(
-        settings=cast("Settings", None),
+        settings=Settings(),
         database=world.database,
         objects=world.objects,
         uploads=world.uploads,
@@ -34,7 +36,10 @@ def call_in(world: World, **parts: str) -> Call:
         passwords=Passwords(),
         edges=cast("EdgeReports", None),
         device_counts=DeviceCounts(),
+        mailer=Mailer(),
+        second_factors=cast("SecondFactors", None),
+        openid=None,
     )
     request = make_mocked_request("GET", "/", match_info=parts)
-    caller = Caller(world.actor.user_id or "", world.actor.email, "token")
+    caller = Caller(world.actor.user_id or "", world.actor.email, "token", "test")
     return Call(request, services, utc_now(), caller, Membership(world.organization, Role.OWNER))

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+import csv
+import io
+from typing import Any
+from urllib.parse import urlencode
 
+import pytest
+from sqlalchemy import insert
+
+from control_plane.database import Database
+from control_plane.tables import AuditEntry
 from tests.control_plane.running import ORGANIZATION, OWNER, Api
 
 ACME = f"/v2/organizations/{ORGANIZATION}"
@@ -127,6 +136,59 @@ def test_the_audit_log_tells_who_did_what(api: Api) -> None:
     assert newest["action"] == "member.add"
     assert newest["target"] == "audited@example.org"
     assert newest["detail"] == {"role": "viewer"}
+
+
+def test_the_audit_log_tells_from_where_and_the_systems_own_comes_from_nowhere(api: Api) -> None:
+    made = api.post("/v2/tokens", {"name": "=laptop"})
+    api.post(f"{ACME}/members", {"email": "from@example.org", "role": "viewer"}, token=made["token"])
+    newest = api.get(f"{ACME}/audit?limit=1")[0]
+    assert (newest["client"], newest["via"]) == ("127.0.0.1", "token =laptop")
+    api.token_of("from@example.org")
+    newest = api.get(f"{ACME}/audit?limit=1")[0]
+    assert (newest["actor"], newest["client"], newest["via"]) == ("system", None, None)
+
+
+def test_the_audit_log_is_asked_for_who_what_and_when(api: Api) -> None:
+    def asked(**query: str) -> list[Any]:
+        return list(api.get(f"{ACME}/audit?{urlencode(query)}"))
+
+    entries = asked()
+    assert {entry["actor"] for entry in asked(actor="System")} == {"system"}
+    assert {entry["action"].partition(".")[0] for entry in asked(action="member.")} == {"member"}
+    assert asked(action="m_mber.") == asked(actor="nobody@example.org") == [], "_ stands for no other letter"
+    middle = entries[len(entries) // 2]
+    later, earlier = asked(since=middle["created_at"]), asked(until=middle["created_at"])
+    assert middle["id"] in {entry["id"] for entry in later}
+    assert [*later, *earlier] == entries
+    for wrong in ("since=yesterday", "since=2026-01-31T00:00:00", "actor=%00", f"action={'x' * 65}"):
+        assert api.call("GET", f"{ACME}/audit?{wrong}").status_code == 400
+
+
+def test_the_audit_log_is_saved_as_csv_whole_and_without_formulas(api: Api) -> None:
+    for n in range(3):
+        api.delete(f"/v2/tokens/{api.post('/v2/tokens', {'name': f'=1+{n}'})['id']}")
+    answer = api.call("GET", f"{ACME}/audit.csv?action=token.")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    head, *rows = csv.reader(io.StringIO(answer.text))
+    assert head == ["created_at", "actor", "client", "via", "action", "target", "detail"]
+    entries = api.get(f"{ACME}/audit?action=token.")
+    assert [row[4] for row in rows] == [entry["action"] for entry in entries]
+    assert [row[5] for row in rows[:6:2]] == ["'=1+2", "'=1+1", "'=1+0"]
+    assert api.call("HEAD", f"{ACME}/audit.csv").content == b""
+    organization = api.get(ACME)["id"]
+    many = [{"organization_id": organization, "actor": "many", "action": "a", "target": str(n)} for n in range(1001)]
+
+    async def store() -> None:
+        database = Database(api.database_url)
+        try:
+            async with database.write() as session:
+                await session.execute(insert(AuditEntry), many)
+        finally:
+            await database.close()
+
+    asyncio.run(store())
+    _, *rows = csv.reader(io.StringIO(api.call("GET", f"{ACME}/audit.csv?actor=many").text))
+    assert [row[5] for row in rows] == [str(n) for n in reversed(range(1001))], "a page of the API has a thousand"
 
 
 def test_every_organization_of_a_person_is_told_of_their_tokens_and_no_other_is(api: Api) -> None:

@@ -5,19 +5,25 @@ Each case starts from a request that would be accepted, and spoils one thing.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select, update
 
+from control_plane.accounts import Role, authenticate
 from control_plane.api.route import Access, Route
 from control_plane.api.schemas import ModelVersionChange, Nothing
 from control_plane.api.table import ROUTES
-from control_plane.tables import new_id
+from control_plane.database import Database
+from control_plane.lookup import memberships
+from control_plane.tables import ApiToken, Member, new_id, utc_now
 from tests.control_plane.running import ORGANIZATION, Api
 
 MAX_BODY_BYTES = 1 << 20
@@ -35,7 +41,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "MemberChange": {"role": "viewer"},
     "NewInvitation": {"email": "new@example.org", "role": "viewer"},
     "NewPassword": {"password": "some words as one"},
-    "NewToken": {"name": "one more"},
+    "NewToken": {"name": "one more", "organization": ORGANIZATION, "role": "viewer", "expires_days": 30},
     "NewApplication": {"name": "one more", "bundle_id": "org.example.more", "platform": "ios"},
     "ApplicationChange": {"name": "renamed"},
     "NewEnvironment": {"name": "staging"},
@@ -178,6 +184,126 @@ def test_a_role_that_is_too_low_is_forbidden(site: Site, route: Route) -> None:
 @pytest.mark.parametrize("route", [r for r in WITH_ORGANIZATION if r.access is Access.OWNER], ids=name)
 def test_what_owners_do_is_forbidden_to_developers(site: Site, route: Route) -> None:
     assert_refused(site.send(route, by=site.developer), 403)
+
+
+# --- What a token's scope leaves -------------------------------------------------------------------------------------
+
+SECOND = "The owner's other one"
+SCOPES: dict[str, dict[str, Any]] = {
+    "a viewer there": {"organization": ORGANIZATION, "role": "viewer"},
+    "a developer everywhere": {"role": "developer"},
+    "elsewhere": {"organization": SECOND},
+    "until next week": {"expires_days": 7},
+}
+
+
+@pytest.fixture(scope="module")
+def scoped(site: Site) -> dict[str, str]:
+    """Tokens of the owner of two organizations, each with a scope."""
+    site.api.post("/v2/organizations", {"name": SECOND})
+    return {name: site.api.post("/v2/tokens", {"name": name} | scope)["token"] for name, scope in SCOPES.items()}
+
+
+def admitted(site: Site, route: Route, token: str) -> tuple[int, str]:
+    """Return how a call is refused that no route takes, so that nothing is changed; 400: its caller was let in."""
+    answer = site.api.call(route.method, f"{site.path(route)}?nonsense=1", token=token)
+    return answer.status_code, answer.json()["code"]
+
+
+@pytest.mark.parametrize("route", WITH_ORGANIZATION, ids=name)
+def test_below_an_organization_a_token_may_what_its_scope_and_its_person_both_may(
+    site: Site, scoped: dict[str, str], route: Route
+) -> None:
+    let_in, refused = (400, "unknown_field"), (403, "scoped_token")
+    assert route.access.role is not None
+    assert admitted(site, route, site.api.owner) == let_in
+    assert admitted(site, route, scoped["until next week"]) == let_in
+    for token, role in (("a viewer there", Role.VIEWER), ("a developer everywhere", Role.DEVELOPER)):
+        assert admitted(site, route, scoped[token]) == (let_in if route.access.role <= role else refused)
+    assert admitted(site, route, scoped["elsewhere"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.access is Access.PERSON], ids=name)
+def test_what_is_the_persons_own_is_closed_to_every_scope(site: Site, scoped: dict[str, str], route: Route) -> None:
+    for token in scoped.values():
+        assert assert_refused(site.send(route, by=token), 403)["code"] == "scoped_token"
+
+
+def test_what_any_token_may_ask_for_keeps_to_its_scope(site: Site, scoped: dict[str, str]) -> None:
+    """Each route that names no organization and is open to scopes is here: a new one has to be decided on."""
+    there, everywhere, elsewhere = (scoped[name] for name in list(SCOPES)[:3])
+    asked = {name(route) for route in ROUTES if route.access is Access.TOKEN}
+    me = {token: site.api.get("/v2/me", token=token)["organizations"] for token in scoped.values()}
+    assert me[there] == [{"name": ORGANIZATION, "role": "viewer"}]
+    assert {(each["name"], each["role"]) for each in me[everywhere]} == {
+        (ORGANIZATION, "developer"),
+        (SECOND, "developer"),
+    }
+    assert me[elsewhere] == [{"name": SECOND, "role": "owner"}]
+    asked.remove("GET /v2/me")
+    listed = {token: site.api.get("/v2/organizations", token=token) for token in scoped.values()}
+    for token, organizations in me.items():
+        assert [{"name": each["name"], "role": each["role"]} for each in listed[token]] == organizations
+    asked.remove("GET /v2/organizations")
+    for organization in (ORGANIZATION, site.ids["org"]):
+        question = {"query": "SELECT count() FROM events", "organization": organization}
+        assert site.api.call("POST", "/v2/sql", question, token=elsewhere).status_code == 404
+        assert site.api.call("POST", "/v2/sql", question, token=there).status_code in (200, 503)
+    asked.remove("POST /v2/sql")
+    second = next(each["id"] for each in listed[elsewhere])
+    for organization, tokens in ((site.ids["org"], (there, everywhere)), (second, (elsewhere, everywhere))):
+        erasure = site.api.post(f"/v2/organizations/{organization}/erasures", {"device_id": "scoped"})["id"]
+        seen = {t for t in scoped.values() if site.api.call("GET", f"/v2/erasures/{erasure}", token=t).is_success}
+        assert seen == {*tokens, scoped["until next week"]}
+    asked.remove("GET /v2/erasures/{erasure}")
+    assert asked == set()
+
+
+async def test_a_question_to_all_organizations_is_asked_of_the_scope_alone(site: Site, scoped: dict[str, str]) -> None:
+    database = Database(site.api.database_url)
+    try:
+        async with database.read() as session:
+            callers = {key: await authenticate(session, text, utc_now()) for key, text in scoped.items()}
+            found = {
+                key: set((await session.scalars(select(Member.organization_id).where(*memberships(caller)))).all())
+                for key, caller in callers.items()
+            }
+    finally:
+        await database.close()
+    assert found["a viewer there"] == {site.ids["org"]}
+    assert found["elsewhere"] == found["a developer everywhere"] - {site.ids["org"]}
+    assert len(found["until next week"]) == 2
+
+
+def test_a_token_tells_its_scope_and_opens_nothing_past_its_end(site: Site) -> None:
+    body = {"name": "ending", "organization": ORGANIZATION, "role": "viewer", "expires_days": 1}
+    made = site.api.post("/v2/tokens", body)
+    assert (made["organization"], made["role"]) == (ORGANIZATION, "viewer")
+    newest = site.api.get(f"/v2/organizations/{ORGANIZATION}/audit?limit=1")[0]
+    assert (newest["action"], newest["detail"]) == ("token.create", {"id": made["id"], "role": "viewer"})
+    assert site.api.call("GET", "/v2/me", token=made["token"]).status_code == 200
+
+    async def end() -> None:
+        database = Database(site.api.database_url)
+        try:
+            async with database.write() as session:
+                past = utc_now() - timedelta(seconds=1)
+                await session.execute(update(ApiToken).where(ApiToken.id == made["id"]).values(expires_at=past))
+        finally:
+            await database.close()
+
+    asyncio.run(end())
+    assert_refused(site.api.call("GET", "/v2/me", token=made["token"]), 401)
+    assert made["id"] not in [token["id"] for token in site.api.get("/v2/tokens")]
+    strange = {"name": "ending", "organization": "Elsewhere"}
+    assert_refused(site.api.call("POST", "/v2/tokens", strange), 404)
+
+
+def test_a_token_for_an_organization_goes_with_it(site: Site) -> None:
+    site.api.post("/v2/organizations", {"name": "Passing"})
+    made = site.api.post("/v2/tokens", {"name": "passing", "organization": "Passing"})
+    site.api.delete("/v2/organizations/Passing")
+    assert_refused(site.api.call("GET", "/v2/me", token=made["token"]), 401)
 
 
 # --- Parts of the path -----------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ async def test_a_token_opens_and_only_its_hash_is_stored(database: Database) -> 
         token = make_token(user.id, "test")
         session.add(token.row)
     async with database.read() as session:
-        caller = await authenticate(session, token.text)
+        caller = await authenticate(session, token.text, NOW)
         stored = await session.get_one(ApiToken, token.row.id)
     assert (caller.user_id, caller.email, caller.token_id) == (user.id, user.email, stored.id)
     assert token.text not in {stored.token_hash, stored.hint, stored.name}
@@ -245,7 +245,7 @@ async def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(database: D
     for text in (None, "", "sk_", "sk_" + "A" * 43, "sk_" + "A" * 42 + "\n", "Bearer x", "A" * 10_000, "sk_\ud800"):
         async with database.read() as session:
             with pytest.raises(Unauthorized) as refused:
-                await authenticate(session, text)
+                await authenticate(session, text, NOW)
         answers.add((refused.value.sentence, refused.value.code))
     assert len(answers) == 1
 

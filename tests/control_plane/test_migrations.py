@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import insert, select, text
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
 from control_plane.database import Database
 from control_plane.migrate import MIGRATIONS, migrate
 from control_plane.tables import (
+    ApiToken,
     Application,
     ArtifactEncoding,
+    AuditEntry,
     Base,
     Deployment,
     Environment,
@@ -24,6 +28,9 @@ from control_plane.tables import (
     PatchPlan,
     PatchWish,
     Release,
+    User,
+    WebSession,
+    utc_now,
 )
 from tests.control_plane.databases import empty_database
 
@@ -123,5 +130,36 @@ async def test_patches_that_an_environment_lists_stay_wanted_and_reasons_get_a_w
             ("e", "a1", "a3", None),
         ]
         assert (plan.environment_id, plan.model_id, plan.held, plan.asked_at) == ("e", "m", [], None)
+    finally:
+        await database.close()
+
+
+async def test_tokens_and_browsers_of_before_have_no_bounds_and_wait_for_no_code(empty_database: str) -> None:
+    database = Database(empty_database)
+    try:
+        async with database.write() as session:
+            connection = await session.connection()
+            await connection.run_sync(upgrade_to, "0009")
+            now = {"now": utc_now()}
+            for statement in (
+                "INSERT INTO users (id, email, name, created_at) VALUES ('u', 'me@example.org', '', :now)",
+                "INSERT INTO api_tokens (id, user_id, name, token_hash, hint, created_at)"
+                " VALUES ('t', 'u', 'laptop', 'h', 'sk_', :now)",
+                "INSERT INTO web_sessions (id, user_id, token_hash, browser, created_at, seen_at, expires_at)"
+                " VALUES ('s', 'u', 'h', '', :now, :now, :now)",
+                "INSERT INTO audit_log (actor, action, target, detail, created_at) VALUES ('me', 'a', 't', '{}', :now)",
+            ):
+                await session.execute(text(statement), now)
+        assert await migrate(database)
+        async with database.read() as session:
+            token = await session.get_one(ApiToken, "t")
+            assert (token.name, token.organization_id, token.role, token.expires_at) == ("laptop", None, None, None)
+            assert (await session.get_one(WebSession, "s")).awaits_code is False
+            assert (await session.get_one(User, "u")).unproven is False
+            (entry,) = await session.scalars(select(AuditEntry))
+            assert (entry.client, entry.via) == (None, None)
+        with pytest.raises(IntegrityError):
+            async with database.write() as session:
+                session.add(ApiToken(user_id="u", name="n", token_hash="h", hint="sk_"))
     finally:
         await database.close()

@@ -8,16 +8,22 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
+from pyotp import TOTP
 
 from skafos.device import DeviceClient
 from tests.command import PATIENCE_SECONDS, ROOT
+from tests.control_plane.running import Api
 from tests.flows.running import Running, until
 from tests.flows.whole_path import Releases
 from tests.servers.browser import LAPTOP, Eyes, playwright_chromium
+from tests.servers.openid import openid_provider
+from tests.servers.redis import running_redis
+from tests.servers.smtp import mail_server
 
 APP, MODEL = "In a browser", "voice"
 PASSWORD = "five words are a password"
@@ -55,6 +61,11 @@ DROP = """files => {
 }"""
 
 
+def shots() -> Path | None:
+    """Return where pictures of pages are wanted."""
+    return Path(os.environ["SKAFOS_TEST_SHOTS"]) if "SKAFOS_TEST_SHOTS" in os.environ else None
+
+
 def come_in(page: Page, skafos: Running) -> None:
     """Sign the owner in by a link."""
     page.goto(link_of(skafos, "owner@example.org"))
@@ -77,9 +88,8 @@ def deploy(page: Page, environment: str, percent: str = "100") -> None:
 def test_from_the_first_link_to_a_roll_back_while_a_device_updates(
     skafos_up: Running, chromium: Browser, silero: Releases, tmp_path: Path
 ) -> None:
-    shots = Path(os.environ["SKAFOS_TEST_SHOTS"]) if "SKAFOS_TEST_SHOTS" in os.environ else None
     page = new_page(chromium)
-    eyes = Eyes(page, shots)
+    eyes = Eyes(page, shots())
     page.goto(skafos_up.connection["dashboard_url"])
     expect(page).to_have_url(re.compile("/sign-in"))
     eyes.look("sign-in")
@@ -231,4 +241,76 @@ def test_an_account_from_its_invitation_on(skafos_up: Running, chromium: Browser
     guest.fill("#password", PASSWORD)
     guest.click("main button:has-text('Sign in')")
     expect(guest.locator("h1")).to_have_text("Applications")
+    assert eyes.complaints == []
+
+
+def test_somebody_signs_up_by_mail_and_comes_again_with_a_code(chromium: Browser, tmp_path: Path) -> None:
+    page = new_page(chromium)
+    eyes = Eyes(page, shots())
+    # What others are like is looked at only for pictures.
+    look_longer = eyes.look if shots() else lambda _name: None
+    email, public = "fresh@example.org", "http://skafos.test"
+    with mail_server() as mailbox, openid_provider() as provider, running_redis() as redis:
+        settings = {
+            "SKAFOS_SMTP_URL": f"smtp://127.0.0.1:{mailbox.port}",
+            "SKAFOS_MAIL_FROM": "skafos@example.org",
+            "SKAFOS_CONTROL_PUBLIC_URL": public,
+            "SKAFOS_SIGN_UP": "open",
+            "SKAFOS_OIDC_ISSUER": provider.issuer,
+            "SKAFOS_OIDC_CLIENT_ID": "skafos",
+            "SKAFOS_OIDC_CLIENT_SECRET": "secret",
+            "SKAFOS_OIDC_NAME": "Example Accounts",
+        }
+        api = Api(tmp_path, f"sqlite:///{tmp_path / 'test.sqlite3'}", redis, settings)
+        try:
+            api.start()
+            page.goto(api.url)
+            eyes.look("sign-in-ways")
+            page.click("text=Forgot your password?")
+            look_longer("forgotten")
+            page.click("text=Back to signing in")
+            page.click("text=Sign up")
+            eyes.look("sign-up")
+            page.fill("#email", email)
+            page.click("text=Send it")
+            expect(page.locator("h1")).to_have_text("Look at your mail")
+            look_longer("sign-up-sent")
+            (link,) = re.findall(rf"{public}(/links/\S+)", mailbox.newest(email))
+            page.goto(f"{api.url}{link}")
+            look_longer("sign-up-link")
+            page.fill("#password", PASSWORD)
+            page.click("text=Make my account")
+            look_longer("no-organization")
+            page.click("text=Make an organization")
+            page.fill("#organization-name", "Fresh")
+            page.click("button:has-text('Create')")
+            page.goto(f"{api.url}/account")
+            eyes.look("account-tokens")
+            page.click("text=Turn it on")
+            look_longer("second-factor-off")
+            page.fill("#proof", PASSWORD)
+            page.click("button:has-text('Begin')")
+            page.click("text=Without a camera")
+            eyes.look("second-factor-secret")
+            app = TOTP(page.locator(".copied code").inner_text())
+            page.fill("#confirm-code", app.now())
+            page.click("button:has-text('Turn it on')")
+            expect(page.locator(".codes li")).to_have_count(10)
+            eyes.look("second-factor-codes")
+            page.goto(f"{api.url}/account/second-factor")
+            look_longer("second-factor-on")
+            page.click(".menu.right summary")
+            page.click("button:has-text('Sign out')")
+            page.fill("#email", email)
+            page.fill("#password", PASSWORD)
+            page.click("main button:has-text('Sign in')")
+            expect(page.locator("h1")).to_have_text("One more step")
+            eyes.look("code")
+            page.fill("#code", app.at(datetime.now(UTC) + timedelta(seconds=30)))  # the one of now was used
+            page.click("main button:has-text('Sign in')")
+            expect(page.locator("h1")).to_have_text("Applications")
+            page.click("nav >> text=Audit log")
+            eyes.look("audit-from-where")
+        finally:
+            api.stop()
     assert eyes.complaints == []

@@ -347,7 +347,12 @@ def test_tokens_are_created_used_and_revoked(app: Running) -> None:
     used = run("tokens", "list", "--json", SKAFOS_URL=app.connection["control_url"], SKAFOS_API_TOKEN=made["token"])
     assert made["id"] in {each["id"] for each in json.loads(used.stdout)}
     assert made["token"] not in used.stdout
-    app.skafos("tokens", "revoke", made["id"])
+    bounds = ("--organization", app.organization, "--role", "viewer", "--days", "7")
+    less = app.skafos("tokens", "create", "for less", *bounds)
+    assert (less["organization"], less["role"]) == (app.organization, "viewer")
+    assert less["expires_at"] > less["created_at"]
+    for token in (less, made):
+        app.skafos("tokens", "revoke", token["id"])
     after = run("tokens", "list", SKAFOS_URL=app.connection["control_url"], SKAFOS_API_TOKEN=made["token"])
     assert (after.returncode, after.stderr) == (1, "error: Invalid Skafos API Token\n")
 

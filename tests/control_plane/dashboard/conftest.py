@@ -1,7 +1,10 @@
-"""An organization with a member of each role, an application, a model and a version, and everybody's browsers."""
+"""An organization with a member of each role, an application, a model and a version, and everybody's browsers; and a
+control plane that sends mails and knows people by another provider.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,12 +12,15 @@ import pytest
 
 from tests.control_plane.dashboard.browsing import Browser
 from tests.control_plane.running import ORGANIZATION, OWNER, Api, running_api
+from tests.servers.openid import CLIENT_ID, CLIENT_SECRET, Provider, openid_provider
+from tests.servers.smtp import Mailbox, mail_server
 
 ORG = f"/v2/organizations/{ORGANIZATION}"
 APP = f"{ORG}/apps/Photos"
 MODEL = f"{APP}/models/faces"
 MEMBERS = {"viewer": "viewer@example.org", "developer": "developer@example.org", "owner": OWNER}
 OUTSIDER = "outsider@example.org"
+PUBLIC = "http://skafos.test"
 
 
 @dataclass(frozen=True)
@@ -49,3 +55,38 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
         api.upload(MODEL, b"a better model", "model.bin", "the second")
         browsers = {role: Browser.of(api, email) for role, email in MEMBERS.items()}
         yield Office(api, browsers | {"outsider": Browser.of(api, OUTSIDER)})
+
+
+@dataclass(frozen=True)
+class Post:
+    """A control plane that sends mails, where whoever likes signs up, by mail or at another provider."""
+
+    api: Api
+    mailbox: Mailbox
+    provider: Provider
+
+    def link_to(self, email: str) -> str:
+        """Return the path of the link in the newest mail to somebody."""
+        (url,) = re.findall(r"^http\S+$", self.mailbox.newest(email), re.MULTILINE)
+        assert url.startswith(f"{PUBLIC}/links/")
+        return str(url).removeprefix(PUBLIC)
+
+
+@pytest.fixture(scope="package")
+def post(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
+    folder = tmp_path_factory.mktemp("post")
+    with mail_server() as mailbox, openid_provider() as provider:
+        settings = {
+            "SKAFOS_SMTP_URL": f"smtp://127.0.0.1:{mailbox.port}",
+            "SKAFOS_MAIL_FROM": "Skafos <skafos@example.org>",
+            "SKAFOS_CONTROL_PUBLIC_URL": PUBLIC,
+            "SKAFOS_SIGN_UP": "open",
+            "SKAFOS_OIDC_ISSUER": provider.issuer,
+            "SKAFOS_OIDC_CLIENT_ID": CLIENT_ID,
+            "SKAFOS_OIDC_CLIENT_SECRET": CLIENT_SECRET,
+            "SKAFOS_OIDC_NAME": "Example Accounts",
+            # Each test asks from an address of its own.
+            "SKAFOS_CONTROL_TRUSTED_PROXIES": "127.0.0.1/32",
+        }
+        with running_api(folder, f"sqlite:///{folder / 'test.sqlite3'}", **settings) as api:
+            yield Post(api, mailbox, provider)

@@ -186,11 +186,12 @@ def test_passwords_and_credentials_are_never_kept_in_what_was_typed(office: Offi
 
 def test_a_token_is_shown_once_and_works(office: Office) -> None:
     form = office.browsers["developer"].get("/account").forms["token"]
-    page = Page(office.browsers["developer"].send(form, {"name": "builds"}))
+    asked = {"name": "builds", "organization": "Acme", "role": "viewer", "expires_days": "30"}
+    page = Page(office.browsers["developer"].send(form, asked))
     token = next(word for word in page.text.split() if word.startswith("sk_"))
     assert office.api.get("/v2/me", token=token)["email"] == MEMBERS["developer"]
     account = office.browsers["developer"].get("/account")
-    assert "builds" in account.text
+    assert "viewer in Acme" in account.text
     assert token not in account.answer.text
 
 

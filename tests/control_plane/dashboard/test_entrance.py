@@ -2,58 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import Executable, Select, delete, select, update
+from sqlalchemy import delete, select, update
 
-from control_plane.database import Database
 from control_plane.sign_ins import FREE_FOR_ACCOUNT
 from control_plane.tables import OneTimeLink, SignInFailure, WebSession, utc_now
 from tests.control_plane.dashboard.browsing import Browser, Page, link_for
 from tests.control_plane.dashboard.conftest import ORG, Office
-
-PASSWORD = "correct horse battery"
-
-
-def newcomer(office: Office, name: str) -> str:
-    """Return the address of a new member."""
-    email = f"{name}@example.org"
-    office.api.post(f"{ORG}/members", {"email": email, "role": "viewer"})
-    return email
-
-
-def with_password(office: Office, name: str) -> tuple[str, Browser]:
-    """Return the address of a new member who has set a password, and the browser that they did it with."""
-    email = newcomer(office, name)
-    browser = Browser.of(office.api, email)
-    page = Page(browser.send(browser.get("/account").forms["password"], {"password": PASSWORD}))
-    assert "Your password is set." in page.text
-    return email, browser
-
-
-def sign_in(browser: Browser, email: str, password: str) -> Page:
-    form = browser.get("/sign-in").forms["/sign-in"]
-    return Page(browser.send(form, {"email": email, "password": password}))
-
-
-def in_database(office: Office, statement: Executable) -> Sequence[Any]:
-    """Carry a statement out, behind everybody's back; return the rows of a question."""
-
-    async def run() -> Sequence[Any]:
-        database = Database(office.api.database_url)
-        try:
-            async with database.write() as session:
-                result = await session.execute(statement)
-                return result.all() if isinstance(statement, Select) else []
-        finally:
-            await database.close()
-
-    return asyncio.run(run())
+from tests.control_plane.dashboard.people import PASSWORD, in_database, newcomer, sign_in, with_password
 
 
 def test_whoever_is_not_signed_in_is_led_to_sign_in_and_back(office: Office) -> None:
@@ -285,3 +244,17 @@ def test_a_session_that_is_not_used_ends(office: Office) -> None:
     past = utc_now() - timedelta(seconds=1)
     in_database(office, update(WebSession).where(WebSession.id == newest.id).values(expires_at=past))
     assert browser.get("/account").answer.url.path == "/sign-in"
+
+
+def test_without_mail_pages_say_who_helps_and_nobody_signs_up(office: Office) -> None:
+    browser = Browser(office.api)
+    page = browser.get("/sign-in")
+    assert "sign-in-link" in page.text
+    assert not {"/forgotten", "/sign-up"} & set(page.links)
+    token = page.forms["/sign-in"].fields["form_token"]
+    for path, says in (("/forgotten", "sign-in-link"), ("/sign-up", "by invitation")):
+        page = browser.get(path)
+        assert says in page.text
+        assert "by-mail" not in page.forms
+        answer = browser.client.post(path, data={"form_token": token, "email": "a@example.org"})
+        assert answer.status_code == 404

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from control_plane.api.schemas import FileOut
 from control_plane.dashboard.differences import compare_files
 from control_plane.dashboard.table import PAGES
+from control_plane.tables import utc_now
 from manifests.edge_reports import EDGES, EdgeReport, EdgeReports
 from manifests.redis_client import connect_redis
 from tests.control_plane.dashboard.browsing import Browser
@@ -103,6 +105,22 @@ async def test_the_works_tell_which_edges_are_there_and_which_are_silent(office:
     assert "UTC : silent 5" in office.owner.get(works).text
     await client.delete(EDGES)
     await client.aclose()
+
+
+def test_the_audit_log_is_filtered_by_days_and_saved(office: Office) -> None:
+    at = "/organizations/Acme/audit"
+    page = office.owner.get(at)
+    assert "token test" in page.text, "the settings of the office were made with one"
+    assert "127.0.0.1" in page.text
+    today = utc_now().date()
+    page = office.browsers["viewer"].get(f"{at}?action=model&since={today - timedelta(days=1)}&until={today}&actor=")
+    assert "model.create" in page.text
+    assert "member.add" not in page.text
+    (link,) = [link for link in page.links if ".csv?" in link]
+    assert office.owner.client.get(link).text.count("\r\n") == page.answer.text.count("<tr><td>") + 1
+    assert "Nothing of the kind" in office.owner.get(f"{at}?until=2020-01-01").text
+    assert "This is not a day" in office.owner.get(f"{at}?since=9999-99-99").text
+    office.browsers["outsider"].get("/organizations/Acme/audit.csv", 404)
 
 
 def test_two_versions_are_compared_file_by_file(office: Office) -> None:
