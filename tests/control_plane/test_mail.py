@@ -227,3 +227,18 @@ async def test_a_mail_that_cannot_be_made_disturbs_nobody() -> None:
     mailer.later(fail)
     await mailer.close()
     assert count("failed") == before + 1
+
+
+async def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail, "TRY_SECONDS", 0.05)
+    monkeypatch.setattr(mail, "AGAIN_AFTER_SECONDS", 0.0)
+    tries: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _reader, writer: tries.append(writer), "127.0.0.1", 0)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        assert not await Mailer(MailServer("127.0.0.1", port, Tls.NONE), SENDER).send(LETTER)
+        assert len(tries) == 2
+    finally:
+        for writer in tries:
+            writer.close()
+        server.close()
