@@ -114,7 +114,7 @@ $(DOCS_VENV)/.stamp: docs/site/requirements.txt
 	@touch $@
 
 $(EXAMPLES_VENV)/.stamp: examples/requirements.txt requirements-build.txt pyproject.toml
-	@echo "Creating $(EXAMPLES_VENV) with the product, onnx and onnxruntime …"
+	@echo "Creating $(EXAMPLES_VENV) with the clients of Skafos, onnx and onnxruntime …"
 	$(call create_venv,$(EXAMPLES_VENV))
 	@$(EXAMPLES_VENV)/bin/python -m pip install -q --require-hashes -r $< -r requirements-build.txt
 	@$(EXAMPLES_VENV)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
@@ -234,7 +234,7 @@ lock: ## resolve the dependencies anew and write the locked requirements
 	echo 'setuptools>=68' | $(COMPILE) - --output-file requirements-build.txt
 	$(COMPILE) bench/requirements.in --output-file bench/requirements.txt
 	$(COMPILE) docs/site/requirements.in --constraint requirements-dev.txt --output-file docs/site/requirements.txt
-	$(COMPILE) pyproject.toml examples/requirements.in --constraint requirements-dev.txt --output-file examples/requirements.txt
+	$(COMPILE) examples/requirements.in --constraint requirements-dev.txt --output-file examples/requirements.txt
 	$(COMPILE) integrations/github-action/requirements.in --constraint requirements.txt \
 		--output-file integrations/github-action/requirements.txt
 	echo 'skafos==0.3.0' | $(COMPILE) - --output-file requirements-published-client.txt

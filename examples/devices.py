@@ -36,6 +36,6 @@ def updated(model: str, file: str, description: str | None) -> tuple[onnxruntime
         result = device.sync(model)
     if result.path is None:
         raise SystemExit(f"{model}: nothing is offered yet; deploy a version first")
-    cost = f", {result.bytes} of {result.full_bytes} bytes by {result.encoding}" if result.encoding else ""
-    print(f"{model}: version {result.version} ({result.status}{cost})")
+    cost = f"{result.bytes} of {result.full_bytes} bytes by {result.encoding or 'what was there'}"
+    print(f"{model}: version {result.version} ({result.status}{f', {cost}' if result.status == 'updated' else ''})")
     return onnxruntime.InferenceSession(result.path / file, providers=["CPUExecutionProvider"]), result.path

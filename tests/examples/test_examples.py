@@ -14,6 +14,7 @@ import pytest
 
 from skafos.client import Client
 from tests.flows.running import ROOT, Running, until
+from tests.imports import imported_by, locked_in
 
 EXAMPLES = ROOT / "examples"
 APP = "Examples"
@@ -114,3 +115,13 @@ def expect_reported(client: Client, organization: str, model: str) -> None:
 
 def test_every_example_is_tried_here() -> None:
     assert {path.parent.name for path in EXAMPLES.glob("*/train.py")} == set(SMALL)
+
+
+def test_their_environment_has_what_they_import() -> None:
+    code = (
+        "import importlib, pkgutil, skafos.cli, skafos.device, skafos.training, onnx, onnxruntime\n"
+        "for package in (skafos.cli, skafos.device):\n"
+        "    for module in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
+        "        importlib.import_module(module.name)\n"
+    )
+    assert imported_by(code, ROOT) <= locked_in(EXAMPLES / "requirements.txt")

@@ -16,6 +16,7 @@ import yaml
 
 from tests.environment import environment_with
 from tests.flows.running import ROOT, Running
+from tests.imports import imported_by, locked_in
 from tests.models import onnx_model
 
 ACTION = ROOT / "integrations" / "github-action"
@@ -156,18 +157,8 @@ def test_its_documentation_names_every_input_and_output(action: dict[str, Any]) 
         assert re.search(rf"^\| .*`{name}`.* \|", text, re.MULTILINE), name
 
 
-def test_what_it_installs_is_what_it_imports() -> None:
-    """Libraries that httpx takes where they are, for its own command, are not needed."""
-    script = (
-        "import sys, importlib.metadata as m; import skafos.training\n"
-        "found = m.packages_distributions()\n"
-        "print(*{found[name.split('.')[0]][0].lower().replace('_', '-') for name in sys.modules "
-        "if name.split('.')[0] in found})"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    locked = set(re.findall(r"^([\w-]+)==", (ACTION / "requirements.txt").read_text(), re.MULTILINE))
-    optional = {"click", "rich", "pygments", "markdown-it-py", "mdurl", "zstandard", "brotli", "skafos"}
-    assert set(done.stdout.split()) - optional <= locked
+def test_it_installs_what_it_imports() -> None:
+    assert imported_by("import skafos.training", ROOT) <= locked_in(ACTION / "requirements.txt")
 
 
 @pytest.mark.skipif(os.environ.get("SKAFOS_LONG_TESTS") != "1", reason="it installs: SKAFOS_LONG_TESTS=1")
