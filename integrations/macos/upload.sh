@@ -6,7 +6,7 @@ settings="${SKAFOS_SETTINGS:-$HOME/.config/skafos/upload.sh}"
 # Texts reach AppleScript as arguments, never as a part of its program.
 notify() {
   osascript -e 'on run argv' -e 'display notification (item 2 of argv) with title (item 1 of argv)' -e 'end run' \
-    -- "$1" "$2" >/dev/null
+    "$1" "$2" >/dev/null
 }
 
 fail() {

@@ -68,7 +68,7 @@ def upload(app: Running, tmp_path: Path) -> Upload:
             text=True,
             check=False,
         )
-        _, _, shown = notified.read_text().partition("--\n")
+        _, _, shown = notified.read_text().partition("end run\n")
         return done.returncode, shown
 
     return upload
