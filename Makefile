@@ -1,8 +1,8 @@
 # The commands of this project. `make help` lists them.
 #
 # Everything is installed below this directory: .venv (the product), .venv-published (the published client, for its
-# tests), .venv-bench (peers and load of the benchmarks), .cache (models). A stamp file inside each remembers what it
-# was made from, so a repeated command is quick.
+# tests), .venv-bench (peers and load of the benchmarks), .venv-examples, .venv-docs (what builds the documentation site),
+# .cache (models). A stamp file inside each remembers what it was made from, so a repeated command is quick.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -46,6 +46,9 @@ VENV := .venv
 BENCH_VENV := .venv-bench
 PUBLISHED_VENV := .venv-published
 LOCK_VENV := .venv-lock
+EXAMPLES_VENV := .venv-examples
+DOCS_VENV := .venv-docs
+DOCS := build/docs
 BIN := $(VENV)/bin
 
 # The servers that the tests talk to (ZooKeeper, which a cluster of ClickHouse needs, as a library and Java), a browser that
@@ -54,7 +57,7 @@ BIN := $(VENV)/bin
 DEBIAN_PACKAGES := redis-server postgresql clickhouse-server libzookeeper-java default-jre-headless nginx haproxy systemd \
 	prometheus zstd chromium gcc libc6-dev
 
-.PHONY: help setup setup-dev packages bench-packages models run test test-kills check bench bench-edge bench-telemetry bench-questions bench-push bench-patches bench-pages lock clean
+.PHONY: help setup setup-dev packages bench-packages models examples run test test-kills check docs bench bench-edge bench-telemetry bench-questions bench-push bench-patches bench-pages lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -104,6 +107,19 @@ $(BENCH_VENV)/.stamp: bench/requirements.txt
 	@$(BENCH_VENV)/bin/python -m pip install -q --require-hashes -r $<
 	@touch $@
 
+$(DOCS_VENV)/.stamp: docs/site/requirements.txt
+	@echo "Creating $(DOCS_VENV) with Sphinx, MyST and Furo …"
+	$(call create_venv,$(DOCS_VENV))
+	@$(DOCS_VENV)/bin/python -m pip install -q --require-hashes -r $<
+	@touch $@
+
+$(EXAMPLES_VENV)/.stamp: examples/requirements.txt requirements-build.txt pyproject.toml
+	@echo "Creating $(EXAMPLES_VENV) with the clients of Skafos, onnx and onnxruntime …"
+	$(call create_venv,$(EXAMPLES_VENV))
+	@$(EXAMPLES_VENV)/bin/python -m pip install -q --require-hashes -r $< -r requirements-build.txt
+	@$(EXAMPLES_VENV)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
 $(BENCH_VENV)/.stamp-torch: bench/requirements-torch.txt $(BENCH_VENV)/.stamp | bench-packages
 	@echo "Adding PyTorch and zipnn …"
 	@$(BENCH_VENV)/bin/python -m pip install -q -r $<
@@ -150,6 +166,9 @@ bench-packages:
 models: setup ## fetch the real models of the demonstration and the tests into .cache/models
 	@$(BIN)/python -m bench.corpus
 
+examples: $(EXAMPLES_VENV)/.stamp ## create .venv-examples with what examples/ needs
+	@echo "source $(EXAMPLES_VENV)/bin/activate, then go on with examples/README.md"
+
 # --- Using -----------------------------------------------------------------------------------------------------------
 
 run: setup $(if $(filter yes,$(DEMO)),models) ## start Skafos with its demonstration (DEMO=no: without)
@@ -169,6 +188,14 @@ check: $(VENV)/.stamp-dev ## style, formatting, types and import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The product's environment makes the pages on its API, the other one builds. From an empty folder, so that a page that is
+# gone leaves nothing behind.
+docs: $(VENV)/.stamp-product $(DOCS_VENV)/.stamp ## build the documentation site into build/docs/html, and check its links
+	@rm -rf $(DOCS)
+	@$(BIN)/python docs/site/stage.py $(DOCS)/source
+	@$(DOCS_VENV)/bin/python -m sphinx -q -W --keep-going -j auto -b html -c docs/site -d $(DOCS)/doctrees $(DOCS)/source $(DOCS)/html
+	@$(BIN)/python docs/site/check_links.py $(DOCS)/html
 
 bench: $(VENV)/.stamp-dev models ## measure sizes and times, and write docs/performance.md
 	@$(BIN)/python -m bench.sizes $(if $(filter yes,$(SETUP)),--setup) --write docs/performance.md
@@ -209,8 +236,12 @@ lock: ## resolve the dependencies anew and write the locked requirements
 	$(COMPILE) pyproject.toml --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	echo 'setuptools>=68' | $(COMPILE) - --output-file requirements-build.txt
 	$(COMPILE) bench/requirements.in --output-file bench/requirements.txt
+	$(COMPILE) docs/site/requirements.in --constraint requirements-dev.txt --output-file docs/site/requirements.txt
+	$(COMPILE) examples/requirements.in --constraint requirements-dev.txt --output-file examples/requirements.txt
+	$(COMPILE) integrations/github-action/requirements.in --constraint requirements.txt \
+		--output-file integrations/github-action/requirements.txt
 	echo 'skafos==0.3.0' | $(COMPILE) - --output-file requirements-published-client.txt
 
 clean: ## remove everything that was installed or cached here, but not the data
-	rm -rf $(VENV) $(BENCH_VENV) $(PUBLISHED_VENV) $(LOCK_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-		.import_linter_cache build dist *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(PUBLISHED_VENV) $(LOCK_VENV) $(EXAMPLES_VENV) $(DOCS_VENV) .cache .mypy_cache .ruff_cache \
+		.pytest_cache .hypothesis .import_linter_cache build dist *.egg-info

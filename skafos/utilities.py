@@ -1,4 +1,4 @@
-"""The SDK's version, and a summary of what a token gives access to."""
+"""The SDK's version, and what a token gives access to: a summary, and its only organization."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from importlib import metadata
 from typing import Any
 
 from skafos.client import Client
-from skafos.configuration import resolve_token, resolve_url
+from skafos.configuration import ORGANIZATION_VARIABLE, resolve_token, resolve_url
+from skafos.exceptions import InvalidParamError
 
 DISTRIBUTION = "skafos"
 # Used when the package runs from a source tree that was never installed.
 UNINSTALLED_VERSION = "1.0.0.dev0"
+# Organizations that a message names before it says "…".
+MAX_NAMED = 10
 
 
 def get_version() -> str:
@@ -62,3 +65,21 @@ def summary(
         for app in apps
         for model in app.models or []
     ]
+
+
+def only_organization(client: Client, argument: str) -> str:
+    """Return the one organization that the token sees.
+
+    Args:
+        argument: how another one is named where this is asked from, for the message.
+
+    Raises:
+        InvalidParamError: there is none, or more than one.
+    """
+    names = [organization.name for organization in client.list_organizations()]
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise InvalidParamError("This token sees no organization; create one with: skafos orgs create NAME")
+    shown = ", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
+    raise InvalidParamError(f"Which organization? Give {argument} or {ORGANIZATION_VARIABLE}: {shown}.")

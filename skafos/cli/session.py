@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from skafos.configuration import (
     APP_VARIABLE,
     MODEL_VARIABLE,
-    ORGANIZATION_VARIABLE,
     resolve_token,
     resolve_url,
 )
@@ -18,9 +17,6 @@ from skafos.exceptions import InvalidParamError
 
 if TYPE_CHECKING:
     from skafos.client import Client
-
-# Organizations that a message names before it says "…".
-MAX_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +31,9 @@ class Session:
     @property
     def org(self) -> str:
         """The organization: as given, else the only one that the token sees."""
-        return self.org_option or only_organization(self.client)
+        from skafos.utilities import only_organization
+
+        return self.org_option or only_organization(self.client, "--org")
 
     @property
     def app(self) -> str:
@@ -67,21 +65,6 @@ def session(org: str | None = None, app: str | None = None, model: str | None = 
 
     with Client(resolve_url(), resolve_token()) as client:
         yield Session(client, org, app, model)
-
-
-def only_organization(client: Client) -> str:
-    """Return the one organization that the token sees.
-
-    Raises:
-        InvalidParamError: there is none, or more than one.
-    """
-    names = [organization.name for organization in client.list_organizations()]
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise InvalidParamError("This token sees no organization; create one with: skafos orgs create NAME")
-    shown = ", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
-    raise InvalidParamError(f"Which organization? Give --org or {ORGANIZATION_VARIABLE}: {shown}.")
 
 
 def _required(given: str | None, what: str, option: str, variable: str) -> str:
