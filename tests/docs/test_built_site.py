@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.command import ROOT
 from tests.components import require
-from tests.flows.running import ROOT
 from tests.servers.browser import Eyes, playwright_chromium
 
 BUILT = ROOT / "build" / "docs" / "html"

@@ -13,7 +13,7 @@ import pytest
 
 from control_plane.api.openapi import document
 from control_plane.api.table import ROUTES
-from tests.flows.running import ROOT
+from tests.command import ROOT
 
 SITE = ROOT / "docs" / "site"
 

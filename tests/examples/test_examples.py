@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from skafos.client import Client
-from tests.flows.running import ROOT, Running, until
+from tests.command import ROOT
+from tests.flows.running import Running, until
 from tests.imports import imported_by, locked_in
 
 EXAMPLES = ROOT / "examples"

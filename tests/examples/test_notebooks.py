@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from skafos.device import DeviceClient
-from tests.flows.running import ROOT, Running, until
+from tests.command import ROOT
+from tests.flows.running import Running, until
 
 NOTEBOOKS = ROOT / "examples" / "notebooks"
 NAMES = ("azure-ml", "colab", "sagemaker")

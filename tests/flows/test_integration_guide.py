@@ -8,8 +8,9 @@ from pathlib import Path
 
 import httpx
 
+from tests.command import ROOT
 from tests.components import require
-from tests.flows.running import ROOT, Running, until
+from tests.flows.running import Running, until
 from tests.models import onnx_model
 
 APP, MODEL = "Guide", "listening"

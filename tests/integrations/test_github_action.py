@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.command import ROOT
 from tests.environment import environment_with
-from tests.flows.running import ROOT, Running
+from tests.flows.running import Running
 from tests.imports import imported_by, locked_in
 from tests.models import onnx_model
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import ROOT
 from tests.environment import environment_with
-from tests.flows.running import ROOT, Running
+from tests.flows.running import Running
 from tests.models import onnx_model
 
 MACOS = ROOT / "integrations" / "macos"
