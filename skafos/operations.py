@@ -255,9 +255,11 @@ def list_apps(org: str, *, with_models: bool = False) -> Steps[list[App]]:
     return listing(App, path("organizations", org, "apps"), {"with_models": "true"} if with_models else None)
 
 
-def create_app(org: str, name: str, bundle_id: str, platform: str) -> Steps[App]:
-    """Create an app, with its environments ``dev`` and ``prod``."""
+def create_app(org: str, name: str, bundle_id: str, platform: str, first_model: str | None = None) -> Steps[App]:
+    """Create an app, with its environments ``dev`` and ``prod``, and with a model if one is named."""
     body = {"name": name, "bundle_id": bundle_id, "platform": platform}
+    if first_model is not None:
+        body["first_model"] = first_model
     return ask(Call("POST", path("organizations", org, "apps"), json=body), App)
 
 

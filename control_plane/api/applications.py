@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from control_plane import audit, lookup
 from control_plane.api.call import Call
 from control_plane.api.deletion import close_applications
-from control_plane.api.models import models_with_latest, show_model
+from control_plane.api.models import add_model, models_with_latest, show_model
 from control_plane.api.paging import Keyset, Page, fetch_page
 from control_plane.api.schemas import (
     ApplicationChange,
@@ -58,7 +58,10 @@ async def create_application(call: Call, body: NewApplication) -> ApplicationOut
         session.add_all(environments)
         for environment in environments:
             await call.services.publisher.open_environment(session, environment)
-        audit.record(session, call.actor, call.organization.id, "app.create", body.name, body.model_dump())
+        detail = body.model_dump(exclude={"first_model"})
+        audit.record(session, call.actor, call.organization.id, "app.create", body.name, detail)
+        if body.first_model is not None:
+            await add_model(session, call, application, body.first_model)
     for environment in environments:
         await call.services.publisher.announce(environment.id)
     return show_application(application)

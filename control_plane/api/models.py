@@ -38,13 +38,23 @@ async def create_model(call: Call, body: NewModel) -> ModelOut:
     async with call.database.write() as session:
         application = await lookup.application(session, call.organization.id, call.part("app"))
         await _refuse_too_many(session, application.id)
-        model = Model(application_id=application.id, name=body.name)
-        session.add(model)
-        async with unique(_TAKEN):
-            await session.flush()
-        await take_name(session, model)
-        audit.record(session, call.actor, call.organization.id, "model.create", f"{application.name}/{model.name}")
+        model = await add_model(session, call, application, body.name)
     return show_model(model, None)
+
+
+async def add_model(session: AsyncSession, call: Call, application: Application, name: str) -> Model:
+    """Add a model to an application.
+
+    Raises:
+        Conflict: it has one of this name.
+    """
+    model = Model(application_id=application.id, name=name)
+    session.add(model)
+    async with unique(_TAKEN):
+        await session.flush()
+    await take_name(session, model)
+    audit.record(session, call.actor, call.organization.id, "model.create", f"{application.name}/{model.name}")
+    return model
 
 
 async def show_one_model(call: Call) -> ModelOut:

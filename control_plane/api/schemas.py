@@ -139,6 +139,7 @@ class NewApplication(Body):
     name: Name
     bundle_id: BundleId
     platform: Platform
+    first_model: Name | None = Field(None, description="A model to create with it.")
 
 
 class ApplicationChange(Body):

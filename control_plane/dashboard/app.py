@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import shlex
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +44,7 @@ def add_dashboard(app: web.Application) -> None:
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.undefined = jinja2.StrictUndefined
     environment.globals.update(address=address, asset=files.address_of, count=show_count)
-    environment.filters.update(moment=show_moment, size=show_size)
+    environment.filters.update(moment=show_moment, size=show_size, shell=shlex.quote)
     app.router.add_get(f"{STATIC}/{{hash}}/{{name}}", files.serve)
     live = Live()
     app.router.add_get(f"{MODEL}/live", live.stream)

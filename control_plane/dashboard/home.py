@@ -16,6 +16,7 @@ from control_plane.api.organizations import list_organizations
 from control_plane.api.paging import Paging
 from control_plane.api.schemas import ApplicationsQuery
 from control_plane.dashboard.addresses import address
+from control_plane.dashboard.examples import EXAMPLES
 from control_plane.dashboard.paging import cursor_of
 from control_plane.tables import Application, Deployment, Environment
 
@@ -43,8 +44,8 @@ async def show_applications(call: Call) -> Mapping[str, Any]:
 
 
 async def show_new_application(call: Call) -> Mapping[str, Any]:  # noqa: ARG001 - nothing to ask for
-    """Show the form for a new application."""
-    return {}
+    """Show the form for a new application, and the examples that one can begin with."""
+    return {"examples": EXAMPLES}
 
 
 async def _devices(call: Call, session: AsyncSession, application_ids: list[str]) -> dict[str, int]:

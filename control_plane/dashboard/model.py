@@ -24,6 +24,7 @@ from control_plane.api.schemas import (
 )
 from control_plane.api.versions import list_newest_versions, show_one_version, show_version_called
 from control_plane.dashboard.differences import compare_files
+from control_plane.dashboard.examples import example_of
 from control_plane.dashboard.paging import cursor_of
 
 # Each shows its files, inputs, outputs and patches.
@@ -92,8 +93,9 @@ async def show_deliveries(call: Call) -> Mapping[str, Any]:
 
 async def show_integrate(call: Call) -> Mapping[str, Any]:
     """Show the code that fetches this model, with the keys of its environments."""
-    settings = call.services.settings
-    return {**await frame_of(call), "edge": settings.edge_public_url, "control": call.address}
+    settings, frame = call.services.settings, await frame_of(call)
+    example = example_of(frame["app"].bundle_id, frame["model"].name)
+    return {**frame, "edge": settings.edge_public_url, "control": call.address, "example": example}
 
 
 def _offers_of(

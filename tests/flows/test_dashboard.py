@@ -146,6 +146,7 @@ def test_from_the_first_link_to_a_roll_back_while_a_device_updates(
         page.click(f".tabs >> text={tab}")
         page.wait_for_load_state()
         eyes.look(tab.lower())
+    assert_python_runs(skafos_up, page.locator("h2:text-is('Python') ~ pre").first.inner_text(), tmp_path)
     app = "apps/In%20a%20browser"
     for path in ("", "members", "audit", "works", "settings", f"{app}/environments", f"{app}/settings"):
         page.goto(f"{skafos_up.connection['control_url']}/organizations/{skafos_up.organization}/{path}".rstrip("/"))
@@ -153,9 +154,17 @@ def test_from_the_first_link_to_a_roll_back_while_a_device_updates(
     assert eyes.complaints == []
 
 
-def key_of(skafos: Running) -> str:
-    (key,) = [each["key"] for each in skafos.skafos("environments", app=APP, model=MODEL) if each["name"] == "prod"]
-    return str(key)
+def key_of(skafos: Running, environment: str = "prod") -> str:
+    keys = {each["name"]: each["key"] for each in skafos.skafos("environments", app=APP, model=MODEL)}
+    return str(keys[environment])
+
+
+def assert_python_runs(skafos: Running, code: str, folder: Path) -> None:
+    """Run the code that the page shows, for the environment that has something."""
+    code = code.replace(key_of(skafos, "dev"), key_of(skafos))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert Path(folder, done.stdout.strip()).exists(), done.stderr
 
 
 def test_an_upload_goes_on_after_the_line_broke(skafos_up: Running, chromium: Browser, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -14,7 +16,7 @@ from control_plane.dashboard.table import PAGES
 from control_plane.tables import utc_now
 from manifests.edge_reports import EDGES, EdgeReport, EdgeReports
 from manifests.redis_client import connect_redis
-from tests.control_plane.dashboard.browsing import Browser
+from tests.control_plane.dashboard.browsing import Browser, Page
 from tests.control_plane.dashboard.conftest import MODEL, ORG, Office
 
 # Of what a page may weigh; the largest is a list.
@@ -121,6 +123,31 @@ def test_the_audit_log_is_filtered_by_days_and_saved(office: Office) -> None:
     assert "Nothing of the kind" in office.owner.get(f"{at}?until=2020-01-01").text
     assert "This is not a day" in office.owner.get(f"{at}?since=9999-99-99").text
     office.browsers["outsider"].get("/organizations/Acme/audit.csv", 404)
+
+
+def test_an_application_begins_with_an_example_and_its_page_tells_what_to_type(office: Office) -> None:
+    browser = office.browsers["developer"]
+    form = browser.get("/organizations/Acme/new-app").forms["image-classification"]
+    page = Page(browser.send(form))
+    assert page.answer.url.path == "/organizations/Acme/apps/Digits/models/digits/integrate"
+    assert "cd examples/image-classification" in page.text
+    assert "The example" not in office.owner.get("/organizations/Acme/apps/Photos/models/faces/integrate").text
+    assert "already has this name or this bundle ID" in Page(browser.send(form)).text
+    office.api.delete(f"{ORG}/apps/Digits")
+
+
+def test_what_is_to_be_typed_holds_names_that_a_shell_would_read_otherwise(office: Office) -> None:
+    name = 'it\'s $HOME; "x"'
+    office.api.post(
+        f"{ORG}/apps", {"name": name, "bundle_id": "com.example.shell", "platform": "ios", "first_model": name}
+    )
+    at = f"/organizations/Acme/apps/{quote(name, safe='')}"
+    page = office.owner.get(f"{at}/models/{quote(name, safe='')}/integrate")
+    line = re.search(r"skafos upload model.onnx .*? --deploy dev", page.text)
+    assert line is not None
+    words = ["upload", "model.onnx", "--org", "Acme", "--app", name, "--model", name, "--deploy", "dev"]
+    assert shlex.split(line[0]) == ["skafos", *words]
+    office.api.delete(f"{ORG}/apps/{quote(name, safe='')}")
 
 
 def test_two_versions_are_compared_file_by_file(office: Office) -> None:
