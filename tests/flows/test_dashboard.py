@@ -274,7 +274,7 @@ def test_somebody_signs_up_by_mail_and_comes_again_with_a_code(chromium: Browser
         try:
             api.start()
             page.goto(api.url)
-            eyes.look("sign-in-ways")
+            look_longer("sign-in-ways")
             page.click("text=Forgot your password?")
             look_longer("forgotten")
             page.click("text=Back to signing in")

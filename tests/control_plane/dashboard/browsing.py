@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -13,6 +14,9 @@ import httpx
 from control_plane.bootstrap import sign_in_link
 from control_plane.database import Database
 from tests.control_plane.running import Api
+
+# Reading the system's authorities takes longer than most tests, and nothing here has a certificate.
+_AUTHORITIES = ssl.create_default_context()
 
 
 @dataclass
@@ -74,7 +78,9 @@ class Browser:
 
     def __init__(self, api: Api) -> None:
         self.api = api
-        self.client = httpx.Client(base_url=api.url, timeout=60.0, trust_env=False, follow_redirects=True)
+        self.client = httpx.Client(
+            base_url=api.url, timeout=60.0, trust_env=False, verify=_AUTHORITIES, follow_redirects=True
+        )
 
     @classmethod
     def of(cls, api: Api, email: str) -> Browser:

@@ -10,7 +10,7 @@ from sqlalchemy import Executable, Select
 
 from control_plane.database import Database
 from tests.control_plane.dashboard.browsing import Browser, Page
-from tests.control_plane.dashboard.conftest import ORG, Office
+from tests.control_plane.dashboard.conftest import ORG, Office, Post
 
 PASSWORD = "correct horse battery"
 
@@ -36,7 +36,7 @@ def sign_in(browser: Browser, email: str, password: str) -> Page:
     return Page(browser.send(form, {"email": email, "password": password}))
 
 
-def in_database(office: Office, statement: Executable) -> Sequence[Any]:
+def in_database(office: Office | Post, statement: Executable) -> Sequence[Any]:
     """Carry a statement out, behind everybody's back; return the rows of a question."""
 
     async def run() -> Sequence[Any]:

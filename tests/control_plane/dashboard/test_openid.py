@@ -19,6 +19,7 @@ from tests.control_plane.dashboard.people import PASSWORD
 from tests.servers.openid import CLIENT_ID
 
 LEAVE = "/sign-in/openid"
+PROVIDERS_PAGE = httpx.Client(trust_env=False)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def leave(browser: Browser, following: str = "/") -> str:
     """Go to the provider, who lets everybody in; return where it leads, below the dashboard's address."""
     answer = browser.client.get(LEAVE, params={"next": following}, follow_redirects=False)
     assert answer.status_code == 303, answer.text
-    there = httpx.get(answer.headers["Location"], trust_env=False)
+    there = PROVIDERS_PAGE.get(answer.headers["Location"])
     assert there.status_code == 303, there.text
     assert there.headers["Location"].startswith(f"{PUBLIC}{LEAVE}/callback?")
     return str(there.headers["Location"]).removeprefix(PUBLIC)
