@@ -18,6 +18,12 @@ from tests.control_plane.dashboard.people import PASSWORD, in_database, newcomer
 PAGE = "/account/second-factor"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_wrong_tries(office: Office) -> None:
+    """Forget what others have tried from this machine."""
+    in_database(office, delete(SignInFailure))
+
+
 class Phone:
     """An app that shows codes, each of them once: it waits for nothing, and has the server forget the last one."""
 
@@ -48,7 +54,7 @@ def give(browser: Browser, page: Page, code: str) -> Page:
 
 
 def test_signing_in_takes_the_password_and_then_a_code(office: Office) -> None:
-    email, mine = with_password(office, "two")
+    email, mine = with_password(office, "careful")
     elsewhere = Browser(office.api)
     sign_in(elsewhere, email, PASSWORD)
     phone, codes = turn_on(office, mine)
@@ -195,4 +201,3 @@ def test_api_tokens_need_no_code_and_the_operator_turns_it_off(office: Office) -
     newest = office.api.get(f"{ORG}/audit?limit=1")[0]
     assert (newest["action"], newest["actor"], newest["target"]) == ("second-factor.off", "system", email)
     assert Browser.of(office.api, email).get("/account").answer.url.path == "/account"
-    assert office.api.command("second-factor-off", "--email", "nobody@example.org").returncode == 1
