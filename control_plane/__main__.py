@@ -111,6 +111,7 @@ def _run(command: Coroutine[Any, Any, None]) -> None:
 
 async def _serve(settings: Settings) -> None:
     from control_plane.app import control_plane
+    from control_plane.loaded import leave_alone_what_is_loaded
 
     told_to_end = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -120,6 +121,7 @@ async def _serve(settings: Settings) -> None:
         ending = asyncio.create_task(told_to_end.wait())
         await asyncio.wait({waiting, ending}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
+        leave_alone_what_is_loaded()
         _tell_ready(settings, running.listen, running.metrics)
         await ending
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
+from functools import cache
 from math import nan
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
+
+from control_plane.loaded import leave_alone_what_is_loaded
 
 if TYPE_CHECKING:
     from bokeh.models import GlyphRenderer
@@ -84,11 +87,20 @@ def draw(charts: Mapping[str, Chart]) -> dict[str, Markup]:
 
     It blocks for the import, then for some 50 ms a chart.
     """
-    return {
+    drawn = {
         # In the order that it comes in: what is referred to comes before what refers to it.
         name: htmlsafe_json_dumps(_item(_lines(chart) if isinstance(chart, Lines) else _bars(chart)), sort_keys=False)
         for name, chart in charts.items()
     }
+    if drawn:
+        _leave_bokeh_alone()
+    return drawn
+
+
+@cache
+def _leave_bokeh_alone() -> None:
+    """Have the collector pass over the library, which the first chart has loaded."""
+    leave_alone_what_is_loaded()
 
 
 def label_of(name: str) -> str:
