@@ -1,9 +1,9 @@
 """``python -m bench.pages``: how long the dashboard's pages take, and what they weigh, in an organization of some size.
 
 1,000 models and 10,000 versions in 20 applications; one application has 400 of the models, one model 1,000 of the
-versions, each version three files, and devices are registered. Every page is asked for by a browser that is signed in,
-over a connection that stays, so that what is measured is the server's time and little else. Ends with 0 also when a
-goal does not hold.
+versions, each version three files; devices are registered, and some report for 30 days, of which the charts tell. Every
+page is asked for by a browser that is signed in, over a connection that stays, so that what is measured is the server's
+time and little else. Ends with 0 also when a goal does not hold.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import json
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 from sqlalchemy import insert, select, text
 
 from bench.edge.machine import circumstances
 from bench.markdown import table, verdict, write_section
 from bench.push.starting import register_devices
-from control_plane.dashboard.table import PAGES
+from control_plane.dashboard.figures import FIGURES
+from control_plane.dashboard.table import MODEL, PAGES
 from control_plane.database import Database
 from control_plane.tables import (
     Application,
@@ -42,6 +45,7 @@ from control_plane.tables import (
     new_id,
     utc_now,
 )
+from telemetry.segment import EventLabels, Record, encode_header, encode_record
 from tests.control_plane.dashboard.browsing import Browser
 from tests.control_plane.running import ORGANIZATION, OWNER, Api, running_api
 from tests.servers.postgres import running_postgres
@@ -51,6 +55,10 @@ VERSIONS: Final = 10_000
 APPLICATIONS: Final = 20
 DEVICES: Final = 200_000
 AUDIT_ENTRIES: Final = 50_000
+REPORTING: Final = 300
+"""Devices that report each day; how long questions take with millions of events is `make bench-questions`."""
+REPORTED_DAYS: Final = 30
+PATIENCE_SECONDS: Final = 60.0
 LARGE_APPLICATION_SHARE: Final = 0.4
 LARGE_MODEL_SHARE: Final = 0.1
 ROUNDS: Final = 15
@@ -99,11 +107,61 @@ def _database(name: str, folder: Path) -> Iterator[str]:
 
 def measure(folder: Path, url: str, models: int, versions: int, devices: int) -> list[Measured]:
     """Fill a database and look at every page of an organization that large."""
-    with running_api(folder, url) as api:
+    with running_api(folder, url, SKAFOS_SPOOL_DIR=str(folder / "spool")) as api:
         asyncio.run(_fill(api, models, versions, devices))
         browser = Browser.of(api, OWNER)
         parts = {"org": ORGANIZATION, "app": "app-0", "model": "model-0", "version": str(_of_large_model(versions))}
-        return [_look(browser, page.path, parts) for page in PAGES if page.path != "/"]
+        _report(api, folder / "spool", _of_large_model(versions))
+        charts = [f"{MODEL}/monitor/{name}.chart" for name in FIGURES]
+        return [_look(browser, path, parts) for path in [*(page.path for page in PAGES if page.path != "/"), *charts]]
+
+
+def _report(api: Api, spool_dir: Path, newest: int) -> None:
+    """Have devices report that they took up the last versions one by one, and wait until that can be asked for."""
+    application = api.get(f"/v2/organizations/{ORGANIZATION}/apps/app-0")
+    organization = api.get(f"/v2/organizations/{ORGANIZATION}")
+    labels = EventLabels(organization["id"], ORGANIZATION, application["id"], "app-0", "prod")
+    pieces, now = [encode_header(bytes(16))], utc_now()
+    for day in range(REPORTED_DAYS):
+        at = now - timedelta(days=REPORTED_DAYS - 1 - day)
+        for device in range(REPORTING):
+            events = [
+                _event(device, newest - REPORTED_DAYS + day, at, kind) for kind in ("check", "download", "activate")
+            ]
+            body = json.dumps(events).encode()
+            pieces.append(encode_record(Record(labels, int(at.timestamp() * 1000), body)))
+    folder = spool_dir / "bench"
+    folder.mkdir(parents=True)
+    whole = folder / f"{time.time_ns():020d}-bench"
+    whole.write_bytes(b"".join(pieces))
+    whole.rename(whole.with_suffix(".ready"))
+    adoption = f"/v2/organizations/{ORGANIZATION}/apps/app-0/models/model-0/adoption?environment=prod"
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while api.get(adoption)["installations"] < REPORTING:
+        assert time.monotonic() < deadline, "the events did not arrive"
+        time.sleep(0.5)
+
+
+def _event(device: int, version: int, at: datetime, kind: str) -> dict[str, Any]:
+    """Return an event of a device that holds a version, or takes it up."""
+    return {
+        "event_id": str(uuid4()),
+        "type": kind,
+        "occurred_at": at.isoformat(),
+        "device_id": f"device-{device}",
+        "model": "model-0",
+        "version": version,
+        "from_version": version - 1,
+        "bytes": 1_000_000 if kind == "download" else None,
+        "full_bytes": 3_000_000 if kind == "download" else None,
+        "duration_ms": 1_000 + device if kind == "download" else None,
+        "encoding": "skafos-delta" if kind == "download" else None,
+        "os": "iOS",
+        "os_version": f"{15 + device % 4}.{device % 7}",
+        "device_model": f"iPhone{10 + device % 9},{1 + device % 4}",
+        "app_version": f"2.{device % 5}",
+        "locale": "de-AT",
+    }
 
 
 def _of_large_model(versions: int) -> int:

@@ -9,15 +9,13 @@ Colours of lines and bars are told apart from a white card and from a dark one (
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import cache
 from math import nan
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
-
-from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup
 
 from control_plane.loaded import leave_alone_what_is_loaded
 
@@ -82,19 +80,15 @@ class Bars:
 Chart: TypeAlias = Lines | Bars
 
 
-def draw(charts: Mapping[str, Chart]) -> dict[str, Markup]:
-    """Return the JSON from which Bokeh's script draws each chart, to stand within a page.
+def draw(chart: Chart) -> bytes:
+    """Return the JSON from which Bokeh's script draws a chart.
 
-    It blocks for the import, then for some 50 ms a chart.
+    It blocks for the import, then for some 50 ms.
     """
-    drawn = {
-        # In the order that it comes in: what is referred to comes before what refers to it.
-        name: htmlsafe_json_dumps(_item(_lines(chart) if isinstance(chart, Lines) else _bars(chart)), sort_keys=False)
-        for name, chart in charts.items()
-    }
-    if drawn:
-        _leave_bokeh_alone()
-    return drawn
+    item = _item(_lines(chart) if isinstance(chart, Lines) else _bars(chart))
+    _leave_bokeh_alone()
+    # In the order that it comes in: what is referred to comes before what refers to it.
+    return json.dumps(item).encode()
 
 
 @cache

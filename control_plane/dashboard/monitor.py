@@ -10,13 +10,12 @@ from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from aiohttp import web
-from markupsafe import Markup
 
 from control_plane.api.call import Call
 from control_plane.api.figure_schemas import DevicesQuery, FiguresQuery
 from control_plane.api.schemas import EnvironmentGroupOut
 from control_plane.api.serve import read_query
-from control_plane.dashboard.charts import Chart, draw
+from control_plane.dashboard.charts import draw
 from control_plane.dashboard.figures import DIMENSIONS, FIGURES, SHEETS, Figure
 from control_plane.dashboard.model import frame_of
 from control_plane.dashboard.render import POLICY as STRICT_POLICY
@@ -32,8 +31,8 @@ RANGES: Final = (7, 30, 90, 365)
 # ClickHouse answers the questions of a page within a second or so; nobody waits for a page much longer than this.
 ANSWER_SECONDS: Final = 15.0
 
-# Half a second a page, and more with the first since the start, which imports Bokeh. All of it is Python's, so several
-# threads would draw no faster, and the API would wait for each of them.
+# Some 50 ms a chart, and a second with the first since the start, which imports Bokeh. All of it is Python's, so
+# several threads would draw no faster, and the API would wait for each of them.
 _PEN: Final = ThreadPoolExecutor(1, thread_name_prefix="charts")
 _TOO_SLOW: Final = "ClickHouse takes too long to answer; try again in a moment, or ask for fewer days."
 
@@ -48,7 +47,7 @@ class Section:
         state: whether there is data, there is none, or it could not be asked for.
         sentence: what the data say, what to do to have some, or why it could not be asked for.
         tables: each with its heading and where to save it.
-        chart: the JSON that it is drawn from.
+        chart: where the JSON is that it is drawn from.
     """
 
     name: str
@@ -56,7 +55,7 @@ class Section:
     state: Literal["data", "nothing", "away"]
     sentence: str
     tables: list[tuple[str, str, Sheet]]
-    chart: Markup | None = None
+    chart: str | None = None
 
 
 async def show_monitor(call: Call) -> Mapping[str, Any]:
@@ -68,9 +67,7 @@ async def show_monitor(call: Call) -> Mapping[str, Any]:
     if "environment" not in query.model_fields_set and names and query.environment not in names:
         query = query.model_copy(update={"environment": names[0]})
     answers = await _ask(call, query) if names else {}
-    charts = {name: FIGURES[name].chart(answer) for name, answer in answers.items() if _has_data(FIGURES[name], answer)}
-    drawn = await _draw(charts)
-    sections = [_section(name, answer, drawn.get(name), query) for name, answer in answers.items()]
+    sections = [_section(name, answer, query) for name, answer in answers.items()]
     return {
         **frame,
         "query": query,
@@ -92,6 +89,20 @@ async def save_figure(call: Call) -> web.StreamResponse:
     filename = f"{answer.model}-{answer.environment}-{name}.csv"
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(filename, safe='')}"}
     file = web.Response(text=sheet(answer).csv(), content_type="text/csv", charset="utf-8", headers=headers)
+    put_headers(file)
+    return file
+
+
+async def draw_figure(call: Call) -> web.StreamResponse:
+    """Answer with what a figure's chart is drawn from: apart from the page, which need not wait for it."""
+    figure = FIGURES.get(call.part("figure"))
+    if figure is None:
+        raise Missing("There is no such figure.")
+    answer = await figure.ask(call, _query(call, figure.query))
+    if not _has_data(figure, answer):
+        raise Missing(figure.nothing)
+    drawn = await asyncio.get_running_loop().run_in_executor(_PEN, draw, figure.chart(answer))
+    file = web.Response(body=drawn, content_type="application/json")
     put_headers(file)
     return file
 
@@ -136,11 +147,7 @@ def _has_data(figure: Figure, answer: Any) -> bool:
     return bool(sheet(answer).rows)
 
 
-async def _draw(charts: Mapping[str, Chart]) -> Mapping[str, Markup]:
-    return await asyncio.get_running_loop().run_in_executor(_PEN, draw, charts) if charts else {}
-
-
-def _section(name: str, answer: Any, chart: Markup | None, query: DevicesQuery) -> Section:
+def _section(name: str, answer: Any, query: DevicesQuery) -> Section:
     figure = FIGURES[name]
     if isinstance(answer, ControlPlaneError):
         return Section(name, figure.title, "away", answer.sentence, [])
@@ -150,10 +157,13 @@ def _section(name: str, answer: Any, chart: Markup | None, query: DevicesQuery) 
     for file, (caption, sheet) in figure.sheets.items():
         shown = figure.table if figure.table is not None and not tables else sheet
         tables.append((caption, _file_address(file, query), shown(answer)))
-    return Section(name, figure.title, "data", figure.says(answer), tables, chart)
+    return Section(name, figure.title, "data", figure.says(answer), tables, f"{name}.chart?{_asked(figure, query)}")
 
 
 def _file_address(file: str, query: FiguresQuery) -> str:
     figure, _ = SHEETS[file]
-    asked = "&".join(f"{name}={quote(str(getattr(query, name)), safe='')}" for name in figure.query.model_fields)
-    return f"{file}.csv?{asked}"
+    return f"{file}.csv?{_asked(figure, query)}"
+
+
+def _asked(figure: Figure, query: FiguresQuery) -> str:
+    return "&".join(f"{name}={quote(str(getattr(query, name)), safe='')}" for name in figure.query.model_fields)

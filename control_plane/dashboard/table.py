@@ -38,4 +38,5 @@ PAGES: tuple[Page, ...] = (
 FILES: tuple[File, ...] = (
     File(f"{ORG}/audit.csv", organization.save_audit_log, Access.VIEWER),
     File(f"{MODEL}/monitor/{{figure}}.csv", monitor.save_figure, Access.VIEWER),
+    File(f"{MODEL}/monitor/{{figure}}.chart", monitor.draw_figure, Access.VIEWER),
 )

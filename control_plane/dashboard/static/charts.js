@@ -1,12 +1,14 @@
-// Draws the charts with Bokeh: what each shows stands within its place as JSON. Without this, the tables tell the same.
+// Draws the charts with Bokeh, each from JSON of its own. Without this, the tables tell the same.
 "use strict";
 
 const views = new Map();
+const items = new Map();
 
 async function draw(place) {
   place.hidden = false;
   try {
-    views.set(place, await Bokeh.embed.embed_item(JSON.parse(place.querySelector("script").textContent), place));
+    if (!items.has(place)) items.set(place, await fetched(place.dataset.chart));
+    views.set(place, await Bokeh.embed.embed_item(JSON.parse(items.get(place)), place));
   } catch (error) {
     console.error(error);
     place.hidden = true;
@@ -14,12 +16,16 @@ async function draw(place) {
   }
 }
 
+async function fetched(address) {
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(`${address}: ${answer.status}`);
+  return answer.text();
+}
+
 // Colours come from the page's rules, which change with the reader's scheme; what is on a canvas must be drawn again.
 async function drawAgain(place) {
   views.get(place)?.clear();
-  for (const child of [...place.children]) {
-    if (child.tagName !== "SCRIPT") child.remove();
-  }
+  place.replaceChildren();
   await draw(place);
 }
 

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,11 @@ def sections(page: Page) -> dict[str, str]:
     return dict(re.findall(r'<section class="card monitor" id="([^"]+)"[^>]* data-state="([^"]+)"', page.answer.text))
 
 
-def charts(page: Page) -> list[Any]:
+def charts(browser: Browser, page: Page) -> list[Any]:
     """Return what the page's charts are drawn from."""
-    found = re.findall(r'<script type="application/json">(.*?)</script>', page.answer.text, re.DOTALL)
-    return [json.loads(text) for text in found]
+    answers = [browser.client.get(unescape(at)) for at in re.findall(r'data-chart="([^"]+)"', page.answer.text)]
+    assert all(answer.headers["Content-Type"].startswith("application/json") for answer in answers)
+    return [answer.json() for answer in answers]
 
 
 def require_known(part: Any, known: set[str]) -> None:
@@ -120,7 +122,7 @@ def rows_of(browser: Browser, file: str, query: str = "") -> list[dict[str, str]
 def test_every_figure_stands_there_as_a_chart_a_table_and_csv(browser: Browser) -> None:
     page = browser.get(PAGE)
     assert sections(page) == dict.fromkeys(FIGURES, "data")
-    drawn = charts(page)
+    drawn = charts(browser, page)
     assert len(drawn) == len(FIGURES)
     for chart in drawn:
         assert chart["doc"]["roots"][0]["id"] == chart["root_id"]
@@ -170,7 +172,7 @@ def test_devices_are_told_apart_by_what_the_reader_chooses_and_what_they_say_is_
         assert "<img src=x" not in page.answer.text
         assert page.handlers == []
         assert said in page.text, "the table has it whole"
-        assert json.dumps(label_of(said)) in json.dumps(charts(page)[list(FIGURES).index("devices")])
+        assert json.dumps(label_of(said)) in json.dumps(charts(browser, page)[list(FIGURES).index("devices")])
         (file,) = (link for link in page.links if "/devices.csv" in link)
         rows = list(csv.DictReader(io.StringIO(browser.client.get(file).text)))
         assert sum(int(row["devices"]) for row in rows) == 5
@@ -196,14 +198,14 @@ def test_the_page_allows_styles_that_bokeh_writes_and_no_script_but_our_own(brow
     assert "Content-Encoding" not in plain.headers
     assert plain.content == packed.content
     # Charts are of the version that draws them.
-    assert f'"{charts(page)[0]["version"]}"'.encode() in plain.content
+    assert f'"{charts(browser, page)[0]["version"]}"'.encode() in plain.content
 
 
 def test_an_environment_without_data_says_what_to_do_and_draws_nothing(browser: Browser) -> None:
     page = browser.get(f"{PAGE}?environment=dev")
     assert "No data yet" in page.text
     assert "dev offers no version of this model" in page.text
-    assert charts(page) == []
+    assert charts(browser, page) == []
     assert page.scripts == browser.get("/account").scripts, "Bokeh's script is not loaded for it"
     assert rows_of(browser, "curve", "environment=dev") == []
     assert "cannot be reached" not in page.text
@@ -217,6 +219,9 @@ def test_an_environment_without_data_says_what_to_do_and_draws_nothing(browser: 
         (f"{PAGE}?days=401", 400),
         (f"{PAGE}?dimension=device_id", 400),
         (f"{PAGE}/nothing.csv", 404),
+        (f"{PAGE}/nothing.chart", 404),
+        (f"{PAGE}/curve.chart?environment=dev", 404),
+        (f"{PAGE}/curve.chart?days=0", 400),
         (f"{PAGE}/curve.csv?environment=qa", 404),
         (f"{PAGE}/curve.csv?dimension=os", 400),
     ],
@@ -226,10 +231,11 @@ def test_what_cannot_be_asked_is_refused_in_words(browser: Browser, address: str
 
 
 def test_files_are_for_members(browser: Browser) -> None:
-    stranger = Browser(browser.api).client.get(f"{PAGE}/curve.csv")
-    assert stranger.url.path == "/sign-in"
     browser.api.outsider("Elsewhere", "else@example.org")
-    Browser.of(browser.api, "else@example.org").get(f"{PAGE}/curve.csv", 404)
+    outsider = Browser.of(browser.api, "else@example.org")
+    for file in ("curve.csv", "curve.chart"):
+        assert Browser(browser.api).client.get(f"{PAGE}/{file}").url.path == "/sign-in"
+        outsider.get(f"{PAGE}/{file}", 404)
 
 
 def test_bokeh_is_not_imported_before_a_chart_is_drawn() -> None:
