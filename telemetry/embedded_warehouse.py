@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -42,6 +43,8 @@ from telemetry.warehouse import (
 DATABASE: Final = "skafos"
 MAX_WAITING_OWN: Final = 256
 """Calls of our own that wait in a lane; each takes milliseconds."""
+QUERY_LANES: Final = 2
+"""A page of figures asks a dozen questions at once; more lanes than a small machine has cores would only wait."""
 _SETTINGS: Final = (
     "output_format_json_quote_64bit_integers = 0",
     "output_format_json_quote_denormals = 0",
@@ -134,11 +137,11 @@ class EmbeddedWarehouse:
         self._keep_days = keep_days
         self._directory = directory.absolute()
         self._lanes = {
-            name: (Lane(f"clickhouse-{name}", waiting, self._enter), _Session(self._directory))
-            for name, waiting in (
-                ("insert", MAX_WAITING_OWN),
-                ("query", MAX_WAITING_OWN),
-                ("typed", MAX_WAITING_QUESTIONS),
+            name: [(Lane(f"clickhouse-{name}", waiting, self._enter), _Session(self._directory)) for _ in range(lanes)]
+            for name, lanes, waiting in (
+                ("insert", 1, MAX_WAITING_OWN),
+                ("query", QUERY_LANES, MAX_WAITING_OWN),
+                ("typed", 1, MAX_WAITING_QUESTIONS),
             )
         }
         self._entered = threading.Lock()
@@ -197,7 +200,7 @@ class EmbeddedWarehouse:
 
     async def close(self) -> None:
         """See ``Warehouse.close``."""
-        for lane, session in self._lanes.values():
+        for lane, session in chain.from_iterable(self._lanes.values()):
             await lane.close(session.close)
 
     def _enter(self) -> None:
@@ -208,7 +211,7 @@ class EmbeddedWarehouse:
             (self._directory / "engine.xml").write_text(CONFIGURATION)
 
     async def _run(self, name: str, call: Callable[[_Session], R], failure: Callable[[int, str], Exception]) -> R:
-        lane, session = self._lanes[name]
+        lane, session = min(self._lanes[name], key=lambda pair: pair[0].waiting)
 
         def translated() -> R:
             try:

@@ -28,6 +28,11 @@ class Lane:
         self._waiting = 0
         self._closed = False
 
+    @property
+    def waiting(self) -> int:
+        """How many calls are in the lane, the one that runs among them."""
+        return self._waiting
+
     async def run(self, call: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
         """Run ``call`` in the lane's thread.
 

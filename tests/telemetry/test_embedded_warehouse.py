@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -108,7 +109,7 @@ async def test_a_killed_process_leaves_every_inserted_event(tmp_path: Path) -> N
 async def test_a_retry_reaches_the_tables_behind_even_when_the_raw_events_are_in_already(tmp_path: Path) -> None:
     warehouse = EmbeddedWarehouse(tmp_path / "clickhouse")
     await warehouse.migrate()
-    lane, session = warehouse._lanes["insert"]
+    ((lane, session),) = warehouse._lanes["insert"]
     (feed,) = [one.sql for one in load_migrations()[0].statements if "VIEW IF NOT EXISTS devices_feed" in one.sql]
     columns = event_columns([record(event("activate", version=1))])
 
@@ -125,7 +126,7 @@ async def test_a_retry_reaches_the_tables_behind_even_when_the_raw_events_are_in
 async def test_an_insert_that_a_view_refuses_is_no_success(tmp_path: Path) -> None:
     warehouse = EmbeddedWarehouse(tmp_path / "clickhouse")
     await warehouse.migrate()
-    lane, session = warehouse._lanes["insert"]
+    ((lane, session),) = warehouse._lanes["insert"]
     columns = event_columns([record(event())])
 
     await lane.run(session.run, "CREATE TABLE more (n UInt8) ENGINE = Memory")
@@ -136,6 +137,16 @@ async def test_an_insert_that_a_view_refuses_is_no_success(tmp_path: Path) -> No
     await warehouse.insert_events(columns, "one")
 
     assert await warehouse.query("SELECT count() AS n FROM events") == [{"n": 1}]
+    await warehouse.close()
+
+
+async def test_two_questions_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    warehouse = EmbeddedWarehouse(tmp_path / "clickhouse")
+    await warehouse.migrate()
+    asked = [asyncio.create_task(warehouse.query(f"SELECT {number} AS n, sleep(0.1)")) for number in range(4)]
+    await asyncio.sleep(0)
+    assert [lane.waiting for lane, _ in warehouse._lanes["query"]] == [2, 2]
+    assert [rows[0]["n"] for rows in await asyncio.gather(*asked)] == [0, 1, 2, 3]
     await warehouse.close()
 
 
