@@ -22,6 +22,7 @@ from control_plane.dashboard.render import POLICY as STRICT_POLICY
 from control_plane.dashboard.render import put_headers
 from control_plane.dashboard.sheets import Sheet
 from control_plane.errors import ControlPlaneError, Invalid, Missing, Unavailable
+from control_plane.warehouse import telling_of_clickhouse
 
 # Bokeh's script writes rules of its own into <style> elements within each chart, some of them anew whenever a chart
 # changes its size, so there is neither a hash nor a nonce for them. Scripts stay those of our own files, and styles can
@@ -116,17 +117,29 @@ def _query(call: Call, kind: type[Any]) -> Any:
 async def _ask(call: Call, query: DevicesQuery) -> dict[str, Any]:
     """Return each figure's answer, or the error that there is in its place.
 
-    One is asked for first: while ClickHouse is away, the others do not wait for it as well.
+    Whether ClickHouse answers at all is asked first: while it is away, the figures need not find out one by one.
 
     Raises:
         Missing: there is no such environment.
     """
-    first, *others = FIGURES
-    answer = await _answer(FIGURES[first], call, query)
-    if isinstance(answer, Unavailable):
-        return dict.fromkeys(FIGURES, answer)
-    answers = await asyncio.gather(*(_answer(FIGURES[name], call, query) for name in others))
-    return dict(zip(FIGURES, (answer, *answers), strict=True))
+    away = await _away(call)
+    if away is not None:
+        return dict.fromkeys(FIGURES, away)
+    answers = await asyncio.gather(*(_answer(figure, call, query) for figure in FIGURES.values()))
+    return dict(zip(FIGURES, answers, strict=True))
+
+
+async def _away(call: Call) -> Unavailable | None:
+    """Return why ClickHouse cannot be asked, or None if it can."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            with telling_of_clickhouse():
+                await call.services.warehouse.ping()
+    except TimeoutError:
+        return Unavailable(_TOO_SLOW, "clickhouse")
+    except Unavailable as error:
+        return error
+    return None
 
 
 async def _answer(figure: Figure, call: Call, query: DevicesQuery) -> Any:
