@@ -20,7 +20,7 @@ from uuid import uuid4
 from telemetry.cluster import Cluster, everywhere
 from telemetry.engine import Engine
 from telemetry.literals import bind
-from telemetry.warehouse import WarehouseUnavailable
+from telemetry.warehouse import Row, WarehouseUnavailable
 
 LOCK_SECONDS: Final = 600
 """A lock of this age is taken for a dead process's: a statement that is silent for a minute fails (``ANSWER_SECONDS``),
@@ -50,6 +50,9 @@ class Server(Engine, Protocol):
 
     def attempt(self, sql: str, codes: Collection[int]) -> bool:
         """Run a statement; tell whether it worked, or failed with one of these codes."""
+
+    def fetch_unless(self, sql: str, codes: Collection[int]) -> list[Row]:
+        """Return a question's rows; none when it failed with one of these codes."""
 
 
 class MigrationLock:
@@ -126,11 +129,12 @@ class MigrationLock:
         self._server.attempt(sql, {TABLE_EXISTS, UNKNOWN_TABLE})
 
     def _holder(self) -> str | None:
-        rows = self._server.fetch(bind(_OWNER, {"table": TABLE}))
+        # Who reads the columns of a table that is dropped meanwhile hears that it does not exist (seen, 18.16).
+        rows = self._server.fetch_unless(bind(_OWNER, {"table": TABLE}), {UNKNOWN_TABLE})
         return str(rows[0]["owner"]).strip("'") if rows else None
 
     def _age(self) -> int | None:
-        rows = self._server.fetch(bind(_AGE, {"table": TABLE}))
+        rows = self._server.fetch_unless(bind(_AGE, {"table": TABLE}), {UNKNOWN_TABLE})
         return int(rows[0]["age"]) if rows else None
 
     def _name(self, table: str) -> str:

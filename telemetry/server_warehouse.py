@@ -119,6 +119,15 @@ class _Session:
             return False
         return True
 
+    def fetch_unless(self, sql: str, codes: Collection[int]) -> list[Row]:
+        """Run a question; return no rows when it failed with one of these codes."""
+        try:
+            return self.fetch(sql)
+        except driver.ServerException as error:
+            if error.code not in codes:
+                raise
+            return []
+
     def fetch(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[Row]:
         """Run a question; the rows as they would be in the engine's own JSON."""
         rows, columns = self.execute(sql, settings=settings, with_column_types=True)

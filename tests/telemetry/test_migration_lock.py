@@ -10,9 +10,10 @@ from uuid import uuid4
 
 import pytest
 from clickhouse_driver import Client
+from clickhouse_driver.errors import ServerException
 
 from telemetry.migrate import load_migrations
-from telemetry.migration_lock import TABLE, MigrationLock
+from telemetry.migration_lock import TABLE, UNKNOWN_TABLE, MigrationLock
 from telemetry.server_warehouse import ServerWarehouse, _Session, connection_options
 from telemetry.warehouse import WarehouseUnavailable
 from tests.servers.clickhouse import ClickHouseServer
@@ -78,6 +79,14 @@ def test_owners_take_turns(lock: Locks) -> None:
         list(threads.map(turn, range(4)))
 
     assert seen == [1, 1, 1, 1]
+
+
+def test_a_lock_that_vanishes_while_it_is_looked_at_is_nobodys(url: str) -> None:
+    session = _Session(connection_options(url))
+    assert session.fetch_unless("SELECT * FROM vanished", {UNKNOWN_TABLE}) == []
+    with pytest.raises(ServerException):
+        session.fetch_unless("SELECT nonsense", {UNKNOWN_TABLE})
+    session.close()
 
 
 def test_a_dead_owners_lock_is_taken_over_by_one(url: str, lock: Locks) -> None:
