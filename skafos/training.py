@@ -27,8 +27,7 @@ from skafos.configuration import (
     resolve_url,
 )
 from skafos.exceptions import DeployFailedError, SkafosError
-from skafos.packing import Naming, packed, zip_name
-from skafos.progress import progress_display
+from skafos.packed_upload import upload_packed
 from skafos.uploading import description_field
 from skafos.utilities import only_organization
 
@@ -109,17 +108,7 @@ def publish(
     description_field(description)
     with Client(resolve_url(url), resolve_token(token)) as client:
         names = (org or os.environ.get(ORGANIZATION_VARIABLE) or only_organization(client, "org"), app, model)
-        with (
-            progress_display(shown=verbose) as display,
-            packed(_several(files), model, Naming.LAST_PART, display.bytes("Packing")) as archive,
-        ):
-            uploaded = client.upload_version(
-                *names,
-                archive,
-                filename=zip_name(model),
-                description=description,
-                progress=display.bytes("Uploading", then="The server inspects the model"),
-            )
+        uploaded = upload_packed(client, names, _several(files), description, shown=verbose)
         number, deployment = uploaded.version or 0, None
         try:
             if deploy:

@@ -38,22 +38,11 @@ def upload(
     json: options.Json = False,
 ) -> None:
     """Upload files as the next version of a model."""
-    from skafos.packing import Naming, packed, zip_name
-    from skafos.progress import progress_display
+    from skafos.packed_upload import upload_packed
 
     with session(org, app, model) as chosen:
         names = chosen.of_model
-        with (
-            progress_display() as display,
-            packed(files, names[-1], Naming.LAST_PART, display.bytes("Packing")) as archive,
-        ):
-            version = chosen.client.upload_version(
-                *names,
-                archive,
-                filename=zip_name(names[-1]),
-                description=description,
-                progress=display.bytes("Uploading", then="The server inspects the model"),
-            )
+        version = upload_packed(chosen.client, names, files, description)
         deployed = (
             chosen.client.deploy(*names, version=version.version or "latest", environment=deploy) if deploy else None
         )

@@ -55,8 +55,7 @@ def action() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def app(skafos_up: Running) -> Running:
     with skafos_up.client() as client:
-        client.create_app(skafos_up.organization, APP, "org.example.action", "ios")
-        client.create_model(skafos_up.organization, APP, MODEL)
+        client.create_app(skafos_up.organization, APP, "org.example.action", "ios", MODEL)
     return skafos_up
 
 

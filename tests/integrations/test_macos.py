@@ -32,8 +32,7 @@ Upload = Callable[..., tuple[int, str]]
 @pytest.fixture(scope="module")
 def app(skafos_up: Running) -> Running:
     with skafos_up.client() as client:
-        client.create_app(skafos_up.organization, APP, "org.example.finder", "macos")
-        client.create_model(skafos_up.organization, APP, MODEL)
+        client.create_app(skafos_up.organization, APP, "org.example.finder", "macos", MODEL)
     return skafos_up
 
 

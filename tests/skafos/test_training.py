@@ -19,8 +19,7 @@ APP, MODEL = "Training", "vision"
 @pytest.fixture(scope="module")
 def app(skafos_up: Running) -> Running:
     with skafos_up.client() as client:
-        client.create_app(skafos_up.organization, APP, "org.example.training", "ios")
-        client.create_model(skafos_up.organization, APP, MODEL)
+        client.create_app(skafos_up.organization, APP, "org.example.training", "ios", MODEL)
     return skafos_up
 
 
