@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
 from typing import Any, Final
 
 import orjson
@@ -14,7 +11,7 @@ from sqlalchemy import Select, select
 from control_plane.api.call import Call
 from control_plane.api.paging import MAX_PAGE, Keyset, Page, fetch_page
 from control_plane.api.schemas import AuditExportQuery, AuditOut, AuditQuery
-from control_plane.csv_fields import csv_field
+from control_plane.csv_fields import csv_lines
 from control_plane.tables import AuditEntry
 
 COLUMNS: Final = ("created_at", "actor", "client", "via", "action", "target", "detail")
@@ -35,9 +32,9 @@ async def export_audit_log(call: Call, query: AuditExportQuery) -> web.StreamRes
     await response.prepare(call.request)
     if call.request.method == "HEAD":
         return response
-    await response.write(_csv([COLUMNS]))
+    await response.write(csv_lines([COLUMNS]).encode())
     while True:
-        await response.write(_csv(map(_row, page.items)))
+        await response.write(csv_lines(map(_row, page.items)).encode())
         if page.next_cursor is None:
             break
         page = await list_audit_log(call, asked.model_copy(update={"cursor": page.next_cursor}))
@@ -69,10 +66,4 @@ def _chosen(call: Call, query: AuditExportQuery) -> Select[AuditEntry]:
 def _row(entry: AuditOut) -> list[Any]:
     values = {**entry.model_dump(), "created_at": entry.created_at.isoformat()}
     values["detail"] = orjson.dumps(entry.detail).decode() if entry.detail else ""
-    return [csv_field(values[column]) for column in COLUMNS]
-
-
-def _csv(rows: Iterable[Iterable[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerows(rows)
-    return text.getvalue().encode()
+    return [values[column] for column in COLUMNS]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from control_plane.csv_fields import csv_field
+from control_plane.csv_fields import csv_lines
 from control_plane.dashboard.render import show_size
 
 Kind = Literal["day", "integer", "share", "bytes", "milliseconds", "text", "flag"]
@@ -70,13 +68,8 @@ class Sheet:
         return [[column.show(value) for column, value in zip(self.columns, row, strict=True)] for row in self.rows]
 
     def csv(self) -> str:
-        """Return it as CSV (RFC 4180); nothing is an empty field."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\r\n")
-        writer.writerow([column.name for column in self.columns])
-        for row in self.rows:
-            writer.writerow([csv_field(value) for value in row])
-        return text.getvalue()
+        """Return it as CSV."""
+        return csv_lines([[column.name for column in self.columns], *self.rows])
 
 
 def show_share(share: float) -> str:
