@@ -17,11 +17,18 @@ class ControlPlaneError(Exception):
     """
 
     default_code = "error"
+    # What of the request is wrong, where one field is. Its name stands in front of the sentence.
+    field: str | None = None
 
     def __init__(self, sentence: str, code: str | None = None) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.code = code or self.default_code
+
+    @property
+    def beside_field(self) -> str:
+        """The sentence as it stands beside the field that it is about: without the field's name."""
+        return self.sentence.removeprefix(f"{self.field}: ") if self.field else self.sentence
 
 
 class Invalid(ControlPlaneError):

@@ -97,12 +97,11 @@ def _require_name(request: web.Request, form: Mapping[str, Any]) -> None:
 
 def _refusal(form: Mapping[str, Any], error: ControlPlaneError) -> dict[str, Any]:
     """Return what the page says about a form that was refused, with what was typed, so that it can be mended."""
-    field = getattr(error, "field", None)
     values = {name: value for name, value in form.items() if name not in _NEVER_KEPT and isinstance(value, str)}
     return {
-        "refused": error.sentence.removeprefix(f"{field}: ") if field else error.sentence,
+        "refused": error.beside_field,
         "form": text_of(form, "form"),
-        "field": field,
+        "field": error.field,
         "values": {name[:100]: value[:MAX_KEPT] for name, value in list(values.items())[:20]},
     }
 

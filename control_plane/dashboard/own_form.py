@@ -43,9 +43,7 @@ async def refused(
     request: web.Request, template: str, error: ControlPlaneError, shown: Mapping[str, Any]
 ) -> web.StreamResponse:
     """Return a page with what is wrong with its form."""
-    field = getattr(error, "field", None)
-    sentence = error.sentence.removeprefix(f"{field}: ") if field else error.sentence
-    return await render(request, template, {**shown, "refused": sentence}, status=status_of(error))
+    return await render(request, template, {**shown, "refused": error.beside_field}, status=status_of(error))
 
 
 def typed_email(form: Fields) -> str:

@@ -69,7 +69,7 @@ async def confirm(call: Call, form: Fields) -> Mapping[str, Any]:
     except Invalid as error:  # the app has this secret by now, so it is shown again
         async with call.database.read() as session:
             secret = await call.services.second_factors.begun(session, user_id)
-        return {**_shown(call, secret), "refused": error.sentence.removeprefix("code: ")}
+        return {**_shown(call, secret), "refused": error.beside_field}
     return {**await show_second_factor(call), "codes": codes}
 
 
