@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -122,31 +122,29 @@ async def _ask(call: Call, query: DevicesQuery) -> dict[str, Any]:
     Raises:
         Missing: there is no such environment.
     """
-    away = await _away(call)
+    away = await _in_time(_reach(call))
     if away is not None:
         return dict.fromkeys(FIGURES, away)
     answers = await asyncio.gather(*(_answer(figure, call, query) for figure in FIGURES.values()))
     return dict(zip(FIGURES, answers, strict=True))
 
 
-async def _away(call: Call) -> Unavailable | None:
-    """Return why ClickHouse cannot be asked, or None if it can."""
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            with telling_of_clickhouse():
-                await call.services.warehouse.ping()
-    except TimeoutError:
-        return Unavailable(_TOO_SLOW, "clickhouse")
-    except Unavailable as error:
-        return error
-    return None
+async def _reach(call: Call) -> None:
+    """Ask ClickHouse for nothing."""
+    with telling_of_clickhouse():
+        await call.services.warehouse.ping()
 
 
 async def _answer(figure: Figure, call: Call, query: DevicesQuery) -> Any:
     asked = figure.query(**{name: getattr(query, name) for name in figure.query.model_fields})
+    return await _in_time(figure.ask(call, asked))
+
+
+async def _in_time(asking: Awaitable[Any]) -> Any:
+    """Return what is answered, or the error that there is in its place."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            return await figure.ask(call, asked)
+            return await asking
     except TimeoutError:
         return Unavailable(_TOO_SLOW, "clickhouse")
     except (Unavailable, Invalid) as error:

@@ -33,7 +33,7 @@ async def show_members(call: Call) -> Mapping[str, Any]:
 
 async def show_audit_log(call: Call) -> Mapping[str, Any]:
     """Show who changed what, newest first, as far as the form on the page asks for it."""
-    asked = {name: value for name in FILTERS if (value := call.request.query.get(name, "").strip())}
+    asked = _asked(call)
     try:
         query, refused = _query(asked), None
     except Invalid as error:
@@ -44,8 +44,12 @@ async def show_audit_log(call: Call) -> Mapping[str, Any]:
 
 async def save_audit_log(call: Call) -> web.StreamResponse:
     """Save what the page shows, all pages of it, as CSV."""
-    query = _query({name: value for name in FILTERS if (value := call.request.query.get(name, "").strip())})
-    return await export_audit_log(call, query)
+    return await export_audit_log(call, _query(_asked(call)))
+
+
+def _asked(call: Call) -> dict[str, str]:
+    """Return what the form of the page was filled in with."""
+    return {name: value for name in FILTERS if (value := call.request.query.get(name, "").strip())}
 
 
 def _query(asked: Mapping[str, str]) -> AuditQuery:
