@@ -197,10 +197,6 @@ async def _fill(api: Api, models: int, versions: int, devices: int) -> None:
             environments: dict[str, dict[str, str]] = {}
             for application_id, name, environment_id in found:
                 environments.setdefault(application_id, {})[name] = environment_id
-            rows = _rows(application_ids, environments, models, versions)
-            for table, values in rows.items():
-                for first in range(0, len(values), _ROWS_AT_ONCE):
-                    await session.execute(insert(table), values[first : first + _ROWS_AT_ONCE])
             now = utc_now()
             entries = [
                 {
@@ -213,8 +209,11 @@ async def _fill(api: Api, models: int, versions: int, devices: int) -> None:
                 }
                 for number in range(AUDIT_ENTRIES)
             ]
-            for first in range(0, len(entries), _ROWS_AT_ONCE):
-                await session.execute(insert(AuditEntry), entries[first : first + _ROWS_AT_ONCE])
+            rows = _rows(application_ids, environments, models, versions)
+            rows[AuditEntry] = entries
+            for table, values in rows.items():
+                for first in range(0, len(values), _ROWS_AT_ONCE):
+                    await session.execute(insert(table), values[first : first + _ROWS_AT_ONCE])
         await register_devices(api.database_url, environments[application_ids[0]]["prod"], devices)
         async with database.write() as session:
             await session.execute(text("ANALYZE"))

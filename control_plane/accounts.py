@@ -92,6 +92,11 @@ class Caller:
     session_id: str | None = None
     scope: Scope | None = None
 
+    @property
+    def organization_id(self) -> str | None:
+        """The only organization that the token opens; None for all of the user's."""
+        return None if self.scope is None else self.scope.organization_id
+
     def role_at_most(self, role: Role) -> Role:
         """Return what the caller may do where their user has a role."""
         return role if self.scope is None or self.scope.role is None else min(role, self.scope.role)

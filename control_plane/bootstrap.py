@@ -5,6 +5,8 @@ All are for whoever operates the control plane and can reach its database: there
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -27,7 +29,8 @@ async def bootstrap(database: Database, organization: str, email: str, token_nam
         Invalid: a name or the e-mail address cannot be one.
         Unavailable: the database does not answer.
     """
-    organization, email, token_name = _checked(organization, email, token_name)
+    organization = _checked(names.check_name, organization)
+    email, token_name = _checked(names.check_email, email), _checked(names.check_name, token_name)
     async with database.write() as session:
         user = await _user(session, email)
         owned = await _organization(session, organization)
@@ -47,11 +50,9 @@ async def sign_in_link(database: Database, email: str) -> str:
         Missing: there is no such user.
         Unavailable: the database does not answer.
     """
-    _, email, _ = _checked("-", email, "-")
+    email = _checked(names.check_email, email)
     async with database.write() as session:
-        user = await session.scalar(select(User).where(User.email == email))
-        if user is None:
-            raise Missing(f"There is no user {email}; an owner invites members to an organization.")
+        user = await _known(session, email, "; an owner invites members to an organization")
         purpose = Purpose.SIGN_IN if user.password_hash is None else Purpose.RESET
         made = await make_link(session, purpose, email, utc_now())
         await audit.record_of_person(session, SYSTEM, user.id, "link.issue", email)
@@ -66,11 +67,9 @@ async def second_factor_off(database: Database, email: str) -> bool:
         Missing: there is no such user.
         Unavailable: the database does not answer.
     """
-    _, email, _ = _checked("-", email, "-")
+    email = _checked(names.check_email, email)
     async with database.write() as session:
-        user = await session.scalar(select(User).where(User.email == email))
-        if user is None:
-            raise Missing(f"There is no user {email}.")
+        user = await _known(session, email)
         was_on = await turn_off(session, user.id)
         if was_on:
             await audit.record_of_person(session, SYSTEM, user.id, "second-factor.off", email)
@@ -85,22 +84,33 @@ async def issue_token(database: Database, email: str, token_name: str) -> str:
         Missing: there is no such user.
         Unavailable: the database does not answer.
     """
-    _, email, token_name = _checked("-", email, token_name)
+    email, token_name = _checked(names.check_email, email), _checked(names.check_name, token_name)
     async with database.write() as session:
-        user = await session.scalar(select(User).where(User.email == email))
-        if user is None:
-            raise Missing(f"There is no user {email}; an owner adds members to an organization.")
+        user = await _known(session, email, "; an owner adds members to an organization")
         token = make_token(user.id, token_name)
         session.add(token.row)
         await audit.record_of_person(session, SYSTEM, user.id, "token.issue", email, {"token": token_name})
     return token.text
 
 
-def _checked(organization: str, email: str, token_name: str) -> tuple[str, str, str]:
+def _checked(check: Callable[[str], str], text: str) -> str:
+    """Return what a check makes of a text; what it refuses is `Invalid`."""
     try:
-        return names.check_name(organization), names.check_email(email), names.check_name(token_name)
+        return check(text)
     except ValueError as error:
         raise Invalid(str(error)) from error
+
+
+async def _known(session: AsyncSession, email: str, advice: str = "") -> User:
+    """Return the user of an e-mail address.
+
+    Raises:
+        Missing: there is none; ``advice`` says what helps.
+    """
+    user = await session.scalar(select(User).where(User.email == email))
+    if user is None:
+        raise Missing(f"There is no user {email}{advice}.")
+    return user
 
 
 async def _user(session: AsyncSession, email: str) -> User:

@@ -58,7 +58,9 @@ class DeviceCounts:
         return told | counted
 
     def _keep(self, counted: dict[str, int], seconds: float) -> None:
+        if seconds < QUICK_SECONDS:
+            return
         if len(self._kept) + len(counted) > MAX_KEPT:
             self._kept.clear()
-        until = self._clock() + (0.0 if seconds < QUICK_SECONDS else seconds * KEPT_FOR)
+        until = self._clock() + seconds * KEPT_FOR
         self._kept |= {one: _Kept(count, until) for one, count in counted.items()}

@@ -33,9 +33,9 @@ LATEST = "latest"
 
 def memberships(caller: Caller) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions of `Member` rows that are the caller's, as far as their token's scope goes."""
-    if caller.scope is None or caller.scope.organization_id is None:
+    if caller.organization_id is None:
         return (Member.user_id == caller.user_id,)
-    return Member.user_id == caller.user_id, Member.organization_id == caller.scope.organization_id
+    return Member.user_id == caller.user_id, Member.organization_id == caller.organization_id
 
 
 async def organization(session: AsyncSession, caller: Caller, text: str) -> tuple[Organization, Role]:

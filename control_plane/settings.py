@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -50,11 +51,6 @@ def split_listen(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _checked_listen(text: str) -> str:
-    split_listen(text)
-    return text
-
-
 def _absolute_sqlite(url: str) -> str:
     """Return a database's URL with SQLite's file made absolute: the working directory changes when ClickHouse runs."""
     scheme, separator, path = url.partition(":///")
@@ -71,23 +67,23 @@ def _checked_encodings(text: str) -> str:
     return ",".join(dict.fromkeys(names))
 
 
-def _checked_smtp(text: str) -> str:
-    parse_server(text)
-    return text
+def _read_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Return the check of a text that can be parsed; it stays a text."""
+
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return AfterValidator(check)
 
 
-def _checked_sender(text: str) -> str:
-    parse_sender(text)
-    return text
-
-
-Listen = Annotated[str, AfterValidator(_checked_listen)]
+Listen = Annotated[str, _read_by(split_listen)]
 # The embedded ClickHouse changes the working directory, so relative paths are made absolute while it is the user's.
 Folder = Annotated[Path, AfterValidator(Path.absolute)]
 DatabaseUrl = Annotated[str, AfterValidator(_absolute_sqlite)]
-SmtpUrl = Annotated[str, AfterValidator(_checked_smtp)]
+SmtpUrl = Annotated[str, _read_by(parse_server)]
 Issuer = Annotated[str, AfterValidator(check_issuer)]
-Sender = Annotated[str, AfterValidator(_checked_sender)]
+Sender = Annotated[str, _read_by(parse_sender)]
 EncodingNames = Annotated[str, AfterValidator(_checked_encodings)]
 
 

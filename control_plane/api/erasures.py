@@ -29,8 +29,8 @@ async def show_erasure(call: Call) -> ErasureOut:
     """Show how far an erasure is that the caller asked for. The organization may be gone by then."""
     erasure_id = call.part("erasure")
     query = select(Erasure).where(Erasure.id == erasure_id, Erasure.asked_by == call.caller.user_id)
-    if call.caller.scope is not None and call.caller.scope.organization_id is not None:
-        query = query.where(Erasure.organization_id == call.caller.scope.organization_id)
+    if call.caller.organization_id is not None:
+        query = query.where(Erasure.organization_id == call.caller.organization_id)
     async with call.database.read() as session:
         found = await session.scalar(query) if is_id(erasure_id) else None
     if found is None:

@@ -214,18 +214,18 @@ class Vault:
         sealer = await asyncio.to_thread(self._keys.add)
         renewed, used = 0, set()
         async with self._database.write() as session:
-            for row in await session.scalars(select(PushCredential).with_for_update()):
-                sealed = sealer.renew(row.sealed, _purpose(row.environment_id, row.service))
+            credentials = await session.scalars(select(PushCredential).with_for_update())
+            factors = await session.scalars(select(SecondFactor).with_for_update())
+            rows: list[tuple[PushCredential | SecondFactor, str]] = [
+                *((row, _purpose(row.environment_id, row.service)) for row in credentials),
+                *((row, second_factor.purpose(row.user_id)) for row in factors),
+            ]
+            for row, purpose in rows:
+                sealed = sealer.renew(row.sealed, purpose)
                 if sealed is not None:
                     row.sealed = sealed
                     renewed += 1
                 used.add(sealer.key_id_of(row.sealed))
-            for factor in await session.scalars(select(SecondFactor).with_for_update()):
-                sealed = sealer.renew(factor.sealed, second_factor.purpose(factor.user_id))
-                if sealed is not None:
-                    factor.sealed = sealed
-                    renewed += 1
-                used.add(sealer.key_id_of(factor.sealed))
         return renewed, await asyncio.to_thread(self._keys.forget_all_but, used)
 
     async def close(self) -> None:
