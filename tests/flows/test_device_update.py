@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -182,11 +183,13 @@ def test_what_a_device_reports_is_in_clickhouse_seconds_later(site: Site, tmp_pa
     assert (row["environment"], row["application"]) == ("prod", APP)
     assert 0 < row["bytes"] == row["full_bytes"]
 
-    def adopted() -> bool:  # the activation may come with a later batch than the download
+    def told() -> Any:  # its figures are asked for one after the other, so events may come in between
         report = site.client.adoption(site.skafos.organization, APP, "reports", environment="prod")
-        return [(share.version, share.devices) for share in report.now] == [(1, 1)] and report.installations == 1
+        return report if report.now and report.installations else None
 
-    until(adopted, "the version in use")
+    report = until(told, "the version in use")
+    assert [(share.version, share.devices) for share in report.now] == [(1, 1)]
+    assert report.installations == 1
 
     def registered() -> bool:
         devices = site.client.list_devices(site.skafos.organization, APP, "prod")

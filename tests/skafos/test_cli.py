@@ -9,6 +9,7 @@ import sys
 import zipfile
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -203,10 +204,12 @@ def test_adoption_and_sql_answer_from_clickhouse(app: Running, folder: Path, tmp
     device = ["device", "sync", "--edge", app.edge_url, "--key", prod["key"], "--model", "adopted"]
     device += ["--dir", str(tmp_path / "device")]
     until(lambda: app.skafos(*device)["version"] == 1, "version 1")
-    report = until(
-        lambda: (found := app.skafos("adoption", "--env", "prod", app=APP, model="adopted"))["installations"] and found,
-        "the installation",
-    )
+
+    def told() -> Any:  # its figures are asked for one after the other, so events may come in between
+        found = app.skafos("adoption", "--env", "prod", app=APP, model="adopted")
+        return found if found["by_day"] and found["now"] and found["installations"] else None
+
+    report = until(told, "the installation")
     assert report["by_day"][-1]["versions"][0]["version"] == 1
     text = app.command("adoption", app=APP, model="adopted").stdout
     assert "1 installations in total" in text
