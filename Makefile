@@ -214,7 +214,7 @@ bench-questions: $(VENV)/.stamp-dev bench-packages ## ask every question over 50
 		$(if $(strip $(FOLDER)),--folder "$(FOLDER)") $(if $(strip $(ENGINES)),--engines "$(ENGINES)")
 
 bench-push: $(VENV)/.stamp-dev ## measure how fast one worker pushes, its memory, when a push begins, and registrations
-	@$(BIN)/python -m bench.push $(if $(strip $(DEVICES)),--only pace --devices "$(DEVICES)" --rounds 1,--write docs)
+	@$(BIN)/python -m bench.push $(if $(strip $(DEVICES)),--only pace --devices "$(DEVICES)" --rounds 1 --servers later,--write docs)
 
 bench-patches: $(VENV)/.stamp-dev bench-packages $(BENCH_VENV)/.stamp-torch ## measure patches beside those of other tools
 	@$(BIN)/python -m bench.patches.corpus
