@@ -88,6 +88,12 @@ class _Exchange:
     body: bytearray = field(default_factory=bytearray)
 
 
+class _Protocol(h2.connection.H2Connection):
+    # How each stream ended is kept for frames that were on their way when we reset it, at 100 bytes. `h2` keeps 65,536 of
+    # a connection; this many begin in several seconds at full speed, and what was on its way is here by then.
+    MAX_CLOSED_STREAMS = 4_096
+
+
 class Http2Connection(asyncio.Protocol):
     """A connection; made by `connect`.
 
@@ -104,7 +110,7 @@ class Http2Connection(asyncio.Protocol):
             validate_outbound_headers=False,
             normalize_outbound_headers=False,
         )
-        self._http = h2.connection.H2Connection(configuration)
+        self._http = _Protocol(configuration)
         self._http.encoder = FieldEncoder()
         self._on_change = on_change
         self._exchanges: dict[int, _Exchange] = {}

@@ -157,6 +157,16 @@ async def test_a_connection_is_replaced_before_its_numbers_end(apple: Apple, mon
     assert apple.server.open_connections == set()
 
 
+async def test_what_is_kept_of_streams_that_ended_is_bounded(apple: Apple, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2._Protocol, "MAX_CLOSED_STREAMS", 20)
+    pool = Http2Pool("127.0.0.1", apple.server.port, apple.at().context, most=1)
+    answers = await asyncio.gather(*(ask(pool, apple, number) for number in range(200)))
+    assert {answer.status for answer in answers} == {200}
+    (connection,) = pool._connections
+    assert len(connection._http._closed_streams) <= 20
+    await pool.close()
+
+
 async def test_a_pool_opens_as_many_connections_as_are_needed(apple: Apple) -> None:
     apple.server.behaviour.delay = 0.05
     pool = Http2Pool("127.0.0.1", apple.server.port, apple.at().context, most=3, streams=4)
