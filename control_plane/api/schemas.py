@@ -435,6 +435,15 @@ class SessionOut(Answer):
     present: bool = Field(description="Whether it is the one that asks.")
 
 
+class IdentityOut(Answer):
+    """A provider at which the caller signs in."""
+
+    id: str
+    name: str | None = Field(description="What people call it; null if it is not set up any more.")
+    issuer: str = Field(description="Its address.")
+    created_at: datetime = Field(description="When the caller came from there first.")
+
+
 class ErasureOut(Answer):
     """A device or an organization that is being erased."""
 

@@ -14,6 +14,7 @@ _SENTENCES: Final = {
     ("PUT", "/v2/me/password"): "Your password is set. Other browsers were signed out.",
     ("DELETE", "/v2/me/sessions"): "You are signed out everywhere.",
     ("DELETE", "/v2/me/sessions/{session}"): "The browser is signed out.",
+    ("DELETE", "/v2/me/identities/{identity}"): "Unlinked. Who signs in there with your address links it again.",
     ("POST", "/v2/organizations"): "The organization {name} is there, and you own it.",
     ("PATCH", ORG): "The organization is called {name} now.",
     ("DELETE", ORG): "The organization {org} and all it held are deleted.",
