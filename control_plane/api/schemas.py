@@ -200,6 +200,11 @@ class ModelVersionChange(Body):
     name: Filename | None = Field(None, description="What the uploaded file is called; a zip stays one.")
 
 
+# The number of the deployment that whoever calls has seen last.
+After = Annotated[int, Field(ge=0, le=MAX_VERSION)] | None
+_AFTER = "Only if the last deployment of the model there has this number; 409 `changed_since` otherwise."
+
+
 class NewDeployment(Body):
     """A version to deploy."""
 
@@ -211,6 +216,7 @@ class NewDeployment(Body):
     apple_sandbox: bool | None = Field(
         None, description="Whether through Apple's development server; by default in the environment dev only."
     )
+    after: After = Field(None, description=_AFTER)
 
 
 class NewPush(Body):
@@ -240,6 +246,7 @@ class NewRollback(Body):
     """Where to go back to the version before."""
 
     environment: Reference
+    after: After = Field(None, description=_AFTER)
 
 
 class NewErasure(Body):

@@ -54,8 +54,15 @@ _SENTENCES: Final = {
 }
 # What the answer to these holds is never shown again, so it is the next page.
 SHOWN_ONCE: Final = {("POST", "/v2/tokens"): "token", ("POST", f"{ORG}/invitations"): "url"}
-# What is gone with them cannot be had back, so their name has to be typed.
-CONFIRMED: Final = frozenset(("DELETE", path) for path in (ORG, APP, ENV, MODEL))
+# What is gone with them cannot be had back, so a name has to be typed: by which part of the path.
+CONFIRMED: Final = {
+    ("DELETE", ORG): "org",
+    ("DELETE", APP): "app",
+    ("DELETE", ENV): "env",
+    ("DELETE", f"{ENV}/keys/{{key}}"): "env",
+    ("DELETE", MODEL): "model",
+    ("DELETE", VERSION): "version",
+}
 
 
 def sentence_of(route: Route, answer: Any, names: Mapping[str, Any]) -> str:
