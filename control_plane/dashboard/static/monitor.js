@@ -10,7 +10,7 @@ document.addEventListener("fresh", ({detail: page}) => {
     if (isEmpty(shown) && isEmpty(fresh)) return;
     shown.replaceChildren(...fresh.childNodes);
     labelCells(shown);
-    drawWithin(shown, page);
+    showWithin(shown, page);
     return;
   }
   for (const section of fresh.querySelectorAll(".monitor")) renew(document.getElementById(section.id), section, page);
@@ -29,19 +29,19 @@ function renew(shown, fresh, page) {
   if (shown.dataset.state !== "data" || fresh.dataset.state !== "data" || tables.length !== others.length) {
     shown.replaceWith(fresh);
     labelCells(fresh);
-    drawWithin(fresh, page);
+    showWithin(fresh, page);
     return;
   }
   shown.querySelector(".lead").replaceWith(fresh.querySelector(".lead"));
   tables.forEach((table, at) => table.replaceWith(others[at]));
   labelCells(shown);
-  if (typeof drawAnew !== "undefined") drawAnew(shown.querySelector(".chart"));
+  if (typeof show !== "undefined") show(shown.querySelector(".chart"));
 }
 
-// The first chart of a page brings the scripts that draw, which draw it then.
-function drawWithin(part, page) {
-  if (typeof draw !== "undefined") {
-    for (const place of part.querySelectorAll(".chart")) draw(place);
+// The first charts of a page bring the scripts that draw, which show them then.
+function showWithin(part, page) {
+  if (typeof show !== "undefined") {
+    for (const place of part.querySelectorAll(".chart")) show(place);
     return;
   }
   const present = new Set([...document.scripts].map((script) => script.src));
