@@ -1,4 +1,7 @@
-"""Segments that were shipped are written over by their writer, and nothing of what they held is ever read again."""
+"""Segments that were shipped are written over by their writer, and nothing of what they held is ever read again.
+
+The last test kills the writer; ``make test-kills KILLS=50`` kills it as often as that.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +142,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("SKAFOS_TEST_KILLS", "3"))))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("SKAFOS_TEST_KILLS") or "3")))
 def test_a_killed_writer_loses_nothing_and_revives_nothing(tmp_path: Path, seed: int) -> None:
     directory = tmp_path / WRITER
     shipped: Counter[str] = Counter()
