@@ -121,6 +121,7 @@ class Publisher:
         conditions: Mapping[str, Any] | None = None,
         push: bool = False,
         sandbox: bool | None = None,
+        after: int | None = None,
     ) -> Deployment:
         """Offer a version in an environment.
 
@@ -130,14 +131,16 @@ class Publisher:
             conditions: what a device must be, by fact, as `manifests.model.parse_conditions` takes them.
             push: whether devices are to be woken; the push begins in the same transaction.
             sandbox: whether through Apple's development server, as `control_plane.push.start.begin_push` takes it.
+            after: only if the last deployment there has this number.
 
         Raises:
             Invalid: there is no such environment or version, or the rule is malformed.
-            Conflict: too many versions are offered already.
+            Conflict: too many versions are offered already, or something else was deployed last.
         """
         buckets, checked = buckets_of(percent), checked_conditions(conditions)
         async with self._database.write() as session:
             scene = await _hold(session, environment_id, model_id)
+            await _require_last(session, scene, after)
             chosen = await _ready_version(session, model_id, version)
             new = Offer(chosen.version or 0, chosen.interface, buckets, checked)
             offers = deploy(await present_offers(session, environment_id, model_id), new)
@@ -158,15 +161,20 @@ class Publisher:
             self.pushes_due.set()
         return deployment
 
-    async def roll_back(self, actor: Actor, environment_id: str, model_id: str) -> Deployment:
+    async def roll_back(self, actor: Actor, environment_id: str, model_id: str, after: int | None = None) -> Deployment:
         """Take back the version that was deployed last, with every step of its rollout (`control_plane.roll_back`).
+
+        Args:
+            after: only if the last deployment there has this number.
 
         Raises:
             Invalid: there is no such environment.
-            Conflict: there is nothing to roll back to, or a version that was offered then has been deleted.
+            Conflict: there is nothing to roll back to, a version that was offered then has been deleted, or something
+                else was deployed last.
         """
         async with self._database.write() as session:
             scene = await _hold(session, environment_id, model_id)
+            await _require_last(session, scene, after)
             left = roll_back(await _history(session, environment_id, model_id))
             await _refuse_deleted(session, model_id, left.offers)
             percent = left.offers[0].buckets * 100 / BUCKETS
@@ -418,6 +426,12 @@ async def _hold(session: AsyncSession, environment_id: str, model_id: str) -> Sc
     if model.application_id != environment.application_id:
         raise Invalid(_NO_SUCH_MODEL, "no_such_model")
     return Scene(environment, model)
+
+
+async def _require_last(session: AsyncSession, scene: Scene, after: int | None) -> None:
+    """Raise `Conflict` unless the last deployment has a number, if one is asked for."""
+    if after is not None and await _next_number(session, scene.environment.id, scene.model.id) != after + 1:
+        raise Conflict("Something else was deployed there since; look at what is there now.", "changed_since")
 
 
 async def _ready_version(session: AsyncSession, model_id: str, version: int | Literal["latest"]) -> ModelVersion:

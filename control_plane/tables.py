@@ -91,6 +91,8 @@ class WebSession(Base):
     expires_at: Mapped[datetime] = mapped_column(index=True)
     # What its next page has to say: that something was done, or why it was not.
     notice: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    # The call that takes back what was done last, for as long as it is offered (`control_plane.dashboard.undoing`).
+    undo: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     # Whether the password was right and the second factor is still to be given: nobody is signed in with it yet.
     awaits_code: Mapped[bool] = mapped_column(Boolean, default=False)
 

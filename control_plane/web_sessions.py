@@ -134,6 +134,20 @@ async def leave_notice(session: AsyncSession, session_id: str, notice: Mapping[s
     await session.execute(update(WebSession).where(WebSession.id == session_id).values(notice=notice))
 
 
+async def leave_undo(session: AsyncSession, session_id: str, undo: Mapping[str, Any] | None) -> None:
+    """Have the session hold what takes its last form back, in the place of the one before; or nothing any more."""
+    await session.execute(update(WebSession).where(WebSession.id == session_id).values(undo=undo))
+
+
+async def take_undo(session: AsyncSession, session_id: str, undo_id: str) -> Mapping[str, Any] | None:
+    """Return what was left with this id and take it away: of two who ask at once, one gets it."""
+    row = await session.get(WebSession, session_id, with_for_update=True)
+    if row is None or row.undo is None or row.undo["id"] != undo_id:
+        return None
+    undo, row.undo = row.undo, None
+    return undo
+
+
 async def end(session: AsyncSession, user_id: str, *, only: str | None = None, all_but: str | None = None) -> None:
     """Sign a user out.
 

@@ -23,6 +23,7 @@ from skafos.records import (
     Environment,
     EnvironmentGroup,
     Erasure,
+    Identity,
     Invitation,
     Key,
     Me,
@@ -258,6 +259,16 @@ def end_session(session_id: str) -> Steps[None]:
 def end_sessions() -> Steps[None]:
     """Sign the user out of every browser."""
     return delete(path("me", "sessions"))
+
+
+def list_identities() -> Steps[list[Identity]]:
+    """List the providers at which the user signs in."""
+    return listing(Identity, path("me", "identities"))
+
+
+def unlink_identity(identity_id: str) -> Steps[None]:
+    """Have a provider let the user in no more, until they sign in there again."""
+    return delete(path("me", "identities", identity_id))
 
 
 # --- apps and models

@@ -65,6 +65,15 @@ class Session(Struct, frozen=True, kw_only=True):
     seen_at: str | None = None
 
 
+class Identity(Struct, frozen=True, kw_only=True):
+    """A provider at which the user signs in; `name` is None if it is not set up any more."""
+
+    id: str
+    issuer: str
+    name: str | None = None
+    created_at: str | None = None
+
+
 class Erasure(Struct, frozen=True, kw_only=True):
     """A device or an organization that is being erased; `finished_at` is None until nothing is left of it."""
 

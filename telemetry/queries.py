@@ -60,6 +60,7 @@ __all__ = [
     "failure_rates",
     "funnel",
     "installations",
+    "last_arrival",
     "last_days",
     "stuck_devices",
     "time_to_adopt",
@@ -85,6 +86,9 @@ MAX_REASONS: Final = 10
 """Reasons that are listed, the most frequent."""
 MAX_STUCK_DEVICES: Final = 1_000
 """Stuck devices that are listed, those first that are stuck for longest; all are counted."""
+
+ARRIVING_SECONDS: Final = 2
+"""After the time of an insert its rows are in all tables, as far as who follows a page can tell."""
 
 SHARES_TO_REACH: Final = (0.5, 0.9, 0.99)
 NO_ERROR: Final = ""
@@ -454,6 +458,14 @@ GROUP BY bitXor(cityHash64(coded), intHash64(toUInt32(last_day)))
 ORDER BY of_day, encoded
 """
 
+_LAST_ARRIVAL: Final = """
+SELECT toUnixTimestamp(maxMerge(inserted_at)) AS inserted, toUnixTimestamp(now()) AS present
+FROM arrivals
+WHERE $hours
+"""
+# Seconds since 1970 fill 32 bits.
+_NEVER: Final = 2**32 - 1
+
 _ACTIVE_SINCE: Final = """
 SELECT uniqExact(device) AS devices
 FROM device_states
@@ -573,6 +585,21 @@ async def installations(warehouse: Warehouse, subject: Subject) -> Installations
     total = await devices_ever(warehouse, subject)
     rows = await warehouse.query(_sql(_ACTIVATIONS, subject), subject.values())
     return Installations(total, tuple(VersionDevices(int(row["version"]), int(row["devices"])) for row in rows))
+
+
+async def last_arrival(warehouse: Warehouse, subject: Subject, since: datetime) -> str:
+    """Answer what is another text whenever more has arrived for the hours since a moment.
+
+    An insert tells its time when it begins, and its rows are in all tables a moment later. So the text changes once
+    more when that moment is over, for whoever has asked in between.
+
+    Raises:
+        WarehouseUnavailable: ClickHouse cannot answer.
+    """
+    values = subject.values() | {"first": int(since.timestamp()) - HOUR_SECONDS, "end": _NEVER}
+    (row,) = await warehouse.query(_sql(_LAST_ARRIVAL, subject), values)
+    inserted = int(row["inserted"])
+    return f"{inserted} {'over' if int(row['present']) - inserted > ARRIVING_SECONDS else 'arriving'}"
 
 
 async def version_mix(warehouse: Warehouse, subject: Subject, days: Days) -> tuple[VersionShare, ...]:

@@ -11,6 +11,7 @@ from bench.corpus import CorpusError, release_files
 from tests.components import require
 from tests.flows.running import Running, running
 from tests.flows.whole_path import Releases
+from tests.servers.smtp import Mailbox, mail_server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,9 +20,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def skafos_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A whole Skafos with embedded engines; the tests that share it keep to apps of their own."""
-    with running(tmp_path_factory.mktemp("up") / "data") as skafos:
+def mails_of_up() -> Iterator[Mailbox]:
+    """What the Skafos that tests share has mailed."""
+    with mail_server() as mailbox:
+        yield mailbox
+
+
+@pytest.fixture(scope="session")
+def skafos_up(tmp_path_factory: pytest.TempPathFactory, mails_of_up: Mailbox) -> Iterator[Running]:
+    """A whole Skafos with embedded engines, where whoever likes signs up; tests keep to apps of their own there."""
+    settings = {
+        "SKAFOS_SMTP_URL": f"smtp://127.0.0.1:{mails_of_up.port}",
+        "SKAFOS_MAIL_FROM": "skafos@example.org",
+        "SKAFOS_SIGN_UP": "open",
+    }
+    with running(tmp_path_factory.mktemp("up") / "data", settings=settings) as skafos:
         yield skafos
 
 

@@ -52,6 +52,7 @@ async def deploy(call: Call, body: NewDeployment) -> DeployedOut:
             conditions=body.conditions,
             push=body.push,
             sandbox=body.apple_sandbox,
+            after=body.after,
         )
     except Missing as missing:
         raise Invalid(missing.sentence, missing.code) from missing
@@ -61,7 +62,7 @@ async def deploy(call: Call, body: NewDeployment) -> DeployedOut:
 async def roll_back(call: Call, body: NewRollback) -> DeployedOut:
     """Take back the version that was deployed last, with every step of its rollout."""
     model, environment = await _find(call, body.environment)
-    deployment = await call.services.publisher.roll_back(call.actor, environment.id, model.id)
+    deployment = await call.services.publisher.roll_back(call.actor, environment.id, model.id, body.after)
     return await _done(call, "Rolled back", model, environment, deployment)
 
 

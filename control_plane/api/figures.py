@@ -23,11 +23,14 @@ from control_plane.api.versions import find_model
 from control_plane.errors import Invalid, Missing
 from control_plane.model_names import names_of
 from control_plane.publish import DEPLOY
-from control_plane.tables import Deployment, Environment, Model
+from control_plane.tables import Deployment, Environment, Model, utc_now
 from control_plane.warehouse import WarehouseGate, telling_of_clickhouse
 from telemetry import queries
 from telemetry.queries import Days, Subject
 from telemetry.warehouse import Warehouse
+
+# What is shipped later than that is told when a page is loaded.
+ARRIVALS_LOOKED_AT = timedelta(days=2)
 
 Out = TypeVar("Out", bound=BaseModel)
 P = ParamSpec("P")
@@ -150,6 +153,16 @@ async def show_stuck(call: Call, query: s.StuckQuery) -> s.StuckOut:
         queries.stuck_devices, released.version, call.now, after=after, days=query.days, limit=query.limit
     )
     return asked.told(s.StuckOut, stuck)
+
+
+async def last_arrival(call: Call, query: s.FiguresQuery) -> str:
+    """Return what is another text whenever more was reported of the last days, by one small question.
+
+    Raises:
+        Unavailable: ClickHouse cannot be asked.
+    """
+    asked = await _asked(call, query)
+    return await asked.ask(queries.last_arrival, utc_now() - ARRIVALS_LOOKED_AT)
 
 
 async def _asked(call: Call, query: s.FiguresQuery) -> _Asked:

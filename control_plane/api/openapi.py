@@ -48,6 +48,7 @@ _PARAMETERS = {
     "version": "A version's number or id.",
     "member": "A user's id or e-mail address.",
     "token": "A token's id.",
+    "identity": "A provider's id, as the list has it.",
     "session": "A browser's id.",
     "invitation": "An invitation's id.",
     "erasure": "An erasure's id.",

@@ -200,6 +200,11 @@ class ModelVersionChange(Body):
     name: Filename | None = Field(None, description="What the uploaded file is called; a zip stays one.")
 
 
+# The number of the deployment that whoever calls has seen last.
+After = Annotated[int, Field(ge=0, le=MAX_VERSION)] | None
+_AFTER = "Only if the last deployment of the model there has this number; 409 `changed_since` otherwise."
+
+
 class NewDeployment(Body):
     """A version to deploy."""
 
@@ -211,6 +216,7 @@ class NewDeployment(Body):
     apple_sandbox: bool | None = Field(
         None, description="Whether through Apple's development server; by default in the environment dev only."
     )
+    after: After = Field(None, description=_AFTER)
 
 
 class NewPush(Body):
@@ -240,6 +246,7 @@ class NewRollback(Body):
     """Where to go back to the version before."""
 
     environment: Reference
+    after: After = Field(None, description=_AFTER)
 
 
 class NewErasure(Body):
@@ -433,6 +440,15 @@ class SessionOut(Answer):
     created_at: datetime
     seen_at: datetime = Field(description="When it was used last, to within some minutes.")
     present: bool = Field(description="Whether it is the one that asks.")
+
+
+class IdentityOut(Answer):
+    """A provider at which the caller signs in."""
+
+    id: str
+    name: str | None = Field(description="What people call it; null if it is not set up any more.")
+    issuer: str = Field(description="Its address.")
+    created_at: datetime = Field(description="When the caller came from there first.")
 
 
 class ErasureOut(Answer):

@@ -82,6 +82,26 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET",
+        "/v2/me/identities",
+        account.list_identities,
+        PERSON,
+        "List the providers at which the caller signs in",
+        answer=list[s.IdentityOut],
+    ),
+    Route(
+        "DELETE",
+        "/v2/me/identities/{identity}",
+        account.unlink_identity,
+        PERSON,
+        "Unlink a provider",
+        status=204,
+        also={
+            404: "No provider knows the caller under this id.",
+            409: "Nothing else would let the caller in: neither a password is set, nor are links mailed.",
+        },
+    ),
+    Route(
+        "GET",
         "/v2/organizations",
         organizations.list_organizations,
         TOKEN,

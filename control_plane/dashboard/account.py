@@ -1,11 +1,11 @@
-"""The reader's own account: password, API tokens, and the browsers that they are signed in with."""
+"""The reader's own account: password, API tokens, providers that know them, browsers that they are signed in with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from control_plane.api.account import list_sessions
+from control_plane.api.account import list_identities, list_sessions
 from control_plane.api.call import Call
 from control_plane.api.organizations import list_organizations
 from control_plane.api.paging import Paging
@@ -28,6 +28,9 @@ async def show_account(call: Call) -> Mapping[str, Any]:
         "choices": [(item.id, item.name) for item in mine.items],
         "tokens": tokens.items,
         "sessions": sessions.items,
+        "identities": await list_identities(call),
+        "mails": call.services.mailer.is_set_up,
+        "openid": None if call.services.openid is None else call.services.openid.settings.name,
         "min_length": MIN_LENGTH,
     }
 

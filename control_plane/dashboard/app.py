@@ -16,11 +16,12 @@ import jinja2
 from aiohttp import web
 
 from control_plane.api.table import ROUTES
+from control_plane.dashboard import monitor
 from control_plane.dashboard.addresses import address
 from control_plane.dashboard.by_mail import add_by_mail
 from control_plane.dashboard.door import add_door
 from control_plane.dashboard.entrance import add_entrance
-from control_plane.dashboard.live import Live
+from control_plane.dashboard.live import Live, look_at_model
 from control_plane.dashboard.openid import add_openid
 from control_plane.dashboard.page import add_pages
 from control_plane.dashboard.render import show_count, show_moment, show_size
@@ -47,7 +48,8 @@ def add_dashboard(app: web.Application) -> None:
     environment.filters.update(moment=show_moment, size=show_size, shell=shlex.quote)
     app.router.add_get(f"{STATIC}/{{hash}}/{{name}}", files.serve)
     live = Live()
-    app.router.add_get(f"{MODEL}/live", live.stream)
+    app.router.add_get(f"{MODEL}/live", live.telling(look_at_model))
+    app.router.add_get(f"{MODEL}/monitor/live", live.telling(monitor.look))
     app.on_shutdown.append(live.close)
     add_entrance(app)
     add_by_mail(app)

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from control_plane.api.call import Call
 from control_plane.api.figure_schemas import DevicesQuery, FiguresQuery
+from control_plane.api.figures import last_arrival
 from control_plane.api.schemas import EnvironmentGroupOut
 from control_plane.api.serve import read_query
 from control_plane.dashboard.charts import draw
@@ -77,6 +78,12 @@ async def show_monitor(call: Call) -> Mapping[str, Any]:
         "sections": sections,
         "offers": any(group.releases for group in groups if query.environment in (group.name, group.id)),
     }
+
+
+async def look(call: Call) -> str | None:
+    """Return what is different whenever devices have reported more, or None while that cannot be asked."""
+    told = await _in_time(last_arrival(call, _query(call, FiguresQuery)))
+    return None if isinstance(told, ControlPlaneError) else str(told)
 
 
 async def save_figure(call: Call) -> web.StreamResponse:

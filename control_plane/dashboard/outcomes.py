@@ -14,6 +14,7 @@ _SENTENCES: Final = {
     ("PUT", "/v2/me/password"): "Your password is set. Other browsers were signed out.",
     ("DELETE", "/v2/me/sessions"): "You are signed out everywhere.",
     ("DELETE", "/v2/me/sessions/{session}"): "The browser is signed out.",
+    ("DELETE", "/v2/me/identities/{identity}"): "Unlinked. Who signs in there with your address links it again.",
     ("POST", "/v2/organizations"): "The organization {name} is there, and you own it.",
     ("PATCH", ORG): "The organization is called {name} now.",
     ("DELETE", ORG): "The organization {org} and all it held are deleted.",
@@ -53,8 +54,15 @@ _SENTENCES: Final = {
 }
 # What the answer to these holds is never shown again, so it is the next page.
 SHOWN_ONCE: Final = {("POST", "/v2/tokens"): "token", ("POST", f"{ORG}/invitations"): "url"}
-# What is gone with them cannot be had back, so their name has to be typed.
-CONFIRMED: Final = frozenset(("DELETE", path) for path in (ORG, APP, ENV, MODEL))
+# What is gone with them cannot be had back, so a name has to be typed: by which part of the path.
+CONFIRMED: Final = {
+    ("DELETE", ORG): "org",
+    ("DELETE", APP): "app",
+    ("DELETE", ENV): "env",
+    ("DELETE", f"{ENV}/keys/{{key}}"): "env",
+    ("DELETE", MODEL): "model",
+    ("DELETE", VERSION): "version",
+}
 
 
 def sentence_of(route: Route, answer: Any, names: Mapping[str, Any]) -> str:

@@ -24,7 +24,14 @@ POLICY: Final = (
 )
 # Of the organizations to switch to; the others are on a page.
 SHOWN_ORGANIZATIONS: Final = 20
-_NO_NOTICE: Final[Mapping[str, Any]] = {"done": None, "refused": None, "form": None, "field": None, "values": {}}
+_NO_NOTICE: Final[Mapping[str, Any]] = {
+    "done": None,
+    "undo": None,
+    "refused": None,
+    "form": None,
+    "field": None,
+    "values": {},
+}
 
 
 async def render(

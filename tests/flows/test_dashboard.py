@@ -1,4 +1,4 @@
-"""The dashboard in Debian's Chromium, from the first link to a version that is rolled back, while a device updates."""
+"""The dashboard in Debian's Chromium, from signing up to a version that is rolled back, while a device updates."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
@@ -23,9 +24,9 @@ from tests.flows.whole_path import Releases
 from tests.servers.browser import LAPTOP, Eyes, playwright_chromium
 from tests.servers.openid import openid_provider
 from tests.servers.redis import running_redis
-from tests.servers.smtp import mail_server
+from tests.servers.smtp import Mailbox, mail_server
 
-APP, MODEL = "In a browser", "voice"
+APP, MODEL, ORGANIZATION = "In a browser", "voice", "Signed up"
 PASSWORD = "five words are a password"
 
 
@@ -85,17 +86,60 @@ def deploy(page: Page, environment: str, percent: str = "100") -> None:
     page.click("text=Confirm & Deploy")
 
 
-def test_from_the_first_link_to_a_roll_back_while_a_device_updates(
-    skafos_up: Running, chromium: Browser, silero: Releases, tmp_path: Path
+def sign_up(page: Page, mailbox: Mailbox, email: str, eyes: Eyes) -> None:
+    """Make an account by the link in a mail, and an organization."""
+    page.click("text=Sign up")
+    page.fill("#email", email)
+    page.click("text=Send it")
+    expect(page.locator("h1")).to_have_text("Look at your mail")
+    (link,) = re.findall(r"^http\S+$", mailbox.newest(email), re.MULTILINE)
+    page.goto(link)
+    eyes.look("link")
+    page.fill("#password", PASSWORD)
+    page.click("text=Make my account")
+    page.click("text=Make an organization")
+    page.fill("#organization-name", ORGANIZATION)
+    page.click("button:has-text('Create')")
+    expect(page.locator("h1")).to_have_text("Applications")
+
+
+# What the chart of the version mix draws: the share of each version among the active devices.
+MIX = """() => {
+  const place = document.querySelector("#mix .chart");
+  place?.scrollIntoView();
+  const [view] = (place && typeof views !== "undefined" && views.get(place)) || [];
+  if (!view) return null;
+  const source = view.model.renderers[0].data_source;
+  const [versions, shares] = [source.get_column("category"), source.get_column("s0")];
+  return Object.fromEntries([...versions].map((version, at) => [version, shares[at]]));
+}"""
+
+
+# Hides the only line of a chart, as a click on its name does, and has the chart drawn from fresh figures.
+HIDDEN_LINE_STAYS = """async () => {
+  const place = document.querySelector("#devices .chart");
+  await draw(place);
+  for (const renderer of linesOf(place)[0].renderers) renderer.visible = false;
+  await draw(place);
+  return linesOf(place).map(isHidden);
+}"""
+# Goes to another tab and comes back; returns whether the page follows what happens, there and back.
+LOOKED_AT = """() => [true, false].map((hidden) => {
+  Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+  document.dispatchEvent(new Event("visibilitychange"));
+  return stream !== null;
+})"""
+
+
+def test_from_signing_up_to_a_roll_back_while_a_device_updates_and_the_chart_moves(
+    skafos_up: Running, mails_of_up: Mailbox, chromium: Browser, silero: Releases, tmp_path: Path
 ) -> None:
     page = new_page(chromium)
     eyes = Eyes(page, shots())
     page.goto(skafos_up.connection["dashboard_url"])
     expect(page).to_have_url(re.compile("/sign-in"))
     eyes.look("sign-in")
-    page.goto(link_of(skafos_up, "owner@example.org"))
-    eyes.look("link")
-    page.click("main button:has-text('Sign in')")
+    sign_up(page, mails_of_up, "newcomer@example.org", eyes)
     page.click("text=New application")
     page.fill("#app-name", APP)
     page.fill("#app-bundle_id", "two words")
@@ -120,9 +164,25 @@ def test_from_the_first_link_to_a_roll_back_while_a_device_updates(
     deploy(page, "prod")
     expect(page.locator(".notice.done")).to_have_text(f"Deployed {MODEL} in prod: version 1.")
 
-    with DeviceClient(skafos_up.edge_url, key_of(skafos_up), tmp_path / "device") as device:
+    home = f"{skafos_up.connection['control_url']}/organizations/{quote(ORGANIZATION)}"
+    model = page.url
+    page.goto(f"{home}/apps/{quote(APP)}/environments")
+    shown = "section:has(h2:text-is('{}')) .copied code"
+    keys = {name: page.locator(shown.format(name)).inner_text() for name in ("dev", "prod")}
+    page.goto(model)
+    monitor = page.context.new_page()
+    watching = Eyes(monitor)
+    monitor.goto(f"{model}/monitor")
+    expect(monitor.locator("h2")).to_have_text("No data yet")
+    monitor.evaluate("window.neverLoadedAgain = true")
+
+    def shows(version: int) -> None:
+        until(lambda: monitor.evaluate(MIX) == {f"version {version}": 1}, f"version {version} in the open chart")
+
+    with DeviceClient(skafos_up.edge_url, keys["prod"], tmp_path / "device") as device:
         until(lambda: device.sync(MODEL).version == 1, "version 1 on the device")
         upload(page, second, 2)
+        shows(1)
         page.click("text=Compare …")
         expect(page.locator("h2").first).to_have_text("Version 1 and version 2")
         eyes.look("compare")
@@ -132,36 +192,37 @@ def test_from_the_first_link_to_a_roll_back_while_a_device_updates(
         until(lambda: device.sync(MODEL).version == 2, "version 2 on the device")
         page.click("summary:has-text('Roll back')")
         eyes.look("roll-back")
+        shows(2)
         page.click("button:has-text('Roll back prod')")
         expect(page.locator(".notice.done")).to_have_text(f"Rolled back {MODEL} in prod: version 1.")
         until(lambda: device.sync(MODEL).version == 1, "version 1 on the device again")
+    shows(1)
+    assert monitor.evaluate(HIDDEN_LINE_STAYS) == [True]
+    assert monitor.evaluate(LOOKED_AT) == [False, True], "nothing is followed while nobody looks"
+    assert monitor.evaluate("window.neverLoadedAgain")
+    drawn = monitor.evaluate("[Bokeh.documents.length, views.size]")
+    assert drawn[0] == drawn[1], "charts that were drawn before are not kept"
+    assert watching.complaints == []
+    monitor.close()
 
     page.click(".tabs >> text=Monitor")
-    until(
-        lambda: page.reload() is not None and page.locator(".chart").count() > 0, "a figure of what the device reported"
-    )
     expect(page.locator(".chart canvas").first).to_be_visible()
     eyes.look("monitor")
     for tab in ("Deliveries", "Integrate"):
         page.click(f".tabs >> text={tab}")
         page.wait_for_load_state()
         eyes.look(tab.lower())
-    assert_python_runs(skafos_up, page.locator("h2:text-is('Python') ~ pre").first.inner_text(), tmp_path)
-    app = "apps/In%20a%20browser"
+    assert_python_runs(page.locator("h2:text-is('Python') ~ pre").first.inner_text(), keys, tmp_path)
+    app = f"apps/{quote(APP)}"
     for path in ("", "members", "audit", "works", "settings", f"{app}/environments", f"{app}/settings"):
-        page.goto(f"{skafos_up.connection['control_url']}/organizations/{skafos_up.organization}/{path}".rstrip("/"))
+        page.goto(f"{home}/{path}".rstrip("/"))
         eyes.look(path.replace("/", "-") or "applications")
     assert eyes.complaints == []
 
 
-def key_of(skafos: Running, environment: str = "prod") -> str:
-    keys = {each["name"]: each["key"] for each in skafos.skafos("environments", app=APP, model=MODEL)}
-    return str(keys[environment])
-
-
-def assert_python_runs(skafos: Running, code: str, folder: Path) -> None:
+def assert_python_runs(code: str, keys: Mapping[str, str], folder: Path) -> None:
     """Run the code that the page shows, for the environment that has something."""
-    code = code.replace(key_of(skafos, "dev"), key_of(skafos))
+    code = code.replace(keys["dev"], keys["prod"])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert Path(folder, done.stdout.strip()).exists(), done.stderr

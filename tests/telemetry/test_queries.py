@@ -47,6 +47,7 @@ from telemetry.queries import (
     failure_rates,
     funnel,
     installations,
+    last_arrival,
     last_days,
     stuck_devices,
     time_to_adopt,
@@ -378,6 +379,17 @@ async def ask_all(warehouse: Warehouse, subject: Subject = FACES) -> dict[str, A
 
 async def test_no_data_is_an_empty_answer(warehouse: Warehouse) -> None:
     assert await ask_all(warehouse) == EMPTY
+
+
+async def test_more_that_arrives_is_told_and_of_others_and_of_long_ago_it_is_not(warehouse: Warehouse) -> None:
+    nothing = await last_arrival(warehouse, FACES, NOON)
+    others = [record(event("check", "a", model="other")), record(event("check", "a"), sender=labels(environment="dev"))]
+    await tell(warehouse, *others, record(event("check", "a"), at=NOON - 2 * HOUR))
+    assert await last_arrival(warehouse, FACES, NOON) == nothing
+
+    await tell(warehouse, record(event("check", "a")), attempt="second")
+
+    assert await last_arrival(warehouse, FACES, NOON) != nothing
 
 
 async def test_other_organizations_apps_environments_and_models_do_not_count(warehouse: Warehouse) -> None:

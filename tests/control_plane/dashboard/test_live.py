@@ -10,6 +10,7 @@ from pathlib import Path
 from queue import Queue
 
 import httpx
+import pytest
 
 from tests.control_plane.dashboard.browsing import Browser
 from tests.control_plane.dashboard.conftest import APP, MODEL, ORG, Office
@@ -17,6 +18,7 @@ from tests.control_plane.running import OWNER, running_api
 
 WAIT_SECONDS = 60.0
 LIVE = "/organizations/Acme/apps/Photos/models/faces/live"
+FIGURES = "/organizations/Acme/apps/Photos/models/faces/monitor/live"
 
 
 @contextmanager
@@ -57,9 +59,20 @@ def test_a_page_hears_of_a_new_version_and_of_a_deployment(office: Office) -> No
         wait_for(lines, "event: change")
 
 
-def test_who_may_not_see_the_model_hears_nothing(office: Office) -> None:
-    assert office.browsers["outsider"].client.get(LIVE).status_code == 404
-    assert Browser(office.api).client.get(LIVE).status_code == 401
+@pytest.mark.parametrize("path", [LIVE, FIGURES])
+def test_who_may_not_see_the_model_hears_nothing(office: Office, path: str) -> None:
+    assert office.browsers["outsider"].client.get(path).status_code == 404
+    assert Browser(office.api).client.get(path).status_code == 401
+
+
+def test_figures_are_followed_of_an_environment_that_is_there(office: Office) -> None:
+    viewer = office.browsers["viewer"].client
+    assert viewer.get(FIGURES, params={"environment": "nowhere"}).status_code == 404
+    assert viewer.get(FIGURES, params={"days": "7"}).status_code == 400
+    reader = Browser(office.api)
+    reader.client.cookies = viewer.cookies
+    with following(reader, f"{FIGURES}?environment=prod") as lines:
+        wait_for(lines, "retry: 5000")
 
 
 def test_shutting_down_ends_the_streams_in_order(tmp_path: Path) -> None:

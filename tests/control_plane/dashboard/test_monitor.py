@@ -206,7 +206,7 @@ def test_an_environment_without_data_says_what_to_do_and_draws_nothing(browser: 
     assert "No data yet" in page.text
     assert "dev offers no version of this model" in page.text
     assert charts(browser, page) == []
-    assert page.scripts == browser.get("/account").scripts, "Bokeh's script is not loaded for it"
+    assert [each for each in page.scripts if "bokeh" in each or "charts" in each] == [], "they come with the first data"
     assert rows_of(browser, "curve", "environment=dev") == []
     assert "cannot be reached" not in page.text
 
