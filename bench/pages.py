@@ -45,7 +45,7 @@ from control_plane.tables import (
     new_id,
     utc_now,
 )
-from telemetry.segment import EventLabels, Record, encode_header, encode_record
+from telemetry.segment import EventLabels, Record, encode_segment
 from tests.control_plane.dashboard.browsing import Browser
 from tests.control_plane.running import ORGANIZATION, OWNER, Api, running_api
 from tests.servers.postgres import running_postgres
@@ -121,7 +121,8 @@ def _report(api: Api, spool_dir: Path, newest: int) -> None:
     application = api.get(f"/v2/organizations/{ORGANIZATION}/apps/app-0")
     organization = api.get(f"/v2/organizations/{ORGANIZATION}")
     labels = EventLabels(organization["id"], ORGANIZATION, application["id"], "app-0", "prod")
-    pieces, now = [encode_header(bytes(16))], utc_now()
+    records: list[Record] = []
+    now = utc_now()
     for day in range(REPORTED_DAYS):
         at = now - timedelta(days=REPORTED_DAYS - 1 - day)
         for device in range(REPORTING):
@@ -129,11 +130,11 @@ def _report(api: Api, spool_dir: Path, newest: int) -> None:
                 _event(device, newest - REPORTED_DAYS + day, at, kind) for kind in ("check", "download", "activate")
             ]
             body = json.dumps(events).encode()
-            pieces.append(encode_record(Record(labels, int(at.timestamp() * 1000), body)))
+            records.append(Record(labels, int(at.timestamp() * 1000), body))
     folder = spool_dir / "bench"
     folder.mkdir(parents=True)
     whole = folder / f"{time.time_ns():020d}-bench"
-    whole.write_bytes(b"".join(pieces))
+    whole.write_bytes(encode_segment(bytes(16), records))
     whole.rename(whole.with_suffix(".ready"))
     adoption = f"/v2/organizations/{ORGANIZATION}/apps/app-0/models/model-0/adoption?environment=prod"
     deadline = time.monotonic() + PATIENCE_SECONDS

@@ -11,10 +11,11 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from edge import metrics
 from edge.manifest_cache import ManifestCache
+from edge.memory import BoundedMemory
 from edge.prepared import PLAIN_KEY
 from edge.request_head import CRLF, HeadReader
 from manifests.store import Labels
@@ -23,6 +24,10 @@ from telemetry.spool import EventLabels, Settle, SpoolClosed, SpoolFull
 
 # What a device reports in a day has some KB. Decoding this much takes half a millisecond, in which nobody is answered.
 MAX_LANE_BATCH_BYTES = 64 * 1024
+
+# Fields of requests that bring batches: devices of one kind send the same, but for the length. 1 MiB at the most.
+MAX_HEADS = 1024
+MAX_HEAD_FIELD_BYTES = 1024
 
 _ACCEPTED = metrics.EVENTS.labels("accepted")
 _ANSWERED = metrics.REQUESTS.labels("events", "202")
@@ -34,6 +39,18 @@ class BatchSpool(Protocol):
     def submit(self, labels: EventLabels, events: bytes, received_ms: int, settle: Settle) -> None:
         """Take a batch, and call ``settle`` later; or raise `SpoolFull` or `SpoolClosed`."""
         ...
+
+
+class _Body(NamedTuple):
+    """What a head says of the body behind it.
+
+    Args:
+        length: in bytes.
+        content_type: None when it tells none.
+    """
+
+    length: int
+    content_type: str | None
 
 
 @dataclass(slots=True)
@@ -67,6 +84,7 @@ class Batches:
         self._max_bytes = min(max_bytes, MAX_LANE_BATCH_BYTES)
         self._clock = clock
         self._labels: dict[bytes, EventLabels] = {}
+        self._bodies: BoundedMemory[_Body] = BoundedMemory(MAX_HEADS, MAX_HEAD_FIELD_BYTES)
         self._answers: dict[int, bytes] = {}
         self._answers_date = b""
         self._uncounted_batches = 0
@@ -87,15 +105,14 @@ class Batches:
         labels = self._labels.get(data[start:line_end])
         if labels is None:
             return None
-        head = reader.read(data[start:head_end], line_end - start)
-        if head is None or head.body_bytes is None or head.content_encoding is not None:
+        body = self._bodies.get(data[line_end:head_end]) or self._read(reader, data[start:head_end], line_end - start)
+        if body is None:
             return None
-        end = head_end + head.body_bytes
-        if end > len(data) or head.body_bytes > self._max_bytes:
+        end = head_end + body.length
+        if end > len(data):
             return None
-        content_type = None if head.content_type is None else head.content_type.decode("latin-1")
         try:
-            batch = decode_batch(data[head_end:end], content_type)
+            batch = decode_batch(data[head_end:end], body.content_type)
         except InvalidBatch:
             return None
         if batch.refused_count or not batch.count:
@@ -105,6 +122,17 @@ class Batches:
         except (SpoolFull, SpoolClosed):
             return None
         return Taken(end, batch.count)
+
+    def _read(self, reader: HeadReader, head: bytes, line_end: int) -> _Body | None:
+        """Return what a head says of its body, or None when aiohttp is to judge it."""
+        read = reader.read(head, line_end)
+        if read is None or read.body_bytes is None or read.content_encoding is not None:
+            return None
+        if read.body_bytes > self._max_bytes:
+            return None
+        body = _Body(read.body_bytes, None if read.content_type is None else read.content_type.decode("latin-1"))
+        self._bodies.add(head[line_end:], body)
+        return body
 
     def answer(self, count: int, date: bytes, *, last: bool) -> bytes:
         """Return the answer to a batch that is durable, every event in it accepted, as aiohttp's route gives it.

@@ -1,19 +1,23 @@
-"""The format of a spool segment: a file of checksummed records, one record per accepted batch.
+"""The format of a spool segment: a file of checksummed records, one record per accepted batch, in groups.
 
 ::
 
-    segment = magic "SKSPOOL" · format version (1 byte) · segment id (16 bytes) · record*
+    segment = magic "SKSPOOL" · format version (1 byte) · segment id (16 bytes) · CRC-32 of these · group* · anything
+    group   = length of its records (4 bytes) · segment id (16 bytes) · record*
     record  = payload length (4 bytes) · CRC-32 of the payload (4 bytes) · payload
     payload = length of the head (4 bytes) · head (JSON: who sent it, and when) · events (JSON array, as accepted)
 
-Numbers are little-endian. A segment is only ever appended to, so what a crash can leave behind is a torn last record:
-reading stops there, and what stood before it is whole. This file holds the format alone; it opens no file.
+Numbers are little-endian. A group is what was committed together. It names its segment, since segments are written over
+(`telemetry.spare_segments`): behind the last group there may be those of an older segment, and one of them is never
+taken for this one's. What a crash leaves of a group that was not committed is torn: it is the last of its segment, and
+nobody was told of it. This file holds the format alone; it opens no file.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -21,10 +25,12 @@ from typing import Final
 import msgspec
 
 MAGIC: Final = b"SKSPOOL"
-FORMAT_VERSION: Final = 1
-HEADER: Final = struct.Struct("<7sB16s")
+FORMAT_VERSION: Final = 2
+HEADER: Final = struct.Struct("<7sB16sI")
+GROUP: Final = struct.Struct("<I16s")
 FRAME: Final = struct.Struct("<II")
 HEAD_LENGTH: Final = struct.Struct("<I")
+_CHECKSUM: Final = struct.Struct("<I")
 
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 """Larger than any accepted batch (``MAX_BATCH_BYTES``) with its head; a longer length is damage, not a record."""
@@ -66,7 +72,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Why reading stopped before the end. ``torn``: the record was never finished, as a crash leaves it."""
+    """Why reading stopped before the end. ``torn``: no group follows, so it may be one that was never committed."""
 
     reason: str
     torn: bool
@@ -78,9 +84,9 @@ class SegmentContent:
 
     Attributes:
         segment_id: 16 bytes, unique to the segment.
-        records: the whole records, in order.
-        length: the offset up to which the segment is whole.
-        damage: what is wrong behind ``length``, or None when nothing is.
+        records: the whole records, in order; of a group that is damaged those before the damage.
+        length: the offset up to which all groups are whole.
+        damage: what is wrong behind ``length``, or None when the file ends there.
     """
 
     segment_id: bytes
@@ -94,12 +100,19 @@ _HEADS = msgspec.json.Decoder(_Head)
 
 def encode_header(segment_id: bytes) -> bytes:
     """Return the first bytes of a segment. ``segment_id``: 16 random bytes."""
-    return HEADER.pack(MAGIC, FORMAT_VERSION, segment_id)
+    start = MAGIC + bytes([FORMAT_VERSION]) + segment_id
+    return start + _CHECKSUM.pack(zlib.crc32(start))
 
 
-def encode_record(record: Record) -> bytes:
-    """Return the bytes of one record, frame and all."""
-    return encode_lead(record.labels, record.received_ms, record.events) + record.events
+def encode_group(segment_id: bytes, length: int) -> bytes:
+    """Return what stands before the records that are committed together. ``length``: of all of them, in bytes."""
+    return GROUP.pack(length, segment_id)
+
+
+def encode_segment(segment_id: bytes, records: Iterable[Record]) -> bytes:
+    """Return a whole segment whose records were committed together."""
+    joined = b"".join(encode_lead(one.labels, one.received_ms, one.events) + one.events for one in records)
+    return encode_header(segment_id) + encode_group(segment_id, len(joined)) + joined
 
 
 def encode_lead(labels: EventLabels, received_ms: int, events: bytes) -> bytes:
@@ -116,7 +129,7 @@ def _head_start(labels: EventLabels) -> bytes:
 
 
 def decode_segment(data: bytes) -> SegmentContent:
-    """Read a segment up to its end or to the first record that is not whole.
+    """Read a segment up to its end, or to the first group or record that is not whole.
 
     Raises:
         UnreadableSegment: the header is missing, foreign, or of a format this version does not know.
@@ -125,45 +138,64 @@ def decode_segment(data: bytes) -> SegmentContent:
     records: list[Record] = []
     offset = HEADER.size
     while offset < len(data):
-        payload = _payload_at(data, offset)
-        if isinstance(payload, Damage):
-            return SegmentContent(segment_id, tuple(records), offset, payload)
-        try:
-            records.append(_decode_payload(payload))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            damage = Damage(f"the record at byte {offset} cannot be read: {error}", torn=False)
-            return SegmentContent(segment_id, tuple(records), offset, damage)
-        offset += FRAME.size + len(payload)
+        end = _read_group(data, offset, segment_id, records)
+        if isinstance(end, str):
+            torn = data.find(segment_id, offset + GROUP.size) < 0
+            return SegmentContent(segment_id, tuple(records), offset, Damage(end, torn))
+        offset = end
     return SegmentContent(segment_id, tuple(records), offset, None)
 
 
 def _decode_header(data: bytes) -> bytes:
     if len(data) < HEADER.size:
         raise UnreadableSegment("the file is shorter than a segment's header")
-    magic, version, segment_id = HEADER.unpack_from(data)
+    magic, version, segment_id, checksum = HEADER.unpack_from(data)
     if magic != MAGIC:
         raise UnreadableSegment("the file is not a spool segment")
     if version != FORMAT_VERSION:
         raise UnreadableSegment(f"the segment has format {version}, this version reads format {FORMAT_VERSION}")
+    if checksum != zlib.crc32(data[: HEADER.size - _CHECKSUM.size]):
+        # Without it the groups of a segment whose id was damaged would be taken for another's.
+        raise UnreadableSegment("the checksum of the segment's header does not match")
     return bytes(segment_id)
 
 
-def _payload_at(data: bytes, offset: int) -> bytes | Damage:
-    """Return the payload of the record at ``offset``, or what is wrong with it."""
+def _read_group(data: bytes, offset: int, segment_id: bytes, records: list[Record]) -> int | str:
+    """Add the records of the group at ``offset``; return where it ends, or what is wrong with it."""
+    if offset + GROUP.size > len(data):
+        return f"the group at byte {offset} has no end"
+    length, owner = GROUP.unpack_from(data, offset)
+    if owner != segment_id:
+        return f"at byte {offset} there is no group of this segment"
+    place = offset + GROUP.size
+    end = int(place + length)
+    while place < end:
+        payload = _payload_at(data, place, min(end, len(data)))
+        if isinstance(payload, str):
+            return payload
+        try:
+            records.append(_decode_payload(payload))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return f"the record at byte {place} cannot be read: {error}"
+        place += FRAME.size + len(payload)
+    return end
+
+
+def _payload_at(data: bytes, offset: int, end: int) -> bytes | str:
+    """Return the payload of the record at ``offset`` in a group that ends at ``end``, or what is wrong with it."""
     start = offset + FRAME.size
-    if start > len(data):
-        return Damage(f"the record at byte {offset} has no end", torn=True)
+    if start > end:
+        return f"the record at byte {offset} has no end"
     length, checksum = FRAME.unpack_from(data, offset)
     if length < HEAD_LENGTH.size:
-        # A file that grew before its bytes were written reads as zeros after a power cut.
-        return Damage(f"the record at byte {offset} is empty", torn=True)
+        return f"the record at byte {offset} is empty"
     if length > MAX_PAYLOAD_BYTES:
-        return Damage(f"the record at byte {offset} claims {length} bytes", torn=False)
-    if start + length > len(data):
-        return Damage(f"the record at byte {offset} has no end", torn=True)
+        return f"the record at byte {offset} claims {length} bytes"
+    if start + length > end:
+        return f"the record at byte {offset} has no end"
     payload = data[start : start + length]
     if zlib.crc32(payload) != checksum:
-        return Damage(f"the checksum of the record at byte {offset} does not match", torn=False)
+        return f"the checksum of the record at byte {offset} does not match"
     return payload
 
 

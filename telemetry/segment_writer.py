@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from telemetry.segment import HEADER, encode_header
+from telemetry.segment import GROUP, HEADER, encode_group, encode_header
+from telemetry.spare_segments import spares
 from telemetry.spool_directory import close_segment, new_segment_name, sync_directory
 
 Durability = Literal["fsync", "os"]
@@ -26,7 +27,7 @@ _SYNCED_WRITE: Final[int] = getattr(os, "RWF_DSYNC", 0)
 
 
 class SegmentWriter:
-    """Appends to the open segment of a directory; makes one when there is none.
+    """Appends to the open segment of a directory; makes one when there is none, or writes over one that was shipped.
 
     Args:
         directory: the writer's own.
@@ -42,6 +43,8 @@ class SegmentWriter:
         self._durability = durability
         self._path: Path | None = None
         self._descriptor = -1
+        self._segment_id = b""
+        self._size = 0  # of the file
         self.length = 0
         self.opened_at = 0.0
 
@@ -51,7 +54,7 @@ class SegmentWriter:
         return self._path is not None
 
     def commit(self, pieces: Sequence[bytes], size: int) -> None:
-        """Write the pieces one after another and sync them; on failure nothing of them stays in the segment.
+        """Write the pieces as one group and sync them; on failure nothing of them stays in the segment.
 
         Args:
             pieces: of whole records.
@@ -63,39 +66,63 @@ class SegmentWriter:
         if self._path is None:
             self._open()
         try:
-            self._write(pieces, self.length)
+            self._write([encode_group(self._segment_id, size), *pieces], self.length)
         except BaseException:
             self._abandon_tail()
             raise
-        self.length += size
+        self.length += GROUP.size + size
 
     def roll(self) -> None:
         """Close the segment and hand it over; one without a record is removed, or a full disk would fill with them."""
         if self._path is None:
             return
         path, self._path = self._path, None
-        os.close(self._descriptor)
-        if self.length > HEADER.size:
-            close_segment(path)
-        else:
-            path.unlink()
+        try:
+            if self.length < self._size:
+                os.ftruncate(self._descriptor, self.length)  # what is behind it is of the segment before
+        finally:
+            os.close(self._descriptor)
+            if self.length > HEADER.size:
+                close_segment(path)
+            else:
+                path.unlink()
 
     def _open(self) -> None:
-        path = self._directory / new_segment_name()
-        header = encode_header(secrets.token_bytes(16))
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._path, self._descriptor = path, descriptor
-        self.length, self.opened_at = 0, time.monotonic()
+        self._segment_id = secrets.token_bytes(16)
+        if not self._reuse():
+            path = self._directory / new_segment_name()
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._begin(path, path)
+        self.length, self.opened_at = HEADER.size, time.monotonic()
+
+    def _reuse(self) -> bool:
+        """Begin in a segment that was shipped; tell whether there was one."""
+        for spare in spares(self._directory):
+            try:
+                self._descriptor = os.open(spare, os.O_WRONLY | os.O_CLOEXEC)
+                self._begin(spare, self._directory / new_segment_name())
+            except FileNotFoundError:  # it was not used for a while, and a shipper removed it
+                continue
+            return True
+        return False
+
+    def _begin(self, path: Path, to: Path) -> None:
+        """Write the header into the file that was opened, and then give it the name of an open segment.
+
+        In this order: with the header of the segment before it would be that one, and be shipped once more.
+        """
         try:
-            self._write([header], 0)
-            self.length = len(header)
+            self._write([encode_header(self._segment_id)], 0)
+            path.rename(to)
             if self._durability == "fsync":
                 sync_directory(self._directory)  # the name must outlive a power cut as well as the bytes
+            self._size = os.fstat(self._descriptor).st_size
         except OSError:
-            os.close(descriptor)
-            path.unlink(missing_ok=True)
-            self._path = None
+            os.close(self._descriptor)
+            for name in (path, to):
+                name.unlink(missing_ok=True)
             raise
+        self._path = to
 
     def _write(self, pieces: Sequence[bytes], offset: int) -> None:
         synced = self._durability == "fsync"

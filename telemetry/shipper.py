@@ -1,9 +1,10 @@
 """The shipper: closed segments of the spool become large inserts into ClickHouse, and are removed when they are in.
 
-Removing comes after inserting, so a crash in between sends a batch of segments again: under the same id, which with the
-tables themselves makes that harmless. While one batch is inserted the next one is read. While ClickHouse is away the
-segments wait on the disk and the shipper comes back ever more slowly. A segment that ClickHouse refuses for what it
-holds is put aside with its reason, alone, and never stops the others. Several shippers share a spool by claims.
+Removing, or giving back to the writer, comes after inserting, so a crash in between sends a batch of segments again:
+under the same id, which with the tables themselves makes that harmless. While one batch is inserted the next one is
+read. While ClickHouse is away the segments wait on the disk and the shipper comes back ever more slowly. A segment that
+ClickHouse refuses for what it holds is put aside with its reason, alone, and never stops the others. Several shippers
+share a spool by claims.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from telemetry.dead_letter import bury
 from telemetry.erasure import Erased, without_erased
 from telemetry.events import InvalidBatch
 from telemetry.segment import Record, UnreadableSegment, decode_segment
+from telemetry.spare_segments import SPARE_SECONDS, give_back, remove_spares
 from telemetry.spool_directory import (
     LOCK_NAME,
     OPEN_SUFFIX,
@@ -299,7 +301,7 @@ class Shipper:
         self._claims.finish(batch.claim)
         for segment in batch.segments:
             if segment.damage is None:
-                segment.path.unlink(missing_ok=True)
+                give_back(segment.path)
             elif segment.path.exists():
                 self._bury(segment.path, segment.damage)
         self._claims.forget(batch.claim)
@@ -315,6 +317,7 @@ class Shipper:
     def _adopt_dead_writers(self) -> None:
         """Close the segments that writers left open when they died; a living writer holds its lock."""
         for writer in writers(self._root):
+            remove_spares(writer, SPARE_SECONDS)
             if not any(path.suffix == OPEN_SUFFIX for path in writer.iterdir()):
                 continue
             try:

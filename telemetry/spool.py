@@ -32,6 +32,7 @@ from telemetry import metrics
 from telemetry.disk_thread import DiskThread
 from telemetry.segment import EventLabels, encode_lead
 from telemetry.segment_writer import Durability, SegmentWriter
+from telemetry.spare_segments import remove_spares
 from telemetry.spool_directory import DISK_FULL, LOCK_NAME, SpoolLocked, lock_file, recover_open_segments, used_bytes
 
 __all__ = ["Durability", "EventLabels", "Settle", "Spool", "SpoolClosed", "SpoolFull", "SpoolLocked"]
@@ -200,6 +201,7 @@ class Spool:
             await self._ended
         self._disk.stop()
         if self._lock >= 0:
+            await asyncio.to_thread(remove_spares, self._directory)
             os.close(self._lock)
             self._lock = -1
 
@@ -228,6 +230,7 @@ class Spool:
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(_LOCK_RETRY_SECONDS)
+        remove_spares(self._directory)
         recovered = recover_open_segments(self._directory)
         if recovered:
             log.info("spool_recovered", segments=recovered, directory=self._directory.name)

@@ -1,7 +1,8 @@
 """A writer's spool directory: who may write, which segments there are, and what a dead writer left behind.
 
-``<spool root>/<writer id>/`` holds ``lock`` (held by the writer while it lives), at most one ``*.open`` segment, and
-the ``*.ready`` segments that wait for the shipper. Renaming ``.open`` to ``.ready`` is what hands a segment over.
+``<spool root>/<writer id>/`` holds ``lock`` (held by the writer while it lives), at most one ``*.open`` segment, the
+``*.ready`` segments that wait for the shipper, and ``*.spare`` files (`telemetry.spare_segments`). Renaming ``.open``
+to ``.ready`` is what hands a segment over.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from telemetry.segment import UnreadableSegment, decode_segment
+from telemetry.segment import HEADER, UnreadableSegment, decode_segment
 
 OPEN_SUFFIX: Final = ".open"
 READY_SUFFIX: Final = ".ready"
@@ -129,8 +130,8 @@ def _recover(path: Path) -> int:
         close_segment(path)
         return 1
     torn = content.damage is not None and content.damage.torn
-    if not content.records and (torn or content.damage is None):
-        path.unlink()  # a header, and at most one record that nobody was told about
+    if content.length == HEADER.size and (torn or content.damage is None):
+        path.unlink()  # a header, and at most one group that nobody was told about
         return 0
     if torn:
         _truncate(path, content.length)

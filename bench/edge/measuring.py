@@ -28,6 +28,7 @@ from bench.edge.peers import PEERS, why_missing
 from bench.edge.probe import Answer, WrongAnswer, ask, request
 from bench.edge.publishing import measure_publishing
 from bench.edge.servers import ROOT, Server
+from bench.edge.shipped import shipped_at_once
 from bench.edge.site import BLOB_BYTES, Site
 from bench.edge.wrk import run_wrk
 
@@ -137,7 +138,7 @@ def measure_rate(bench: Bench, case: RateCase) -> Throughput:
         for number in bench.turns(case.title):
             for peer in present:
                 if case.fresh:
-                    with bench.peer(peer, tls=case.tls) as server:
+                    with bench.peer(peer, tls=case.tls) as server, shipped_at_once(bench.folder):
                         sample = rate_sample(bench, case, server)
                 else:
                     sample = rate_sample(bench, case, running[peer])

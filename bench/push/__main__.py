@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bench.edge.servers import NotStarted, started
 from bench.edge.waiting import written
 from bench.markdown import GOAL_HEAD, table, verdict, write_section
 from bench.push import starting
-from bench.push.nginx import nginx
+from bench.push.nginx import nginx, nginx_later
 from bench.push.told import SERVER
 from tests.components import find_program
 from tests.servers.postgres import running_postgres
@@ -31,6 +32,9 @@ ROUNDS = 3
 DEVICES = 50_000
 DELAY_SECONDS = 0.02
 APPLE, NGINX = "answers after 20 ms", "nginx answers at once"
+NGINX_LATER = "nginx answers after 20 ms"
+# Runs within a block, and writes what a worker is told into a folder.
+Server = Callable[[Path], AbstractContextManager[None]]
 # What they write into performance.md, each between its marks.
 PACE, REACH = "push figures", "push reach figures"
 CASES = {"pace": PACE, "reach": REACH}
@@ -70,7 +74,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def pace(options: argparse.Namespace, cores: Cores) -> str:
     """Push to many devices, some times; return the table."""
-    servers = {APPLE: server} | ({NGINX: nginx} if program() is not None else {})
+    servers: dict[str, Server] = {APPLE: server}
+    if program() is not None:
+        servers |= {NGINX_LATER: partial(nginx_later, delay=DELAY_SECONDS), NGINX: nginx}
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
     for number in range(options.rounds):
         for name, start in servers.items():
@@ -136,9 +142,7 @@ def register(url: str, count: int) -> dict[str, Any]:
     return told
 
 
-def one_round(
-    folder: Path, start: Callable[[Path], AbstractContextManager[None]], cores: Cores, devices: int
-) -> dict[str, Any]:
+def one_round(folder: Path, start: Server, cores: Cores, devices: int) -> dict[str, Any]:
     """Push once, the server on one core and the worker on the other."""
     with on(cores.load), start(folder), on(cores.server):
         return push(folder, devices)

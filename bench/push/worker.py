@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from control_plane.sealing import MasterKeys
 from control_plane.tables import Application, Device, Environment, Model, Organization, PushJob, utc_now
 
 ROWS_A_STATEMENT = 10_000
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.25
+FIRST_LOOK_SECONDS = 0.02
 AS_FAST_AS_IT_GOES = PushPolicy(per_second=1e9, interval=timedelta(0))
 
 
@@ -50,18 +52,19 @@ async def measure(folder: Path, devices: int) -> dict[str, Any]:
             seen.append((time.perf_counter() - began, me.memory_info().rss))
             await asyncio.sleep(LOOK_SECONDS)
 
-    began, used = time.perf_counter(), time.process_time()
+    began, began_at, used = time.perf_counter(), utc_now(), time.process_time()
     async with database.write() as session:
         await jobs.begin(session, job)
-    watching = asyncio.create_task(watch())
-    await worker.send_one()
+    watching, working = asyncio.create_task(watch()), asyncio.create_task(worker.run())
+    await _until(database, job.id, lambda it: it.accepted > 0, FIRST_LOOK_SECONDS)
     first = time.perf_counter() - began
-    while await worker.send_one():
-        pass
-    seconds, cpu = time.perf_counter() - began, time.process_time() - used
-    watching.cancel()
-    async with database.read() as session:
-        done = await session.get_one(PushJob, job.id)
+    done = await _until(database, job.id, lambda it: it.finished_at is not None, LOOK_SECONDS)
+    cpu = time.process_time() - used
+    assert done.finished_at is not None
+    seconds = (done.finished_at - began_at).total_seconds()
+    for task in (watching, working):
+        task.cancel()
+    await asyncio.gather(watching, working, return_exceptions=True)
     await vault.close()
     await database.close()
     # What is loaded and cached by then is no growth of sending.
@@ -75,6 +78,15 @@ async def measure(folder: Path, devices: int) -> dict[str, Any]:
         "cpu_seconds": cpu,
         "grown_bytes": max(settled) - settled[0],
     }
+
+
+async def _until(database: Database, job_id: str, true: Callable[[PushJob], bool], pause: float) -> PushJob:
+    while True:
+        async with database.read() as session:
+            job = await session.get_one(PushJob, job_id)
+        if true(job):
+            return job
+        await asyncio.sleep(pause)
 
 
 async def prepare(database: Database, vault: Vault, told: dict[str, Any], devices: int) -> tuple[str, str]:

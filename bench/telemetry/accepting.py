@@ -9,6 +9,7 @@ from bench.edge.cases import RATE_CASES, conditional, events_varied
 from bench.edge.cores import on
 from bench.edge.measuring import Bench, Throughput, asked_at, etag_of, measure_rate
 from bench.edge.openloop import Latencies, run_openloop
+from bench.edge.shipped import shipped_at_once
 from bench.edge.site import BATCH_EVENTS
 from bench.edge.worker import edge_worker
 
@@ -49,6 +50,7 @@ def _wait(bench: Bench, kind: str, rate: float) -> Latencies:
     with ExitStack() as stack:
         with on(bench.cores.server):
             server = stack.enter_context(edge_worker(bench.site, bench.new_folder("edge"), more=more))
+        stack.enter_context(shipped_at_once(bench.folder))
         asking = conditional if kind == NOT_MODIFIED else events_varied
         ((_, sent, status),) = asking(bench.site, etag_of(bench.site, server), bench.word()).examples
         return run_openloop(bench.generator, asked_at(rate, server, sent, status), bench.seconds)

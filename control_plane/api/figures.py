@@ -5,11 +5,13 @@ Each names a model in an environment; some a version too: the one that was deplo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from aiohttp import web
 from pydantic import BaseModel
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -67,6 +69,10 @@ class _Asked:
 class _Released:
     version: int
     at: datetime
+
+
+# Of a request, by the environment that is asked for.
+_FOUND: web.RequestKey[dict[str, asyncio.Task[_Asked]]] = web.RequestKey("figures_found", dict)
 
 
 async def show_curve(call: Call, query: s.DaysQuery) -> s.CurveOut:
@@ -152,6 +158,14 @@ async def _asked(call: Call, query: s.FiguresQuery) -> _Asked:
     Raises:
         Missing: there is no such model or environment among what the caller may see.
     """
+    # A page asks for several figures, all at once, of the same model.
+    found = call.request.setdefault(_FOUND, {})
+    if query.environment not in found:
+        found[query.environment] = asyncio.create_task(_look_up(call, query), name="find what figures are asked of")
+    return await asyncio.shield(found[query.environment])
+
+
+async def _look_up(call: Call, query: s.FiguresQuery) -> _Asked:
     async with call.database.read() as session:
         return await _find(session, call, query)
 

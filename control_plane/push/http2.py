@@ -20,6 +20,8 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
+from control_plane.push.field_encoder import FieldEncoder
+
 # Answers of push services are a few hundred bytes; more is not one.
 MAX_ANSWER_BYTES = 64 * 1024
 # Stream numbers end at 2^31. Long before that a connection is replaced, which also spreads senders over servers anew.
@@ -103,6 +105,7 @@ class Http2Connection(asyncio.Protocol):
             normalize_outbound_headers=False,
         )
         self._http = h2.connection.H2Connection(configuration)
+        self._http.encoder = FieldEncoder()
         self._on_change = on_change
         self._exchanges: dict[int, _Exchange] = {}
         self._transport: asyncio.Transport | None = None

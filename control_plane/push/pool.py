@@ -10,6 +10,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 
 from control_plane.push.http2 import Answer, CannotConnect, Header, Http2Connection, NotProcessed, connect
 
@@ -21,6 +22,8 @@ FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 15.0
 # A request that no server has looked at, so often, is told to the caller.
 ATTEMPTS = 4
+
+_OPEN = attrgetter("open_requests")
 
 Connect = Callable[[Callable[[], None]], Awaitable[Http2Connection]]
 
@@ -64,7 +67,7 @@ class Http2Pool:
         return self._most * self._streams
 
     async def request(self, headers: Sequence[Header], body: bytes, seconds: float) -> Answer:
-        """Send a request over the connection with the most room, and return the answer.
+        """Send a request over the connection with the fewest open ones, and return the answer.
 
         Args:
             headers: pseudo-header fields first.
@@ -96,7 +99,9 @@ class Http2Pool:
         """Return a connection with room; wait for one, and open more meanwhile."""
         while True:
             self._forget_ended()
-            best = max(self._connections, key=self._room, default=None)
+            best = min(self._connections, key=_OPEN, default=None)
+            if best is not None and not self._room(best):  # its server may take fewer than those of the others
+                best = max(self._connections, key=self._room)
             if best is not None and self._room(best) > 0:
                 return best
             if len(self._connections) < self._most and self._opening is None:
@@ -113,7 +118,7 @@ class Http2Pool:
         self._connections = [one for one in self._connections if one.usable]
 
     def _room(self, connection: Http2Connection) -> int:
-        return min(connection.room, self._streams - connection.open_requests)
+        return max(0, min(connection.room, self._streams - connection.open_requests))
 
     async def _open(self) -> None:
         try:

@@ -13,12 +13,14 @@ from dataclasses import replace
 
 import pytest
 
-from edge.batches import MAX_LANE_BATCH_BYTES
+from edge.batches import MAX_HEAD_FIELD_BYTES, MAX_HEADS, MAX_LANE_BATCH_BYTES, Batches
+from edge.request_head import HeadReader
 from tests.edge.raw import RawAnswer, request
 from tests.edge.site import Edge, Environment, Site, eventually, metric, release_of
 from tests.edge.test_intake import event, events_path, spooled
 from tests.edge.test_lane import Client, by_lane, check
 from tests.edge.test_lane_differential import AiohttpAlone
+from tests.telemetry.samples import labels
 
 GOOD = [event() for _ in range(20)]
 
@@ -87,6 +89,47 @@ async def test_a_good_batch_is_answered_as_aiohttp_answers_and_stored(
     records = spooled(site.folder / "spool")
     assert [json.loads(record.events) for record in records] == [GOOD] * 5
     assert {record.labels.environment for record in records} == {"prod"}
+
+
+async def test_what_a_head_says_of_its_body_is_remembered_for_that_head_alone(
+    edge: Edge, environment: Environment
+) -> None:
+    array, lines = json.dumps(GOOD).encode(), ndjson(GOOD)
+    plain, packed = "Content-Type: application/json", "Content-Encoding: gzip"
+    for _ in range(2):
+        for body, fields in (
+            (array, [plain]),
+            (array + b" ", [plain]),
+            (lines, ["Content-Type: application/x-ndjson"]),
+            (gzip.compress(array), [plain, packed]),
+        ):
+            answer = await (await Client.of(edge)).ask(post(environment, body, *fields))
+            assert (answer.status, json.loads(answer.body)["accepted"]) == (202, len(GOOD))
+            assert by_lane(answer) == (packed not in fields)
+
+
+def test_what_heads_say_is_remembered_within_bounds() -> None:
+    class Nothing:
+        def on_change(self, _: object) -> None: ...
+
+        def submit(self, *_: object) -> None: ...
+
+    batches = Batches(Nothing(), Nothing(), MAX_LANE_BATCH_BYTES)  # type: ignore[arg-type]
+    line = b"POST / HTTP/1.1"
+    batches._labels[line] = labels()
+    body = json.dumps(GOOD).encode()
+    reader = HeadReader()
+
+    def take(field: str) -> None:
+        head = f"\r\nHost: a\r\nX-Id: {field}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        assert batches.take(reader, line + head + body, 0, len(line + head), lambda _: None) is not None
+
+    for number in range(MAX_HEADS + 10):
+        take(str(number))
+    assert 0 < len(batches._bodies) <= MAX_HEADS
+    batches._bodies.clear()
+    take("x" * MAX_HEAD_FIELD_BYTES)
+    assert not batches._bodies
 
 
 def answers() -> float:

@@ -27,7 +27,7 @@ from telemetry.columns import EventColumns
 from telemetry.erasure import Erased, Erasure
 from telemetry.literals import Value
 from telemetry.native import Coded
-from telemetry.segment import Record, encode_header, encode_record
+from telemetry.segment import Record, encode_segment
 from telemetry.shipper import LONGEST_PAUSE_SECONDS, Shipper, insert_id, pause_seconds
 from telemetry.spool import Spool
 from telemetry.spool_directory import held_lock
@@ -107,8 +107,7 @@ def put(root: Path, name: str, *records: Record, writer: str = "edge-0", tail: b
     """Put a closed segment into a writer's directory."""
     path = root / writer / f"{name}.ready"
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = encode_header(name.encode().ljust(16, b".")) + b"".join(encode_record(one) for one in records) + tail
-    path.write_bytes(data)
+    path.write_bytes(encode_segment(name.encode().ljust(16, b"."), records) + tail)
     return path
 
 

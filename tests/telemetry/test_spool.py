@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from telemetry.segment import (
     UnreadableSegment,
     decode_segment,
     encode_header,
-    encode_record,
+    encode_segment,
 )
 from telemetry.spool import Spool, SpoolClosed, SpoolFull, SpoolLocked
 from telemetry.spool_directory import ready_segments, recover_open_segments
@@ -330,16 +331,19 @@ def test_every_acknowledged_batch_survives_a_killed_writer(tmp_path: Path, lines
 
 
 def segment_of(*records: Record) -> bytes:
-    return encode_header(b"i" * 16) + b"".join(encode_record(one) for one in records)
+    return encode_segment(b"i" * 16, records)
 
 
 THREE = [record(event(device=f"device-{n}")) for n in range(3)]
+# The group of each was committed by itself.
+SEPARATE = segment_of(THREE[0]) + b"".join(segment_of(one)[HEADER.size :] for one in THREE[1:])
+ENDS = [HEADER.size, *accumulate((len(segment_of(one)) - HEADER.size for one in THREE), initial=HEADER.size)][1:]
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, len(segment_of(*THREE))))
+@given(st.integers(0, len(SEPARATE)))
 def test_a_segment_cut_anywhere_gives_its_whole_records_and_is_said_to_be_torn(length: int) -> None:
-    data = segment_of(*THREE)[:length]
+    data = SEPARATE[:length]
     if length < HEADER.size:
         with pytest.raises(UnreadableSegment):
             decode_segment(data)
@@ -348,21 +352,42 @@ def test_a_segment_cut_anywhere_gives_its_whole_records_and_is_said_to_be_torn(l
     content = decode_segment(data)
 
     assert list(content.records) == THREE[: len(content.records)]
-    assert data[: content.length] == segment_of(*content.records)
+    assert content.length == ENDS[len(content.records)]
     assert (content.damage is None) == (content.length == length)
     assert content.damage is None or content.damage.torn
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(HEADER.size, len(segment_of(*THREE)) - 1), st.integers(1, 255))
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(SEPARATE) - 1), st.integers(1, 255))
 def test_a_flipped_bit_is_noticed_and_nothing_false_is_read(place: int, change: int) -> None:
-    data = bytearray(segment_of(*THREE))
+    data = bytearray(SEPARATE)
     data[place] ^= change
+    if place < HEADER.size:
+        with pytest.raises(UnreadableSegment):
+            decode_segment(bytes(data))
+        return
 
     content = decode_segment(bytes(data))
 
     assert content.damage is not None
     assert list(content.records) == THREE[: len(content.records)]
+    # What nobody was told of can only be at the end.
+    assert content.damage.torn == (place >= ENDS[2])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 400), st.binary(max_size=20))
+def test_what_an_older_segment_left_behind_a_newer_one_is_never_read(groups: int, torn: int, noise: bytes) -> None:
+    older = encode_segment(b"o" * 16, [record(event(device=f"older-{n}")) for n in range(9)])
+    begun = SEPARATE[: ENDS[groups]] + SEPARATE[ENDS[groups] :][:torn]
+    written_over = begun + noise + older[len(begun) + len(noise) :]
+
+    content = decode_segment(written_over)
+
+    assert list(content.records) == THREE[: len(content.records)]
+    assert len(content.records) >= groups
+    assert content.damage is not None
+    assert content.damage.torn or content.length < len(begun)
 
 
 @settings(max_examples=100, deadline=None)
@@ -383,10 +408,24 @@ def test_any_bytes_are_a_segment_or_unreadable(noise: bytes) -> None:
         (encode_header(b"i" * 16), 0),
         (encode_header(b"i" * 16) + b"\x09\x00", 0),
         (segment_of(THREE[0]), 1),
+        (SEPARATE[:-1], 2),
         (segment_of(*THREE) + b"torn", 3),
         (segment_of(*THREE) + bytes(500), 3),
+        (segment_of(*THREE) + segment_of(*THREE).replace(b"i" * 16, b"o" * 16), 3),
+        (encode_header(b"i" * 16) + segment_of(*THREE)[HEADER.size :].replace(b"i" * 16, b"o" * 16), 0),
     ],
-    ids=["empty", "zeros", "header", "torn first record", "whole", "torn tail", "zeros at the end"],
+    ids=[
+        "empty",
+        "zeros",
+        "header",
+        "torn first group",
+        "whole",
+        "torn last group",
+        "torn tail",
+        "zeros at the end",
+        "an older segment behind it",
+        "an older segment alone",
+    ],
 )
 def test_recovery_keeps_whole_records_and_throws_away_what_was_never_promised(
     tmp_path: Path, left: bytes, recovered: int
@@ -400,14 +439,15 @@ def test_recovery_keeps_whole_records_and_throws_away_what_was_never_promised(
 
 
 def test_recovery_throws_nothing_away_that_it_cannot_read(tmp_path: Path) -> None:
+    damaged = SEPARATE.replace(b"device-1", b"device-?")
     (tmp_path / "0001-a.open").write_bytes(b"something else")
-    (tmp_path / "0002-a.open").write_bytes(segment_of(THREE[0])[:-1] + b"?")
+    (tmp_path / "0002-a.open").write_bytes(damaged)
 
     recover_open_segments(tmp_path)
 
     assert [path.read_bytes() for path in ready_segments(tmp_path)] == [
         b"something else",
-        segment_of(THREE[0])[:-1] + b"?",
+        damaged,
     ]
 
 

@@ -167,6 +167,18 @@ async def test_a_pool_opens_as_many_connections_as_are_needed(apple: Apple) -> N
     await pool.close()
 
 
+async def test_a_pool_passes_by_a_connection_whose_server_takes_no_more(apple: Apple) -> None:
+    apple.server.behaviour.delay, apple.server.behaviour.max_streams = 0.05, 2
+    pool = Http2Pool("127.0.0.1", apple.server.port, apple.at().context, most=2, streams=8)
+    await asyncio.gather(*(ask(pool, apple, number) for number in range(2)))
+    apple.server.behaviour.max_streams = 100
+    answers = await asyncio.gather(*(ask(pool, apple, number) for number in range(30)))
+    assert {answer.status for answer in answers} == {200}
+    assert apple.server.connections == 2
+    assert apple.server.most_streams == 8
+    await pool.close()
+
+
 async def test_a_pool_sends_again_what_was_not_looked_at(apple: Apple) -> None:
     apple.server.behaviour.goaway_after = 6
     pool = Http2Pool("127.0.0.1", apple.server.port, apple.at().context, most=2)
