@@ -107,7 +107,7 @@ def show_text(value: object) -> object:
 
 
 def swift_literal(text: str) -> str:
-    """Return a name as a literal of Swift, which knows neither JSON's `\\u00e9` nor characters that need it."""
+    """Return a text without control characters as a literal of Swift, whose escapes are not those of JSON."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

@@ -24,7 +24,9 @@ import pyotp
 from jinja2.utils import htmlsafe_json_dumps
 from sqlalchemy import insert, select
 
+from artifacts.patch.build import SkipReason
 from control_plane.one_time_links import Purpose
+from control_plane.patch_policy import PatchPolicy
 from control_plane.tables import ModelVersion, PatchJob, PushJob, utc_now
 from manifests.edge_reports import EdgeReport, EdgeReports
 from manifests.redis_client import connect_redis
@@ -183,7 +185,7 @@ def _furnished(api: Api, provider: Provider, spool: Path) -> Hostile:
         "a condition": str(htmlsafe_json_dumps(condition)),
         "what a browser calls itself": TEXT,
         "a topic": TOPIC,
-        "why a patch failed": f"patch {TEXT}",
+        "why there is no patch": f"patch {TEXT}",
         "why a push failed": f"push {TEXT}",
         "an edge": f"{NAME}/{TEXT}",
         "an edge's version": _shown(f"version {UNSEEN}{TEXT}"),
@@ -216,7 +218,7 @@ def _archive(seed: int) -> bytes:
 
 
 def _by_hand(api: Api, model: str, environment: str) -> None:
-    """Put there what comes of failures of other machines: pushes that wait, and a patch that keeps failing."""
+    """Put there what else somebody's words are told of: pushes that wait or failed, and a patch that is none."""
 
     url, later = api.database_url, utc_now() + timedelta(days=1)
     for state in ("pending", "paused", "failed"):
@@ -224,8 +226,9 @@ def _by_hand(api: Api, model: str, environment: str) -> None:
         execute(url, insert(PushJob).values(**job, reason=f"push {TEXT}", resume_at=later))
     versions = select(ModelVersion.artifact_sha256).where(ModelVersion.model_id == model).order_by(ModelVersion.version)
     old, new = (row.artifact_sha256 for row in execute(url, versions))
-    failed = {"state": "failed", "reason": f"patch {TEXT}", "retry_at": later}
-    execute(url, insert(PatchJob).values(base_sha256=old, target_sha256=new, **failed))
+    # Of which every encoding was tried, so it is left as it is.
+    hopeless = {"state": "skipped", "code": SkipReason.NOT_EXACT, "tried": list(PatchPolicy().encodings)}
+    execute(url, insert(PatchJob).values(base_sha256=old, target_sha256=new, **hopeless, reason=f"patch {TEXT}"))
 
 
 async def _edge(api: Api) -> None:
