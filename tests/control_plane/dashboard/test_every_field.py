@@ -161,14 +161,14 @@ class Found:
     form: Form
     aim: str
 
-    def send(self, values: Mapping[str, str] | None = None, *, follow: bool = True, **files: Any) -> httpx.Response:
+    def send(self, values: Mapping[str, str], files: Any = None, *, follow: bool = True) -> httpx.Response:
         """Send it, filled in where it is empty, with these values."""
         known = FILLED | {"confirm": unquote(self.aim.rpartition("/")[2])}
         filled = {name: known[name] for name in self.form.controls if name in known and not self.form.fields.get(name)}
-        data = {**self.form.fields, **filled, **(values or {})}
+        data = {**self.form.fields, **filled, **values}
         if self.form.method == "get":
             return self.browser.client.get(self.aim, params=data, follow_redirects=follow)
-        return self.browser.client.post(self.aim, data=data, files=files or None, follow_redirects=follow)
+        return self.browser.client.post(self.aim, data=data, files=files, follow_redirects=follow)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def test_no_field_lets_a_text_come_to_life(forms: dict[str, list[Found]]) -> Non
                 if name in TOKEN | DOOR | NEXT:
                     continue  # below
                 if kind == "file":
-                    require_harmless(found.send(**{name: (NAME, TEXT.encode())}))
+                    require_harmless(found.send({}, {name: (NAME, TEXT.encode())}))
                     continue
                 texts = [f"{UNSEEN}{TEXT}"]
                 if kind == "password":
