@@ -32,6 +32,8 @@ _EMAIL = re.compile(r"[^\s@\x00-\x1f\x7f]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*"
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # They make text read in another order than it is stored (Unicode TR36, section 2.6: bidirectional spoofing).
 _BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# All of these, but the control characters that stand in texts of several lines.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def is_id(text: str) -> bool:
@@ -44,6 +46,11 @@ def has_control_characters(text: str) -> bool:
     return any(
         character in _BIDIRECTIONAL or unicodedata.category(character) in _FORBIDDEN_CATEGORIES for character in text
     )
+
+
+def without_control_characters(text: str) -> str:
+    """Return ``text`` as it may be stored and shown, whoever wrote it: of these, only tabs and line ends stay."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def check_name(text: str) -> str:

@@ -20,6 +20,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from control_plane.accounts import Caller, hash_token
+from control_plane.names import without_control_characters
 from control_plane.tables import User, WebSession
 
 TOKEN_BYTES: Final = 32
@@ -81,7 +82,7 @@ async def begin(session: AsyncSession, user: User, browser: str, now: datetime, 
         WebSession(
             user_id=user.id,
             token_hash=hash_token(token),
-            browser=browser[:BROWSER_LENGTH],
+            browser=without_control_characters(browser[:BROWSER_LENGTH]),  # bytes that are no UTF-8 are surrogates
             created_at=now,
             seen_at=now,
             expires_at=now + (CODE_WITHIN if awaits_code else IDLE),

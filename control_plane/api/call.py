@@ -13,6 +13,7 @@ from control_plane.actor import BROWSER, Actor
 from control_plane.client_address import client_of
 from control_plane.database import Database
 from control_plane.device_counts import DeviceCounts
+from control_plane.errors import Invalid
 from control_plane.mail import Mailer
 from control_plane.openid import OpenIdProvider
 from control_plane.passwords import Passwords
@@ -105,8 +106,16 @@ class Call:
 
     @property
     def address(self) -> str:
-        """The control plane's address for people, as its setting says or as this request came."""
-        return (self.services.settings.control_public_url or str(self.request.url.origin())).rstrip("/")
+        """The control plane's address for people, as its setting says or as this request came.
+
+        Raises:
+            Invalid: there is no setting, and the request came to no host (RFC 9112, section 3.2).
+        """
+        public = self.services.settings.control_public_url
+        try:
+            return (public or str(self.request.url.origin())).rstrip("/")
+        except ValueError:
+            raise Invalid("The request's Host header names no host.", "bad_host") from None
 
     @property
     def client(self) -> str:

@@ -31,9 +31,17 @@ async def receive_upload(call: Call, query: UploadQuery) -> web.StreamResponse: 
 
 async def download(call: Call, query: DownloadQuery) -> web.StreamResponse:
     """Answer with the uploaded file of a version, byte for byte; a range of it when one is asked for."""
+    return await _download(call, lookup.LATEST if query.version is None else str(query.version))
+
+
+async def download_version(call: Call) -> web.StreamResponse:
+    """Answer with the same of the version in the path."""
+    return await _download(call, call.part("version"))
+
+
+async def _download(call: Call, wanted: str) -> web.StreamResponse:
     async with call.database.read() as session:
         _, model = await find_model(session, call)
-        wanted = lookup.LATEST if query.version is None else str(query.version)
         version = await lookup.model_version(session, model.id, wanted)
     if version.upload_sha256 is None or version.upload_length is None:
         raise Missing("The model has no finished version of this number.")

@@ -19,6 +19,11 @@ from control_plane.accounts import Role
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
+def for_router(path: str) -> str:
+    """Return a path of a table as aiohttp takes it, whose own parameters hold no braces; names may."""
+    return _PARAMETER.sub(r"{\1:[^/]+}", path)
+
+
 class Access(Enum):
     """Who may call a route."""
 

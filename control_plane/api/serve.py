@@ -22,7 +22,7 @@ from control_plane.api.admission import SERVICES, admit
 from control_plane.api.call import Call
 from control_plane.api.errors import invalid
 from control_plane.api.paging import Page
-from control_plane.api.route import Route
+from control_plane.api.route import Route, for_router
 from control_plane.api.schemas import Nothing
 from control_plane.errors import Invalid
 
@@ -40,9 +40,9 @@ def add_routes(app: web.Application, routes: Sequence[Route]) -> None:
     """Add the routes of a table to an aiohttp application that holds `SERVICES`. GET answers HEAD too."""
     for route in routes:
         handler = _handler_of(route)
-        app.router.add_route(route.method, route.path, handler)
+        app.router.add_route(route.method, for_router(route.path), handler)
         if route.method == "GET":
-            app.router.add_route("HEAD", route.path, handler)
+            app.router.add_route("HEAD", for_router(route.path), handler)
 
 
 def _handler_of(route: Route) -> Handler:

@@ -15,6 +15,7 @@ import aiohttp_jinja2
 import jinja2
 from aiohttp import web
 
+from control_plane.api.route import for_router
 from control_plane.api.table import ROUTES
 from control_plane.dashboard import monitor
 from control_plane.dashboard.addresses import address
@@ -24,7 +25,7 @@ from control_plane.dashboard.entrance import add_entrance
 from control_plane.dashboard.live import Live, look_at_model
 from control_plane.dashboard.openid import add_openid
 from control_plane.dashboard.page import add_pages
-from control_plane.dashboard.render import show_count, show_moment, show_size
+from control_plane.dashboard.render import show_count, show_moment, show_size, show_text, swift_literal
 from control_plane.dashboard.second_factor import add_second_factor
 from control_plane.dashboard.table import FILES, MODEL, PAGES
 from control_plane.status_page import TEMPLATES as STATUS_TEMPLATES
@@ -39,17 +40,16 @@ _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/sv
 def add_dashboard(app: web.Application) -> None:
     """Add the dashboard."""
     files = _Files(_HERE / "static", {"bokeh.js": _bokeh_script})
-    environment = aiohttp_jinja2.setup(
-        app, loader=jinja2.FileSystemLoader([_HERE / "templates", STATUS_TEMPLATES]), autoescape=True
-    )
+    loader = jinja2.FileSystemLoader([_HERE / "templates", STATUS_TEMPLATES])
+    environment = aiohttp_jinja2.setup(app, loader=loader, autoescape=True, finalize=show_text)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.undefined = jinja2.StrictUndefined
     environment.globals.update(address=address, asset=files.address_of, count=show_count)
-    environment.filters.update(moment=show_moment, size=show_size, shell=shlex.quote)
+    environment.filters.update(moment=show_moment, size=show_size, shell=shlex.quote, swift=swift_literal)
     app.router.add_get(f"{STATIC}/{{hash}}/{{name}}", files.serve)
     live = Live()
-    app.router.add_get(f"{MODEL}/live", live.telling(look_at_model))
-    app.router.add_get(f"{MODEL}/monitor/live", live.telling(monitor.look))
+    app.router.add_get(for_router(f"{MODEL}/live"), live.telling(look_at_model))
+    app.router.add_get(for_router(f"{MODEL}/monitor/live"), live.telling(monitor.look))
     app.on_shutdown.append(live.close)
     add_entrance(app)
     add_by_mail(app)

@@ -18,6 +18,7 @@ from math import nan
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from control_plane.loaded import leave_alone_what_is_loaded
+from control_plane.names import without_control_characters
 
 if TYPE_CHECKING:
     from bokeh.models import GlyphRenderer
@@ -99,7 +100,7 @@ def _leave_bokeh_alone() -> None:
 
 def label_of(name: str) -> str:
     """Return a name as a legend shows it: in one short line."""
-    line = " ".join(name.split())
+    line = without_control_characters(" ".join(name.split()))
     return line if len(line) <= MAX_LABEL else f"{line[: MAX_LABEL - 1]}…"
 
 

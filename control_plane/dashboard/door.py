@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from control_plane import web_sessions
 from control_plane.api.admission import admit
 from control_plane.api.call import Call
-from control_plane.api.route import Access, Route
+from control_plane.api.route import Access, Route, for_router
 from control_plane.api.serve import NoQuery, json_of, read_body, read_query, run
 from control_plane.dashboard import undoing
 from control_plane.dashboard.addresses import local
@@ -42,7 +42,7 @@ def add_door(app: web.Application, routes: Sequence[Route]) -> None:
     """Add the door to every route of a table that changes something and needs a caller."""
     for route in routes:
         if route.method not in ("GET", "HEAD") and route.access is not Access.PUBLIC:
-            app.router.add_post(f"{PREFIX}/{route.method.lower()}{route.path}", _door_to(route))
+            app.router.add_post(for_router(f"{PREFIX}/{route.method.lower()}{route.path}"), _door_to(route))
 
 
 def _door_to(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

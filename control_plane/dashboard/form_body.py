@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import FileField
 from pydantic import BaseModel, ValidationError
 
@@ -22,6 +23,8 @@ from control_plane.api.serve import BODY_SECONDS
 from control_plane.errors import Invalid
 
 _MISSING = object()
+# What aiohttp raises over a body that is none: of an encoding that there is not, with heads of parts that are none.
+_UNREADABLE = (ValueError, LookupError, RuntimeError, HttpProcessingError)
 
 
 async def read_form(request: web.Request) -> Mapping[str, Any]:
@@ -33,11 +36,27 @@ async def read_form(request: web.Request) -> Mapping[str, Any]:
     """
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await request.post()
+            form = await request.post()
+        for name, value in form.items():
+            _require_text(name)
+            if not isinstance(value, FileField):
+                _require_text(value)
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
-    except ValueError:
+    except _UNREADABLE:
         raise Invalid("The form cannot be read.") from None
+    return form
+
+
+def _require_text(value: object) -> None:
+    """Refuse what is no text, or none that can be stored.
+
+    Raises:
+        ValueError: it is bytes, as a part that says it is a picture, or holds lone surrogates.
+    """
+    if not isinstance(value, str):
+        raise ValueError("no text")
+    value.encode()
 
 
 def text_of(form: Mapping[str, Any], name: str) -> str | None:
@@ -59,6 +78,8 @@ def body_of(form: Mapping[str, Any], model: type[BaseModel]) -> BaseModel:
             values[name] = value
     try:
         return model.model_validate_json(orjson.dumps(values))
+    except orjson.JSONEncodeError:  # it reads what is nested deeper than it writes; no route takes either
+        raise Invalid("The form cannot be read.") from None
     except ValidationError as error:
         raise invalid(error, "form") from None
 

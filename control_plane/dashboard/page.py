@@ -14,7 +14,7 @@ from control_plane import web_sessions
 from control_plane.api.admission import admit
 from control_plane.api.call import Call
 from control_plane.api.errors import status_of
-from control_plane.api.route import Access
+from control_plane.api.route import Access, for_router
 from control_plane.dashboard.cookie import by_session, signed_in
 from control_plane.dashboard.render import POLICY, render
 from control_plane.errors import ControlPlaneError, Unauthorized
@@ -62,9 +62,9 @@ class DashboardFile:
 def add_pages(app: web.Application, pages: Sequence[DashboardPage], files: Sequence[DashboardFile]) -> None:
     """Add pages to the application, and the files that they offer."""
     for page in pages:
-        app.router.add_get(page.path, _handler_of(page.access, _shown(page)))
+        app.router.add_get(for_router(page.path), _handler_of(page.access, _shown(page)))
     for file in files:
-        app.router.add_get(file.path, _handler_of(file.access, file.handler))
+        app.router.add_get(for_router(file.path), _handler_of(file.access, file.handler))
 
 
 def _shown(page: DashboardPage) -> FileHandler:

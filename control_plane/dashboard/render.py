@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import aiohttp_jinja2
 from aiohttp import web
+from markupsafe import Markup
 from sqlalchemy import select
 
 from control_plane import web_sessions
 from control_plane.accounts import Role
 from control_plane.api.call import Call
 from control_plane.dashboard.cookie import read_cookie, set_cookie, signed_in
+from control_plane.names import without_control_characters
 from control_plane.tables import Member, Organization
 from control_plane.web_sessions import form_token, new_token
 
@@ -100,6 +102,21 @@ async def _frame_of(call: Call) -> dict[str, Any]:
         "may_develop": role is not None and role >= Role.DEVELOPER,
         "may_own": role is not None and role >= Role.OWNER,
     }
+
+
+def show_text(value: object) -> object:
+    """Return a text as pages show it, whoever wrote it: one that browsers read as it is stored.
+
+    Names hold no control characters, and nothing that reverses the order in which a text reads; what devices, edges and
+    files in archives say may hold both.
+    """
+    return without_control_characters(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def swift_literal(text: str) -> str:
+    """Return a text without control characters as a literal of Swift, whose escapes are not those of JSON."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def show_moment(moment: datetime | None) -> str:

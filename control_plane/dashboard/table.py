@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from control_plane.api.downloads import download_version
 from control_plane.api.route import Access
 from control_plane.dashboard import account, application, home, model, monitor, organization, second_factor, works
 from control_plane.dashboard.page import DashboardFile as File
@@ -36,6 +37,7 @@ PAGES: tuple[Page, ...] = (
 )
 
 FILES: tuple[File, ...] = (
+    File(f"/download{VERSION}", download_version, Access.VIEWER),
     File(f"{ORG}/audit.csv", organization.save_audit_log, Access.VIEWER),
     File(f"{MODEL}/monitor/{{figure}}.csv", monitor.save_figure, Access.VIEWER),
     File(f"{MODEL}/monitor/{{figure}}.chart", monitor.draw_figure, Access.VIEWER),

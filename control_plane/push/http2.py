@@ -89,8 +89,8 @@ class _Exchange:
 
 
 class _Protocol(h2.connection.H2Connection):
-    # How each stream ended is kept for frames that were on their way when we reset it, at 100 bytes. `h2` keeps 65,536 of
-    # a connection; this many begin in several seconds at full speed, and what was on its way is here by then.
+    # How each stream ended is kept for frames that were on their way when we reset it, at 100 bytes. `h2` keeps 65,536
+    # of a connection; this many begin in several seconds at full speed, and what was on its way is here by then.
     MAX_CLOSED_STREAMS = 4_096
 
 

@@ -6,7 +6,7 @@ import asyncio
 import csv
 import io
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 from sqlalchemy import insert
@@ -71,6 +71,12 @@ def test_names_are_equal_in_whatever_form_their_characters_come(api: Api) -> Non
     assert created["name"] == composed
     assert api.get(f"/v2/organizations/{decomposed}")["id"] == created["id"]
     assert api.call("POST", "/v2/organizations", {"name": composed}).status_code == 409
+
+
+@pytest.mark.parametrize("name", ["{org}", "a}b{c", "100 % #1?", ".hidden", "a+b&c=d;e", "'\"<>|\\"])
+def test_things_are_reached_by_their_names_whatever_those_hold(api: Api, name: str) -> None:
+    created = api.post("/v2/organizations", {"name": name})
+    assert api.get(f"/v2/organizations/{quote(name, safe='')}")["id"] == created["id"]
 
 
 def test_a_member_is_added_changed_and_removed(api: Api) -> None:

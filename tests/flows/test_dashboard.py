@@ -21,7 +21,7 @@ from tests.command import PATIENCE_SECONDS, ROOT
 from tests.control_plane.running import Api
 from tests.flows.running import Running, until
 from tests.flows.whole_path import Releases
-from tests.servers.browser import LAPTOP, Eyes, playwright_chromium
+from tests.servers.browser import DROP, LAPTOP, Eyes, playwright_chromium
 from tests.servers.openid import openid_provider
 from tests.servers.redis import running_redis
 from tests.servers.smtp import Mailbox, mail_server
@@ -52,14 +52,6 @@ def new_page(chromium: Browser) -> Page:
     context = chromium.new_context(viewport={"width": LAPTOP["width"], "height": LAPTOP["height"]}, locale="en-US")
     context.set_default_timeout(PATIENCE_SECONDS * 1000)
     return context.new_page()
-
-
-# Drops files of these names and texts on the place for uploads.
-DROP = """files => {
-  const dropped = new DataTransfer();
-  for (const [name, text] of files) dropped.items.add(new File([text], name));
-  document.querySelector("[data-upload]").dispatchEvent(new DragEvent("drop", {dataTransfer: dropped}));
-}"""
 
 
 def shots() -> Path | None:

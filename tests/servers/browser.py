@@ -16,6 +16,12 @@ LAPTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 375, "height": 800}
 # What keeps somebody from using a page; axe's lesser findings are advice.
 SERIOUS = ("serious", "critical")
+# Drops files of these names and texts on the place for uploads.
+DROP = """files => {
+  const dropped = new DataTransfer();
+  for (const [name, text] of files) dropped.items.add(new File([text], name));
+  document.querySelector("[data-upload]").dispatchEvent(new DragEvent("drop", {dataTransfer: dropped}));
+}"""
 # In the dark only the colours are others.
 _RULES = {"light": {}, "dark": {"runOnly": ["color-contrast"]}}
 

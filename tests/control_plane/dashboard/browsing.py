@@ -13,10 +13,14 @@ import httpx
 
 from control_plane.bootstrap import sign_in_link
 from control_plane.database import Database
+from control_plane.one_time_links import Purpose, make_link
+from control_plane.tables import utc_now
 from tests.control_plane.running import Api
 
 # Reading the system's authorities takes longer than most tests, and nothing here has a certificate.
 _AUTHORITIES = ssl.create_default_context()
+# Attributes that lead somewhere.
+ADDRESSES = ("href", "src", "action", "formaction", "data-live", "data-chart", "data-upload")
 
 
 @dataclass
@@ -26,16 +30,22 @@ class Form:
     Args:
         id: its own.
         action: where it goes.
+        method: how.
         fields: what it sends when nothing is filled in.
+        controls: the type of each of its fields.
+        aims: where its buttons go, if elsewhere.
     """
 
     id: str
     action: str
+    method: str = "get"
     fields: dict[str, str] = field(default_factory=dict)
+    controls: dict[str, str] = field(default_factory=dict)
+    aims: list[str] = field(default_factory=list)
 
 
 class Page(HTMLParser):
-    """A page's forms, its links, and what it says."""
+    """A page's forms, its links, what it says, and what it is made of."""
 
     def __init__(self, answer: httpx.Response) -> None:
         super().__init__()
@@ -44,29 +54,56 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.scripts: list[str] = []
         self.handlers: list[str] = []
-        self.text = ""
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+        self._words: list[str] = []
         self._form: Form | None = None
+        self._select = ""
+        self._reads_option = False
         self.feed(answer.text)
+
+    @property
+    def text(self) -> str:
+        """What it says, its words apart by one space each."""
+        return " ".join(self._words)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = {name: value or "" for name, value in attrs}
+        self.tags.add(tag)
         self.handlers += [name for name in named if name.startswith("on")]
+        self.addresses += [named[name] for name in ADDRESSES if name in named]
         if tag == "form":
-            self._form = Form(named.get("id", ""), named.get("action", self.answer.url.path))
+            path = self.answer.url.raw_path.decode().partition("?")[0]
+            self._form = Form(named.get("id", ""), named.get("action", path), named.get("method", "get"))
             self.forms[self._form.id or self._form.action] = self._form
         elif tag == "a":
             self.links.append(named.get("href", ""))
         elif tag == "script" and named.get("type") != "application/json":  # which is data
             self.scripts.append(named.get("src", ""))
-        elif tag == "input" and self._form is not None and named.get("type") not in ("radio", "checkbox", "file"):
-            self._form.fields[named["name"]] = named.get("value", "")
+        elif self._form is not None:
+            self._read_control(self._form, tag, named)
+
+    def _read_control(self, form: Form, tag: str, named: dict[str, str]) -> None:
+        if tag == "button" and "formaction" in named:
+            form.aims.append(named["formaction"])
+        if tag in ("input", "textarea", "select"):
+            form.controls[named["name"]] = named.get("type", "text") if tag == "input" else tag
+        if tag == "input" and named.get("type") not in ("radio", "checkbox", "file"):
+            form.fields[named["name"]] = named.get("value", "")
+        elif tag == "select":
+            self._select = named["name"]
+        elif tag == "option" and ("selected" in named or self._select not in form.fields):
+            form.fields[self._select] = named.get("value", "")
+            self._reads_option = "value" not in named
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "form":
             self._form = None
 
     def handle_data(self, data: str) -> None:
-        self.text = " ".join([*self.text.split(), *data.split()])
+        self._words += data.split()
+        if self._reads_option and self._form is not None:
+            self._form.fields[self._select], self._reads_option = data, False
 
 
 class Browser:
@@ -114,13 +151,16 @@ class Browser:
         return self.client.post(f"/do/{method.lower()}{path}", json=body, headers=shown, follow_redirects=False)
 
 
-def link_for(api: Api, email: str) -> str:
-    """Return the path of a new link that signs a user in."""
+def link_for(api: Api, email: str, purpose: Purpose | None = None) -> str:
+    """Return the path of a new link that signs a user in, as operators make it, or of one for another purpose."""
 
     async def make() -> str:
         database = Database(api.database_url)
         try:
-            return await sign_in_link(database, email)
+            if purpose is None:
+                return await sign_in_link(database, email)
+            async with database.write() as session:
+                return (await make_link(session, purpose, email, utc_now())).path
         finally:
             await database.close()
 

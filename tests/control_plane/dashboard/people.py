@@ -15,14 +15,14 @@ from tests.control_plane.dashboard.conftest import ORG, Office, Post
 PASSWORD = "correct horse battery"
 
 
-def newcomer(office: Office, name: str) -> str:
+def newcomer(office: Office | Post, name: str) -> str:
     """Return the address of a new member."""
     email = f"{name}@example.org"
     office.api.post(f"{ORG}/members", {"email": email, "role": "viewer"})
     return email
 
 
-def with_password(office: Office, name: str) -> tuple[str, Browser]:
+def with_password(office: Office | Post, name: str) -> tuple[str, Browser]:
     """Return the address of a new member who has set a password, and the browser that they did it with."""
     email = newcomer(office, name)
     browser = Browser.of(office.api, email)
@@ -38,9 +38,14 @@ def sign_in(browser: Browser, email: str, password: str) -> Page:
 
 def in_database(office: Office | Post, statement: Executable) -> Sequence[Any]:
     """Carry a statement out, behind everybody's back; return the rows of a question."""
+    return execute(office.api.database_url, statement)
+
+
+def execute(database_url: str, statement: Executable) -> Sequence[Any]:
+    """Do the same in the database at a URL."""
 
     async def run() -> Sequence[Any]:
-        database = Database(office.api.database_url)
+        database = Database(database_url)
         try:
             async with database.write() as session:
                 result = await session.execute(statement)

@@ -169,8 +169,6 @@ def test_devices_are_told_apart_by_what_the_reader_chooses_and_what_they_say_is_
         switch = re.findall(r'dimension=(\w+)#devices"( aria-current="true")?>', page.answer.text)
         assert [(name, bool(chosen)) for name, chosen in switch] == [(each, each == dimension) for each in DIMENSIONS]
         assert '<option value="7" selected>' in page.answer.text
-        assert "<img src=x" not in page.answer.text
-        assert page.handlers == []
         assert said in page.text, "the table has it whole"
         assert json.dumps(label_of(said)) in json.dumps(charts(browser, page)[list(FIGURES).index("devices")])
         (file,) = (link for link in page.links if "/devices.csv" in link)

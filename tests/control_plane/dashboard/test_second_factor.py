@@ -171,10 +171,7 @@ def test_it_is_turned_off_and_recovery_codes_are_made_anew_by_who_knows_the_pass
 
 
 @pytest.mark.parametrize("step", ["begin", "confirm", "codes", "off"])
-def test_its_forms_are_ours_and_of_who_is_signed_in(office: Office, step: str) -> None:
-    viewer = office.browsers["viewer"]
-    answer = viewer.client.post(f"{PAGE}/{step}", data={"form_token": "0" * 64, "proof": "x", "code": "x"})
-    assert answer.status_code == 403
+def test_its_forms_are_of_who_is_signed_in(office: Office, step: str) -> None:
     stranger = Browser(office.api)
     token = stranger.get("/sign-in").forms["/sign-in"].fields["form_token"]
     answer = stranger.client.post(f"{PAGE}/{step}", data={"form_token": token})

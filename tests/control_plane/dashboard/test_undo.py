@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from control_plane.dashboard.outcomes import CONFIRMED
 from control_plane.dashboard.undoing import NOT_UNDONE, UNDOABLE
 from control_plane.push.jobs import PAUSED, RUNNING
 from control_plane.tables import PushJob, PushSlice, new_id, utc_now
-from tests.control_plane.dashboard.browsing import Browser, Form, Page
+from tests.control_plane.dashboard.browsing import Browser, Page
 from tests.control_plane.dashboard.conftest import MEMBERS, Office
 from tests.control_plane.dashboard.people import in_database
 from tests.control_plane.dashboard.test_door import CHANGES
@@ -397,7 +397,7 @@ def test_another_browser_of_the_same_person_has_nothing_to_undo(things: Things) 
     page = described(things, "here")
     elsewhere = Browser.of(things.office.api, MEMBERS["developer"])
     form = page.forms["undo"]
-    stolen = Form(form.id, form.action, {**form.fields, "form_token": elsewhere.form_token()})
+    stolen = replace(form, fields={**form.fields, "form_token": elsewhere.form_token()})
     assert "This cannot be undone any more" in Page(elsewhere.send(stolen)).text
     assert description(things) == "here"
     undo(things.developer, page)
