@@ -97,6 +97,7 @@ def site(api: Api) -> Iterator[Site]:
         "member": viewer["id"],
         "invitation": api.post(f"{org}/invitations", {"email": "invited@example.org", "role": "viewer"})["id"],
         "session": new_id(),
+        "identity": new_id(),
         "token": api.post("/v2/tokens", {"name": "there"})["id"],
         "app": app["id"],
         "env": env["id"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 
@@ -18,12 +19,13 @@ APP, MODEL = "Hunt", "hunted"
 def holding(folder: Path, text: str) -> list[str]:
     """Return the files below a folder that hold a text; those that vanish meanwhile hold nothing."""
     found = []
-    for path in folder.glob("**/*"):
-        try:
-            if path.is_file() and text.encode() in path.read_bytes():
-                found.append(str(path.relative_to(folder)))
-        except FileNotFoundError:
-            continue
+    for within, _, names in os.walk(folder):  # which passes by what is removed meanwhile
+        for path in (Path(within, name) for name in names):
+            try:
+                if path.is_file() and text.encode() in path.read_bytes():
+                    found.append(str(path.relative_to(folder)))
+            except FileNotFoundError:
+                continue
     return found
 
 

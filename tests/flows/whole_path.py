@@ -119,8 +119,8 @@ def expect_figures(journey: Journey, by_patch: str) -> None:
 
     def activated() -> list[int]:
         """Which versions the device activated, one for each time."""
-        question = f"SELECT version FROM events WHERE application = '{journey.app}' AND type = 'activate' ORDER BY 1"
-        return [row["version"] for row in journey.run("sql", question)]
+        question = f"SELECT version FROM events WHERE application = '{journey.app}' AND type = 'activate'"
+        return sorted(row["version"] for row in journey.run("sql", question))
 
     # Version 1 was in use before as well: only its second activation says that all of the journey has been told.
     until(lambda: activated() == [1, 1, 2], "all three activations", EVENTS_SECONDS)
