@@ -130,9 +130,12 @@ class Registrations:
         Raises:
             RegistrationsUnavailable: Redis went away; the delivery will come again.
         """
-        await self._call("XACK", self._redis.xack(STREAM, group, *delivery.entry_ids))
-        # There is one group, so what it has stored needs no place any more.
-        await self._call("XDEL", self._redis.xdel(STREAM, *delivery.entry_ids))
+        # There is one group, so what it has stored needs no place any more. In one transaction: what was acknowledged
+        # and not deleted would stay until the stream is full.
+        async with self._redis.pipeline(transaction=True) as both:
+            both.xack(STREAM, group, *delivery.entry_ids)
+            both.xdel(STREAM, *delivery.entry_ids)
+            await self._call("XACK", both.execute())
 
     async def _left_over(self, group: str, consumer: str) -> AsyncIterator[Delivery]:
         """What this name holds and never acknowledged: what the consumer before us died with, or what was claimed."""
