@@ -8,12 +8,14 @@ from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.components import find_program, require
 from tests.servers.chromium import OPTIONS
 
 LAPTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 375, "height": 800}
+FITS_MILLISECONDS = 10_000
 # What keeps somebody from using a page; axe's lesser findings are advice.
 SERIOUS = ("serious", "critical")
 # Drops files of these names and texts on the place for uploads.
@@ -65,8 +67,10 @@ class Eyes:
         self.page.emulate_media(color_scheme="light")
         for size in (PHONE, LAPTOP):
             self.page.set_viewport_size({"width": size["width"], "height": size["height"]})
-            wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
-            if self.page.evaluate(wide):
+            fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+            try:  # charts take their new size a moment later
+                self.page.wait_for_function(fits, timeout=FITS_MILLISECONDS)
+            except PlaywrightTimeout:
                 self.complaints.append(f"{name}: wider than {size['width']} pixels")
             if size is PHONE:
                 self._picture(f"{name}-phone")
