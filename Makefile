@@ -210,7 +210,7 @@ bench-telemetry: $(VENV)/.stamp-dev bench-packages ## measure events from the ed
 		$(if $(strip $(FOLDER)),--folder "$(FOLDER)") $(if $(strip $(ONLY)),--cases "$(ONLY)",--write docs)
 
 bench-questions: $(VENV)/.stamp-dev bench-packages ## ask every question over 50 million events, against a known truth
-	@$(BIN)/python -m bench.telemetry --cases questions --events "$(or $(strip $(EVENTS)),50000000)" --write docs \
+	@$(BIN)/python -m bench.telemetry --cases questions --events "$(or $(strip $(EVENTS)),51000000)" --write docs \
 		$(if $(strip $(FOLDER)),--folder "$(FOLDER)") $(if $(strip $(ENGINES)),--engines "$(ENGINES)")
 
 bench-push: $(VENV)/.stamp-dev ## measure how fast one worker pushes, its memory, when a push begins, and registrations

@@ -430,6 +430,9 @@ GROUP BY version, error
 ORDER BY version DESC, errors DESC, error
 """
 
+# Downloads are many groups, which two threads join more quickly when they are divided early.
+_MANY_GROUPS: Final = "SETTINGS group_by_two_level_threshold = 10000"
+
 # The row of all versions together has the number 0, and is there without downloads too.
 _TIMES: Final = """
 SELECT downloaded AS number, count() AS downloads, quantilesExact(0.5, 0.95)(took) AS percentiles
@@ -442,6 +445,7 @@ FROM (
 GROUP BY downloaded WITH ROLLUP
 ORDER BY number > 0, number DESC
 LIMIT $max_versions_and_all
+$many_groups
 """
 
 # A download counts on the day of its last delivery.
@@ -456,6 +460,7 @@ FROM (
 ) AS download
 GROUP BY bitXor(cityHash64(coded), intHash64(toUInt32(last_day)))
 ORDER BY of_day, encoded
+$many_groups
 """
 
 _LAST_ARRIVAL: Final = """
@@ -752,6 +757,7 @@ def _sql(text: str, subject: Subject, version: str = "version", **parts: str) ->
         hours=IN_HOURS,
         own=subject.condition(version, "day"),
         max_versions=str(MAX_VERSIONS),
+        many_groups=_MANY_GROUPS,
         max_versions_and_all=str(MAX_VERSIONS + 1),
         **parts,
     )

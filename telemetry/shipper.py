@@ -33,9 +33,9 @@ from telemetry.segment import Record, UnreadableSegment, decode_segment
 from telemetry.spare_segments import SPARE_SECONDS, give_back, remove_spares
 from telemetry.spool_directory import (
     LOCK_NAME,
-    OPEN_SUFFIX,
     SpoolLocked,
     held_lock,
+    left_open,
     ready_segments,
     recover_open_segments,
 )
@@ -318,7 +318,7 @@ class Shipper:
         """Close the segments that writers left open when they died; a living writer holds its lock."""
         for writer in writers(self._root):
             remove_spares(writer, SPARE_SECONDS)
-            if not any(path.suffix == OPEN_SUFFIX for path in writer.iterdir()):
+            if not left_open(writer):
                 continue
             try:
                 with held_lock(writer / LOCK_NAME):

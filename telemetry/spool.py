@@ -2,13 +2,13 @@
 
 A batch that is settled without an error is on the disk, so an answer 202 after it is a promise. Batches that come while
 a commit is under way share the next one (group commit): one write for all of them, in a thread, so the event loop never
-waits for the disk. Twice a second the segment is closed and handed to the shipper by a rename.
+waits for the disk. Twice a second the segment is closed and handed to the shipper by a rename, and the next one takes
+its place. A second thread does both, or a batch that comes then would wait some milliseconds.
 
-The spool does one thing at a time, and `Spool._next` chooses it: a commit when batches wait, else a hand-over when it
-is due, else nothing until a batch or the time comes. The batches of a small commit are settled before the next begins,
-and the loop goes round once, so that what came meanwhile goes with it: a commit has a price of its own, that of some
-five batches. After a large one that does not matter, and the next begins at once, so the disk works while they are
-answered.
+The spool commits one group at a time, and `Spool._next` chooses when. The batches of a small commit are settled before
+the next begins, and the loop goes round once, so that what came meanwhile goes with it: a commit has a price of its
+own, that of some five batches. After a large one that does not matter, and the next begins at once, so the disk works
+while they are answered.
 
 What is full is full: over its bound in bytes, or on a full disk, the spool raises ``SpoolFull`` and keeps nothing of
 the batch. The device keeps it and comes back.
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -32,7 +33,7 @@ from telemetry import metrics
 from telemetry.disk_thread import DiskThread
 from telemetry.segment import EventLabels, encode_lead
 from telemetry.segment_writer import Durability, SegmentWriter
-from telemetry.spare_segments import remove_spares
+from telemetry.spare_segments import SPARE_SECONDS, remove_spares
 from telemetry.spool_directory import DISK_FULL, LOCK_NAME, SpoolLocked, lock_file, recover_open_segments, used_bytes
 
 __all__ = ["Durability", "EventLabels", "Settle", "Spool", "SpoolClosed", "SpoolFull", "SpoolLocked"]
@@ -111,13 +112,17 @@ class Spool:
         self._segment_bytes = segment_bytes
         self._writer = SegmentWriter(directory, durability)
         self._disk = DiskThread("spool")
+        self._beside = DiskThread("spool-segments")
         self._pending = _Group()
         self._open = False  # for batches
-        self._busy = False  # something is under way, or about to be chosen
+        self._busy = False  # a commit is under way, or about to be chosen
+        self._preparing = False
         self._roll_timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._ended: asyncio.Future[None] | None = None
         self._lock = -1
         self._stored = 0
+        self._committed = 0
         self._reserved = 0
         self._counted_at = 0.0
 
@@ -129,12 +134,14 @@ class Spool:
         """
         self._loop = asyncio.get_running_loop()
         self._disk.start(self._loop)
+        self._beside.start(self._loop)
         taken: asyncio.Future[int] = self._loop.create_future()
         self._disk.run(self._take_directory, taken.set_result, taken.set_exception)
         try:
             self._lock = await taken
         except BaseException:
             self._disk.stop()
+            self._beside.stop()
             raise
         self._open = True
         # Looked up when it is asked for: a shipper makes room without telling, also when nothing more comes.
@@ -199,9 +206,13 @@ class Spool:
             if not self._busy:
                 self._choose_soon()
             await self._ended
+        for timer in (self._roll_timer, self._idle_timer):
+            if timer is not None:
+                timer.cancel()
         self._disk.stop()
+        await asyncio.to_thread(self._beside.stop)
         if self._lock >= 0:
-            await asyncio.to_thread(remove_spares, self._directory)
+            await asyncio.to_thread(self._leave)
             os.close(self._lock)
             self._lock = -1
 
@@ -213,6 +224,11 @@ class Spool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def directory(self) -> Path:
+        """The writer's own directory."""
+        return self._directory
 
     @property
     def used_bytes(self) -> int:
@@ -237,6 +253,10 @@ class Spool:
         self._measure()
         return lock
 
+    def _leave(self) -> None:
+        self._writer.discard_next()
+        remove_spares(self._directory)
+
     def _reserve(self, size: int) -> None:
         full = self.used_bytes + size > self._max_bytes
         if full and time.monotonic() - self._counted_at >= _RECOUNT_SECONDS:
@@ -257,7 +277,7 @@ class Spool:
         self._stored = used_bytes(self._directory)
         self._counted_at = time.monotonic()
 
-    # --- One thing at a time --------------------------------------------------------------------------------------
+    # --- One commit at a time -------------------------------------------------------------------------------------
 
     def _choose_soon(self) -> None:
         """Choose what to do when the event loop has read what there is to read: it is one group then."""
@@ -265,23 +285,21 @@ class Spool:
         self._loop.call_soon(self._next)
 
     def _next(self) -> None:
-        """Begin the next thing: commit, hand over, end, or wait."""
-        self._busy = True
-        if self._roll_is_due():
+        """Commit what waits, in a new segment when this one is due to be handed over; else wait."""
+        if self._roll_is_due() or (not self._open and not self._pending.pieces):
             self._roll()
-        elif self._pending.pieces:
+        self._busy = bool(self._pending.pieces)
+        if self._busy:
             self._commit()
-        elif not self._open and self._writer.is_open:
-            self._roll()
         else:
-            self._busy = False
             self._wait()
 
     def _wait(self) -> None:
+        segment = self._writer.segment
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
-        elif self._writer.is_open and self._roll_timer is None:
-            due = self._writer.opened_at + self._roll_seconds
+        elif segment is not None and self._roll_timer is None:
+            due = segment.opened_at + self._roll_seconds
             self._roll_timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._roll_in_time)
 
     def _roll_in_time(self) -> None:
@@ -295,8 +313,10 @@ class Spool:
         def done(_: None) -> None:
             self._reserved -= group.size
             self._stored += group.size
+            self._committed += group.size
             metrics.SPOOL_COMMITS.inc()
             metrics.SPOOL_BATCHES.inc(len(group.settlers))
+            self._prepare()
             if len(group.settlers) >= LARGE_GROUP:
                 self._next()
                 _settle(group, None)
@@ -312,21 +332,64 @@ class Spool:
         self._disk.run(lambda: self._writer.commit(group.pieces, group.size), done, failed)
 
     def _roll_is_due(self) -> bool:
-        writer = self._writer
-        if not writer.is_open:
+        segment = self._writer.segment
+        if segment is None:
             return False
-        return writer.length >= self._segment_bytes or time.monotonic() - writer.opened_at >= self._roll_seconds
+        if segment.length >= self._segment_bytes or not segment.has_room(self._pending.size):
+            return True  # to find more room for a file takes as long as many commits
+        return time.monotonic() - segment.opened_at >= self._roll_seconds
+
+    # --- Segments, beside the commits -----------------------------------------------------------------------------
 
     def _roll(self) -> None:
-        def roll_and_measure() -> None:
-            self._writer.roll()
-            self._measure()
+        """Hand the segment over; the next commit is the first of another one."""
+        segment = self._writer.detach()
+        if segment is None:
+            return
+        committed = self._committed
+
+        def hand_over_and_measure() -> int:
+            segment.hand_over()
+            return used_bytes(self._directory)
+
+        def done(stored: int) -> None:
+            self._stored = stored + self._committed - committed
+            self._counted_at = time.monotonic()
+
+        self._beside.run(hand_over_and_measure, done, partial(_tell_failed, "spool_roll_failed"))
+        self._expect_idleness()
+
+    def _prepare(self) -> None:
+        """Have the next segment made ready, when there is none."""
+        if self._preparing or self._writer.has_next or not self._open:
+            return
+        self._preparing = True
+
+        def done(_: None) -> None:
+            self._preparing = False
 
         def failed(error: BaseException) -> None:
-            log.error("spool_roll_failed", reason=str(error))
-            self._next()
+            self._preparing = False  # whoever commits next makes one, and is told why when it cannot be done
+            _tell_failed("spool_segment_not_prepared", error)
 
-        self._disk.run(roll_and_measure, lambda _: self._next(), failed)
+        self._beside.run(self._writer.prepare, done, failed)
+
+    def _expect_idleness(self) -> None:
+        """Look after a while whether anything came since; if not, what was made ready is not needed soon."""
+        if self._idle_timer is None and self._open:
+            self._idle_timer = self._loop.call_later(SPARE_SECONDS, self._rest, self._committed)
+
+    def _rest(self, committed: int) -> None:
+        self._idle_timer = None
+        if self._committed != committed:
+            self._expect_idleness()
+        else:
+            failed = partial(_tell_failed, "spool_segment_not_discarded")
+            self._beside.run(self._writer.discard_next, lambda _: None, failed)
+
+
+def _tell_failed(event: str, error: BaseException) -> None:
+    log.error(event, reason=str(error))
 
 
 def _what_failed(error: BaseException) -> Exception:

@@ -1,8 +1,8 @@
 """A writer's spool directory: who may write, which segments there are, and what a dead writer left behind.
 
-``<spool root>/<writer id>/`` holds ``lock`` (held by the writer while it lives), at most one ``*.open`` segment, the
-``*.ready`` segments that wait for the shipper, and ``*.spare`` files (`telemetry.spare_segments`). Renaming ``.open``
-to ``.ready`` is what hands a segment over.
+``<spool root>/<writer id>/`` holds ``lock`` (held by the writer while it lives), the ``*.open`` segment and at most one
+``*.next``, which becomes it, the ``*.ready`` segments that wait for the shipper, and ``*.spare`` files
+(`telemetry.spare_segments`). Renaming ``.open`` to ``.ready`` is what hands a segment over.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from typing import Final
 from telemetry.segment import HEADER, UnreadableSegment, decode_segment
 
 OPEN_SUFFIX: Final = ".open"
+NEXT_SUFFIX: Final = ".next"
+"""A segment that was made before it is needed. The name that it has later may be lost with the power, so to whoever
+recovers it is an open one."""
 READY_SUFFIX: Final = ".ready"
 LOCK_NAME: Final = "lock"
 DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -61,9 +64,9 @@ def held_lock(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def new_segment_name() -> str:
-    """Return a name for an open segment: sorts by time, and is never given twice."""
-    return f"{time.time_ns():020d}-{secrets.token_hex(4)}{OPEN_SUFFIX}"
+def new_segment_name(suffix: str = OPEN_SUFFIX) -> str:
+    """Return a name for a segment that begins now: sorts by time, and is never given twice."""
+    return f"{time.time_ns():020d}-{secrets.token_hex(4)}{suffix}"
 
 
 def begun_at(name: str) -> float | None:
@@ -105,6 +108,11 @@ def close_segment(path: Path) -> None:
     path.rename(path.with_suffix(READY_SUFFIX))
 
 
+def left_open(directory: Path) -> list[Path]:
+    """Return the segments that a writer has open, or had when it died; oldest first."""
+    return sorted(path for path in directory.iterdir() if path.suffix in (OPEN_SUFFIX, NEXT_SUFFIX))
+
+
 def recover_open_segments(directory: Path) -> int:
     """Close what a dead writer left open, without its torn tail; return how many segments that gave.
 
@@ -112,7 +120,7 @@ def recover_open_segments(directory: Path) -> int:
     with a reason, and nothing is thrown away here.
     """
     recovered = 0
-    for path in sorted(directory.glob(f"*{OPEN_SUFFIX}")):
+    for path in left_open(directory):
         recovered += _recover(path)
     if recovered:
         sync_directory(directory)

@@ -22,9 +22,9 @@ PERCENTILE_TOLERANCE: Final = 0.02
 """Of a percentile's own value, beside what ``expected.RANK_TOLERANCE`` allows; rollups keep digests."""
 EXACT: Final = 1e-9
 _STUCK_LIMIT: Final = 100
-_STUCK_AFTER: Final = timedelta(hours=24)
-_STUCK_DAYS: Final = 14
-_HOURS: Final = 72
+STUCK_AFTER: Final = timedelta(hours=24)
+STUCK_DAYS: Final = 14
+HOURS: Final = 72
 _OF_DAYS: Final = ("adoption_curve", "version_mix", "funnel", "failure_rates", "download_times", "bytes_sent")
 
 # What tells the items of a list apart; the first of these groups that all fields of are there.
@@ -132,13 +132,13 @@ def _of_days(subject: Subject, days: Days) -> Iterator[Question]:
 def _of_version(subject: Subject, deployment: Deployment, now: datetime) -> Iterator[Question]:
     deployed_at = datetime.fromtimestamp(deployment.at, UTC)
     about, version = f"version {deployment.version}", deployment.version
-    before, active_since = int((now - _STUCK_AFTER).timestamp()), queries.last_days(_STUCK_DAYS, now).first
+    before, active_since = int((now - STUCK_AFTER).timestamp()), queries.last_days(STUCK_DAYS, now).first
     heard = int(datetime.combine(active_since, time(), UTC).timestamp())
     yield Question(
         "adoption_curve_by_hour",
-        f"{about}, {_HOURS} hours",
-        lambda w: queries.adoption_curve_by_hour(w, subject, deployed_at, now, _HOURS),
-        lambda truth: expected.adoption_curve_by_hour(truth, deployed_at, _HOURS),
+        f"{about}, {HOURS} hours",
+        lambda w: queries.adoption_curve_by_hour(w, subject, deployed_at, now, HOURS),
+        lambda truth: expected.adoption_curve_by_hour(truth, deployed_at, HOURS),
     )
     yield Question(
         "time_to_adopt",
@@ -149,7 +149,7 @@ def _of_version(subject: Subject, deployment: Deployment, now: datetime) -> Iter
     yield Question(
         "stuck_devices",
         about,
-        lambda w: queries.stuck_devices(w, subject, version, now, _STUCK_AFTER, _STUCK_DAYS, _STUCK_LIMIT),
+        lambda w: queries.stuck_devices(w, subject, version, now, STUCK_AFTER, STUCK_DAYS, _STUCK_LIMIT),
         lambda truth: expected.stuck_devices(truth, version, before, heard, _STUCK_LIMIT),
     )
 

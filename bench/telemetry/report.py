@@ -23,6 +23,7 @@ from bench.telemetry.asking import Answers, Asked, Engine, by_name
 from bench.telemetry.comparing import DEVICES_TOLERANCE, PERCENTILE_TOLERANCE
 from bench.telemetry.draining import Drained
 from bench.telemetry.outage import CaughtUp
+from bench.telemetry.raw import QUESTIONS, RAW
 
 ACCEPTED_GOAL: Final = 400_000
 COMMIT_MS_GOAL: Final = 3.0
@@ -177,9 +178,9 @@ def _answer_goals(answers: Answers | None) -> Iterator[Goal]:
             f"slowest {_median_ms(slowest):.0f} ms ({slowest.compared.question.name})",
             within if enough or not within else None,
         )
-        name, raw = max(_raw_ms(engine).items(), key=lambda one: one[1])
+        name, raw = max(_raw_ms(engine, QUESTIONS).items(), key=lambda one: one[1])
         yield (
-            f"any question over the app's raw events, {about}",
+            f"each question asked of raw events, {about}",
             f"≤ {RAW_MS_GOAL:.0f} ms at {GOAL_ROWS / 1e6:.0f} million",
             f"slowest {raw:.0f} ms ({name})",
             raw <= RAW_MS_GOAL if enough or raw > RAW_MS_GOAL else None,
@@ -257,7 +258,7 @@ def _questions(answers: Answers | None) -> str:
     grouped = [by_name(engine) for engine in answers.engines]
     rows = [[name, *(cell for group in grouped for cell in _question_cells(group[name]))] for name in grouped[0]]
     head = ["question", *(cell for one in answers.engines for cell in _head(one))]
-    raw = [_raw_ms(engine) for engine in answers.engines]
+    raw = [_raw_ms(engine, RAW) for engine in answers.engines]
     raw_rows = [[name, *(f"{each[name]:.1f} ms" for each in raw)] for name in raw[0]]
     raw_head = ["over raw events", *(one.version for one in answers.engines)]
     return f"{about}. Written past the spool, {filled}.\n\n{table(head, rows)}\n\n{table(raw_head, raw_rows)}"
@@ -268,8 +269,8 @@ def _head(engine: Engine) -> tuple[str, ...]:
     return (engine.version, "CPU", *read, "all counted", "differ")
 
 
-def _raw_ms(engine: Engine) -> dict[str, float]:
-    return {name: statistics.median(seconds) * 1000 for name, seconds in engine.raw_seconds.items()}
+def _raw_ms(engine: Engine, names: Sequence[str]) -> dict[str, float]:
+    return {name: statistics.median(engine.raw_seconds[name]) * 1000 for name in names}
 
 
 def _question_cells(asked: Sequence[Asked]) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from telemetry import spare_segments
-from telemetry.segment import decode_segment
+from telemetry.segment import HEADER, decode_segment
+from telemetry.segment_writer import SegmentWriter
 from telemetry.spare_segments import MAX_SPARES, MIN_SPARE_BYTES, SPARE_SECONDS, give_back, remove_spares, spares
 from telemetry.spool import Spool
 from telemetry.spool_directory import ready_segments, recover_open_segments
@@ -46,29 +47,100 @@ def devices_in(path: Path) -> list[str]:
     return [one["device_id"] for batch in content.records for one in json.loads(batch.events)]
 
 
+async def hand_over(spool: Spool, *devices: str) -> Path:
+    """Append a batch; return the segment that it comes in, when the one after that is made ready as well."""
+    await append(spool, *devices)
+    await until(lambda: ready_segments(spool.directory) and list(spool.directory.glob("*.next")))
+    (segment,) = ready_segments(spool.directory)
+    assert devices_in(segment) == list(devices)
+    return segment
+
+
 async def test_a_segment_that_was_shipped_is_written_over(tmp_path: Path) -> None:
     async with Spool(tmp_path / WRITER, roll_seconds=0.05) as spool:
-        await append(spool, *(f"old-{n}" for n in range(20)))
-        await until(lambda: ready_segments(tmp_path / WRITER))
-        (first,) = ready_segments(tmp_path / WRITER)
+        first = await hand_over(spool, *(f"old-{n}" for n in range(20)))
         file = first.stat()
         give_back(first)
         assert [path.stat().st_ino for path in spares(tmp_path / WRITER)] == [file.st_ino]
+        (await hand_over(spool, "between")).unlink()  # into the one that was made ready before
+        assert spares(tmp_path / WRITER) == []
 
-        await append(spool, "new")
-        await until(lambda: ready_segments(tmp_path / WRITER))
-
-        (second,) = ready_segments(tmp_path / WRITER)
-        assert devices_in(second) == ["new"]
+        second = await hand_over(spool, "new")
         assert second.stat().st_ino == file.st_ino
         assert second.stat().st_size < file.st_size, "what was behind it is cut off"
-        assert spares(tmp_path / WRITER) == []
-        # It is longer than the file that it was written into.
         give_back(second)
-        await append(spool, *(f"longer-{n}" for n in range(30)))
-        await until(lambda: ready_segments(tmp_path / WRITER))
-        (third,) = ready_segments(tmp_path / WRITER)
-        assert devices_in(third) == [f"longer-{n}" for n in range(30)]
+        (await hand_over(spool, "between")).unlink()
+        third = await hand_over(spool, *(f"longer-{n}" for n in range(30)))
+        assert third.stat().st_ino == file.st_ino
+
+
+async def test_the_next_segment_is_made_beforehand_and_taken_by_the_next_commit(tmp_path: Path) -> None:
+    async with Spool(tmp_path / WRITER, roll_seconds=0.05) as spool:
+        await hand_over(spool, "a")
+        (ahead,) = (tmp_path / WRITER).glob("*.next")
+        file = ahead.stat().st_ino
+        for path in ready_segments(tmp_path / WRITER):
+            path.unlink()
+        assert (await hand_over(spool, "b")).stat().st_ino == file
+    assert not list((tmp_path / WRITER).glob("*.next")), "whoever closes leaves none"
+
+
+async def test_a_group_that_finds_no_room_goes_to_the_next_segment(tmp_path: Path) -> None:
+    def batch(name: str) -> list[str]:
+        return [f"{name}-{n}" for n in range(20)]
+
+    async with Spool(tmp_path / WRITER, roll_seconds=0.2) as spool:
+        first = await hand_over(spool, *batch("old"))
+        size = first.stat().st_size
+        give_back(first)
+        (await hand_over(spool, "between")).unlink()
+
+        await append(spool, *batch("one"))  # into the room of the first
+        (segment,) = (tmp_path / WRITER).glob("*.open")
+        assert segment.stat().st_size == size
+        await append(spool, *batch("two"))
+        await until(lambda: len(ready_segments(tmp_path / WRITER)) == 2)
+
+    assert [devices_in(path) for path in ready_segments(tmp_path / WRITER)] == [batch("one"), batch("two")]
+
+
+async def test_what_was_made_beforehand_is_gone_when_nothing_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.spool.SPARE_SECONDS", 0.1)
+    async with Spool(tmp_path / WRITER, roll_seconds=0.02) as spool:
+        (await hand_over(spool, "a")).unlink()
+        await until(lambda: not list((tmp_path / WRITER).glob("*.next")))
+        await hand_over(spool, "b")
+
+
+async def test_one_that_cannot_be_made_beforehand_is_made_when_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentWriter, "prepare", full)
+        async with Spool(tmp_path / WRITER, roll_seconds=0.02) as spool:
+            for device in ("a", "b"):
+                await append(spool, device)
+                await until(lambda: ready_segments(tmp_path / WRITER))
+                (segment,) = ready_segments(tmp_path / WRITER)
+                assert devices_in(segment) == [device]
+                segment.unlink()
+
+
+async def test_after_a_power_cut_one_that_was_taken_is_recovered_under_its_first_name(tmp_path: Path) -> None:
+    async with Spool(tmp_path / WRITER, roll_seconds=0.05) as spool:
+        segment = await hand_over(spool, "a")
+    lost_name = segment.with_suffix(".next")
+    segment.rename(lost_name)
+    (tmp_path / WRITER / "1.next").write_bytes(lost_name.read_bytes()[: HEADER.size])  # one that was not taken
+    assert recover_open_segments(tmp_path / WRITER) == 1
+    (found,) = ready_segments(tmp_path / WRITER)
+    assert devices_in(found) == ["a"]
+    assert not list((tmp_path / WRITER).glob("*.next"))
 
 
 async def test_what_is_small_or_too_many_or_without_a_writer_is_removed(
