@@ -8,9 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -25,6 +22,7 @@ from telemetry.spool import Spool
 from telemetry.spool_directory import ready_segments, recover_open_segments
 from tests.telemetry.samples import NOON, body, event, labels
 from tests.telemetry.waiting import until
+from tests.telemetry.writing_process import writing_process
 
 SMALL = 20_000
 WRITER = "edge-0"
@@ -194,26 +192,6 @@ async def test_a_spare_that_is_removed_meanwhile_is_done_without(
     assert [devices_in(path) for path in ready_segments(tmp_path / WRITER)] == [["a"]]
 
 
-WRITING = f"""
-import asyncio, sys
-from pathlib import Path
-from telemetry.spool import Spool
-from tests.telemetry.samples import NOON, body, event, labels
-
-async def main():
-    async with Spool(Path(sys.argv[1]), roll_seconds=0.02, segment_bytes={SMALL}) as spool:
-        async def device(n):
-            count = 0
-            while True:
-                await spool.append(labels(), body(event(device=f"{{n}}-{{count}}")), NOON)
-                print(f"{{n}}-{{count}}", flush=True)  # acknowledged
-                count += 1
-        await asyncio.gather(*(device(n) for n in range(8)))
-
-asyncio.run(main())
-"""
-
-
 @pytest.mark.parametrize("seed", range(int(os.environ.get("SKAFOS_TEST_KILLS") or "3")))
 def test_a_killed_writer_loses_nothing_and_revives_nothing(tmp_path: Path, seed: int) -> None:
     directory = tmp_path / WRITER
@@ -228,19 +206,17 @@ def test_a_killed_writer_loses_nothing_and_revives_nothing(tmp_path: Path, seed:
             give_back(path)
             reused += len(spares(directory)) > before
 
-    with subprocess.Popen([sys.executable, "-c", WRITING, str(directory)], stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
-        acknowledged: list[bytes] = []
+    with writing_process(directory, roll_seconds=0.02, segment_bytes=SMALL) as writer:
+        acknowledged: list[str] = []
         for _ in range(random.Random(seed).randint(500, 2_000)):
-            acknowledged.append(writer.stdout.readline())
+            acknowledged.append(writer.acknowledged())
             if len(acknowledged) % 50 == 0:
                 ship()
-        os.kill(writer.pid, signal.SIGKILL)
-        acknowledged += [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        acknowledged += writer.kill()
 
     recover_open_segments(directory)
     ship()
 
     assert reused > 2
-    assert {line.decode().strip() for line in acknowledged} <= shipped.keys()
+    assert set(acknowledged) <= shipped.keys()
     assert max(shipped.values()) == 1

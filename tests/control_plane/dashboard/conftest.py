@@ -72,21 +72,32 @@ class Post:
         return str(url).removeprefix(PUBLIC)
 
 
+def open_to_all(mailbox: Mailbox, provider: Provider, name: str) -> dict[str, str]:
+    """Return the settings of a control plane that sends mails, and where whoever likes signs up.
+
+    Args:
+        mailbox: takes the mails.
+        provider: knows people, too.
+        name: of the provider.
+    """
+    return {
+        "SKAFOS_SMTP_URL": f"smtp://127.0.0.1:{mailbox.port}",
+        "SKAFOS_MAIL_FROM": "Skafos <skafos@example.org>",
+        "SKAFOS_CONTROL_PUBLIC_URL": PUBLIC,
+        "SKAFOS_SIGN_UP": "open",
+        "SKAFOS_OIDC_ISSUER": provider.issuer,
+        "SKAFOS_OIDC_CLIENT_ID": CLIENT_ID,
+        "SKAFOS_OIDC_CLIENT_SECRET": CLIENT_SECRET,
+        "SKAFOS_OIDC_NAME": name,
+    }
+
+
 @pytest.fixture(scope="package")
 def post(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
     folder = tmp_path_factory.mktemp("post")
     with mail_server() as mailbox, openid_provider() as provider:
-        settings = {
-            "SKAFOS_SMTP_URL": f"smtp://127.0.0.1:{mailbox.port}",
-            "SKAFOS_MAIL_FROM": "Skafos <skafos@example.org>",
-            "SKAFOS_CONTROL_PUBLIC_URL": PUBLIC,
-            "SKAFOS_SIGN_UP": "open",
-            "SKAFOS_OIDC_ISSUER": provider.issuer,
-            "SKAFOS_OIDC_CLIENT_ID": CLIENT_ID,
-            "SKAFOS_OIDC_CLIENT_SECRET": CLIENT_SECRET,
-            "SKAFOS_OIDC_NAME": "Example Accounts",
-            # Each test asks from an address of its own.
-            "SKAFOS_CONTROL_TRUSTED_PROXIES": "127.0.0.1/32",
-        }
+        settings = open_to_all(mailbox, provider, "Example Accounts")
+        # Each test asks from an address of its own.
+        settings["SKAFOS_CONTROL_TRUSTED_PROXIES"] = "127.0.0.1/32"
         with running_api(folder, f"sqlite:///{folder / 'test.sqlite3'}", **settings) as api:
             yield Post(api, mailbox, provider)

@@ -33,15 +33,15 @@ from manifests.redis_client import connect_redis
 from telemetry.segment import EventLabels
 from telemetry.spool import Spool
 from tests.control_plane.dashboard.browsing import Browser, Page, link_for
+from tests.control_plane.dashboard.conftest import PUBLIC, open_to_all
 from tests.control_plane.dashboard.people import PASSWORD, execute, sign_in
 from tests.control_plane.push.certificates import make_pair
 from tests.control_plane.running import Api, running_api
 from tests.models import onnx_model
-from tests.servers.openid import CLIENT_ID, CLIENT_SECRET, Provider, openid_provider
+from tests.servers.openid import Provider, openid_provider
 from tests.servers.smtp import mail_server
 from tests.small_population import population
 
-PUBLIC = "http://skafos.test"
 SHIPPED_SECONDS = 60.0
 # What it comes to when a template reads it.
 EVALUATED = str(7 * 191)
@@ -115,17 +115,7 @@ class Hostile:
 def hostile_organization(folder: Path) -> Iterator[Hostile]:
     """Run a control plane with it while the block lasts."""
     with mail_server() as mailbox, openid_provider() as provider:
-        settings = {
-            "SKAFOS_SMTP_URL": f"smtp://127.0.0.1:{mailbox.port}",
-            "SKAFOS_MAIL_FROM": "Skafos <skafos@example.org>",
-            "SKAFOS_CONTROL_PUBLIC_URL": PUBLIC,
-            "SKAFOS_SIGN_UP": "open",
-            "SKAFOS_OIDC_ISSUER": provider.issuer,
-            "SKAFOS_OIDC_CLIENT_ID": CLIENT_ID,
-            "SKAFOS_OIDC_CLIENT_SECRET": CLIENT_SECRET,
-            "SKAFOS_OIDC_NAME": NAME[:60],
-            "SKAFOS_SPOOL_DIR": str(folder / "spool"),
-        }
+        settings = open_to_all(mailbox, provider, NAME[:60]) | {"SKAFOS_SPOOL_DIR": str(folder / "spool")}
         with running_api(folder, f"sqlite:///{folder / 'test.sqlite3'}", **settings) as api:
             yield _furnished(api, provider, folder / "spool")
 

@@ -33,12 +33,12 @@ from control_plane.health import Health
 from control_plane.silent_connections import SilentConnections
 from tests.command import PATIENCE_SECONDS
 from tests.control_plane.dashboard.browsing import Browser, Form, Page
+from tests.control_plane.dashboard.conftest import PUBLIC
 from tests.control_plane.dashboard.hostile import (
     ELSEWHERE,
     EMAIL,
     EVALUATED,
     NAME,
-    PUBLIC,
     SAID,
     TEXT,
     UNSEEN,
