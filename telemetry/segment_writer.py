@@ -81,7 +81,9 @@ class SegmentWriter:
         self._durability = durability
         self._segment: WrittenSegment | None = None
         self._next: WrittenSegment | None = None
-        self._lock = Lock()  # of the next segment, which one thread takes and another makes and discards
+        # Of the next segment. It is held while one is made, too: of two threads that made one in the same shipped file,
+        # the later would write its header over that of the other.
+        self._lock = Lock()
 
     @property
     def segment(self) -> WrittenSegment | None:
@@ -104,7 +106,7 @@ class SegmentWriter:
             OSError: the disk is full, or fails.
         """
         if self._segment is None:
-            self._segment = self._take_next() or self._make(new_segment_name())
+            self._segment = self._begun()
         segment = self._segment
         try:
             self._write(segment.descriptor, [encode_group(segment.segment_id, size), *pieces], segment.length)
@@ -124,34 +126,33 @@ class SegmentWriter:
         Raises:
             OSError: the disk is full, or fails; the next commit tries for itself.
         """
-        if self._next is None:
-            self._next = self._make(new_segment_name(NEXT_SUFFIX))
+        with self._lock:
+            if self._next is None:
+                self._next = self._make(new_segment_name(NEXT_SUFFIX))
 
     def discard_next(self) -> None:
         """Remove the next segment: it may hold what was shipped, which is to be gone soon when nothing more comes."""
-        ahead = self._without_next()
+        with self._lock:
+            ahead, self._next = self._next, None
         if ahead is not None:
             ahead.hand_over()  # it has no record
 
-    def _take_next(self) -> WrittenSegment | None:
-        """Return the segment that was made ready, under the name of an open one that begins now.
+    def _begun(self) -> WrittenSegment:
+        """Return the segment that was made ready, under the name of an open one that begins now, or else a new one.
 
         The new name need not be on the disk: after a power cut either is recovered.
         """
-        ahead = self._without_next()
-        if ahead is not None:
-            path = self._directory / new_segment_name()
-            try:
-                ahead.path.rename(path)
-            except OSError:
-                ahead.hand_over()
-                raise
-            ahead.path, ahead.opened_at = path, time.monotonic()
-        return ahead
-
-    def _without_next(self) -> WrittenSegment | None:
+        path = self._directory / new_segment_name()
         with self._lock:
+            if self._next is None:
+                return self._make(path.name)
             ahead, self._next = self._next, None
+        try:
+            ahead.path.rename(path)
+        except OSError:
+            ahead.hand_over()
+            raise
+        ahead.path, ahead.opened_at = path, time.monotonic()
         return ahead
 
     def _make(self, name: str) -> WrittenSegment:

@@ -10,12 +10,14 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Event, Thread, current_thread
 
 import pytest
 
 from telemetry import spare_segments
-from telemetry.segment import HEADER, decode_segment
+from telemetry.segment import HEADER, decode_segment, encode_lead
 from telemetry.segment_writer import SegmentWriter
 from telemetry.spare_segments import MAX_SPARES, MIN_SPARE_BYTES, SPARE_SECONDS, give_back, remove_spares, spares
 from telemetry.spool import Spool
@@ -100,6 +102,31 @@ async def test_a_group_that_finds_no_room_goes_to_the_next_segment(tmp_path: Pat
         await until(lambda: len(ready_segments(tmp_path / WRITER)) == 2)
 
     assert [devices_in(path) for path in ready_segments(tmp_path / WRITER)] == [batch("one"), batch("two")]
+
+
+def test_two_threads_never_begin_in_the_same_shipped_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "1.spare").write_bytes(b"what was shipped" * 100)
+    writer = SegmentWriter(tmp_path, "fsync")
+    beside, real, opened, committed = Thread(target=writer.prepare), os.pwritev, Event(), Event()
+
+    def write(descriptor: int, pieces: Sequence[bytes], offset: int, flags: int) -> int:
+        if current_thread() is beside:
+            opened.set()
+            committed.wait(0.3)  # as long as it takes if nothing holds the commit
+        return real(descriptor, pieces, offset, flags)
+
+    monkeypatch.setattr(os, "pwritev", write)
+    beside.start()
+    assert opened.wait(10)
+    events = body(event(device="a"))
+    lead = encode_lead(labels(), 0, events)
+    writer.commit([lead, events], len(lead) + len(events))
+    committed.set()
+    beside.join()
+
+    writer.detach().hand_over()  # type: ignore[union-attr]
+    (segment,) = ready_segments(tmp_path)
+    assert devices_in(segment) == ["a"]
 
 
 async def test_what_was_made_beforehand_is_gone_when_nothing_comes(
