@@ -347,7 +347,8 @@ def _say_installations(answer: s.InstallationsOut) -> str:
 
 
 def _say_mix(answer: s.MixOut) -> str:
-    return f"What {show_count(answer.active_devices, 'active device')} hold now."
+    devices = show_count(answer.active_devices, "active device")
+    return f"What {devices} {'holds' if answer.active_devices == 1 else 'hold'} now."
 
 
 def _say_funnel(answer: s.FunnelsOut) -> str:

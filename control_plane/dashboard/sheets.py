@@ -73,8 +73,9 @@ class Sheet:
 
 
 def show_share(share: float) -> str:
-    """Return a share as people read it: a hundredth of a per cent is many devices."""
-    return f"{100 * share:.4g} %"
+    """Return a share as people read it: to a hundredth of a per cent, which is many devices; less than that as is."""
+    percent = 100 * share
+    return f"{round(percent, 2) or percent:.4g} %"
 
 
 def show_duration(milliseconds: float) -> str:

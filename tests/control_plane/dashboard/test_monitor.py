@@ -33,7 +33,7 @@ from control_plane.dashboard.figures import (
     devices_table,
     major_of,
 )
-from control_plane.dashboard.sheets import Column, Sheet
+from control_plane.dashboard.sheets import Column, Sheet, show_share
 from telemetry import queries
 from telemetry.segment import EventLabels
 from telemetry.spool import Spool
@@ -143,6 +143,14 @@ def test_every_figure_stands_there_as_a_chart_a_table_and_csv(browser: Browser) 
         assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/csv; charset=utf-8")
         assert answer.headers["Content-Disposition"].startswith("attachment; filename*=UTF-8''faces-prod-")
         assert len(answer.text.splitlines()) > 1, link
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0 %"), (1, "100 %"), (1 / 3, "33.33 %"), (0.088263, "8.83 %"), (0.0001, "0.01 %"), (0.0000012, "0.00012 %")],
+)
+def test_shares_are_told_to_a_hundredth_of_a_per_cent(share: float, text: str) -> None:
+    assert show_share(share) == text
 
 
 def test_csv_has_the_figures_one_fact_a_row(browser: Browser) -> None:
