@@ -37,6 +37,7 @@ from control_plane.dashboard.sheets import Column, Sheet, show_share
 from telemetry import queries
 from telemetry.segment import EventLabels
 from telemetry.spool import Spool
+from tests.command import run
 from tests.control_plane.dashboard.browsing import Browser, Page
 from tests.control_plane.dashboard.conftest import APP, MODEL, ORG
 from tests.control_plane.running import ORGANIZATION, OWNER, Api, running_api
@@ -168,6 +169,30 @@ def test_csv_has_the_figures_one_fact_a_row(browser: Browser) -> None:
         "identity": "0",
         "zstd-prefix": "70",
     }
+
+
+COMMANDS = {
+    "curve": ("curve",),
+    "devices": ("devices",),
+    "installations": ("installations",),
+    "mix": ("mix",),
+    "funnel": ("funnel",),
+    "failures": ("failures",),
+    "reasons": ("failures", "--reasons"),
+    "download-times": ("downloads",),
+    "bytes": ("bytes",),
+    "encodings": ("bytes", "--encodings"),
+}
+"""The command of each sheet, under ``skafos adoption``."""
+
+
+@pytest.mark.parametrize("sheet", SHEETS)
+def test_the_command_line_tells_the_same_csv(browser: Browser, sheet: str) -> None:
+    names = {"SKAFOS_ORG_NAME": ORGANIZATION, "SKAFOS_APP_NAME": "Photos", "SKAFOS_MODEL_NAME": "faces"}
+    server = {"SKAFOS_URL": browser.api.url, "SKAFOS_API_TOKEN": browser.api.owner}
+    told = run("adoption", *COMMANDS[sheet], "--csv", **names, **server)
+    assert told.returncode == 0, told.stderr
+    assert list(csv.DictReader(io.StringIO(told.stdout))) == rows_of(browser, sheet)
 
 
 def test_devices_are_told_apart_by_what_the_reader_chooses_and_what_they_say_is_text(browser: Browser) -> None:
