@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from bench.telemetry.comparing import HOURS, STUCK_AFTER, STUCK_DAYS, subject_of
+from bench.telemetry.deployments import DAY
 from bench.telemetry.truth import Truth
+from telemetry.kept_figures import HOUR_SECONDS
 from telemetry.literals import Value, bind
 from telemetry.sql_guard import guard
 from telemetry.subject import OF_SUBJECT, last_days
-from telemetry.warehouse import DEFAULT_LIMITS, Warehouse
+from telemetry.warehouse import DEFAULT_LIMITS, Row, Warehouse
 
 _WINDOW: Final = f"{OF_SUBJECT} AND day >= {{first_day}} AND day <= {{last_day}}"
 
@@ -22,114 +23,147 @@ _HELD: Final = (
     "argMax(ifNull(if(type IN ('check', 'activate'), version, from_version), toUInt32(0)), "
     "if(type IN ('check', 'activate') OR isNotNull(from_version), arrival, toUInt64(0)))"
 )
-_OF_DOWNLOADS: Final = f"{_WINDOW} AND type = 'download'"
-_OF_STEPS: Final = f"{OF_SUBJECT} AND version = {{version}} AND type IN ('download', 'verify', 'activate', 'error')"
+_VERSION: Final = "ifNull(version, toUInt32(0))"
+_DEVICE: Final = "cityHash64(device_id)"
+_IS_STEP: Final = "version > 0 AND type IN ('download', 'verify', 'activate', 'error')"
+_HOUR: Final = "intDiv(toUnixTimestamp(received_at), 3600)"
 
-# The questions of `telemetry.queries`. Each is exact however often an event was delivered, which is to say that it
-# counts devices or distinct events.
-_OF_TABLE: Final = {
-    "adoption_curve": f"""
+# The questions of `telemetry.queries`, a statement or two each. Each is exact however often an event was delivered,
+# which is to say that it counts devices or distinct events; but of one that came again in another hour or on another
+# day, a merged table has the last delivery alone.
+_OF_TABLE: Final[dict[str, tuple[str, ...]]] = {
+    "adoption_curve": (
+        f"""
         SELECT of_day, held, count() AS devices
         FROM (
             SELECT any(day) AS of_day, {_HELD} AS held
             FROM raw_events
             WHERE {_WINDOW}
-            GROUP BY bitXor(cityHash64(device_id), intHash64(toUInt32(day)))
+            GROUP BY bitXor({_DEVICE}, intHash64(toUInt32(day)))
         ) AS device_day
         GROUP BY of_day, held""",
-    "adoption_curve_by_hour": f"""
+    ),
+    "adoption_curve_by_hour": (
+        f"""
         SELECT of_hour, held, count() AS devices
         FROM (
-            SELECT any(intDiv(toUnixTimestamp(received_at), 3600)) AS of_hour, {_HELD} AS held
+            SELECT any({_HOUR}) AS of_hour, {_HELD} AS held
             FROM raw_events
-            WHERE {OF_SUBJECT} AND received_at >= toDateTime({{deployed}}, 'UTC')
-                AND received_at < toDateTime({{deployed_end}}, 'UTC')
-            GROUP BY bitXor(cityHash64(device_id), intHash64(intDiv(toUnixTimestamp(received_at), 3600)))
+            WHERE {OF_SUBJECT} AND received_at >= toDateTime({{deployed_hour}}, 'UTC')
+                AND received_at < toDateTime({{end_hour}}, 'UTC')
+            GROUP BY bitXor({_DEVICE}, intHash64({_HOUR}))
         ) AS device_hour
         GROUP BY of_hour, held""",
-    "active_devices": f"""
+    ),
+    "active_devices": (
+        f"""
         SELECT of_day, value, count() AS devices
         FROM (
             SELECT any(day) AS of_day, argMax(os_version, arrival) AS value
             FROM raw_events
             WHERE {_WINDOW}
-            GROUP BY bitXor(cityHash64(device_id), intHash64(toUInt32(day)))
+            GROUP BY bitXor({_DEVICE}, intHash64(toUInt32(day)))
         ) AS device_day
         GROUP BY of_day, value""",
-    "installations": f"""
-        SELECT version, uniqExact(cityHash64(device_id)) AS devices
+    ),
+    "installations": (
+        f"""
+        SELECT {_VERSION} AS activated, uniqExact({_DEVICE}) AS devices
         FROM raw_events
         WHERE {OF_SUBJECT} AND type = 'activate'
-        GROUP BY version WITH TOTALS""",
-    "version_mix": f"""
+        GROUP BY activated WITH ROLLUP""",
+    ),
+    "version_mix": (
+        f"""
         SELECT held, count() AS devices
         FROM (
             SELECT {_HELD} AS held, max(day) AS last_day
             FROM raw_events
             WHERE {OF_SUBJECT}
-            GROUP BY cityHash64(device_id)
+            GROUP BY {_DEVICE}
         ) AS device
         WHERE last_day >= {{first_day}}
         GROUP BY held""",
-    "funnel": f"""
-        SELECT version, uniqExact(cityHash64(device_id)) AS tried,
-            uniqExactIf(cityHash64(device_id), type != 'error') AS downloaded,
-            uniqExactIf(cityHash64(device_id), type IN ('verify', 'activate')) AS verified,
-            uniqExactIf(cityHash64(device_id), type = 'activate') AS activated
+    ),
+    "funnel": (
+        f"""
+        SELECT version, uniqExact({_DEVICE}) AS tried, uniqExactIf({_DEVICE}, type != 'error') AS downloaded,
+            uniqExactIf({_DEVICE}, type IN ('verify', 'activate')) AS verified,
+            uniqExactIf({_DEVICE}, type = 'activate') AS activated
         FROM raw_events
-        WHERE {_WINDOW} AND type IN ('download', 'verify', 'activate', 'error')
+        WHERE {_WINDOW} AND {_IS_STEP}
         GROUP BY version""",
-    "failure_rates": f"""
-        SELECT version, error, uniqExact(event_id) AS errors, uniqExact(device_id) AS devices
+        f"SELECT uniqExact({_DEVICE}) AS checked FROM raw_events WHERE {_WINDOW}",
+    ),
+    "failure_rates": (
+        f"""
+        SELECT version, uniqExact({_DEVICE}) AS tried, uniqExactIf({_DEVICE}, type = 'error') AS failed
         FROM raw_events
-        WHERE {_WINDOW} AND type = 'error'
+        WHERE {_WINDOW} AND {_IS_STEP}
+        GROUP BY version""",
+        f"""
+        SELECT version, error, uniqExact(event_id) AS errors, uniqExact({_DEVICE}) AS devices
+        FROM raw_events
+        WHERE {_WINDOW} AND version > 0 AND type = 'error'
         GROUP BY version, error""",
-    "download_times": f"""
-        SELECT of_version, quantilesExact(0.5, 0.95)(took) AS percentiles
+    ),
+    "download_times": (
+        f"""
+        SELECT of_version, count() AS downloads, quantilesExact(0.5, 0.95)(took) AS percentiles
         FROM (
-            SELECT any(version) AS of_version, any(duration_ms) AS took
+            SELECT any({_VERSION}) AS of_version, any(duration_ms) AS took
             FROM raw_events
-            WHERE {_OF_DOWNLOADS}
+            WHERE {_WINDOW} AND version > 0 AND type = 'download' AND isNotNull(duration_ms)
             GROUP BY event_id
         ) AS download
-        GROUP BY of_version""",
-    "bytes_sent": f"""
+        GROUP BY of_version WITH ROLLUP""",
+    ),
+    "bytes_sent": (
+        f"""
         SELECT of_day, of_encoding, count() AS downloads, sum(sent) AS bytes_sent, sum(whole) AS bytes_whole
         FROM (
-            SELECT max(day) AS of_day, any(encoding) AS of_encoding, any(bytes) AS sent, any(full_bytes) AS whole
+            SELECT max(day) AS of_day, any(encoding) AS of_encoding, any(ifNull(bytes, toUInt64(0))) AS sent,
+                any(ifNull(full_bytes, ifNull(bytes, toUInt64(0)))) AS whole
             FROM raw_events
-            WHERE {_OF_DOWNLOADS}
+            WHERE {_WINDOW} AND type = 'download'
             GROUP BY event_id
         ) AS download
         GROUP BY of_day, of_encoding""",
-    "time_to_adopt": f"""
-        SELECT quantilesExact(0.5, 0.9, 0.99)(activated) AS reached, count() AS adopted,
-            (SELECT uniqExact(cityHash64(device_id)) FROM raw_events
-             WHERE {OF_SUBJECT} AND received_at >= toDateTime({{deployed}}, 'UTC')) AS active
+    ),
+    "time_to_adopt": (
+        f"""
+        SELECT quantilesExact(0.5, 0.9, 0.99)(activated) AS reached, count() AS adopted
         FROM (
             SELECT min(arrival) AS activated
             FROM raw_events
             WHERE {OF_SUBJECT} AND version = {{version}} AND type = 'activate'
-            GROUP BY cityHash64(device_id)
+            GROUP BY {_DEVICE}
         ) AS device""",
-    "stuck_devices": f"""
+        f"""
+        SELECT uniqExact({_DEVICE}) AS active
+        FROM raw_events
+        WHERE {OF_SUBJECT} AND received_at >= toDateTime({{deployed_day}}, 'UTC')""",
+    ),
+    "stuck_devices": (
+        f"""
         SELECT came, last_error, count() AS devices
         FROM (
-            SELECT cityHash64(device_id) AS device, min(arrival) AS since,
+            SELECT {_DEVICE} AS device, min(arrival) AS since,
                 groupBitOr(transform(type, ['download', 'verify', 'activate'], [1, 2, 4], 8)) AS came,
                 argMax(error, if(type = 'error', arrival, toUInt64(0))) AS last_error
             FROM raw_events
-            WHERE {_OF_STEPS}
+            WHERE {OF_SUBJECT} AND version = {{version}} AND {_IS_STEP}
             GROUP BY device
-            HAVING bitAnd(came, 4) = 0 AND since < {{before}}
+            HAVING bitAnd(came, 4) = 0 AND intDiv(since, 1000000) <= {{before}}
         ) AS trying ANY INNER JOIN (
-            SELECT cityHash64(device_id) AS device, {_HELD} AS held, max(received_at) AS last_seen
+            SELECT {_DEVICE} AS device, {_HELD} AS held, max(received_at) AS last_seen
             FROM raw_events
             WHERE {OF_SUBJECT}
             GROUP BY device
             HAVING held != {{version}} AND last_seen >= toDateTime({{active_since}}, 'UTC')
         ) AS state USING device
         GROUP BY came, last_error""",
+    ),
 }
 # As typed into `skafos sql`, which de-duplicates whatever it reads.
 _OF_SUBJECT: Final = (
@@ -145,7 +179,8 @@ _TYPED: Final = {
 }
 QUESTIONS: Final = tuple(_OF_TABLE)
 """The names of those that are questions of ``telemetry.queries``."""
-RAW: Final = (*QUESTIONS, *_TYPED)
+TYPED: Final = tuple(_TYPED)
+RAW: Final = (*QUESTIONS, *TYPED)
 """The names of all of them, in order."""
 _LIMITS: Final = replace(DEFAULT_LIMITS, seconds=120, memory_bytes=1 << 30)
 """More than is allowed to those who type, so that what is too slow is measured and not cut off."""
@@ -157,35 +192,38 @@ async def raw_seconds(warehouse: Warehouse, truth: Truth, times: int) -> dict[st
     Raises:
         WarehouseUnavailable, QueryFailed
     """
-    values = subject_of(truth).values() | _values(truth)
-    asked = {name: _asking(warehouse, name, values, subject_of(truth).organization_id) for name in RAW}
-    return {name: [await _seconds(ask) for _ in range(times + 1)][1:] for name, ask in asked.items()}
+    return {name: [await _seconds(warehouse, truth, name) for _ in range(times + 1)][1:] for name in RAW}
+
+
+async def ask_raw(warehouse: Warehouse, truth: Truth, name: str) -> list[list[Row]]:
+    """Ask one of them, about all days and the version that was deployed last; return the rows of each statement.
+
+    Raises:
+        WarehouseUnavailable, QueryFailed
+    """
+    subject = subject_of(truth)
+    values = subject.values() | _values(truth)
+    if name in _OF_TABLE:
+        return [await warehouse.query(sql, values) for sql in _OF_TABLE[name]]
+    return [await warehouse.query_readonly(guard(bind(_TYPED[name], values), [subject.organization_id]), _LIMITS)]
 
 
 def _values(truth: Truth) -> dict[str, Value]:
-    """Return what is asked about: all days, and the version that was deployed last."""
     settings, last = truth.population.settings, truth.population.deployments[-1]
+    deployed_hour = int(last.at) // HOUR_SECONDS * HOUR_SECONDS
     return {
         "first_day": settings.first_day,
         "last_day": settings.first_day + timedelta(days=settings.days - 1),
         "version": last.version,
-        "deployed": int(last.at),
-        "deployed_end": int(last.at) + HOURS * 3600,
-        "before": int((truth.now - STUCK_AFTER).timestamp()) * 1_000_000,
+        "deployed_hour": deployed_hour,
+        "end_hour": deployed_hour + HOURS * HOUR_SECONDS,
+        "deployed_day": int(last.at) // DAY * DAY,
+        "before": int((truth.now - STUCK_AFTER).timestamp()),
         "active_since": last_days(STUCK_DAYS, truth.now).seconds()[0],
     }
 
 
-def _asking(
-    warehouse: Warehouse, name: str, values: dict[str, Value], organization_id: str
-) -> Callable[[], Awaitable[object]]:
-    if name in _OF_TABLE:
-        return lambda: warehouse.query(_OF_TABLE[name], values)
-    guarded = guard(bind(_TYPED[name], values), [organization_id])
-    return lambda: warehouse.query_readonly(guarded, _LIMITS)
-
-
-async def _seconds(ask: Callable[[], Awaitable[object]]) -> float:
+async def _seconds(warehouse: Warehouse, truth: Truth, name: str) -> float:
     began = time.perf_counter()
-    await ask()
+    await ask_raw(warehouse, truth, name)
     return time.perf_counter() - began

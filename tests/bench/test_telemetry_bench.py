@@ -23,6 +23,7 @@ from bench.telemetry.comparing import Compared, Difference, Question, deviation,
 from bench.telemetry.expected import Percentile
 from bench.telemetry.outage import CaughtUp
 from bench.telemetry.posting import Posting
+from bench.telemetry.raw import QUESTIONS, TYPED
 from bench.telemetry.reading import Read
 from bench.telemetry.report import GOAL_ROWS, Results, preface, render
 from telemetry.events import decode_events
@@ -51,7 +52,7 @@ def engine(rows: int, seconds: float, *differences: Difference) -> Engine:
         rows,
         10.0,
         [Asked(compared, [3 * seconds] * 3, [seconds] * 3, 0.005, Read(8_192, 250_000))],
-        {"curve": [2 * seconds], "typed": [3 * seconds]},
+        {name: [(3 if name == "funnel" else 2) * seconds] for name in QUESTIONS} | {name: [1.0] for name in TYPED},
     )
 
 
@@ -118,22 +119,24 @@ def test_an_outage_that_was_never_made_up_for_does_not_hold() -> None:
 
 def test_few_rows_say_nothing_about_a_goal_for_many_unless_they_are_slow_already() -> None:
     text = render(Results(answers=answers(engine(3_000_000, 0.004))), "")
-    assert row(text, "each question").endswith("slowest 4 ms (funnel) |  |")
+    assert row(text, "each question, ").endswith("slowest 4 ms (funnel) |  |")
+    assert row(text, "asked of raw events").endswith("slowest 12 ms (funnel) |  |"), "what people type has no goal"
     text = render(Results(answers=answers(engine(3_000_000, 0.4))), "")
-    assert row(text, "each question").endswith("**does not hold** |")
-    assert row(text, "raw events, ").endswith("**does not hold** |")
-    assert row(render(Results(answers=answers(engine(GOAL_ROWS, 0.04))), ""), "each question").endswith("| holds |")
+    assert row(text, "each question, ").endswith("**does not hold** |")
+    assert row(text, "asked of raw events").endswith("**does not hold** |")
+    text = render(Results(answers=answers(engine(GOAL_ROWS, 0.04))), "")
+    assert row(text, "each question, ").endswith("| holds |")
+    assert row(text, "asked of raw events").endswith("| holds |")
 
 
 def test_a_figure_that_differs_from_the_truth_is_counted() -> None:
     text = render(Results(answers=answers(engine(3_000_000, 0.004, Difference("[2].tried_devices", 3, 4)))), "")
     told = "1 of 40 figures differ; unique devices up to 0.40% off, percentiles 1.00%"
-    assert told in row(text, "against the truth")
-    assert row(text, "| funnel |").endswith(
+    assert told in row(text, "answers against the truth")
+    assert row(text, "| funnel |", "8,192 rows").endswith(
         "| 4.0 ms (4.0 to 4.0) | 5 ms | 8,192 rows, 0.2 MB | 12.0 ms | **1** of 40 |"
     )
-    assert row(text, "| typed |").endswith("| 12.0 ms |")
-    assert "slowest 12 ms (typed)" in row(text, "raw events, ")
+    assert row(text, "| typed: errors by version |").endswith("| 1000.0 ms |")
 
 
 def test_the_rate_of_what_was_not_measured_is_the_goal() -> None:
