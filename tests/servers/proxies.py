@@ -60,26 +60,48 @@ def running_nginx(folder: Path, edges: Sequence[str], certificate: Certificate) 
         edges: ``host:port`` of the device API of two workers.
         certificate: for TLS.
     """
-    program = require("nginx")
     address = f"127.0.0.1:{free_port()}"
+    more = {"/var/lib/nginx/": f"{folder}/", **{old: new for (old, _), new in zip(WORKERS, edges, strict=True)}}
+    with _running_nginx(folder, "skafos-edge.conf", address, certificate, more):
+        yield address
+
+
+@contextmanager
+def running_nginx_for_people(folder: Path, control: str, certificate: Certificate, address: str) -> Iterator[None]:
+    """Run nginx in front of a control plane within the block.
+
+    Args:
+        folder: for its logs and configuration.
+        control: ``host:port`` of the control plane.
+        certificate: for TLS.
+        address: ``host:port`` where nginx is to listen, which the control plane has to know.
+    """
+    with _running_nginx(folder, "skafos-control.conf", address, certificate, {"127.0.0.1:8800": control}):
+        yield
+
+
+@contextmanager
+def _running_nginx(
+    folder: Path, name: str, address: str, certificate: Certificate, more: Mapping[str, str]
+) -> Iterator[None]:
+    program = require("nginx")
     configuration = adapted(
-        DEPLOY / "nginx" / "skafos-edge.conf",
+        DEPLOY / "nginx" / name,
         {
             "listen 443 ": f"listen {address} ",
             "    listen [::]:443 ssl http2;\n": "",
             "/etc/ssl/skafos/certificate.pem": str(certificate.certificate),
             "/etc/ssl/skafos/key.pem": str(certificate.key),
-            "/var/lib/nginx/": f"{folder}/",
-            **{device: edge for (device, _), edge in zip(WORKERS, edges, strict=True)},
+            **more,
         },
     )
-    (folder / "skafos-edge.conf").write_text(configuration)
+    (folder / name).write_text(configuration)
     user = "user root root;" if os.geteuid() == 0 else ""  # its workers must be able to read our private folder
-    around = AROUND_NGINX.format(folder=folder, included=folder / "skafos-edge.conf", user=user)
+    around = AROUND_NGINX.format(folder=folder, included=folder / name, user=user)
     (folder / "nginx.conf").write_text(around)
     command = [str(program), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     with _running(command, folder, address):
-        yield address
+        yield
 
 
 @contextmanager
