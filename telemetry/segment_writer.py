@@ -1,8 +1,8 @@
 """The segment that a writer appends to, and the next one: commits that are whole on the disk, or leave nothing behind.
 
 Making a segment (a file, its header, its name, all on the disk) takes as long as some commits, so the next one is made
-ready while this one is written, and what is full is handed over meanwhile as well. `commit` is called from one thread,
-`prepare`, `discard_next` and `hand_over` from another; every method but `detach` blocks on the disk.
+ready while this one is written, and what is full is handed over meanwhile as well. `SegmentWriter.commit` is called
+from one thread at a time, `prepare` and `discard_next` from any; they and `WrittenSegment.hand_over` wait for the disk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class WrittenSegment:
     """A segment's file, open for writing.
 
     Attributes:
-        size: of the file, in bytes; behind ``length`` there may be what an older segment left.
+        size: of the file when it was begun, in bytes; behind ``length`` there may be what an older segment left.
         length: bytes that are committed, the header included.
         opened_at: when it was made or taken, on the monotonic clock.
     """
@@ -65,7 +65,7 @@ class WrittenSegment:
             if self.length > HEADER.size:
                 close_segment(self.path)
             else:
-                self.path.unlink()
+                self.path.unlink(missing_ok=True)
 
 
 class SegmentWriter:
@@ -149,7 +149,7 @@ class SegmentWriter:
             ahead, self._next = self._next, None
         try:
             ahead.path.rename(path)
-        except OSError:
+        except BaseException:
             ahead.hand_over()
             raise
         ahead.path, ahead.opened_at = path, time.monotonic()
@@ -179,7 +179,7 @@ class SegmentWriter:
             if self._durability == "fsync":
                 sync_directory(self._directory)  # the name must outlive a power cut as well as the bytes
             return WrittenSegment(to, descriptor, segment_id, os.fstat(descriptor).st_size)
-        except OSError:
+        except BaseException:
             os.close(descriptor)
             for name in (path, to):
                 name.unlink(missing_ok=True)

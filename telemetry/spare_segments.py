@@ -18,9 +18,11 @@ from telemetry.spool_directory import LOCK_NAME, SpoolLocked, held_lock
 SPARE_SUFFIX: Final = ".spare"
 MIN_SPARE_BYTES: Final = 4 * 1024 * 1024
 """Half of a full segment: a thousand batches a second reach it."""
+MAX_SPARE_BYTES: Final = 16 * 1024 * 1024
+"""Twice a full segment: a group that was larger than the others is not kept for ever."""
 MAX_SPARES: Final = 8
-"""Of one writer: twice what a shipper inserts at once, so that a writer at full speed finds one each time. They are 64
-MiB of disk beside the spool's own bound."""
+"""Of one writer: twice what a shipper inserts at once, so that a writer at full speed finds one each time. They are
+some 64 MiB of disk beside the spool's own bound."""
 SPARE_SECONDS: Final = 10.0
 """At full speed one is used within a second."""
 
@@ -34,7 +36,8 @@ def give_back(path: Path) -> None:
     """Leave a shipped segment to its writer, or remove it: it is small, there are enough, or the writer is gone."""
     directory = path.parent
     try:
-        if path.stat().st_size >= MIN_SPARE_BYTES and len(spares(directory)) < MAX_SPARES and _has_writer(directory):
+        is_worth = MIN_SPARE_BYTES <= path.stat().st_size <= MAX_SPARE_BYTES
+        if is_worth and len(spares(directory)) < MAX_SPARES and _has_writer(directory):
             os.utime(path)
             path.rename(path.with_suffix(SPARE_SUFFIX))
         else:

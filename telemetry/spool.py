@@ -34,7 +34,15 @@ from telemetry.disk_thread import DiskThread
 from telemetry.segment import EventLabels, encode_lead
 from telemetry.segment_writer import Durability, SegmentWriter
 from telemetry.spare_segments import SPARE_SECONDS, remove_spares
-from telemetry.spool_directory import DISK_FULL, LOCK_NAME, SpoolLocked, lock_file, recover_open_segments, used_bytes
+from telemetry.spool_directory import (
+    DISK_FULL,
+    LOCK_NAME,
+    READY_SUFFIX,
+    SpoolLocked,
+    lock_file,
+    recover_open_segments,
+    used_bytes,
+)
 
 __all__ = ["Durability", "EventLabels", "Settle", "Spool", "SpoolClosed", "SpoolFull", "SpoolLocked"]
 
@@ -121,10 +129,12 @@ class Spool:
         self._idle_timer: asyncio.TimerHandle | None = None
         self._ended: asyncio.Future[None] | None = None
         self._lock = -1
-        self._stored = 0
-        self._committed = 0
+        self._waiting = 0  # bytes that are handed over and not shipped, as last measured
+        self._committed = 0  # bytes, since the start
+        self._handed_over = 0  # of these
+        self._stuck = 0  # bytes of segments that could not be handed over, and are when the spool is closed
         self._reserved = 0
-        self._counted_at = 0.0
+        self._counted_at = self._committed_at = 0.0
 
     async def start(self) -> None:
         """Take the directory, recover what an earlier writer left, and begin.
@@ -133,11 +143,11 @@ class Spool:
             SpoolLocked: another writer is at work in this directory.
         """
         self._loop = asyncio.get_running_loop()
-        self._disk.start(self._loop)
-        self._beside.start(self._loop)
         taken: asyncio.Future[int] = self._loop.create_future()
-        self._disk.run(self._take_directory, taken.set_result, taken.set_exception)
         try:
+            self._disk.start(self._loop)
+            self._beside.start(self._loop)
+            self._disk.run(self._take_directory, taken.set_result, taken.set_exception)
             self._lock = await taken
         except BaseException:
             self._disk.stop()
@@ -209,12 +219,16 @@ class Spool:
         for timer in (self._roll_timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()
-        self._disk.stop()
+        self._disk.stop()  # it has nothing left to do, unlike the other
         await asyncio.to_thread(self._beside.stop)
         if self._lock >= 0:
-            await asyncio.to_thread(self._leave)
-            os.close(self._lock)
-            self._lock = -1
+            try:
+                await asyncio.to_thread(self._leave)
+            except OSError as error:
+                _tell_failed("spool_not_left_clean", error)
+            finally:
+                os.close(self._lock)
+                self._lock = -1
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -226,14 +240,9 @@ class Spool:
         await self.close()
 
     @property
-    def directory(self) -> Path:
-        """The writer's own directory."""
-        return self._directory
-
-    @property
     def used_bytes(self) -> int:
-        """Bytes of all segments, as last measured, and of what was accepted since."""
-        return self._stored + self._reserved
+        """Bytes of what waits for the shipper, as last measured, and of what was accepted since."""
+        return self._waiting + self._committed - self._handed_over + self._stuck + self._reserved
 
     def _take_directory(self) -> int:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -254,6 +263,11 @@ class Spool:
         return lock
 
     def _leave(self) -> None:
+        self._tidy()
+        recover_open_segments(self._directory)  # one that could not be handed over before
+
+    def _tidy(self) -> None:
+        """Remove what was shipped and would be written over."""
         self._writer.discard_next()
         remove_spares(self._directory)
 
@@ -271,11 +285,13 @@ class Spool:
         try:
             return used_bytes(self._directory)
         except OSError:  # whoever looks at metrics is to see the others all the same
-            return self._stored
+            return self.used_bytes
 
     def _measure(self) -> None:
-        self._stored = used_bytes(self._directory)
-        self._counted_at = time.monotonic()
+        self._measured(used_bytes(self._directory, (READY_SUFFIX,)))
+
+    def _measured(self, waiting: int) -> None:
+        self._waiting, self._counted_at = waiting, time.monotonic()
 
     # --- One commit at a time -------------------------------------------------------------------------------------
 
@@ -312,8 +328,8 @@ class Spool:
 
         def done(_: None) -> None:
             self._reserved -= group.size
-            self._stored += group.size
             self._committed += group.size
+            self._committed_at = time.monotonic()
             metrics.SPOOL_COMMITS.inc()
             metrics.SPOOL_BATCHES.inc(len(group.settlers))
             self._prepare()
@@ -350,14 +366,17 @@ class Spool:
 
         def hand_over_and_measure() -> int:
             segment.hand_over()
-            return used_bytes(self._directory)
+            return used_bytes(self._directory, (READY_SUFFIX,))
 
-        def done(stored: int) -> None:
-            self._stored = stored + self._committed - committed
-            self._counted_at = time.monotonic()
+        def done(waiting: int) -> None:
+            self._handed_over = committed
+            self._measured(waiting)
 
-        self._beside.run(hand_over_and_measure, done, partial(_tell_failed, "spool_roll_failed"))
-        self._expect_idleness()
+        def failed(error: BaseException) -> None:
+            self._stuck += segment.length
+            _tell_failed("spool_roll_failed", error)
+
+        self._beside.run(hand_over_and_measure, done, failed)
 
     def _prepare(self) -> None:
         """Have the next segment made ready, when there is none."""
@@ -367,6 +386,7 @@ class Spool:
 
         def done(_: None) -> None:
             self._preparing = False
+            self._expect_idleness()
 
         def failed(error: BaseException) -> None:
             self._preparing = False  # whoever commits next makes one, and is told why when it cannot be done
@@ -375,17 +395,17 @@ class Spool:
         self._beside.run(self._writer.prepare, done, failed)
 
     def _expect_idleness(self) -> None:
-        """Look after a while whether anything came since; if not, what was made ready is not needed soon."""
+        """Tidy up when nothing was committed for a while: what was made ready may hold what was shipped."""
         if self._idle_timer is None and self._open:
-            self._idle_timer = self._loop.call_later(SPARE_SECONDS, self._rest, self._committed)
+            due = self._committed_at + SPARE_SECONDS
+            self._idle_timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._tidy_when_idle)
 
-    def _rest(self, committed: int) -> None:
+    def _tidy_when_idle(self) -> None:
         self._idle_timer = None
-        if self._committed != committed:
+        if time.monotonic() < self._committed_at + SPARE_SECONDS:
             self._expect_idleness()
         else:
-            failed = partial(_tell_failed, "spool_segment_not_discarded")
-            self._beside.run(self._writer.discard_next, lambda _: None, failed)
+            self._beside.run(self._tidy, lambda _: None, partial(_tell_failed, "spool_not_tidied"))
 
 
 def _tell_failed(event: str, error: BaseException) -> None:

@@ -1,8 +1,9 @@
 """A writer's spool directory: who may write, which segments there are, and what a dead writer left behind.
 
-``<spool root>/<writer id>/`` holds ``lock`` (held by the writer while it lives), the ``*.open`` segment and at most one
-``*.next``, which becomes it, the ``*.ready`` segments that wait for the shipper, and ``*.spare`` files
-(`telemetry.spare_segments`). Renaming ``.open`` to ``.ready`` is what hands a segment over.
+``<spool root>/<writer id>/`` holds ``lock`` (held by the writer while it lives), the ``*.open`` segment, with those
+that are about to be handed over, at most one ``*.next``, which becomes it, the ``*.ready`` segments that wait for the
+shipper, and ``*.spare`` files (`telemetry.spare_segments`). Renaming ``.open`` to ``.ready`` is what hands a segment
+over.
 """
 
 from __future__ import annotations
@@ -84,12 +85,15 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def used_bytes(directory: Path) -> int:
-    """Return the bytes of all segments in ``directory``, waiting or open."""
+def used_bytes(directory: Path, suffixes: tuple[str, ...] = (OPEN_SUFFIX, READY_SUFFIX)) -> int:
+    """Return the bytes of the segments in ``directory`` that wait or are open, or of those of other kinds.
+
+    Of an open one that is written over an older segment all bytes of the file count.
+    """
     total = 0
     with os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name.endswith((OPEN_SUFFIX, READY_SUFFIX)):
+            if entry.name.endswith(suffixes):
                 try:
                     total += entry.stat().st_size
                 except FileNotFoundError:  # the shipper removed it meanwhile

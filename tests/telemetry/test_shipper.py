@@ -266,10 +266,14 @@ async def test_events_that_clickhouse_itself_refuses_are_put_aside(tmp_path: Pat
     assert list(dead_letters(tmp_path)) == ["edge-0/0002-a.ready"]
 
 
-async def test_the_open_segment_of_a_dead_writer_is_adopted_and_of_a_living_one_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".open", ".next"])
+async def test_the_open_segment_of_a_dead_writer_is_adopted_and_of_a_living_one_left(
+    tmp_path: Path, suffix: str
+) -> None:
     warehouse = MemoryWarehouse()
-    put(tmp_path, "0001-a", record(event(device="dead")), writer="dead").rename(tmp_path / "dead" / "0001-a.open")
-    put(tmp_path, "0002-a", record(event(device="alive")), writer="alive").rename(tmp_path / "alive" / "0002-a.open")
+    for number, writer in enumerate(("dead", "alive"), 1):
+        segment = put(tmp_path, f"000{number}-a", record(event(device=writer)), writer=writer)
+        segment.rename(segment.with_suffix(suffix))
 
     with held_lock(tmp_path / "alive" / "lock"):
         await Shipper(tmp_path, warehouse).drain(30)

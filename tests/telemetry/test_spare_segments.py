@@ -5,22 +5,23 @@ The last test kills the writer; ``make test-kills KILLS=50`` kills it as often a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
+import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from threading import Event, Thread, current_thread
 
 import pytest
+from structlog.testing import capture_logs
 
 from telemetry import spare_segments
-from telemetry.segment import HEADER, decode_segment, encode_lead
+from telemetry.segment import HEADER, decode_segment
 from telemetry.segment_writer import SegmentWriter
 from telemetry.spare_segments import MAX_SPARES, MIN_SPARE_BYTES, SPARE_SECONDS, give_back, remove_spares, spares
-from telemetry.spool import Spool
+from telemetry.spool import Spool, SpoolClosed
 from telemetry.spool_directory import ready_segments, recover_open_segments
 from tests.telemetry.samples import NOON, body, event, labels
 from tests.telemetry.waiting import until
@@ -47,96 +48,139 @@ def devices_in(path: Path) -> list[str]:
     return [one["device_id"] for batch in content.records for one in json.loads(batch.events)]
 
 
-async def hand_over(spool: Spool, *devices: str) -> Path:
+async def hand_over(spool: Spool, directory: Path, *devices: str) -> Path:
     """Append a batch; return the segment that it comes in, when the one after that is made ready as well."""
     await append(spool, *devices)
-    await until(lambda: ready_segments(spool.directory) and list(spool.directory.glob("*.next")))
-    (segment,) = ready_segments(spool.directory)
+    await until(lambda: ready_segments(directory) and list(directory.glob("*.next")))
+    (segment,) = ready_segments(directory)
     assert devices_in(segment) == list(devices)
     return segment
 
 
 async def test_a_segment_that_was_shipped_is_written_over(tmp_path: Path) -> None:
-    async with Spool(tmp_path / WRITER, roll_seconds=0.05) as spool:
-        first = await hand_over(spool, *(f"old-{n}" for n in range(20)))
+    async with Spool(tmp_path, roll_seconds=0.05) as spool:
+        first = await hand_over(spool, tmp_path, *(f"old-{n}" for n in range(20)))
         file = first.stat()
         give_back(first)
-        assert [path.stat().st_ino for path in spares(tmp_path / WRITER)] == [file.st_ino]
-        (await hand_over(spool, "between")).unlink()  # into the one that was made ready before
-        assert spares(tmp_path / WRITER) == []
+        assert [path.stat().st_ino for path in spares(tmp_path)] == [file.st_ino]
+        (await hand_over(spool, tmp_path, "between")).unlink()  # into the one that was made ready before
+        assert spares(tmp_path) == []
 
-        second = await hand_over(spool, "new")
+        second = await hand_over(spool, tmp_path, "new")
         assert second.stat().st_ino == file.st_ino
         assert second.stat().st_size < file.st_size, "what was behind it is cut off"
         give_back(second)
-        (await hand_over(spool, "between")).unlink()
-        third = await hand_over(spool, *(f"longer-{n}" for n in range(30)))
+        (await hand_over(spool, tmp_path, "between")).unlink()
+        third = await hand_over(spool, tmp_path, *(f"longer-{n}" for n in range(30)))
         assert third.stat().st_ino == file.st_ino
 
 
 async def test_the_next_segment_is_made_beforehand_and_taken_by_the_next_commit(tmp_path: Path) -> None:
-    async with Spool(tmp_path / WRITER, roll_seconds=0.05) as spool:
-        await hand_over(spool, "a")
-        (ahead,) = (tmp_path / WRITER).glob("*.next")
+    async with Spool(tmp_path, roll_seconds=0.05) as spool:
+        (await hand_over(spool, tmp_path, "a")).unlink()
+        (ahead,) = tmp_path.glob("*.next")
         file = ahead.stat().st_ino
-        for path in ready_segments(tmp_path / WRITER):
-            path.unlink()
-        assert (await hand_over(spool, "b")).stat().st_ino == file
-    assert not list((tmp_path / WRITER).glob("*.next")), "whoever closes leaves none"
+        assert (await hand_over(spool, tmp_path, "b")).stat().st_ino == file
+    assert not list(tmp_path.glob("*.next")), "whoever closes leaves none"
 
 
 async def test_a_group_that_finds_no_room_goes_to_the_next_segment(tmp_path: Path) -> None:
-    def batch(name: str) -> list[str]:
-        return [f"{name}-{n}" for n in range(20)]
-
-    async with Spool(tmp_path / WRITER, roll_seconds=0.2) as spool:
-        first = await hand_over(spool, *batch("old"))
-        size = first.stat().st_size
-        give_back(first)
-        (await hand_over(spool, "between")).unlink()
-
-        await append(spool, *batch("one"))  # into the room of the first
-        (segment,) = (tmp_path / WRITER).glob("*.open")
-        assert segment.stat().st_size == size
-        await append(spool, *batch("two"))
-        await until(lambda: len(ready_segments(tmp_path / WRITER)) == 2)
-
-    assert [devices_in(path) for path in ready_segments(tmp_path / WRITER)] == [batch("one"), batch("two")]
+    batches = [[f"{name}-{n}" for n in range(20)] for name in ("one", "two")]
+    async with Spool(tmp_path, roll_seconds=60) as spool:
+        (tmp_path / "1.spare").write_bytes(bytes(5_000))
+        for batch in batches:
+            await append(spool, *batch)
+        await until(lambda: ready_segments(tmp_path))
+    assert [devices_in(path) for path in ready_segments(tmp_path)] == batches
+    assert 2_500 < ready_segments(tmp_path)[0].stat().st_size < 5_000, "one finds room, both would not"
 
 
-def test_two_threads_never_begin_in_the_same_shipped_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "1.spare").write_bytes(b"what was shipped" * 100)
-    writer = SegmentWriter(tmp_path, "fsync")
-    beside, real, opened, committed = Thread(target=writer.prepare), os.pwritev, Event(), Event()
-
-    def write(descriptor: int, pieces: Sequence[bytes], offset: int, flags: int) -> int:
-        if current_thread() is beside:
-            opened.set()
-            committed.wait(0.3)  # as long as it takes if nothing holds the commit
-        return real(descriptor, pieces, offset, flags)
-
-    monkeypatch.setattr(os, "pwritev", write)
-    beside.start()
-    assert opened.wait(10)
-    events = body(event(device="a"))
-    lead = encode_lead(labels(), 0, events)
-    writer.commit([lead, events], len(lead) + len(events))
-    committed.set()
-    beside.join()
-
-    writer.detach().hand_over()  # type: ignore[union-attr]
-    (segment,) = ready_segments(tmp_path)
-    assert devices_in(segment) == ["a"]
+def damaged(*_: object) -> bytes:
+    raise ValueError("the disk is damaged")
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["after the last commit", "after one that failed"])
 async def test_what_was_made_beforehand_is_gone_when_nothing_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr("telemetry.spool.SPARE_SECONDS", 1.0)
+    async with Spool(tmp_path, roll_seconds=60 if fails else 0.02) as spool:
+        await append(spool, "a")
+        await until(lambda: list(tmp_path.glob("*.next")))
+        (tmp_path / "1.spare").write_bytes(b"what was shipped")
+        if fails:
+            with monkeypatch.context() as patched:
+                patched.setattr("telemetry.segment_writer.encode_group", damaged)
+                with pytest.raises(SpoolClosed):
+                    await append(spool, "b")
+        await until(lambda: not list(tmp_path.glob("*.next")))
+        await until(lambda: not spares(tmp_path))
+        await append(spool, "c")
+    assert [device for path in ready_segments(tmp_path) for device in devices_in(path)] == ["a", "c"]
+
+
+@pytest.mark.parametrize("step", ["os.open", "os.pwritev", "os.fstat", "pathlib.Path.rename", "os.fsync"])
+@pytest.mark.parametrize("over", [False, True], ids=["a new file", "a shipped one"])
+async def test_whatever_keeps_a_segment_from_being_made_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, over: bool
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    if over:
+        (tmp_path / "1.spare").write_bytes(b"what was shipped")
+    writer, descriptors = SegmentWriter(tmp_path, "fsync"), len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patched:
+        patched.setattr(step, fails)
+        with pytest.raises(MemoryError):
+            writer.prepare()
+    assert [path.suffix for path in tmp_path.iterdir()] == ([".spare"] if over and step == "os.open" else [])
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    writer.prepare()
+    assert writer.has_next
+    writer.discard_next()
+
+
+async def test_one_that_cannot_be_handed_over_counts_and_is_handed_over_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.spool.SPARE_SECONDS", 0.1)
-    async with Spool(tmp_path / WRITER, roll_seconds=0.02) as spool:
-        (await hand_over(spool, "a")).unlink()
-        await until(lambda: not list((tmp_path / WRITER).glob("*.next")))
-        await hand_over(spool, "b")
+    def fails(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    async with Spool(tmp_path, roll_seconds=0.02) as spool:
+        with monkeypatch.context() as patched:
+            patched.setattr("telemetry.segment_writer.close_segment", fails)
+            with capture_logs() as logs:
+                await append(spool, "a")
+                await until(lambda: any(entry["event"] == "spool_roll_failed" for entry in logs))
+        assert ready_segments(tmp_path) == []
+        after = await hand_over(spool, tmp_path, "b")
+        (stuck,) = tmp_path.glob("*.open")
+        await until(lambda: spool.used_bytes == stuck.stat().st_size + after.stat().st_size)
+    assert [devices_in(path) for path in ready_segments(tmp_path)] == [["a"], ["b"]]
+
+
+async def test_what_was_committed_and_not_shipped_counts_once(tmp_path: Path) -> None:
+    """However large the file is that it is written into, and whenever the full one is handed over."""
+    async with Spool(tmp_path, roll_seconds=0.02) as spool:
+        (tmp_path / "1.spare").write_bytes(bytes(1_000_000))
+        for number in range(50):
+            await append(spool, f"device-{number}")
+            committed = sum(path.stat().st_size for path in ready_segments(tmp_path))
+            assert spool.used_bytes <= committed + 10_000
+            await asyncio.sleep(0.002)
+
+
+async def test_a_spool_whose_folder_was_taken_away_gives_its_lock_back(tmp_path: Path) -> None:
+    directory = tmp_path / WRITER
+    spool = Spool(directory)
+    await spool.start()
+    shutil.rmtree(directory)
+    with capture_logs() as logs:
+        await spool.close()
+    assert [entry["event"] for entry in logs] == ["spool_not_left_clean"]
+    async with Spool(directory):
+        pass
 
 
 async def test_one_that_cannot_be_made_beforehand_is_made_when_it_is_needed(
@@ -158,7 +202,7 @@ async def test_one_that_cannot_be_made_beforehand_is_made_when_it_is_needed(
 
 async def test_after_a_power_cut_one_that_was_taken_is_recovered_under_its_first_name(tmp_path: Path) -> None:
     async with Spool(tmp_path / WRITER, roll_seconds=0.05) as spool:
-        segment = await hand_over(spool, "a")
+        segment = await hand_over(spool, tmp_path / WRITER, "a")
     lost_name = segment.with_suffix(".next")
     segment.rename(lost_name)
     (tmp_path / WRITER / "1.next").write_bytes(lost_name.read_bytes()[: HEADER.size])  # one that was not taken
@@ -223,15 +267,17 @@ async def test_a_spare_that_is_removed_meanwhile_is_done_without(
 def test_a_killed_writer_loses_nothing_and_revives_nothing(tmp_path: Path, seed: int) -> None:
     directory = tmp_path / WRITER
     shipped: Counter[str] = Counter()
-    reused = 0
+    given_back: set[int] = set()
+    written_over = 0
 
     def ship() -> None:
-        nonlocal reused
+        nonlocal written_over
         for path in ready_segments(directory):
             shipped.update(devices_in(path))
-            before = len(spares(directory))
+            file = path.stat().st_ino
+            written_over += file in given_back
+            given_back.add(file)
             give_back(path)
-            reused += len(spares(directory)) > before
 
     with writing_process(directory, roll_seconds=0.02, segment_bytes=SMALL) as writer:
         acknowledged: list[str] = []
@@ -244,6 +290,6 @@ def test_a_killed_writer_loses_nothing_and_revives_nothing(tmp_path: Path, seed:
     recover_open_segments(directory)
     ship()
 
-    assert reused > 2
+    assert written_over > 2
     assert set(acknowledged) <= shipped.keys()
     assert max(shipped.values()) == 1

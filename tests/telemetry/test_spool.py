@@ -77,6 +77,7 @@ async def test_appenders_that_arrive_together_share_a_commit(tmp_path: Path, mon
         return real(descriptor, pieces, offset, flags)
 
     monkeypatch.setattr(os, "pwritev", counted)
+    monkeypatch.setattr(SegmentWriter, "prepare", lambda _: None)
     async with Spool(tmp_path / "edge-0") as spool:
         await asyncio.gather(*(append(spool, event()) for _ in range(100)))
 
