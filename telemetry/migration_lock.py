@@ -4,9 +4,11 @@
 take such statements from one queue, in its order. The owner's name is the default of the table's only column, so lock
 and owner appear at once. The age is told by the server's clock alone.
 
-An owner that died leaves the table. Whoever finds it older than ``LOCK_SECONDS`` renames it, to a name that only this
-owner's lock can get: of several who find it so one succeeds, and none can rename the lock of the next owner. Renamed
-tables are dropped at the end of the next owner's turn.
+An owner that died leaves the table. Its statements carry its name (as the beginning of their query ids), and between
+them it does next to nothing: whoever has seen none run for ``IDLE_SECONDS`` takes it for dead. In a cluster, where they
+may run on any server, only the age tells: ``LOCK_SECONDS``. The table is then renamed, to a name that only this owner's
+lock can get: of several who do so one succeeds, and none can rename the lock of the next owner. Renamed tables are
+dropped at the end of the next owner's turn.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from telemetry.warehouse import Row, WarehouseUnavailable
 LOCK_SECONDS: Final = 600
 """A lock of this age is taken for a dead process's: a statement that is silent for a minute fails (``ANSWER_SECONDS``),
 and each asks first whether the lock is still its own."""
+IDLE_SECONDS: Final = 10.0
+"""An owner without a statement for so long is dead, or stopped, and finds its lock lost when it goes on."""
 WAIT_SECONDS: Final = 20.0
 """How long to wait for another process: making all tables takes a second, on a cluster three. Whoever still cannot
 have it comes again, as when ClickHouse is away."""
@@ -32,6 +36,7 @@ PAUSE_SECONDS: Final = 0.2
 TABLE: Final = "migration_lock"
 TABLE_EXISTS: Final = 57
 UNKNOWN_TABLE: Final = 60
+NOT_ALLOWED: Final = 497
 _LEFT: Final = f"{TABLE}_left_by_"
 
 _OWNER: Final = """
@@ -42,11 +47,18 @@ _AGE: Final = """
 SELECT toInt64(now()) - toInt64(metadata_modification_time) AS age FROM system.tables
 WHERE database = currentDatabase() AND name = {table}
 """
+_RUNNING: Final = "SELECT count() AS running FROM system.processes WHERE query_id LIKE {pattern}"
 _LEFT_TABLES: Final = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name LIKE {pattern}"
 
 
 class Server(Engine, Protocol):
-    """The blocking calls that the lock needs."""
+    """The blocking calls that the lock needs.
+
+    Attributes:
+        query_id_prefix: what the ids of statements begin with; none if it is empty.
+    """
+
+    query_id_prefix: str
 
     def attempt(self, sql: str, codes: Collection[int]) -> bool:
         """Run a statement; tell whether it worked, or failed with one of these codes."""
@@ -62,6 +74,7 @@ class MigrationLock:
         server: a server that holds the tables, or any of the cluster.
         cluster: the cluster, or None.
         lock_seconds: age from which on a lock is a dead process's.
+        idle_seconds: how long an owner may be without a statement, where it has one server only.
         wait_seconds: how long to wait for another owner.
     """
 
@@ -71,11 +84,13 @@ class MigrationLock:
         cluster: Cluster | None = None,
         *,
         lock_seconds: float = LOCK_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         self._server = server
         self._cluster = cluster
         self._lock_seconds = lock_seconds
+        self._idle_seconds = idle_seconds
         self._wait_seconds = wait_seconds
         self._owner = uuid4().hex
 
@@ -87,9 +102,11 @@ class MigrationLock:
             WarehouseUnavailable: another process has it for longer than ``wait_seconds``.
         """
         self._take()
+        self._server.query_id_prefix = self._owner
         try:
             yield self.check
         finally:
+            self._server.query_id_prefix = ""
             self._release()
 
     def check(self) -> None:
@@ -103,9 +120,13 @@ class MigrationLock:
 
     def _take(self) -> None:
         deadline = time.monotonic() + self._wait_seconds
+        seen: str | None = None
+        running_at = time.monotonic()
         while not self._create():
-            holder, age = self._holder(), self._age()
-            if holder is not None and age is not None and age > self._lock_seconds:
+            holder = self._holder()
+            if holder != seen or self._runs(holder):
+                seen, running_at = holder, time.monotonic()
+            if holder is not None and self._is_dead(time.monotonic() - running_at):
                 self._rename(holder)
                 continue
             if time.monotonic() > deadline:
@@ -122,6 +143,17 @@ class MigrationLock:
     def _create(self) -> bool:
         sql = f"CREATE TABLE {self._name(TABLE)} (owner String DEFAULT '{self._owner}') ENGINE = Memory"
         return self._server.attempt(sql, {TABLE_EXISTS})
+
+    def _is_dead(self, idle: float) -> bool:
+        if self._cluster is None and idle > self._idle_seconds:
+            return True
+        age = self._age()
+        return age is not None and age > self._lock_seconds
+
+    def _runs(self, holder: str | None) -> bool:
+        """Tell whether a statement of the owner's runs; true also for who may not see that."""
+        rows = self._server.fetch_unless(bind(_RUNNING, {"pattern": f"{holder}-%"}), {NOT_ALLOWED})
+        return not rows or int(rows[0]["running"]) > 0
 
     def _rename(self, holder: str) -> None:
         held = TABLE if self._cluster is None else self._cluster.qualified(TABLE)

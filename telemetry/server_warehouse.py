@@ -13,6 +13,7 @@ from datetime import date, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import structlog
 from clickhouse_driver import Client, defines
@@ -89,11 +90,17 @@ class _Client(Client):  # type: ignore[misc]  # the driver has no types
 
 
 class _Session:
-    """One lane's connection. Every method blocks, and raises the driver's errors."""
+    """One lane's connection. Every method blocks, and raises the driver's errors.
+
+    Attributes:
+        cluster: that the server is part of, or None.
+        query_id_prefix: what the ids of statements begin with; the server gives them when it is empty.
+    """
 
     def __init__(self, options: Mapping[str, Any], cluster: Cluster | None = None) -> None:
         self._options = options
         self.cluster = cluster
+        self.query_id_prefix = ""
         self._client: Client | None = None
         self._version: tuple[int, int] | None = None
 
@@ -101,6 +108,8 @@ class _Session:
         """Run a statement on the connection, opened when there is none."""
         if self._client is None:
             self._client = _Client(**self._options)
+        if self.query_id_prefix:
+            options["query_id"] = f"{self.query_id_prefix}-{uuid4().hex}"
         try:
             return self._client.execute(sql, data, settings=dict(settings or {}), **options)
         except driver.ServerException:

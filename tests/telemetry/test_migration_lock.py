@@ -101,6 +101,29 @@ def test_a_dead_owners_lock_is_taken_over_by_one(url: str, lock: Locks) -> None:
     assert ask(url, f"SHOW TABLES LIKE '{TABLE}%'") == []
 
 
+def test_an_owner_without_a_statement_is_taken_for_dead_soon(url: str, lock: Locks) -> None:
+    dead = lock()
+    dead._take()
+    with lock(idle_seconds=0.5)():
+        pass
+    with pytest.raises(WarehouseUnavailable, match="taken over"):
+        dead.check()
+    assert ask(url, f"SHOW TABLES LIKE '{TABLE}%'") == []
+
+
+def test_an_owner_whose_statement_takes_long_keeps_its_lock(lock: Locks) -> None:
+    owner = lock()
+    with owner() as check, ThreadPoolExecutor(1) as threads:
+        long = threads.submit(owner._server.execute, "SELECT sleep(2)")
+        with (
+            pytest.raises(WarehouseUnavailable, match="another process is"),
+            lock(idle_seconds=0.5, wait_seconds=1.5)(),
+        ):
+            pass
+        long.result()
+        check()
+
+
 def test_whoever_is_late_to_take_over_cannot_have_the_next_owners_lock(lock: Locks) -> None:
     dead = lock()
     dead._take()
