@@ -15,7 +15,7 @@ from bench.edge.site import Site
 
 SECONDS = 2
 # After this, cases that are left have one round each, so that the whole ends within twelve minutes. On two idle cores
-# the defaults take about ten for the edge, and four for telemetry.
+# the defaults take about ten for the edge, and nine for telemetry, five of which it waits.
 BUDGET_MINUTES = 10.0
 
 

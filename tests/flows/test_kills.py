@@ -132,6 +132,12 @@ class ShipperProcess:
         self._process.terminate()
         return self._process.wait(PATIENCE_SECONDS)
 
+    def end(self) -> None:
+        """See to it that none is left, whatever came of the test."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
 
 @contextlib.asynccontextmanager
 async def under_load(site: Site, seed: int) -> AsyncIterator[tuple[Devices, Victim]]:
@@ -203,6 +209,7 @@ async def test_every_acknowledged_event_is_there_once_whatever_is_killed(tmp_pat
             url = settings["SKAFOS_CLICKHOUSE_URL"] = server.url
             victims.append(Victim("ClickHouse", server.kill, server.start))
         shipper = ShipperProcess(settings, tmp_path / "shipper.log")
+        stack.callback(shipper.end)
         victims.append(Victim("shipper", shipper.kill, shipper.start))
         shipper.start()
         site = await stack.enter_async_context(Site(tmp_path, stack.enter_context(running_redis())))
