@@ -90,11 +90,6 @@ class SegmentWriter:
         """The segment that is not handed over."""
         return self._segment
 
-    @property
-    def has_next(self) -> bool:
-        """Whether the segment after this one is ready."""
-        return self._next is not None
-
     def commit(self, pieces: Sequence[bytes], size: int) -> None:
         """Write the pieces as one group and sync them; on failure nothing of them stays in the segment.
 

@@ -124,7 +124,7 @@ class Spool:
         self._pending = _Group()
         self._open = False  # for batches
         self._busy = False  # a commit is under way, or about to be chosen
-        self._preparing = False
+        self._prepared = False  # or tried to: once for each segment, or a full disk would be told of at each commit
         self._roll_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -359,6 +359,7 @@ class Spool:
 
     def _roll(self) -> None:
         """Hand the segment over; the next commit is the first of another one."""
+        self._prepared = False
         segment = self._writer.detach()
         if segment is None:
             return
@@ -379,20 +380,11 @@ class Spool:
         self._beside.run(hand_over_and_measure, done, failed)
 
     def _prepare(self) -> None:
-        """Have the next segment made ready, when there is none."""
-        if self._preparing or self._writer.has_next or not self._open:
-            return
-        self._preparing = True
-
-        def done(_: None) -> None:
-            self._preparing = False
-            self._expect_idleness()
-
-        def failed(error: BaseException) -> None:
-            self._preparing = False  # whoever commits next makes one, and is told why when it cannot be done
-            _tell_failed("spool_segment_not_prepared", error)
-
-        self._beside.run(self._writer.prepare, done, failed)
+        """Have the next segment made ready. When that fails, whoever needs one makes it, and is told why it cannot."""
+        if not self._prepared and self._open:
+            self._prepared = True
+            failed = partial(_tell_failed, "spool_segment_not_prepared")
+            self._beside.run(self._writer.prepare, lambda _: self._expect_idleness(), failed)
 
     def _expect_idleness(self) -> None:
         """Tidy up when nothing was committed for a while: what was made ready may hold what was shipped."""

@@ -137,7 +137,7 @@ async def test_whatever_keeps_a_segment_from_being_made_leaves_nothing_behind(
     assert [path.suffix for path in tmp_path.iterdir()] == ([".spare"] if over and step == "os.open" else [])
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     writer.prepare()
-    assert writer.has_next
+    assert list(tmp_path.glob("*.next"))
     writer.discard_next()
 
 
@@ -186,18 +186,20 @@ async def test_a_spool_whose_folder_was_taken_away_gives_its_lock_back(tmp_path:
 async def test_one_that_cannot_be_made_beforehand_is_made_when_it_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: object) -> None:
+    tried: list[object] = []
+
+    def full(writer: object) -> None:
+        tried.append(writer)
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(SegmentWriter, "prepare", full)
-        async with Spool(tmp_path / WRITER, roll_seconds=0.02) as spool:
-            for device in ("a", "b"):
-                await append(spool, device)
-                await until(lambda: ready_segments(tmp_path / WRITER))
-                (segment,) = ready_segments(tmp_path / WRITER)
-                assert devices_in(segment) == [device]
-                segment.unlink()
+    monkeypatch.setattr(SegmentWriter, "prepare", full)
+    async with Spool(tmp_path, roll_seconds=60, segment_bytes=5_000) as spool:
+        for number in range(30):
+            await append(spool, f"device-{number}")
+    segments = [devices_in(path) for path in ready_segments(tmp_path)]
+    assert [device for segment in segments for device in segment] == [f"device-{number}" for number in range(30)]
+    assert 1 < len(segments) < 10
+    assert len(tried) == len(segments), "once for each, however many batches come"
 
 
 async def test_after_a_power_cut_one_that_was_taken_is_recovered_under_its_first_name(tmp_path: Path) -> None:
