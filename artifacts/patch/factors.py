@@ -31,6 +31,8 @@ _ROUNDING_SHARE = 0.3
 # A component that is greater than another by an octave gets so many octaves more in its factors than equal rounding
 # errors of both would need.
 _SHIFT_SHARE = 0.75
+# What is beside the parts is summed in pieces: a copy of the matrix would be large.
+_PIECE_ELEMENTS = 64 * 1024
 # Below this many rows or columns, factors cost more than they tell.
 _MIN_SIDE = 8
 # Levels of factors: half octaves of their mean, from this one on.
@@ -44,13 +46,18 @@ Doubles = npt.NDArray[np.float64]
 class Decomposition:
     """The largest parts of a matrix: left vectors by columns, values in falling order, right vectors by rows.
 
-    ``energy`` is the sum of squares of the whole matrix.
+    ``rest`` is the sum of squares of what is beside them. To take theirs from that of the whole matrix would not do:
+    where nearly nothing is beside them, the difference is the rounding of a sum, which is another on another machine.
     """
 
     left: Singles
     values: Doubles
     right: Singles
-    energy: float
+    rest: float
+
+    def beside(self, rank: int) -> float:
+        """Return the sum of squares of what is beside the first ``rank`` parts."""
+        return self.rest + float((self.values[rank:] ** 2).sum())
 
 
 def decompose(update: Singles, max_rank: int = MAX_RANK) -> Decomposition | None:
@@ -122,10 +129,19 @@ def _decomposed(scaled: Singles, size: float, rank: int) -> Decomposition | None
     if rank < 1 or min(scaled.shape) < _MIN_SIDE:
         return None
     basis = _basis(scaled, rank, _POWERS)
-    left, values, right = np.linalg.svd((basis.T @ scaled).astype(np.float64), full_matrices=False)
+    inside = basis.T @ scaled
+    left, values, right = np.linalg.svd(inside.astype(np.float64), full_matrices=False)
     rank = min(rank, int(np.count_nonzero(values[:rank] > values[0] * _NO_PART**0.5)))
-    energy = float(np.vdot(scaled, scaled)) * size**2
-    return Decomposition((basis @ left)[:, :rank].astype(np.float32), values[:rank] * size, right[:rank], energy)
+    rest = (_outside(scaled, basis, inside) + float((values[rank:] ** 2).sum())) * size**2
+    return Decomposition((basis @ left)[:, :rank].astype(np.float32), values[:rank] * size, right[:rank], rest)
+
+
+def _outside(scaled: Singles, basis: Singles, inside: Singles) -> float:
+    """Return the sum of squares of what lies in none of the basis' directions; ``inside``: what lies in each."""
+    step = max(1, _PIECE_ELEMENTS // scaled.shape[1])
+    pieces = (slice(start, start + step) for start in range(0, len(scaled), step))
+    beside = (scaled[piece] - basis[piece] @ inside for piece in pieces)
+    return sum(float(np.vdot(piece, piece)) for piece in beside)
 
 
 def _basis(scaled: Singles, rank: int, powers: int) -> Singles:
@@ -150,8 +166,9 @@ def worthwhile_rank(parts: Decomposition, floor: float) -> int:
         parts: of the update.
         floor: sum of squares of what no prediction takes away: the rounding of the elements.
     """
-    left = np.maximum(parts.energy - np.cumsum(parts.values**2), 0.0) + floor
-    before = np.concatenate([[parts.energy + floor], left[:-1]])
+    # What is beside the first of them, and the next, and so on; summed from the smallest on.
+    beside = parts.rest + floor + np.concatenate([np.cumsum(parts.values[::-1] ** 2)[::-1], [0.0]])
+    before, left = beside[:-1], beside[1:]
     rows, columns = parts.left.shape[0], parts.right.shape[1]
     saved = 0.5 * np.log2(before / np.maximum(left, 1e-300)) * rows * columns
     worth = np.cumsum(saved - _FACTOR_BITS * (rows + columns))
@@ -172,7 +189,7 @@ def rounded_factors(parts: Decomposition, rank: int, floor: float) -> tuple[Fact
     """
     values = parts.values[:rank]
     rows, columns = parts.left.shape[0], parts.right.shape[1]
-    left = max(parts.energy - float((values**2).sum()), parts.energy * 1e-14) + floor
+    left = max(parts.beside(rank), parts.beside(0) * 1e-14) + floor
     shifts = np.minimum(np.round(_SHIFT_SHARE * np.log2(values[0] / values)), MAX_SHIFT)
     # Rounding both factors of a component, of which rows and columns have equally large ones, adds a sixth of its value
     # times the unit of its products, times the root of the number of elements.
