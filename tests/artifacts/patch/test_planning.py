@@ -95,6 +95,18 @@ def test_an_exact_low_rank_is_found_and_rounded_finely() -> None:
     assert np.square(left).sum() < 3 * floor
 
 
+@pytest.mark.parametrize("noise", [1e-3, 1e-5])
+def test_what_is_beside_the_parts_is_told_however_little_it_is(noise: float) -> None:
+    rng = np.random.default_rng(7)
+    exact = rng.standard_normal((300, 8)) @ rng.standard_normal((8, 200))
+    update = (exact + noise * rng.standard_normal(exact.shape)).astype(np.float32)
+    values = np.linalg.svd(update.astype(np.float64), compute_uv=False)
+    parts = decompose(update.copy(), 8)
+    assert parts is not None
+    assert parts.beside(8) == pytest.approx(float((values[8:] ** 2).sum()), rel=0.2)
+    assert parts.beside(3) == pytest.approx(float((values[3:] ** 2).sum()), rel=1e-3)
+
+
 def test_noise_has_no_rank_that_is_worth_it() -> None:
     parts = decompose(np.random.default_rng(0).normal(size=(96, 128)).astype(np.float32))
     assert parts is not None
