@@ -124,7 +124,7 @@ class MigrationLock:
         running_at = time.monotonic()
         while not self._create():
             holder = self._holder()
-            if holder != seen or self._runs(holder):
+            if holder is None or holder != seen or self._may_run(holder):
                 seen, running_at = holder, time.monotonic()
             if holder is not None and self._is_dead(time.monotonic() - running_at):
                 self._rename(holder)
@@ -145,13 +145,13 @@ class MigrationLock:
         return self._server.attempt(sql, {TABLE_EXISTS})
 
     def _is_dead(self, idle: float) -> bool:
-        if self._cluster is None and idle > self._idle_seconds:
-            return True
         age = self._age()
-        return age is not None and age > self._lock_seconds
+        return idle > self._idle_seconds or (age is not None and age > self._lock_seconds)
 
-    def _runs(self, holder: str | None) -> bool:
-        """Tell whether a statement of the owner's runs; true also for who may not see that."""
+    def _may_run(self, holder: str) -> bool:
+        """Tell whether a statement of the owner's runs; true also where that cannot be seen, as in a cluster."""
+        if self._cluster is not None:
+            return True
         rows = self._server.fetch_unless(bind(_RUNNING, {"pattern": f"{holder}-%"}), {NOT_ALLOWED})
         return not rows or int(rows[0]["running"]) > 0
 

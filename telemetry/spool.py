@@ -288,7 +288,10 @@ class Spool:
             return self.used_bytes
 
     def _measure(self) -> None:
-        self._measured(used_bytes(self._directory, (READY_SUFFIX,)))
+        self._measured(self._handed_over_bytes())
+
+    def _handed_over_bytes(self) -> int:
+        return used_bytes(self._directory, (READY_SUFFIX,))
 
     def _measured(self, waiting: int) -> None:
         self._waiting, self._counted_at = waiting, time.monotonic()
@@ -367,7 +370,7 @@ class Spool:
 
         def hand_over_and_measure() -> int:
             segment.hand_over()
-            return used_bytes(self._directory, (READY_SUFFIX,))
+            return self._handed_over_bytes()
 
         def done(waiting: int) -> None:
             self._handed_over = committed

@@ -17,6 +17,8 @@ from bench.edge.worker import edge_worker
 NAMES: Final = ("events", "events-varied", "events-512", "ndjson")
 GOAL_CASE: Final = "events-varied"
 GOAL_SHARE: Final = 1 / 3
+WARM_SECONDS: Final = 3.0
+"""The first segments are new files; from then on they are written over, as by an edge that has run for a while."""
 """Of the rate that was accepted, or of the goal where that is less: latency is told below the knee."""
 GOAL_BATCHES: Final = 20_000.0
 FSYNC, IN_MEMORY, NOT_MODIFIED = "fsync", "os", "304"
@@ -25,10 +27,6 @@ FSYNC, IN_MEMORY, NOT_MODIFIED = "fsync", "os", "304"
 def measure_accepted(bench: Bench) -> list[Throughput]:
     """Measure the edge's cases of events."""
     return [measure_rate(bench, case) for case in RATE_CASES if case.name in NAMES]
-
-
-WARM_SECONDS: Final = 3.0
-"""The first segments are new files; from then on they are written over, as by an edge that has run for a while."""
 
 
 def measure_waiting(bench: Bench, batches_per_second: float) -> dict[str, list[Latencies]]:

@@ -26,46 +26,41 @@ _HELD: Final = (
 _VERSION: Final = "ifNull(version, toUInt32(0))"
 _DEVICE: Final = "cityHash64(device_id)"
 _IS_STEP: Final = "version > 0 AND type IN ('download', 'verify', 'activate', 'error')"
-_HOUR: Final = "intDiv(toUnixTimestamp(received_at), 3600)"
+_HOUR: Final = f"intDiv(toUnixTimestamp(received_at), {HOUR_SECONDS})"
+
+
+def _by_period(column: str, period: str, value: str, said: str, where: str) -> str:
+    """Return the statement that counts the devices of each period by what they said last in it.
+
+    Args:
+        column, value: what the columns are called.
+        period: an expression.
+        said: an aggregate of a device's events in a period.
+        where: the events.
+    """
+    return f"""
+        SELECT {column}, {value}, count() AS devices
+        FROM (
+            SELECT any({period}) AS {column}, {said} AS {value}
+            FROM raw_events
+            WHERE {where}
+            GROUP BY bitXor({_DEVICE}, intHash64(toUInt32({period})))
+        ) AS device_period
+        GROUP BY {column}, {value}"""
+
+
+_IN_HOURS: Final = (
+    f"{OF_SUBJECT} AND received_at >= toDateTime({{deployed_hour}}, 'UTC') "
+    "AND received_at < toDateTime({end_hour}, 'UTC')"
+)
 
 # The questions of `telemetry.queries`, a statement or two each. Each is exact however often an event was delivered,
 # which is to say that it counts devices or distinct events; but of one that came again in another hour or on another
 # day, a merged table has the last delivery alone.
 _OF_TABLE: Final[dict[str, tuple[str, ...]]] = {
-    "adoption_curve": (
-        f"""
-        SELECT of_day, held, count() AS devices
-        FROM (
-            SELECT any(day) AS of_day, {_HELD} AS held
-            FROM raw_events
-            WHERE {_WINDOW}
-            GROUP BY bitXor({_DEVICE}, intHash64(toUInt32(day)))
-        ) AS device_day
-        GROUP BY of_day, held""",
-    ),
-    "adoption_curve_by_hour": (
-        f"""
-        SELECT of_hour, held, count() AS devices
-        FROM (
-            SELECT any({_HOUR}) AS of_hour, {_HELD} AS held
-            FROM raw_events
-            WHERE {OF_SUBJECT} AND received_at >= toDateTime({{deployed_hour}}, 'UTC')
-                AND received_at < toDateTime({{end_hour}}, 'UTC')
-            GROUP BY bitXor({_DEVICE}, intHash64({_HOUR}))
-        ) AS device_hour
-        GROUP BY of_hour, held""",
-    ),
-    "active_devices": (
-        f"""
-        SELECT of_day, value, count() AS devices
-        FROM (
-            SELECT any(day) AS of_day, argMax(os_version, arrival) AS value
-            FROM raw_events
-            WHERE {_WINDOW}
-            GROUP BY bitXor({_DEVICE}, intHash64(toUInt32(day)))
-        ) AS device_day
-        GROUP BY of_day, value""",
-    ),
+    "adoption_curve": (_by_period("of_day", "day", "held", _HELD, _WINDOW),),
+    "adoption_curve_by_hour": (_by_period("of_hour", _HOUR, "held", _HELD, _IN_HOURS),),
+    "active_devices": (_by_period("of_day", "day", "value", "argMax(os_version, arrival)", _WINDOW),),
     "installations": (
         f"""
         SELECT {_VERSION} AS activated, uniqExact({_DEVICE}) AS devices

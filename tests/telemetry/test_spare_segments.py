@@ -121,7 +121,7 @@ async def test_what_was_made_beforehand_is_gone_when_nothing_comes(
 
 @pytest.mark.parametrize("step", ["os.open", "os.pwritev", "os.fstat", "pathlib.Path.rename", "os.fsync"])
 @pytest.mark.parametrize("over", [False, True], ids=["a new file", "a shipped one"])
-async def test_whatever_keeps_a_segment_from_being_made_leaves_nothing_behind(
+def test_whatever_keeps_a_segment_from_being_made_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, over: bool
 ) -> None:
     def fails(*_: object, **__: object) -> None:
