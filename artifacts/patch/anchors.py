@@ -28,7 +28,7 @@ _MAX_PLACES = 8
 _MAX_INDEXED = 4_000_000
 # Hits that must agree on how far a part has moved.
 _MIN_HITS = 4
-MAX_PARTS = 256
+MAX_PARTS = 4096
 # Elements around the hits that a part may reach: where it goes on, the next hit is a few dozen away.
 _REACH = 1 << 16
 

@@ -40,6 +40,8 @@ _CLUSTERS_AT_A_TIME = 1 << 12
 _MAX_STATES = 40
 # What it costs to go from the base to the target's own bytes, or back.
 _FAR = 3.0
+# Bytes by which costs may differ that are meant to be equal.
+_TIE = 1e-9
 # Distances whose cost is kept: the same few are asked for again and again.
 _KNOWN_DISTANCES = 1 << 14
 
@@ -241,6 +243,8 @@ def choose(
     rates: Sequence[float],
     prices: Prices,
     new: NewBytes,
+    *,
+    late: bool = True,
 ) -> list[Step]:
     """Return the cheapest steps from the first event to the last.
 
@@ -250,9 +254,11 @@ def choose(
         rates: what each cluster costs for each of its bytes.
         prices: what things cost.
         new: what new bytes cost.
+        late: where two alignments are equal for some bytes, whether those come from the first of them. Rows of floats
+            that were moved end so where they end, though the highest byte before both may be the same.
     """
     costs = new.costs(np.array([event.place for event in events]))
-    path = _Path(alignments, prices, events[0].place, costs[0])
+    path = _Path(alignments, prices, events[0].place, costs[0], late=late)
     for event, cost in zip(events, costs, strict=True):
         path.go_to(event.place, cost)
         path.enter(event.entered)
@@ -269,8 +275,10 @@ def choose(
 class _Path:
     """The cheapest ways to all states at one place."""
 
-    def __init__(self, alignments: Sequence[Alignment], prices: Prices, start: int, new: float) -> None:
+    def __init__(self, alignments: Sequence[Alignment], prices: Prices, start: int, new: float, *, late: bool) -> None:
         self._alignments = alignments
+        # What a later entry into an alignment may cost more than an earlier one: sums are rounded.
+        self._tie = _TIE if late else 0.0
         self._source: Callable[[int], float] = lru_cache(_KNOWN_DISTANCES)(prices.source)
         self._copy, self._data = prices.copy, prices.data
         self._place = start
@@ -311,7 +319,7 @@ class _Path:
 
     def change_over(self, best: int) -> None:
         """Let each state be entered from the cheapest one, or from new bytes, if that is cheaper than to stay."""
-        cost, place = self._cost, self._place
+        cost, place, tie = self._cost, self._place, self._tie
         low, chain = cost[best], self._chain[best]
         if low + self._data < cost[NEW]:
             cost[NEW] = low + self._data
@@ -322,6 +330,7 @@ class _Path:
         # New bytes that would begin here are no way from the best to another state.
         new_bound = float("inf") if best == NEW or new_chain[0] == place else cost[NEW] + self._copy
         for state, now in cost.items():
+            now += tie
             if now <= bound or state in (NEW, best):
                 continue
             then = bound + (self._distance(chain, state) if best == NEW else self._jump(best, state))

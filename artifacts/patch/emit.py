@@ -24,7 +24,7 @@ from artifacts.patch.kinds import FACTORS
 from artifacts.patch.opened import Opened
 from artifacts.patch.operations import Add, Copy, Data, united
 from artifacts.patch.planner import Plan, difference
-from artifacts.patch.steps import Deflate, Prefixed, Step, TensorStep, Words
+from artifacts.patch.steps import Deflate, Prefixed, Step, TensorBytes, TensorStep, Words
 from artifacts.patch.tally import LEVELS, tally_factors
 from artifacts.patch.writer import PatchWriter
 
@@ -71,7 +71,7 @@ class Emitted:
 
     def rate(self, step: Step) -> float:
         """Return how many bytes of the patch each byte takes that a step brings."""
-        streams = {Data: _DATA, Add: _DIFFERENCES, Prefixed: _PREFIXED}
+        streams = {Data: _DATA, Add: _DIFFERENCES, Prefixed: _PREFIXED, TensorBytes: _PREFIXED}
         raw, written = self.streams.get(streams.get(type(step), _CONTROL), self.streams.get(_CONTROL, (0, 0)))
         return written / raw if raw else 0.0
 
@@ -99,7 +99,7 @@ def _unheard(made: int) -> None:
 
 def bytes_without_elements(old: Opened, new: Opened, plan: Plan) -> int:
     """Return what a patch takes without the elements of its tensors."""
-    bare = replace(plan, steps=[step for step in plan.steps if not isinstance(step, TensorStep)])
+    bare = replace(plan, steps=[step for step in plan.steps if not isinstance(step, (TensorStep, TensorBytes))])
     variants = _variants(old, new, bare, _Tensors(old, new, bare))
     return min(variant.bytes_without_elements() for variant in variants)
 
@@ -170,7 +170,10 @@ class _Variant:
     def patch(self, progress: Callable[[int], None], *, by_lzma: bool) -> Emitted:
         """Return the patch, telling how many bytes of the target the tensors make."""
         _, sizes = self._without_elements
-        lzma = [one for one in _MATCHED_STREAMS if sizes.get(one, (0, 0))[0] <= _LZMA_BYTES] if by_lzma else ()
+        tensors = sum(step.length for step in self._plan.steps if isinstance(step, TensorBytes))
+        raw = {stream: taken for stream, (taken, _) in sizes.items()}
+        raw[_PREFIXED] = raw.get(_PREFIXED, 0) + tensors
+        lzma = [one for one in _MATCHED_STREAMS if raw.get(one, 0) <= _LZMA_BYTES] if by_lzma else ()
         writer = PatchWriter(self._old.side, self._new.side, self._layout, self._addresses.members, lzma=lzma)
         return Emitted(self._written(writer, progress).getbuffer(), writer.sizes())
 
@@ -180,6 +183,12 @@ class _Variant:
             if isinstance(step, (TensorStep, Words)):
                 for call in self._tensors.calls[id(step)]:
                     call(writer)
+                self._old.let_go()
+                self._new.let_go()
+                made += step.length
+                progress(made)
+            elif isinstance(step, TensorBytes):
+                writer.referring(_PREFIXED, self._pieces(step))
                 self._old.let_go()
                 self._new.let_go()
                 made += step.length
@@ -207,6 +216,17 @@ class _Variant:
             content, room = content[room:], room - min(room, len(content))
         return room
 
+    def _pieces(self, step: TensorBytes) -> Iterator[tuple[int, Buffer, Buffer]]:
+        """Yield a tensor's bytes, frame by frame, each after the address and the bytes of its base."""
+        size = min(self._layout.frame_bytes, self._layout.window_bytes)
+        for at in range(0, step.length, size):
+            length = min(size, step.length - at)
+            # A prefix has a least length.
+            start = step.source + min(at, max(0, step.length - MIN_PREFIX_BYTES))
+            known = self._old.content[start : step.source + at + length]
+            content = self._new.content[step.tensor.start + at : step.tensor.start + at + length]
+            yield self._addresses.of(start), known, content
+
     def _write(self, writer: PatchWriter, step: Step) -> None:
         if isinstance(step, Copy):
             writer.copy(self._addresses.of(step.source), step.length)
@@ -229,6 +249,9 @@ class _BareWriter(PatchWriter):
 
     def _put_all(self, parts: Iterable[tuple[int, Buffer]]) -> None:
         del parts
+
+    def referring(self, stream: int, pieces: Iterable[tuple[int, Buffer, Buffer]]) -> None:
+        del stream, pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +306,8 @@ class _Tensors:
     def _sizes(self, plan: Plan) -> tuple[Layout, int]:
         """Return the sizes of blocks and frames, and how many streams of masks and symbols there may be."""
         longest = max((step.source_length for step in plan.steps if isinstance(step, Prefixed)), default=0)
+        if any(isinstance(step, TensorBytes) for step in plan.steps):
+            longest = max(longest, 1 << _SIZES[0][1])
         window = max((longest - 1).bit_length(), 10) if longest else 0
         for block_log, frame_log in _SIZES:
             layout = Layout(block_log=block_log, frame_log=frame_log, window_log=window)
@@ -354,7 +379,7 @@ def _features(steps: Sequence[Step]) -> int:
     plans = [step.plan.data.matrix for step in steps if isinstance(step, TensorStep)]
     factors = max((matrix.factor_count for matrix in plans), default=0)
     deflates = any(isinstance(step, Deflate) for step in steps)
-    prefixes = any(isinstance(step, Prefixed) for step in steps)
+    prefixes = any(isinstance(step, (Prefixed, TensorBytes)) for step in steps)
     return features_for_factors(factors) | FEATURE_DEFLATE * deflates | FEATURE_PREFIX * prefixes
 
 
@@ -364,6 +389,8 @@ def _source(step: Step) -> tuple[int, int]:
         return step.source, step.length
     if isinstance(step, Prefixed):
         return step.source, step.source_length
+    if isinstance(step, TensorBytes):
+        return step.source, step.length
     if isinstance(step, TensorStep) and step.source is not None:
         return step.source, step.tensor.count * step.base_width
     return 0, 0

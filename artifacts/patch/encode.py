@@ -23,7 +23,7 @@ from artifacts.patch.operations import Add, Copy, Data
 from artifacts.patch.planner import Effort, Plan, plan_matches, plan_tensors
 from artifacts.patch.polish import polished
 from artifacts.patch.prefixes import with_prefixes
-from artifacts.patch.steps import Deflate, DeflateEnd, Prefixed, Step, TensorStep, Words
+from artifacts.patch.steps import Deflate, DeflateEnd, Prefixed, Step, TensorBytes, TensorStep, Words
 from artifacts.patch.words import with_words
 
 __all__ = ["BYTES_PER_BYTE", "FIXED_BYTES", "EncodeLimits", "EncodeReport", "Region", "encode_patch"]
@@ -54,7 +54,7 @@ class Region:
     Attributes:
         name: of the tensor, empty if it is none.
         how: ``copy``, ``add``, ``data``, ``words``, ``update``, ``planes`` or ``deflate``, with a few words in what
-            way.
+            way: ``data with its base`` is a tensor that zstd tells from the same bytes of its base.
         length: bytes of the target.
         patched: about how many bytes of the patch.
     """
@@ -151,6 +151,9 @@ def _require_affordable(old: Opened, new: Opened, limits: EncodeLimits) -> None:
         raise PatchTooCostly(needed, limits.max_bytes)
 
 
+# Steps that make a tensor.
+_TENSORS = (TensorStep, TensorBytes)
+
 # The name of a candidate, its steps, and the patch.
 _Candidate = tuple[str, list[Step], Emitted]
 
@@ -197,7 +200,7 @@ class _Candidates:
             return
         size = len(first[2].content)
         tensors = [step for step in plan.steps if isinstance(step, TensorStep)]
-        saved = sum(step.matched_bits - step.plan.bits for step in tensors) / 8
+        saved = sum(step.matched_bits - step.bits for step in tensors) / 8
         inflates = any(isinstance(step, Deflate) for step in plan.steps)
         if (tensors and saved < _SURE_SHARE * size) or (inflates and size > _POOR * total):
             yield "matches", plan_matches(self._old, self._new)
@@ -210,7 +213,7 @@ class _Candidates:
             another = replace(plan, steps=with_prefixes(self._old, self._new, plan.steps))
             if len(another.steps) < len(plan.steps):
                 plan = min((plan, another), key=lambda one: bytes_without_elements(self._old, self._new, one))
-            is_small = sum(step.plan.bits for step in plan.steps if isinstance(step, TensorStep)) < _POLISHED_BITS
+            is_small = sum(step.bits for step in plan.steps if isinstance(step, _TENSORS)) < _POLISHED_BITS
             if is_small:
                 plan = polished(self._old, self._new, plan)
             emitted = emit(self._old, self._new, plan, progress, by_lzma=self._by_lzma)
@@ -250,6 +253,9 @@ def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
     for step in steps:
         if isinstance(step, TensorStep):
             yield Region(step.tensor.name, _how(step), step.length, round(step.plan.bits * of_elements))
+        elif isinstance(step, TensorBytes):
+            patched = round(step.length * emitted.rate(step))
+            yield Region(step.tensor.name, "data with its base", step.length, patched)
         elif isinstance(step, Words):
             yield Region("", "words", step.length, round(step.bits * of_elements))
         elif isinstance(step, DeflateEnd):

@@ -194,18 +194,27 @@ def rounded_factors(parts: Decomposition, rank: int, floor: float) -> tuple[Fact
     # Rounding both factors of a component, of which rows and columns have equally large ones, adds a sixth of its value
     # times the unit of its products, times the root of the number of elements.
     unit = 6 * _ROUNDING_SHARE * left / float((rows * columns) ** 0.5 * (values * 2.0**shifts).sum())
-    exponent = round(float(np.log2(unit)))
+    balance = (rows / columns) ** 0.25
+    exponent = max(round(float(np.log2(unit))), _least_exponent(parts, rank, shifts, balance))
     if not MIN_EXPONENT <= exponent <= MAX_EXPONENT:
         return None
     sizes = np.sqrt(values * 2.0 ** -(shifts + exponent))
-    balance = (rows / columns) ** 0.25
     of_rows = np.round(parts.left[:, :rank].T * (sizes * balance)[:, None])
     of_columns = np.round(parts.right[:rank] * (sizes / balance)[:, None])
     shifted = of_rows * 2.0 ** shifts[:, None]
-    if max(np.abs(shifted).max(), np.abs(of_columns).max()) >= MAX_FACTOR:
-        return None
     levels = _levels(of_rows), _levels(of_columns)
     return Factors(shifts.astype(np.uint8), *levels, shifted, of_columns), exponent
+
+
+def _least_exponent(parts: Decomposition, rank: int, shifts: Doubles, balance: float) -> int:
+    """Return the exponent of the finest unit in which no factor is larger than factors may be."""
+    values = parts.values[:rank]
+    most_of_rows = np.abs(parts.left[:, :rank]).max(axis=0) * np.sqrt(values * 2.0**shifts) * balance
+    most_of_columns = np.abs(parts.right[:rank]).max(axis=1) * np.sqrt(values * 2.0**-shifts) / balance
+    most = float(max(most_of_rows.max(), most_of_columns.max()))
+    # What a factor is rounded up by, and how coarse a step of the shift is.
+    room = MAX_FACTOR - 1 - 2.0 ** float(shifts.max())
+    return int(np.ceil(2 * np.log2(most / room))) if most > 0 else MIN_EXPONENT
 
 
 def _levels(factors: Doubles) -> npt.NDArray[np.uint8]:

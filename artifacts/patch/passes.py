@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 
@@ -122,12 +123,13 @@ class Choices:
         if different is not None:
             prices = learned_differences(prices, different)
         written: Sequence[Choice] | None = None
-        while True:
+        # Both ways to cut are tried: which is better depends on the files.
+        for late in cycle((True, False)):
             repeats = _repeats(self.found, written, prefixed=prefixed)
             new = new_bytes(self.files.new, self.found.places, repeats, prices)
             written = []
             for events, alignments, rates, equal in self._ranges:
-                steps = choose(events, alignments, rates(prices), prices, new)
+                steps = choose(events, alignments, rates(prices), prices, new, late=late)
                 written.append(Choice(self.files, steps, alignments, equal))
             yield written
             prices = learned(prices, _chosen(self.files, written))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -14,12 +14,14 @@ from backports.zstd import CompressionParameter, ZstdCompressor
 from artifacts.patch.align import align
 from artifacts.patch.containers import find_deflations
 from artifacts.patch.deflation import Deflation
+from artifacts.patch.elsewhere import Part, found_elsewhere
 from artifacts.patch.excerpt import Excerpt
 from artifacts.patch.kinds import FLOATS
 from artifacts.patch.matching import MatchLimits, match_with_prefix
 from artifacts.patch.opened import Opened
 from artifacts.patch.operations import Add, Copy, Data, Operation, part_of
-from artifacts.patch.steps import DeflateEnd, Segment, Step, TensorStep, joined, segments
+from artifacts.patch.steps import DeflateEnd, Segment, Step, TensorBytes, TensorStep, joined, segments
+from artifacts.patch.tensor_bytes import bits_with_base
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
 from artifacts.patch.tensors import Tensor
 
@@ -39,6 +41,11 @@ _SAMPLE_BYTES, _PIECE_BYTES = 128 * 1024, 16 * 1024
 _SAMPLE_LEVEL = 9
 # A frame's magic, header and block header, which a patch has once for many of these.
 _ZSTD_OVERHEAD: Final = 9
+# Tensors that take more than this share of their bits may lie elsewhere in the base; and what a byte of weights takes
+# that does not, in bits.
+_MOVED_SHARE, _NOISE_BITS = 0.002, 7.4
+# Tensors that take more than this share are tried as bytes beside their base's, and taken if that saves so much.
+_REPLACED_SHARE, _SURELY_LESS = 0.02, 0.97
 # A tensor whose differences take more than this share of its bits is tried without a base too.
 _POOR_SHARE = 0.6
 # Elements of a tensor that are looked at to see how large floats are, and how many are larger than the origin.
@@ -60,6 +67,9 @@ class Effort:
     factors: bool = True
     tensors: bool = True
 
+
+# A tensor that is coded, not repeated.
+_TensorStep = TensorStep | TensorBytes
 
 # Asked before each tensor, with the bytes of memory that it would take with factors and without.
 Budget = Callable[[int, int], Effort]
@@ -98,7 +108,7 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
     deflations = _worthwhile_deflations(old, new)
     parts = list(segments(new.unpacked, deflations))
     tensors = _Tensors(old, new, budget)
-    chosen: list[tuple[Segment, list[TensorStep | Repeated]]] = []
+    chosen: list[tuple[Segment, list[_TensorStep | Repeated]]] = []
     for part in parts:
         chosen.append((part, []))
         for step in tensors.steps(part):
@@ -107,12 +117,24 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
             new.let_go()
             if progress is not None:
                 progress(step.tensor.start + step.length)
+    coded = [step for _, steps in chosen for step in steps if not isinstance(step, Repeated)]
+    moved, sources = _moved(old, new, coded)
+    coded = [step for step in coded if step.tensor.start not in moved]
+    chosen = [(part, [step for step in steps if step.tensor.start not in moved]) for part, steps in chosen]
     gaps = [gap for part, steps in chosen for gap in _gaps(part, steps)]
-    coded = [step for _, steps in chosen for step in steps if isinstance(step, TensorStep)]
-    left_out = [*tensors.unmatched(coded), *_inflated(old, new, deflations)]
-    matches = _Matches(old, new, gaps, left_out, elsewhere=sum(int(step.plan.bits) for step in coded) // 8)
+    left_out = [*tensors.unmatched(coded, sources), *_inflated(old, new, deflations)]
+    matches = _Matches(old, new, gaps, left_out, elsewhere=sum(int(step.bits) for step in coded) // 8)
     steps = [step for part, inside in chosen for step in _woven(part, inside, matches)]
     return Plan(joined(steps, len(old.content)), matches.prefix)
+
+
+def _moved(old: Opened, new: Opened, steps: Sequence[_TensorStep]) -> tuple[set[int], list[int]]:
+    """Return which tensors are rather copied from other places of the base, and from where."""
+    asked = [step for step in steps if step.bits > _MOVED_SHARE * 8 * step.length]
+    parts = [Part(step.tensor.start, step.length, step.same_source) for step in asked]
+    found = found_elsewhere(old, new, parts, _NOISE_BITS)
+    better = [(step, one) for step, one in zip(asked, found, strict=True) if one.bits < step.bits]
+    return {step.tensor.start for step, _ in better}, [source for _, one in better for source in one.sources]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +150,7 @@ class Repeated:
         return self.copy.length
 
 
-def _gaps(part: Segment, steps: Sequence[TensorStep | Repeated]) -> Iterator[Segment]:
+def _gaps(part: Segment, steps: Sequence[_TensorStep | Repeated]) -> Iterator[Segment]:
     """Yield what of a segment lies between its tensors."""
     at = part.start
     for start, end in [*((step.tensor.start, step.tensor.start + step.length) for step in steps), (part.end, part.end)]:
@@ -137,7 +159,7 @@ def _gaps(part: Segment, steps: Sequence[TensorStep | Repeated]) -> Iterator[Seg
         at = end
 
 
-def _woven(part: Segment, steps: Sequence[TensorStep | Repeated], matches: _Matches) -> Iterator[Step]:
+def _woven(part: Segment, steps: Sequence[_TensorStep | Repeated], matches: _Matches) -> Iterator[Step]:
     """Yield the steps of a segment: its tensors and what lies between them."""
     if part.deflate is not None:
         yield part.deflate
@@ -241,7 +263,7 @@ class _Tensors:
         self._origins = _origins(new)
         self._seen: dict[bytes, int] = {}
 
-    def steps(self, segment: Segment) -> Iterator[TensorStep | Repeated]:
+    def steps(self, segment: Segment) -> Iterator[_TensorStep | Repeated]:
         """Yield the tensors of a segment that are coded by their elements or repeated, in their order."""
         for tensor, base in self._pairs:
             inside = segment.start <= tensor.start and tensor.start + tensor.length <= segment.end
@@ -261,18 +283,24 @@ class _Tensors:
             return None
         return Repeated(tensor, Copy(len(self._old.content) + first, tensor.length))
 
-    def unmatched(self, steps: Sequence[TensorStep]) -> Iterator[tuple[int, int]]:
+    def unmatched(self, steps: Sequence[_TensorStep], sources: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Yield where tensors of the base are that nothing is matched with if these steps are taken.
 
         These are all but the bases of tensors that are left to matching: weights are noise to what is no weight.
+
+        Args:
+            steps: the tensors that are coded as such.
+            sources: addresses in the base that others were found at.
         """
+        ordered = sorted(sources)
         coded = {step.tensor.start for step in steps}
         kept = {base.start for tensor, base in self._pairs if base is not None and tensor.start not in coded}
         for base in self._old.tensors:
-            if base.start not in kept and base.length >= _MIN_NOISE_BYTES:
+            wanted = bisect_right(ordered, base.start + base.length - 1) > bisect_left(ordered, base.start)
+            if base.start not in kept and not wanted and base.length >= _MIN_NOISE_BYTES:
                 yield base.start, base.start + base.length
 
-    def _step(self, tensor: Tensor, base: Tensor | None) -> TensorStep | None:
+    def _step(self, tensor: Tensor, base: Tensor | None) -> _TensorStep | None:
         matched = self._matched_bits(tensor, base)
         effort = self._budget(_FREE_BYTES + _FACTOR_BYTES * tensor.count, _FREE_BYTES + _PLAN_BYTES * tensor.count)
         if not effort.tensors or matched < _MATCH_BITS:
@@ -285,6 +313,12 @@ class _Tensors:
         if base is None or options[0][0].bits > _POOR_SHARE * 8 * tensor.length:
             options.append((plan_planes(target, tensor.shape, self._origins.get(tensor.dtype, 0)), None))
         plan, source = min(options, key=lambda option: option[0].bits)
+        if base is not None and base.width == tensor.width and plan.bits > _REPLACED_SHARE * 8 * tensor.length:
+            least = min(plan.bits, matched)
+            known_bytes = self._old.content[base.start : base.start + base.length]
+            bits = bits_with_base(target.content, known_bytes, least)
+            if bits < _SURELY_LESS * least:
+                return TensorBytes(tensor, base.start, bits)
         if plan.bits >= matched:
             return None
         return TensorStep(

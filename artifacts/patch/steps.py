@@ -11,7 +11,18 @@ from artifacts.patch.operations import Copy, Data, Operation
 from artifacts.patch.tensor_plan import TensorPlan
 from artifacts.patch.tensors import Tensor
 
-__all__ = ["Deflate", "DeflateEnd", "Prefixed", "Segment", "Step", "TensorStep", "Words", "joined", "segments"]
+__all__ = [
+    "Deflate",
+    "DeflateEnd",
+    "Prefixed",
+    "Segment",
+    "Step",
+    "TensorBytes",
+    "TensorStep",
+    "Words",
+    "joined",
+    "segments",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,41 @@ class TensorStep:
     def length(self) -> int:
         """Bytes of the target."""
         return self.tensor.length
+
+    @property
+    def bits(self) -> float:
+        """About what it takes."""
+        return self.plan.bits
+
+    @property
+    def same_source(self) -> int | None:
+        """The address of as many bytes of the base; None if an element has more or fewer there."""
+        return self.source if self.base_width == self.tensor.width else None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorBytes:
+    """A tensor of the target, as new bytes whose frames refer to the bytes in the same place of its base.
+
+    Attributes:
+        tensor: of the target.
+        source: the address of its base, which is as long.
+        bits: about what it takes.
+    """
+
+    tensor: Tensor
+    source: int
+    bits: float
+
+    @property
+    def length(self) -> int:
+        """Bytes of the target."""
+        return self.tensor.length
+
+    @property
+    def same_source(self) -> int:
+        """The address of its base."""
+        return self.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +143,7 @@ class Words:
     bits: float
 
 
-Step = Operation | TensorStep | Deflate | DeflateEnd | Prefixed | Words
+Step = Operation | TensorStep | TensorBytes | Deflate | DeflateEnd | Prefixed | Words
 
 
 @dataclass(frozen=True, slots=True)

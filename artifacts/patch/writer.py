@@ -271,6 +271,17 @@ class PatchWriter:
         self.cut(stream)
         self._stream(stream).prefix = _Prefix(address, bytes(content))
 
+    def referring(self, stream: int, pieces: Iterable[tuple[int, Buffer, Buffer]]) -> None:
+        """Make new bytes whose frames each refer to a source.
+
+        Args:
+            stream: as of `prefix`.
+            pieces: of each frame, which they fill at most: the source's address and bytes, and the bytes to make.
+        """
+        for address, known, content in pieces:
+            self.prefix(stream, address, known)
+            self.data(stream, content)
+
     def sizes(self) -> dict[int, tuple[int, int]]:
         """Return, for each stream, how many bytes went in and how many its closed frames take."""
         return {number: (state.raw, state.written) for number, state in sorted(self._streams.items())}

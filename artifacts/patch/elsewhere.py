@@ -1,0 +1,157 @@
+"""What of some tensors lies in the base as it is, but elsewhere: rows in another order, say.
+
+Tensors are aligned as wholes or in long parts. Where short rows of an embedding or of a classifier were sorted anew,
+none of that fits, and yet all can be copied. It is found by samples: nothing else in a plan depends on it, and mostly
+there is nothing to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from artifacts.patch.alignments import Bytes, Places, equal_length
+from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, hashes
+from artifacts.patch.opened import Opened
+
+__all__ = ["Elsewhere", "Part", "found_elsewhere"]
+
+# Bytes of a sample, which holds a whole row of most embeddings; samples of one tensor, and of all of them.
+_SAMPLE_BYTES = 256
+_MIN_SAMPLES, _MAX_SAMPLES, _ALL_SAMPLES = 16, 128, 4096
+# Bytes that are compared to see how long a piece is that was found.
+_MAX_PIECE = 1 << 14
+# What a copy takes in a patch, in bits: a length and a place that follow no pattern.
+_COPY_BITS = 8 * 3.0
+# Hashes of the base that are made at a time, of 16 bytes each; and hashes that are told apart by a filter.
+_CHUNK = 1 << 16
+_FILTER_LOG = 22
+
+_NO_HASHES = np.empty(0, np.uint64)
+_SHIFT = np.uint64(64 - _FILTER_LOG)
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What a sample tells of a part of the target.
+
+    Attributes:
+        bits: about what it takes if it is copied as far as possible.
+        sources: addresses in the base from which some of it would be copied.
+    """
+
+    bits: float
+    sources: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the target: where it starts, its bytes, and the address of as many in the base that it is coded with.
+
+    ``base`` is None if there are none.
+    """
+
+    start: int
+    length: int
+    base: int | None
+
+
+def found_elsewhere(old: Opened, new: Opened, parts: Sequence[Part], new_bits: float) -> list[Elsewhere]:
+    """Return for parts of the target what they would take as copies from anywhere in the base.
+
+    Args:
+        old: the base.
+        new: the target.
+        parts: of the target.
+        new_bits: what a byte takes that is not in the base.
+    """
+    base, target = np.frombuffer(old.content, np.uint8), np.frombuffer(new.content, np.uint8)
+    total = max(1, sum(part.length for part in parts))
+    changed = []
+    for part in parts:
+        changed.append(_changed(base, target, part, max(_MIN_SAMPLES, _ALL_SAMPLES * part.length // total)))
+        old.let_go()
+        new.let_go()
+    known = _Known(old, base, target, [sample for one in changed for sample in one.samples])
+    return [_told(base, target, known, one, new_bits) for one in changed]
+
+
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    """How many bytes of a part are in blocks that are not equal to its base's, and the start and end of some of them.
+
+    All that is equal is copied whatever else is: to look at it as well would tell less of what matters.
+    """
+
+    length: int
+    samples: list[tuple[int, int]]
+
+
+def _changed(base: Bytes, target: Bytes, part: Part, most: int) -> _Changed:
+    blocks = np.arange(0, part.length, _SAMPLE_BYTES)
+    if part.base is not None:
+        differs = target[part.start : part.start + part.length] != base[part.base : part.base + part.length]
+        blocks = blocks[np.logical_or.reduceat(differs, blocks)]
+    starts = part.start + blocks
+    ends = np.minimum(starts + _SAMPLE_BYTES, part.start + part.length)
+    some = np.unique(np.linspace(0, len(blocks) - 1, min(most, _MAX_SAMPLES, len(blocks))).astype(int))
+    samples = list(zip(starts[some].tolist(), ends[some].tolist(), strict=True))
+    return _Changed(int((ends - starts).sum()), samples)
+
+
+class _Known:
+    """Where blocks of the samples are in the base: the first place of each."""
+
+    def __init__(self, old: Opened, base: Bytes, target: Bytes, samples: Sequence[tuple[int, int]]) -> None:
+        self._target = target
+        wanted = np.concatenate([_NO_HASHES, *(self._hashes(start, end) for start, end in samples)])
+        filled = np.zeros(1 << _FILTER_LOG, np.bool_)
+        filled[wanted >> _SHIFT] = True
+        found: list[npt.NDArray[np.uint64]] = []
+        places: list[Places] = []
+        last = max(0, (len(base) - BLOCK_BYTES) // STRIDE_BYTES + 1)
+        for first in range(0, last, _CHUNK):
+            of_base = hashes(base, first * STRIDE_BYTES, min(_CHUNK, last - first), STRIDE_BYTES)
+            likely = np.flatnonzero(filled[of_base >> _SHIFT])
+            found.append(of_base[likely])
+            places.append((likely + first) * STRIDE_BYTES)
+            old.let_go()
+        seen, at = np.unique(np.concatenate([_NO_HASHES, *found]), return_index=True)
+        where = np.concatenate([np.empty(0, np.int64), *places])[at]
+        self._places = dict(zip(seen.tolist(), where.tolist(), strict=True))
+
+    def _hashes(self, start: int, end: int) -> npt.NDArray[np.uint64]:
+        count = end - start - BLOCK_BYTES + 1
+        return hashes(self._target, start, count, 1) if count > 0 else _NO_HASHES
+
+    def places(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return places in a sample at which a block begins that the base seems to have, each with the base's place."""
+        if not self._places:
+            return []
+        blocks = enumerate(self._hashes(start, end).tolist(), start)
+        return [(place, self._places[one]) for place, one in blocks if one in self._places]
+
+
+def _told(base: Bytes, target: Bytes, known: _Known, changed: _Changed, new_bits: float) -> Elsewhere:
+    """Return what the samples tell of what changed in a part."""
+    bits, seen = 0.0, 0
+    sources: list[int] = []
+    for at, end in changed.samples:
+        seen += end - at
+        for place, source in known.places(at, end):
+            if place < at:
+                continue
+            behind = equal_length(target[place : place + _MAX_PIECE], base[source : source + _MAX_PIECE])
+            if behind < BLOCK_BYTES:
+                continue
+            reach = min(place, source, _MAX_PIECE)
+            before = equal_length(target[place - reach : place][::-1], base[source - reach : source][::-1])
+            start, stop = max(at, place - before), min(end, place + behind)
+            bits += (start - at) * new_bits + (stop - start) * _COPY_BITS / (before + behind)
+            sources.append(source)
+            at = stop
+        bits += (end - at) * new_bits
+    return Elsewhere(bits * changed.length / max(1, seen), tuple(sources))

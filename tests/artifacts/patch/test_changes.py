@@ -1,0 +1,123 @@
+"""What releases change beside training: rows sorted anew, adapters merged, weights pruned. Each costs what it tells."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from artifacts.patch.apply import apply_patch
+from artifacts.patch.elsewhere import Part, found_elsewhere
+from artifacts.patch.encode import EncodeReport, encode_patch
+from artifacts.patch.opened import opened
+from tests.artifacts.patch.files import Array, safetensors, weights
+
+ROWS = 1000
+
+
+def _report(folder: Path, old: Array, new: Array) -> EncodeReport:
+    """Make the patch of a file with one tensor, apply it, and compare."""
+    target = safetensors({"weights": new})
+    (folder / "old").write_bytes(safetensors({"weights": old}))
+    (folder / "new").write_bytes(target)
+    report = encode_patch(folder / "old", folder / "new", folder / "patch")
+    sha256 = hashlib.sha256(target).hexdigest()
+    apply_patch(folder / "old", folder / "patch", folder / "made", length=len(target), sha256=sha256)
+    assert (folder / "made").read_bytes() == target
+    return report
+
+
+def _bytes(folder: Path, old: Array, new: Array) -> int:
+    return _report(folder, old, new).encoded.length
+
+
+def _order(rows: int) -> NDArray[np.int64]:
+    order: NDArray[np.int64] = np.random.default_rng(5).permutation(rows)
+    return order
+
+
+def _updated(array: Array, step: float = 1e-4) -> Array:
+    """Add an update that is noise: what no tool can predict."""
+    return array + np.random.default_rng(6).normal(0, step, array.shape).astype(array.dtype)
+
+
+# From rows that are aligned as parts of a tensor to some that only a search for equal bytes finds.
+@pytest.mark.parametrize(
+    ("columns", "dtype"),
+    [(1024, np.float32), (1024, np.float16), (128, np.float32), (64, np.float16), (16, np.float32)],
+)
+def test_rows_in_another_order_cost_their_places(tmp_path: Path, columns: int, dtype: type) -> None:
+    old: Array = weights(ROWS, columns).astype(dtype)
+    assert _bytes(tmp_path, old, old[_order(ROWS)]) < 300 + 4 * ROWS
+
+
+def test_a_few_rows_in_another_place_cost_their_places(tmp_path: Path) -> None:
+    old = weights(ROWS, 128)
+    new = old.copy()
+    new[100:140] = old[100:140][_order(40)]
+    assert _bytes(tmp_path, old, new) < 600
+
+
+def test_a_few_rows_that_were_trained_cost_no_more_beside_many_that_were_not(tmp_path: Path) -> None:
+    old = weights(ROWS, 128)
+    new = old.copy()
+    new[100:110] = _updated(old[100:110])
+    # 17 of 32 bits are noise.
+    assert _bytes(tmp_path, old, new) < 0.68 * new[100:110].nbytes + 200
+
+
+def test_quantized_rows_in_another_order_cost_their_places(tmp_path: Path) -> None:
+    old = np.rint(weights(ROWS, 128, scale=20.0)).astype(np.int8)
+    assert _bytes(tmp_path, old, old[_order(ROWS)]) < 300 + 4 * ROWS
+
+
+def test_rows_that_were_trained_and_sorted_anew_cost_little_more_than_trained(tmp_path: Path) -> None:
+    old = weights(ROWS, 1024)
+    new = _updated(old)
+    assert _bytes(tmp_path, old, new[_order(ROWS)]) < 1.02 * _bytes(tmp_path, old, new)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-3, 1e-5])
+def test_a_merged_adapter_costs_its_factors_however_large_it_is(tmp_path: Path, size: float) -> None:
+    random = np.random.default_rng(7)
+    down, up = (random.standard_normal((512, 8), np.float32) for _ in range(2))
+    old = weights(512, 512)
+    # An update that is larger than the weights moves their exponents, whose last bits then tell less.
+    assert _bytes(tmp_path, old, old + np.float32(size) * (down @ up.T)) < 0.16 * old.nbytes
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_weights_that_were_pruned_cost_which_ones(tmp_path: Path, share: float) -> None:
+    old = weights(512, 512)
+    new = np.where(np.random.default_rng(8).random(old.shape) < share, np.float32(0), old)
+    report = _report(tmp_path, old, new)
+    assert report.encoded.length < 0.08 * old.nbytes
+    assert "data with its base" in {region.how for region in report.regions}
+
+
+def test_weights_that_were_clipped_cost_where(tmp_path: Path) -> None:
+    old = weights(512, 512)
+    assert _bytes(tmp_path, old, np.clip(old, -0.08, 0.08)) < 0.07 * old.nbytes
+
+
+def test_a_part_that_is_elsewhere_is_told_from_one_that_is_not(tmp_path: Path) -> None:
+    old = weights(ROWS, 64)
+    moved, fresh = old[_order(ROWS)], weights(ROWS, 64, seed=9)
+    (tmp_path / "old").write_bytes(old.tobytes())
+    (tmp_path / "new").write_bytes(moved.tobytes() + fresh.tobytes() + b"short")
+    parts = [
+        Part(0, moved.nbytes, 0),
+        Part(moved.nbytes, fresh.nbytes, None),
+        Part(moved.nbytes + fresh.nbytes, 5, None),
+    ]
+    with opened(tmp_path / "old") as base, opened(tmp_path / "new") as target:
+        first, second, third = found_elsewhere(base, target, parts, new_bits=8.0)
+    assert 4 * ROWS < first.bits < 64 * ROWS
+    assert first.sources
+    assert all(0 <= source < old.nbytes for source in first.sources)
+    assert second.bits == pytest.approx(8.0 * fresh.nbytes)
+    assert third.bits == pytest.approx(40)
+    assert not second.sources + third.sources
