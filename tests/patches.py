@@ -133,14 +133,15 @@ class Recipe:
         factors: Table | None = None,
     ) -> None:
         """Make elements, with a base if there is a source."""
-        count = len(content) // table.width
+        width = table.made_width(matrix.matrix if matrix else None)
+        count = len(content) // width
         old = None if source is None else self._at(source, count * table.base_width)
         block = self.layout.block_bytes
-        step = table.per_block(block)
+        step = table.per_block(block, matrix.matrix if matrix else None)
         parts = []
         for start in range(0, count, step):
             known = None if old is None else old[start * table.base_width : (start + step) * table.base_width]
-            part = content[start * table.width : (start + step) * table.width]
+            part = content[start * width : (start + step) * width]
             parts += encode_block(table, part, known, matrix, start)
 
         def call(writer: PatchWriter) -> None:

@@ -114,8 +114,11 @@ class Decoder:
         elif code in (Op.TENSOR, Op.PLANES):
             table = self._table(Op(code), parameter)
             self._work.elements()
-            per_block = table.per_block(self._block_bytes)
-            self._begin_making(Pending(code, parameter, table.width, table.base_width, per_block=per_block))
+            matrix = None if self._matrix is None else self._matrix.matrix
+            if matrix is not None and not table.suits(matrix):
+                raise PatchInvalid("a matrix has units, and its elements are not floats of 2 bytes")
+            width, per_block = table.made_width(matrix), table.per_block(self._block_bytes, matrix)
+            self._begin_making(Pending(code, parameter, width, table.base_width, per_block=per_block))
         elif code in (Op.DATA, Op.ADD) or (code == Op.COPY and parameter == 0):
             self._work.operation()
             self._begin_making(Pending(code, parameter, per_block=self._block_bytes))
@@ -274,10 +277,10 @@ def _written(data: MatrixData | None) -> MatrixState | None:
     if data is None:
         return None
     levels = data.row_levels.tobytes() + data.column_levels.tobytes()
-    gains = b"" if data.gains is None else data.gains.astype("<f4").tobytes()
+    gains, units = (b"" if each is None else each.astype("<f4").tobytes() for each in (data.gains, data.units))
     sides = () if data.factors is None else (data.factors.rows, data.factors.columns)
     factors = [side.astype("<i4").tobytes() for side in sides]
-    return MatrixState(write_matrix(data.matrix).hex(), levels, gains, b"".join(factors))
+    return MatrixState(write_matrix(data.matrix).hex(), levels, gains, b"".join(factors), units)
 
 
 def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
@@ -286,15 +289,15 @@ def _matrix_data(state: MatrixState, streams: int) -> MatrixData:
     with_levels = matrix.rows if matrix.scales is not None else 0
     of_rows, of_columns = levels[:with_levels], levels[with_levels:]
     gains = None if matrix.gains is None else np.frombuffer(state.gains, "<f4")
+    units = None if matrix.units is None else np.frombuffer(state.units, "<f4")
     if matrix.rank == 0:
-        return MatrixData(matrix, of_rows, of_columns, None, gains)
+        return MatrixData(matrix, of_rows, of_columns, None, gains, units)
     factors = np.frombuffer(state.factors, "<i4")
     rows, columns = (side.reshape(matrix.rank, -1) for side in np.split(factors, [matrix.rank * matrix.rows]))
     # They are shifted already, and what was said of the components is needed no more.
     none = np.zeros(matrix.rank, np.uint8)
-    return MatrixData(
-        matrix, of_rows, of_columns, Factors.narrowest(none, none, none, rows, columns, matrix.exponent), gains
-    )
+    narrowest = Factors.narrowest(none, none, none, rows, columns, matrix.exponent)
+    return MatrixData(matrix, of_rows, of_columns, narrowest, gains, units)
 
 
 class _Deflater:

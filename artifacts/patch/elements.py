@@ -29,9 +29,12 @@ from artifacts.patch.matrix import (
     Matrix,
     MatrixData,
     converted,
+    in_units,
     levels,
     most_predicted,
+    of_units,
     predicted,
+    predicted_halves,
     predicted_values,
 )
 
@@ -77,6 +80,7 @@ _MAX_QUICK = 2.0**31
 # What divides a byte, so that zstd sees one alphabet.
 MASKS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
 _GAIN_BYTES = 4
+_UNIT_BYTES = 4
 
 Buffer = bytes | bytearray | memoryview
 # The four unsigned widths, which mypy cannot tell apart from any other array.
@@ -190,12 +194,27 @@ class Table:
         """The bytes of an element of the base."""
         return BASE_WIDTHS[self.base] or self.width
 
-    def per_block(self, block_bytes: int) -> int:
+    def made_width(self, matrix: Matrix | None) -> int:
+        """Return the bytes of an element when it is made: with units, floats of 2 bytes become floats of 4."""
+        return self.width if matrix is None or matrix.units is None else _UNIT_BYTES
+
+    def per_block(self, block_bytes: int, matrix: Matrix | None = None) -> int:
         """Return how many elements a block has: neither they nor those of the base have more bytes than that.
 
         Places are sorted, in 16 bytes each at worst, so elements of one byte count as two.
+
+        Args:
+            block_bytes: of a block.
+            matrix: that the elements belong to, if they do.
         """
-        return block_bytes // max(self.width, self.base_width, 2)
+        return block_bytes // max(self.made_width(matrix), self.base_width, 2)
+
+    def suits(self, matrix: Matrix) -> bool:
+        """Tell whether elements of a matrix can be coded by this table: in units, they are floats of 2 bytes."""
+        if matrix.units is None:
+            return True
+        base = ("sub", "single") if self.has_base else ("none", "same")
+        return (self.width, self.number) == (2, "float") and (self.difference, self.base) == base
 
 
 def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int = MAX_BLOCK_BYTES) -> Parts:
@@ -210,8 +229,9 @@ def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int
     if data.matrix.scales is not None:
         parts.append((data.matrix.scales, data.row_levels.tobytes() + data.column_levels.tobytes()))
     if data.matrix.gains is not None and data.gains is not None:
-        planes = data.gains.astype("<f4").view(np.uint8).reshape(-1, _GAIN_BYTES).T
-        parts.append((data.matrix.gains, planes.tobytes()))
+        parts.append((data.matrix.gains, _planes(data.gains)))
+    if data.matrix.units is not None and data.units is not None:
+        parts.append((data.matrix.units, _planes(data.units)))
     factors = data.factors
     if table is None or factors is None:
         return parts
@@ -222,6 +242,19 @@ def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int
         for start, stop in _blocks(len(numbers), table, block_bytes):
             parts += encode_block(table, numbers[start:stop].tobytes(), None, side, start)
     return parts
+
+
+def _planes(singles: npt.NDArray[np.float32]) -> bytes:
+    """Return floats of 4 bytes, all lowest bytes first."""
+    return singles.astype("<f4").view(np.uint8).reshape(-1, _GAIN_BYTES).T.tobytes()
+
+
+def _singles(planes: Buffer) -> npt.NDArray[np.float32]:
+    octets = np.frombuffer(bytes(planes), np.uint8)
+    singles: npt.NDArray[np.float32] = octets.reshape(_GAIN_BYTES, -1).T.copy().view("<f4").ravel()
+    if not np.isfinite(singles).all():
+        raise ValueError("a gain or a unit of a matrix is not finite")
+    return singles
 
 
 def numbers_of_factors(factors: Factors, width: int) -> Iterator[tuple[Unsigned, Octets]]:
@@ -254,18 +287,17 @@ def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: 
     scales = np.empty(0, np.uint8)
     if matrix.scales is not None:
         scales = np.frombuffer(bytes(take(matrix.scales, matrix.rows + matrix.columns)), np.uint8)
-    gains = None
+    gains = units = None
     if matrix.gains is not None:
-        planes = np.frombuffer(bytes(take(matrix.gains, _GAIN_BYTES * matrix.gain_count)), np.uint8)
-        gains = planes.reshape(_GAIN_BYTES, -1).T.copy().view("<f4").ravel()
-        if not np.isfinite(gains).all():
-            raise ValueError("a gain of a matrix is not finite")
+        gains = _singles(take(matrix.gains, _GAIN_BYTES * matrix.gain_count))
+    if matrix.units is not None:
+        units = _singles(take(matrix.units, _UNIT_BYTES * matrix.unit_count))
     factors = None
     if matrix.rank:
         if table is None or (table.number, table.difference) != ("plain", "none") or table.width > 4:
             raise ValueError("the factors of a matrix are plain numbers of at most 4 bytes")
         factors = _decode_factors(matrix, table, take, block_bytes)
-    return MatrixData(matrix, scales[: matrix.rows], scales[matrix.rows :], factors, gains)
+    return MatrixData(matrix, scales[: matrix.rows], scales[matrix.rows :], factors, gains, units)
 
 
 def _decode_factors(matrix: Matrix, table: Table, take: Take, block_bytes: int) -> Factors:
@@ -307,7 +339,7 @@ def encode_block(
 
     Args:
         table: how the elements are coded.
-        target: whole elements, whose low ``table.zeros`` bits are zero.
+        target: whole elements, as wide as `Table.made_width`; their low ``table.zeros`` bits are zero.
         base: as many elements; None exactly if the table's difference is ``none``.
         data: the matrix that the elements belong to, if they do.
         start: the place of the first element in it.
@@ -318,7 +350,7 @@ def encode_block(
     Raises:
         ValueError: the lengths do not match each other or the matrix.
     """
-    elements = _elements(target, table.width)
+    elements = _coded(table, target, data, start)
     known = _known(table, base, len(elements), data, start)
     folded = _difference(table, elements, known)
     sizes, order = _classes(table, known, len(elements), data, start)
@@ -353,7 +385,10 @@ def decode_block(
     if order is not None:
         by_class, folded = folded, np.empty_like(folded)
         folded[order] = by_class
-    return _undo_difference(table, folded, known).view(np.uint8).data
+    elements = _undo_difference(table, folded, known)
+    if data is not None and data.matrix.units is not None:
+        elements = in_units(data, elements, start)
+    return elements.view(np.uint8).data
 
 
 def numbers_and_levels(
@@ -363,9 +398,16 @@ def numbers_and_levels(
 
     The arguments and errors are those of `encode_block`.
     """
-    elements = _elements(target, table.width)
+    elements = _coded(table, target, data, start)
     known = _known(table, base, len(elements), data, start)
     return _difference(table, elements, known), _levels(table, known, len(elements), data, start)
+
+
+def _coded(table: Table, target: Buffer, data: MatrixData | None, start: int) -> Unsigned:
+    """Return elements as they are coded: in units, as floats of 2 bytes."""
+    if data is None or data.matrix.units is None:
+        return _elements(target, table.width)
+    return of_units(data, _elements(target, _UNIT_BYTES), start)
 
 
 # ---- the difference
@@ -637,6 +679,9 @@ def _known(table: Table, base: Buffer | None, count: int, data: MatrixData | Non
     elements = _elements(base, table.base_width)
     if len(elements) != count:
         raise ValueError("the base has another number of elements")
+    if data is not None and data.matrix.units is not None:
+        elements = predicted_halves(data, elements, start)
+        return _Known(elements, _contexts(table, elements))
     if table.base != "same":
         elements = converted(elements, table.base == "brain", table.width, table.number == "brain")
     if data is None or not data.matrix.predicts:

@@ -325,6 +325,7 @@ class _Tensors:
             data.matrix,
             scales=None if data.matrix.scales is None else _SCALES,
             gains=None if data.matrix.gains is None else _COMPONENTS,
+            units=None if data.matrix.units is None else _COMPONENTS,
         )
         factor_table: Table | None = None
         if matrix.rank:
@@ -362,11 +363,11 @@ class _Tensors:
             yield from encode_block(table, target, known[source + start : source + start + length])
 
     def _element_parts(self, step: TensorStep, table: Table, data: MatrixData) -> Iterator[tuple[int, bytes]]:
-        block = table.per_block(self.layout.block_bytes)
+        block, width = table.per_block(self.layout.block_bytes, data.matrix), step.tensor.width
         for start in range(0, step.tensor.count, block):
             count = min(block, step.tensor.count - start)
-            at = step.tensor.start + start * table.width
-            target = self._new.content[at : at + count * table.width]
+            at = step.tensor.start + start * width
+            target = self._new.content[at : at + count * width]
             base = None
             if step.source is not None:
                 at = step.source + start * table.base_width

@@ -282,6 +282,8 @@ def _how(step: TensorStep) -> str:
         ways.append(f"from {step.plan.kind.base}")
     if matrix.gains is not None:
         ways.append("gains of columns" if matrix.by_columns else "gains of rows")
+    if matrix.units is not None:
+        ways.append("in units of columns" if matrix.by_columns else "in units of rows")
     if matrix.scales is not None:
         ways.append(f"scales of {matrix.rows} x {matrix.columns}")
     if matrix.rank:

@@ -22,7 +22,7 @@ from artifacts.patch.streams import Position
 
 __all__ = ["Checkpoint", "Journal", "MatrixState", "Pending", "State"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -59,12 +59,14 @@ class MatrixState:
         levels: of rows and then columns, one byte each.
         gains: 4 bytes each.
         factors: of rows and then columns, 4 bytes each.
+        units: 4 bytes each.
     """
 
     definition: str
     levels: bytes
     gains: bytes
     factors: bytes
+    units: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,19 +22,25 @@ __all__ = [
     "MAX_RANK",
     "MAX_SHIFT",
     "MAX_SIDE",
+    "MAX_UNITS",
     "Factors",
     "Matrix",
     "MatrixData",
     "converted",
+    "in_units",
     "levels",
     "most_predicted",
+    "of_units",
     "predicted",
+    "predicted_halves",
     "predicted_values",
 ]
 
 # Rows and columns: a block's rows then have at most a block's worth of elements beside those that are wanted.
 MAX_SIDE = 1 << 16
 MAX_RANK = 128
+# Units of rows or columns: channels of a layer are fewer.
+MAX_UNITS = 1 << 14
 # Twice the largest context: what the steepest slope can take away.
 MAX_LEVEL = 511
 # Factors of a matrix, held as 8 bytes each: 2 MiB.
@@ -92,7 +98,10 @@ class Matrix:
         exponent: the products' sum counts in units of ``2 ** exponent``.
         gains: the stream of what the base is multiplied by, a float of 4 bytes for each row; None if it is 1. Exports
             that fold batch normalisation into weights scale rows so.
-        by_columns: whether each column has a gain instead.
+        by_columns: whether each column has a gain instead, and a unit.
+        units: the stream of what the elements, floats of 2 bytes then, are multiplied by to become floats of 4 bytes, a
+            float of 4 bytes for each row; None if they are what they are. So exports fold batch normalisation into
+            weights of half precision.
 
     Raises:
         ValueError: a number is out of bounds.
@@ -108,6 +117,7 @@ class Matrix:
     exponent: int = 0
     gains: int | None = None
     by_columns: bool = False
+    units: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1 or (self.has_sides and max(self.rows, self.columns) > MAX_SIDE):
@@ -118,11 +128,13 @@ class Matrix:
             raise ValueError("the level of a matrix is out of range")
         if not MIN_EXPONENT <= self.exponent <= MAX_EXPONENT:
             raise ValueError("the unit of a prediction is out of range")
+        if self.unit_count > MAX_UNITS:
+            raise ValueError("a matrix has too many units")
 
     @property
     def has_sides(self) -> bool:
         """Whether rows and columns have anything, or are only counted."""
-        return self.scales is not None or self.predicts
+        return self.scales is not None or self.predicts or self.units is not None
 
     @property
     def predicts(self) -> bool:
@@ -138,6 +150,13 @@ class Matrix:
     def gain_count(self) -> int:
         """How many gains there are."""
         if self.gains is None:
+            return 0
+        return self.columns if self.by_columns else self.rows
+
+    @property
+    def unit_count(self) -> int:
+        """How many units there are."""
+        if self.units is None:
             return 0
         return self.columns if self.by_columns else self.rows
 
@@ -216,6 +235,7 @@ class MatrixData:
         column_levels: added to the level of each element of a column; likewise.
         factors: None if the rank is 0.
         gains: finite; None if there are none.
+        units: likewise.
     """
 
     matrix: Matrix
@@ -223,6 +243,7 @@ class MatrixData:
     column_levels: Octets
     factors: Factors | None = None
     gains: Singles | None = None
+    units: Singles | None = None
 
 
 def levels(data: MatrixData, start: int, count: int) -> npt.NDArray[np.int16]:
@@ -273,6 +294,66 @@ def predicted(data: MatrixData, base: Unsigned, start: int, *, brain: bool = Fal
             found[places] = _rounded(values, width, brain)
             if not finite.all():
                 found[places][~finite] = known[~finite]
+    return found
+
+
+def predicted_halves(data: MatrixData, base: Unsigned, start: int) -> Unsigned:
+    """Return the nearest floats of 2 bytes to floats of 4 bytes times their gains, plus the products of the factors.
+
+    As `predicted` otherwise, but that what is no finite number becomes zero.
+    """
+    found = np.empty(len(base), "<u2")
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rows, columns, places in _rectangles(data.matrix, start, len(base)):
+            values = _doubles(base[places], brain=False)
+            values[~np.isfinite(values)] = 0.0
+            _predict(data, values.reshape(rows.stop - rows.start, -1), rows, columns)
+            found[places] = _rounded(values, 2, brain=False)
+    return found
+
+
+def in_units(data: MatrixData, halves: Unsigned, start: int) -> Unsigned:
+    """Return the bits of floats of 2 bytes times their units, rounded to floats of 4 bytes.
+
+    Args:
+        data: the matrix, which has units.
+        halves: the bits of the floats from ``start`` on.
+        start: the place of the first one in the matrix.
+
+    Raises:
+        ValueError: they reach beyond the matrix, or one is no finite number.
+    """
+    if (halves & _EXPONENTS["float", 2] == _EXPONENTS["float", 2]).any():
+        raise ValueError("an element in units is no finite number")
+    # Both fit into floats of 4 bytes, so their product is rounded once.
+    made = _singles(halves, brain=False)
+    assert data.units is not None
+    with np.errstate(over="ignore"):
+        for rows, columns, places in _rectangles(data.matrix, start, len(halves)):
+            values = made[places].reshape(rows.stop - rows.start, -1)
+            values *= data.units[columns] if data.matrix.by_columns else data.units[rows, None]
+    return made.view("<u4")
+
+
+def of_units(data: MatrixData, elements: Unsigned, start: int) -> Unsigned:
+    """Return the bits of the floats of 2 bytes that `in_units` makes these of.
+
+    Args:
+        data: the matrix, which has units.
+        elements: the bits of floats of 4 bytes.
+        start: the place of the first one in the matrix.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = np.empty(len(elements), "<u2")
+    assert data.units is not None
+    for rows, columns, places in _rectangles(data.matrix, start, len(elements)):
+        values = _doubles(elements[places], brain=False).reshape(rows.stop - rows.start, -1)
+        units = data.units[columns] if data.matrix.by_columns else data.units[rows, None]
+        found[places] = _rounded((values / units).ravel(), 2, brain=False)
+    if not np.array_equal(in_units(data, found, start), elements):
+        raise ValueError("elements are not in their units")
     return found
 
 

@@ -24,6 +24,7 @@ from artifacts.patch.steps import DeflateEnd, Segment, Step, TensorBytes, Tensor
 from artifacts.patch.tensor_bytes import bits_with_base
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
 from artifacts.patch.tensors import Tensor
+from artifacts.patch.unit_plan import plan_in_units
 
 __all__ = ["Budget", "Effort", "Plan", "plan_matches", "plan_tensors"]
 
@@ -48,6 +49,8 @@ _MOVED_SHARE, _NOISE_BITS = 0.002, 7.4
 _REPLACED_SHARE, _SURELY_LESS = 0.02, 0.97
 # A tensor whose differences take more than this share of its bits is tried without a base too.
 _POOR_SHARE = 0.6
+# Weights in units take a third of their bits without a base, less with one; those that take less are not in units.
+_MANY_BITS_SHARE = 0.25
 # Elements of a tensor that are looked at to see how large floats are, and how many are larger than the origin.
 _ORIGIN_SAMPLE = 1024
 _ORIGIN_QUANTILE = 0.999
@@ -308,15 +311,19 @@ class _Tensors:
         target = Elements(self._new.content[tensor.start : tensor.start + tensor.length], tensor.dtype)
         options: list[tuple[TensorPlan, Tensor | None]] = []
         if base is not None:
-            known = Elements(self._old.content[base.start : base.start + base.length], base.dtype)
+            known = Elements(self._known(base), base.dtype)
             options.append((plan_update(target, known, tensor.shape, thorough=effort.factors), base))
         if base is None or options[0][0].bits > _POOR_SHARE * 8 * tensor.length:
             options.append((plan_planes(target, tensor.shape, self._origins.get(tensor.dtype, 0)), None))
         plan, source = min(options, key=lambda option: option[0].bits)
+        if plan.bits > _MANY_BITS_SHARE * 8 * tensor.length:
+            before = None if base is None else Elements(self._known(base), base.dtype)
+            found = plan_in_units(target, before, tensor.shape, thorough=effort.factors)
+            if found is not None and found[0].bits < plan.bits:
+                plan, source = found[0], base if found[1] else None
         if base is not None and base.width == tensor.width and plan.bits > _REPLACED_SHARE * 8 * tensor.length:
             least = min(plan.bits, matched)
-            known_bytes = self._old.content[base.start : base.start + base.length]
-            bits = bits_with_base(target.content, known_bytes, least)
+            bits = bits_with_base(target.content, self._known(base), least)
             if bits < _SURELY_LESS * least:
                 return TensorBytes(tensor, base.start, bits)
         if plan.bits >= matched:
@@ -324,6 +331,9 @@ class _Tensors:
         return TensorStep(
             tensor, None if source is None else source.start, 0 if source is None else source.width, plan, matched
         )
+
+    def _known(self, base: Tensor) -> memoryview:
+        return self._old.content[base.start : base.start + base.length]
 
     def _matched_bits(self, tensor: Tensor, base: Tensor | None) -> float:
         """Return about what a tensor takes if it is made by matching: as new bytes, or as differences to its base."""

@@ -216,7 +216,7 @@ class PatchWriter:
             parts: what `elements.encode_matrix` returned.
         """
         self._put(0, varint(Op.MATRIX) + write_matrix(matrix))
-        self._name(matrix.scales, matrix.gains, matrix.components if matrix.rank else None)
+        self._name(matrix.scales, matrix.gains, matrix.units, matrix.components if matrix.rank else None)
         self._put_all(parts)
         self._factors = max(self._factors, matrix.factor_count)
         self._work.matrix(matrix)
@@ -235,7 +235,7 @@ class PatchWriter:
         self._operation(Op.TENSOR, number, count)
         self._source(source, count * table.base_width)
         self._put_all(parts)
-        self._predict(count, table.per_block(self._layout.block_bytes))
+        self._predict(count, table.per_block(self._layout.block_bytes, self._matrix))
 
     def planes(self, number: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
         """Make elements that have no base. The arguments are those of `tensor`."""

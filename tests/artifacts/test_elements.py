@@ -26,7 +26,18 @@ from artifacts.patch.elements import (
     encode_block,
     encode_matrix,
 )
-from artifacts.patch.matrix import MAX_FACTOR, MAX_RANK, MAX_SHIFT, Factors, Matrix, MatrixData, levels, predicted
+from artifacts.patch.matrix import (
+    MAX_FACTOR,
+    MAX_RANK,
+    MAX_SHIFT,
+    Factors,
+    Matrix,
+    MatrixData,
+    in_units,
+    levels,
+    of_units,
+    predicted,
+)
 
 # Special floats of each width: zero, its negative, the least denormals, infinities, NaNs with payloads, all bits.
 SPECIAL_SHARES = [0.0, -0.0, 5e-324, 6e-8, 1.4e-45, float("inf"), float("-inf"), float("nan"), 1.0, -1.0]
@@ -127,6 +138,40 @@ def test_every_matrix_brings_every_element_back(table: Table, data: st.DataObjec
     _round_trip(table, target, base, matrix, start)
 
 
+@given(st.booleans(), st.booleans(), st.sampled_from([0, 2]), st.data())
+def test_elements_in_units_come_back(with_base: bool, has_gains: bool, rank: int, data: st.DataObject) -> None:
+    rank = rank if with_base else 0
+    found = data.draw(matrices(rank))
+    matrix = replace(found.matrix, units=303, gains=302 if with_base and has_gains else None)
+    unit = st.floats(min_value=2.0**-20, max_value=2.0**20, width=32)
+    single = st.floats(min_value=-(2.0**40), max_value=2.0**40, width=32)
+    units, gains = (
+        np.array(data.draw(st.lists(one, min_size=size, max_size=size)), "<f4")
+        for one, size in ((unit, matrix.unit_count), (single, matrix.gain_count))
+    )
+    whole = replace(found, matrix=matrix, gains=gains if len(gains) else None, units=units)
+    elements = matrix.rows * matrix.columns
+    start = data.draw(st.integers(0, elements))
+    count = data.draw(st.integers(0, elements - start))
+    half = st.integers(0, 0xFFFF).filter(lambda bits: bits & 0x7C00 != 0x7C00)
+    halves = np.array(data.draw(st.lists(half, min_size=count, max_size=count)), "<u2")
+    table = _table(2, difference="sub" if with_base else "none", low_bits=3, sparse=True)
+    table = replace(table, base="single" if with_base else "same")
+    assert table.suits(matrix)
+    target = in_units(whole, halves, start).tobytes()
+    base = data.draw(st.binary(min_size=4 * count, max_size=4 * count)) if with_base else None
+    parts = encode_block(table, target, base, whole, start)
+    assert decode_block(table, count, base, _queue(parts), whole, start) == target
+
+
+def test_what_is_not_in_its_units_is_no_half() -> None:
+    matrix = Matrix(1, 3, units=1)
+    data = MatrixData(matrix, _octets(b""), _octets(b""), units=np.array([0.1], np.float32))
+    target = np.array([1.0, 2.0, 3.1], "<f4")
+    with pytest.raises(ValueError, match="not in their units"):
+        of_units(data, target.view("<u4"), 0)
+
+
 def _predictable(table: Table) -> bool:
     if table.number == "plain":
         return table.difference == "sub" and table.width <= 2
@@ -183,6 +228,8 @@ def test_a_matrix_comes_back(data: MatrixData) -> None:
     assert np.array_equal(back.row_levels, data.row_levels)
     assert np.array_equal(back.column_levels, data.column_levels)
     assert (back.gains is None) == (data.gains is None)
+    assert (back.units is None) == (data.units is None)
+    assert back.units is None or np.array_equal(back.units, data.units)  # type: ignore[arg-type]
     assert back.gains is None or np.array_equal(back.gains, data.gains)  # type: ignore[arg-type]
     assert back.factors is not None
     assert data.factors is not None

@@ -278,8 +278,10 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
     for why, definition in (
         ("a matrix without rows", (0, 5, 0, 0, 0)),
         ("a matrix of 65537 columns with levels", (1, 65537, 0, 1, 0, 0)),
-        ("a matrix of an unknown kind", (4, 5, 0, 8, 0)),
+        ("a matrix of an unknown kind", (4, 5, 0, 16, 0)),
         ("a matrix with gains in a stream that is not there", (4, 5, 0, 2, 0, 1)),
+        ("a matrix with units in a stream that is not there", (4, 5, 0, 8, 0, 1)),
+        ("a matrix with 16385 units", (16385, 1, 0, 8, 0, 0)),
         ("a matrix with too high a level", (4, 5, 512, 0, 0)),
         ("a matrix with levels in a stream that is not there", (4, 5, 0, 1, 0, 1)),
         ("a matrix of rank 129", (4, 5, 0, 0, 129, 0, 0, 0)),
@@ -309,6 +311,17 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
     yield (
         "a gain that is infinite",
         hand.patch(*floats, Op.MATRIX, 1, 5, 0, 2, 0, 0, *infinite, Op.TENSOR, 5, 0, *bytes(5), Op.COPY, 10, 0),
+    )
+    in_units = (Op.MATRIX, 1, 5, 0, 8, 0, 0)
+    yield "units before plain numbers of a byte", hand.patch(*TABLE, *in_units, *bytes(4), *of_five)
+    yield "units before a base of halves", hand.patch(*floats, *in_units, *bytes(4), *of_five)
+    fresh = (Op.TABLE, 1 << 2 | 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)
+    halves = (Op.PLANES, 5, *bytes(5))
+    yield "a unit that is infinite", hand.patch(*fresh, *in_units, *infinite, *halves)
+    yield "an element in units that is no number", hand.patch(*fresh, *in_units, *bytes(4), *halves)
+    yield (
+        "more elements in units than there is room for",
+        hand.patch(*fresh, *in_units[:2], 6, *in_units[3:], *bytes(4), Op.PLANES, 6),
     )
     yield (
         "factors before plain numbers of 4 bytes",

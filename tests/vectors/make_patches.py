@@ -458,6 +458,48 @@ def gains() -> Made:
     return recipe.made()
 
 
+def units() -> Made:
+    """Floats of 4 bytes that are floats of 2 bytes times units of rows or columns: without a base, and with one."""
+    randomly = random.Random(19)
+    rows, columns = 40, 30
+    halves = [randomly.randrange(-2047, 2048) for _ in range(rows * columns)]
+    moved = [half + randomly.randrange(-3, 4) for half in halves]
+    before, after = ([singles(randomly.uniform(0.5, 2)) for _ in range(rows)] for _ in range(2))
+    across = [singles(randomly.uniform(0.5, 2)) for _ in range(columns)]
+    known = [half * before[place // columns] for place, half in enumerate(halves)]
+    known[:2] = [float("nan"), float("-inf")]
+    old = packed("f", known)
+    of_rows = packed("f", [half * after[place // columns] for place, half in enumerate(moved)])
+    of_columns = packed("f", [half * across[place % columns] for place, half in enumerate(moved)])
+    recipe = Recipe(old, SMALL)
+    coding = (ClassCoding(1, 6, (), 4), ClassCoding(2, 3, (), 4))
+    fresh = Table(2, "float", "none", 10, 3, bytes(256), coding[:1], origin=0xD4)
+    tuned = Table(2, "float", "sub", 10, 3, bytes(level > 9 for level in range(256)), coding, base="single")
+    of_factors = Table(1, "plain", "none", 0, 3, bytes(256), (ClassCoding(1, 2, (), 4),))
+    for number, table in enumerate((fresh, tuned, of_factors)):
+        recipe.table(number, table)
+    none = np.empty(0, np.uint8)
+
+    def matrix(by_columns: bool, gains: list[float] | None, rank: int) -> MatrixData:
+        small = np.ones(rank, np.uint8)
+        factors = Factors(small, small, small, np.full((rank, rows), 6.0), np.full((rank, columns), -3.0))
+        of_it = Matrix(rows, columns, 3, None, rank, 5, 2, -6, 6 if gains else None, by_columns, 7)
+        single = None if gains is None else np.array(gains, np.float32)
+        of_each = np.array(across if by_columns else after, np.float32)
+        return MatrixData(of_it, none, none, factors if rank else None, single, of_each)
+
+    recipe.elements(0, fresh, of_columns, None, matrix(True, None, 0))
+    recipe.elements(1, tuned, of_rows, 0, matrix(False, None, 0))
+    recipe.elements(1, tuned, of_rows, 0, matrix(False, [1 / unit for unit in before], 0))
+    recipe.elements(1, tuned, of_rows, 0, matrix(False, [1 / unit for unit in before], 1), of_factors)
+    return recipe.made()
+
+
+def singles(value: float) -> float:
+    """Return the nearest float of 4 bytes."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
 def packed(code: str, values: list[float]) -> bytes:
     """Return floats; bfloat16 for the code of unsigned 16 bits."""
     if code == "H":
@@ -480,7 +522,7 @@ GOOD: dict[str, tuple[str, Callable[[], Made]]] = {
     "float64": ("TENSOR of float64 by exponent.", floats("d", "float", "sub", 14)),
     "float32-xor": ("TENSOR of float32 as exclusive or.", floats("f", "float", "xor", 15)),
     "float16-plain": ("TENSOR of float16 as if they were integers.", floats("e", "plain", "sub", 16)),
-    **_by_name(quantized, planes, conversions, escapes, scales, gains, ranks),
+    **_by_name(quantized, planes, conversions, escapes, scales, gains, ranks, units),
 }
 
 

@@ -55,10 +55,23 @@ class Matrix:
     column_factors: list[list[int]] | None = None
     row_gains: list[float] | None = None
     column_gains: list[float] | None = None
+    row_units: list[float] | None = None
+    column_units: list[float] | None = None
 
     @property
     def predicts(self) -> bool:
         return bool(self.row_factors or self.row_gains or self.column_gains)
+
+    @property
+    def has_units(self) -> bool:
+        return bool(self.row_units or self.column_units)
+
+    def unit(self, place: int) -> float:
+        row, column = divmod(place, self.columns)
+        if self.row_units is not None:
+            return self.row_units[row]
+        assert self.column_units is not None
+        return self.column_units[column]
 
 
 def decode(base: bytes, patch: bytes) -> bytes:
@@ -252,7 +265,8 @@ class Decoder:
     def elements(self, table: Table, count: int, source: bytes | None) -> bytes:
         matrix, self.matrix = self.matrix, None
         made = b""
-        step = self.block // max(2, table.width, WIDTH_OF_BASE.get(table.base, 0))
+        made_width = 4 if matrix is not None and matrix.has_units else table.width
+        step = self.block // max(2, made_width, WIDTH_OF_BASE.get(table.base, 0))
         for start in range(0, count, step):
             made += self.elements_of_block(table, start, min(step, count - start), source, matrix)
         return made
@@ -267,10 +281,12 @@ class Decoder:
                 int.from_bytes(source[place * width : (place + 1) * width], "little")
                 for place in range(start, start + count)
             ]
-            if table.base:
+            if matrix is not None and matrix.has_units:
+                known = [predicted_half(matrix, start + place, each) for place, each in enumerate(known)]
+            elif table.base:
                 known = [converted(table, each) for each in known]
         fractions: list[float] | None = None
-        if source is not None and matrix is not None and matrix.predicts:
+        if source is not None and matrix is not None and matrix.predicts and not matrix.has_units:
             if table.number:
                 known = [predicted(table, matrix, start + place, each) for place, each in enumerate(known)]
             else:
@@ -292,10 +308,12 @@ class Decoder:
                 for place, z in zip(places, self.of_class(table, each, len(places)), strict=True):
                     written[place] = z
         turned = [fraction > 0 for fraction in fractions or [0.0] * count]
-        return b"".join(
-            element(table, z, k, is_turned).to_bytes(table.width, "little")
-            for z, k, is_turned in zip(written, known, turned, strict=True)
-        )
+        made = [element(table, z, k, is_turned) for z, k, is_turned in zip(written, known, turned, strict=True)]
+        width = table.width
+        if matrix is not None and matrix.has_units:
+            width = 4
+            made = [in_units(matrix, start + place, each) for place, each in enumerate(made)]
+        return b"".join(each.to_bytes(width, "little") for each in made)
 
     def of_class(self, table: Table, each: Class, count: int) -> list[int]:
         if each.mask is not None:
@@ -325,16 +343,19 @@ class Decoder:
         rows, columns, of_all, flags, rank = (self.numbers(0) for _ in range(5))
         scales = self.numbers(0) if flags & 1 else None
         gains = self.numbers(0) if flags & 2 else None
+        units = self.numbers(0) if flags & 8 else None
         components, number, exponent = (
             (self.numbers(0), self.numbers(0), signed(self.numbers(0))) if rank else (0, 0, 0)
         )
         levels = list(self.take(scales, rows + columns)) if scales is not None else [0] * (rows + columns)
         matrix = Matrix(rows, columns, of_all, levels[:rows], levels[rows:], exponent)
+        count = columns if flags & 4 else rows
         if gains is not None:
-            count = columns if flags & 4 else rows
-            content = self.take(gains, 4 * count)
-            found = [value_of(4, False, int.from_bytes(content[place::count], "little")) for place in range(count)]
+            found = self.singles(gains, count)
             matrix.row_gains, matrix.column_gains = (None, found) if flags & 4 else (found, None)
+        if units is not None:
+            found = self.singles(units, count)
+            matrix.row_units, matrix.column_units = (None, found) if flags & 4 else (found, None)
         if rank:
             said = list(self.take(components, 3 * rank))
             shifts, of_rows, of_columns = said[:rank], said[rank : 2 * rank], said[2 * rank :]
@@ -344,6 +365,10 @@ class Decoder:
             ]
             matrix.column_factors = self.factors(number, columns, of_columns)
         return matrix
+
+    def singles(self, stream: int, count: int) -> list[float]:
+        content = self.take(stream, 4 * count)
+        return [value_of(4, False, int.from_bytes(content[place::count], "little")) for place in range(count)]
 
     def factors(self, number: int, count: int, levels: list[int]) -> list[list[int]]:
         table = self.tables[number]
@@ -453,6 +478,17 @@ def predicted(table: Table, matrix: Matrix, place: int, bits_of_it: int) -> int:
     if not math.isfinite(value) or not matrix.predicts:
         return bits_of_it
     return rounded(table.width, table.number == 2, prediction(matrix, place, value))
+
+
+def predicted_half(matrix: Matrix, place: int, bits_of_it: int) -> int:
+    value = value_of(4, False, bits_of_it)
+    return rounded(2, False, prediction(matrix, place, value if math.isfinite(value) else 0.0))
+
+
+def in_units(matrix: Matrix, place: int, bits_of_it: int) -> int:
+    value = value_of(2, False, bits_of_it)
+    assert math.isfinite(value)
+    return rounded(4, False, value * matrix.unit(place))
 
 
 def predicted_whole(table: Table, matrix: Matrix, place: int, bits_of_it: int) -> float:

@@ -347,6 +347,29 @@ def test_an_application_goes_on_where_it_was_interrupted(tmp_path: Path, large: 
 
 
 @pytest.mark.usefixtures("often")
+def test_elements_in_units_go_on_where_they_were(tmp_path: Path) -> None:
+    random = np.random.default_rng(12)
+    rows, columns = 60, 500
+    halves = random.integers(-2047, 2048, (rows, columns))
+    units = random.uniform(0.5, 2, rows).astype(np.float32)
+    target = (halves * units.astype(np.float64)[:, None]).astype(np.float32).tobytes()
+    recipe = Recipe(b"", Layout(12, 12))
+    table = Table(2, "float", "none", 10, 1, bytes(256), (ClassCoding(2, 8, (3,)),), origin=0xD4)
+    recipe.table(0, table)
+    none = np.empty(0, np.uint8)
+    recipe.elements(0, table, target, None, MatrixData(Matrix(rows, columns, units=4), none, none, units=units))
+    made = recipe.made()
+    base, patch = made.write(tmp_path)
+    times = 0
+    while not (tmp_path / "out").exists():
+        times += 1
+        with suppress(Interruption):
+            apply_made(made, base, patch, tmp_path / "out", resumable=True, progress=interrupt_soon([]))
+    assert (tmp_path / "out").read_bytes() == target
+    assert times > 3
+
+
+@pytest.mark.usefixtures("often")
 def test_an_application_can_be_interrupted_again_and_again(tmp_path: Path) -> None:
     made = random_recipe(11, Layout(12, 12, window_log=10, continuous=frozenset({1, 4})), 150).made()
     base, patch = made.write(tmp_path)

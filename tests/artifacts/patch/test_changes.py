@@ -35,13 +35,13 @@ def _bytes(folder: Path, old: Array, new: Array) -> int:
 
 
 def _order(rows: int) -> NDArray[np.int64]:
-    order: NDArray[np.int64] = np.random.default_rng(5).permutation(rows)
-    return order
+    return np.asarray(np.random.default_rng(5).permutation(rows), np.int64)
 
 
 def _updated(array: Array, step: float = 1e-4) -> Array:
     """Add an update that is noise: what no tool can predict."""
-    return array + np.random.default_rng(6).normal(0, step, array.shape).astype(array.dtype)
+    noise: Array = np.random.default_rng(6).normal(0, step, array.shape)
+    return np.asarray(array + noise, array.dtype)
 
 
 # From rows that are aligned as parts of a tensor to some that only a search for equal bytes finds.
