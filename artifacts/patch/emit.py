@@ -26,9 +26,9 @@ from artifacts.patch.operations import Add, Copy, Data, united
 from artifacts.patch.planner import Plan, difference
 from artifacts.patch.steps import Deflate, Prefixed, Step, TensorBytes, TensorStep, Words
 from artifacts.patch.tally import LEVELS, tally_factors
-from artifacts.patch.writer import PatchWriter
+from artifacts.patch.writer import FrameCache, PatchWriter
 
-__all__ = ["Emitted", "bytes_without_elements", "emit"]
+__all__ = ["Emitted", "Emitter"]
 
 # The numbers of the streams. Those of elements come last, because the decoder's memory grows with the highest one.
 _CONTROL, _DATA, _DIFFERENCES, _PREFIXED, _LENGTHS, _SOURCES = 0, 1, 2, 3, 4, 5
@@ -48,6 +48,9 @@ _WINDOW_LOG = 20
 # Streams of the matched bytes that may be by LZMA, if they have no more bytes: a decoder takes some hundredths of a
 # second for so many, and new bytes in greater number are weights, which zstd codes as well.
 _MATCHED_STREAMS, _LZMA_BYTES = range(_ESCAPES), 1 << 18
+
+# Frames that are kept for the next layout.
+_CACHED_BYTES = 8 << 20
 
 Call = Callable[[PatchWriter], None]
 
@@ -76,35 +79,43 @@ class Emitted:
         return written / raw if raw else 0.0
 
 
-def emit(
-    old: Opened, new: Opened, plan: Plan, progress: Callable[[int], None] | None = None, *, by_lzma: bool = True
-) -> Emitted:
-    """Write the patch of some steps, laid out as is smallest.
+class Emitter:
+    """Writes patches between two files.
 
     Args:
         old: the base.
         new: the target.
-        plan: the steps.
-        progress: is told how many bytes of the target the steps so far make.
-        by_lzma: whether frames may be by LZMA.
     """
-    tensors = _Tensors(old, new, plan)
-    best = min(_variants(old, new, plan, tensors), key=lambda one: one.bytes_without_elements())
-    return best.patch(progress or _unheard, by_lzma=by_lzma)
+
+    def __init__(self, old: Opened, new: Opened) -> None:
+        self.old, self.new = old, new
+        # Layouts and steps that are compared have most frames in common.
+        self.cache = FrameCache(_CACHED_BYTES)
+
+    def emit(self, plan: Plan, progress: Callable[[int], None] | None = None, *, by_lzma: bool = True) -> Emitted:
+        """Write the patch of some steps, laid out as is smallest.
+
+        Args:
+            plan: the steps.
+            progress: is told how many bytes of the target the steps so far make.
+            by_lzma: whether frames may be by LZMA.
+        """
+        tensors = _Tensors(self.old, self.new, plan)
+        best = min(_variants(self, plan, tensors), key=lambda one: one.bytes_without_elements())
+        return best.patch(progress or _unheard, by_lzma=by_lzma)
+
+    def bytes_without_elements(self, plan: Plan) -> int:
+        """Return what a patch takes without the elements of its tensors."""
+        bare = replace(plan, steps=[step for step in plan.steps if not isinstance(step, (TensorStep, TensorBytes))])
+        variants = _variants(self, bare, _Tensors(self.old, self.new, bare))
+        return min(variant.bytes_without_elements() for variant in variants)
 
 
 def _unheard(made: int) -> None:
     del made
 
 
-def bytes_without_elements(old: Opened, new: Opened, plan: Plan) -> int:
-    """Return what a patch takes without the elements of its tensors."""
-    bare = replace(plan, steps=[step for step in plan.steps if not isinstance(step, (TensorStep, TensorBytes))])
-    variants = _variants(old, new, bare, _Tensors(old, new, bare))
-    return min(variant.bytes_without_elements() for variant in variants)
-
-
-def _variants(old: Opened, new: Opened, plan: Plan, tensors: _Tensors) -> Iterator[_Variant]:
+def _variants(emitter: Emitter, plan: Plan, tensors: _Tensors) -> Iterator[_Variant]:
     """Yield the ways to lay out streams that may be the smallest."""
     layout = tensors.layout
     operations = len(plan.steps)
@@ -119,15 +130,15 @@ def _variants(old: Opened, new: Opened, plan: Plan, tensors: _Tensors) -> Iterat
     streams = max(tensors.streams, _SOURCES + 1)
     for one in layouts:
         if one is layout or tensors.fits(one, streams):
-            yield _Variant(old, new, plan, tensors, one)
+            yield _Variant(emitter, plan, tensors, one)
     if plan.prefix is not None:
         length = plan.prefix[1] - plan.prefix[0]
         window = max(layout.window_log, (length - 1).bit_length(), 10)
         with_prefix = replace(layout, window_log=window)
         if length >= MIN_PREFIX_BYTES and tensors.fits(with_prefix, streams, FEATURE_PREFIX):
-            yield _Variant(old, new, plan, tensors, with_prefix, prefix=plan.prefix)
+            yield _Variant(emitter, plan, tensors, with_prefix, prefix=plan.prefix)
     if operations <= _FEW_OPERATIONS and data + others <= _LITTLE_DATA:
-        yield _Variant(old, new, plan, tensors, layout, compact=True)
+        yield _Variant(emitter, plan, tensors, layout, compact=True)
 
 
 class _Variant:
@@ -140,8 +151,7 @@ class _Variant:
 
     def __init__(
         self,
-        old: Opened,
-        new: Opened,
+        emitter: Emitter,
         plan: Plan,
         tensors: _Tensors,
         layout: Layout,
@@ -149,7 +159,7 @@ class _Variant:
         compact: bool = False,
         prefix: tuple[int, int] | None = None,
     ) -> None:
-        self._old, self._new = old, new
+        self._old, self._new, self._cache = emitter.old, emitter.new, emitter.cache
         self._plan = plan
         self._tensors = tensors
         self._addresses = tensors.addresses
@@ -164,7 +174,8 @@ class _Variant:
     @cached_property
     def _without_elements(self) -> tuple[int, dict[int, tuple[int, int]]]:
         """What the patch takes without the elements of tensors: in all, and by stream as `PatchWriter.sizes` tells."""
-        writer = _BareWriter(self._old.side, self._new.side, self._layout, self._addresses.members)
+        sides = self._old.side, self._new.side
+        writer = _BareWriter(*sides, self._layout, self._addresses.members, cache=self._cache)
         return self._written(writer, _unheard).getbuffer().nbytes, writer.sizes()
 
     def patch(self, progress: Callable[[int], None], *, by_lzma: bool) -> Emitted:

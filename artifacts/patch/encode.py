@@ -17,7 +17,7 @@ from artifacts.encoded import SKAFOS_DELTA, Encoded
 from artifacts.errors import PatchInvalid, PatchTooCostly
 from artifacts.files import whole_file
 from artifacts.hashing import HashingWriter
-from artifacts.patch.emit import Emitted, bytes_without_elements, emit
+from artifacts.patch.emit import Emitted, Emitter
 from artifacts.patch.opened import Opened, opened
 from artifacts.patch.operations import Add, Copy, Data
 from artifacts.patch.planner import Effort, Plan, plan_matches, plan_tensors
@@ -25,6 +25,7 @@ from artifacts.patch.polish import polished
 from artifacts.patch.prefixes import with_prefixes
 from artifacts.patch.steps import Deflate, DeflateEnd, Prefixed, Step, TensorBytes, TensorStep, Words
 from artifacts.patch.words import with_words
+from artifacts.patch.writer import frame_of
 
 __all__ = ["BYTES_PER_BYTE", "FIXED_BYTES", "EncodeLimits", "EncodeReport", "Region", "encode_patch"]
 
@@ -136,9 +137,15 @@ FIXED_BYTES = 128 * 1024 * 1024
 BYTES_PER_BYTE = 3
 # Of the time that is allowed, the shares after which factors, tensors and further candidates are no more tried.
 _FACTOR_SHARE, _TENSOR_SHARE, _CANDIDATE_SHARE = 0.5, 0.7, 0.5
-# A target that takes less than this share of its bytes is not tried without its base, or without inflating its members;
-# one with tensors not below the second share, since what these take as bytes is known.
-_POOR, _POOREST = 0.75, 0.95
+# A target that takes less than this share of its bytes is not tried without inflating its members; one with tensors
+# without its base not below the second share, since what these take as bytes is known; and any other one not below the
+# third share of what samples of it take by themselves.
+_POOR, _POOREST, _WHOLE = 0.75, 0.95, 0.9
+# Nothing that is worth a patch takes less of its bytes by itself.
+_LEAST_PACKED = 0.05
+_SAMPLES, _SAMPLE_BYTES = 8, 1 << 16
+# Of so little, everything is tried.
+_SMALL_BYTES = 1 << 15
 # Where tensors take more than this, the last bytes of all else do not matter.
 _POLISHED_BITS = 8 * 16 * 1024
 # Tensors that save more than this share of the patch by being coded as such, by estimates, surely save something.
@@ -172,6 +179,7 @@ class _Candidates:
     ) -> None:
         self._old, self._new = old, new
         self._limits, self._by_lzma = limits, not zstd_only
+        self._emitter = Emitter(old, new)
         self._progress = progress
         self._elapsed = elapsed
         self.sizes: dict[str, int] = {}
@@ -202,21 +210,33 @@ class _Candidates:
         tensors = [step for step in plan.steps if isinstance(step, TensorStep)]
         saved = sum(step.matched_bits - step.bits for step in tensors) / 8
         inflates = any(isinstance(step, Deflate) for step in plan.steps)
-        if (tensors and saved < _SURE_SHARE * size) or (inflates and size > _POOR * total):
+        is_small = 0 < total <= _SMALL_BYTES
+        if (tensors and saved < _SURE_SHARE * size) or (inflates and size > _POOR * total) or is_small:
             yield "matches", plan_matches(self._old, self._new)
-        if total and size > (_POOREST if tensors else _POOR) * total:
-            yield "whole", Plan([Data(0, total)])
+        if is_small or size > _POOREST * total or (not tensors and self._may_be_less_alone(size, total)):
+            yield "whole", Plan([Data(0, total)] if total else [])
+
+    def _may_be_less_alone(self, size: int, total: int) -> bool:
+        """Tell from samples whether the target may take less by itself than a patch of some size."""
+        if size < _LEAST_PACKED * total:
+            return False
+        step = max(_SAMPLE_BYTES, total // _SAMPLES)
+        packed = sampled = 0
+        for at in range(0, total, step):
+            sample = bytes(self._new.content[at : min(at + _SAMPLE_BYTES, total)])
+            packed, sampled = packed + len(frame_of(sample)), sampled + len(sample)
+        return size > _WHOLE * packed * total / max(1, sampled)
 
     def _emitted(self, name: str, plan: Plan, progress: Callable[[int], None] | None = None) -> _Candidate | None:
         """Return a patch, None if it would take a decoder more steps than it allows."""
         try:
             another = replace(plan, steps=with_prefixes(self._old, self._new, plan.steps))
             if len(another.steps) < len(plan.steps):
-                plan = min((plan, another), key=lambda one: bytes_without_elements(self._old, self._new, one))
+                plan = min((plan, another), key=self._emitter.bytes_without_elements)
             is_small = sum(step.bits for step in plan.steps if isinstance(step, _TENSORS)) < _POLISHED_BITS
             if is_small:
-                plan = polished(self._old, self._new, plan)
-            emitted = emit(self._old, self._new, plan, progress, by_lzma=self._by_lzma)
+                plan = polished(self._emitter, plan)
+            emitted = self._emitter.emit(plan, progress, by_lzma=self._by_lzma)
             if is_small:
                 plan, emitted = self._smaller_with_words(plan, emitted)
         except PatchInvalid:
@@ -230,7 +250,7 @@ class _Candidates:
         if len(words.steps) == len(plan.steps):
             return plan, emitted
         try:
-            another = emit(self._old, self._new, words, by_lzma=self._by_lzma)
+            another = self._emitter.emit(words, by_lzma=self._by_lzma)
         except PatchInvalid:
             # Elements take more of a decoder's steps than a few edits do.
             return plan, emitted

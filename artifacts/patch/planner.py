@@ -274,6 +274,9 @@ class _Tensors:
                 continue
             # What is deflated cannot be copied from: the file has it in another form.
             repeated = self._repeated(tensor) if segment.deflate is None else None
+            if repeated is not None and base is not None and self._is_same(tensor, base):
+                # It is copied together with what lies around it.
+                continue
             step = repeated or self._step(tensor, base)
             if step is not None:
                 yield step
@@ -285,6 +288,9 @@ class _Tensors:
         if first == tensor.start:
             return None
         return Repeated(tensor, Copy(len(self._old.content) + first, tensor.length))
+
+    def _is_same(self, tensor: Tensor, base: Tensor) -> bool:
+        return base.length == tensor.length and self._known(base) == self._made(tensor)
 
     def unmatched(self, steps: Sequence[_TensorStep], sources: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Yield where tensors of the base are that nothing is matched with if these steps are taken.
@@ -308,7 +314,7 @@ class _Tensors:
         effort = self._budget(_FREE_BYTES + _FACTOR_BYTES * tensor.count, _FREE_BYTES + _PLAN_BYTES * tensor.count)
         if not effort.tensors or matched < _MATCH_BITS:
             return None
-        target = Elements(self._new.content[tensor.start : tensor.start + tensor.length], tensor.dtype)
+        target = Elements(self._made(tensor), tensor.dtype)
         options: list[tuple[TensorPlan, Tensor | None]] = []
         if base is not None:
             known = Elements(self._known(base), base.dtype)
@@ -332,15 +338,18 @@ class _Tensors:
             tensor, None if source is None else source.start, 0 if source is None else source.width, plan, matched
         )
 
+    def _made(self, tensor: Tensor) -> memoryview:
+        return self._new.content[tensor.start : tensor.start + tensor.length]
+
     def _known(self, base: Tensor) -> memoryview:
         return self._old.content[base.start : base.start + base.length]
 
     def _matched_bits(self, tensor: Tensor, base: Tensor | None) -> float:
         """Return about what a tensor takes if it is made by matching: as new bytes, or as differences to its base."""
-        target = self._new.content[tensor.start : tensor.start + tensor.length]
+        target = self._made(tensor)
         if base is None or base.width != tensor.width:
             return _packed_bits(target)
-        known = self._old.content[base.start : base.start + base.length]
+        known = self._known(base)
         differences = np.frombuffer(target, np.uint8) - np.frombuffer(known, np.uint8)
         if not differences.any():
             return 0.0

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from artifacts.patch.emit import bytes_without_elements
-from artifacts.patch.opened import Opened
+from artifacts.patch.emit import Emitter
 from artifacts.patch.operations import Add, Copy, Data
 from artifacts.patch.planner import Plan
 from artifacts.patch.steps import Step
@@ -19,11 +18,11 @@ _MAX_STEPS, _MAX_ATTEMPTS = 192, 300
 _MAX_ADD, _MAX_COPY = 64, 12
 
 
-def polished(old: Opened, new: Opened, plan: Plan) -> Plan:
+def polished(emitter: Emitter, plan: Plan) -> Plan:
     """Return the plan with steps made new bytes where that makes the patch smaller."""
     if not 1 < len(plan.steps) <= _MAX_STEPS:
         return plan
-    best = bytes_without_elements(old, new, plan)
+    best = emitter.bytes_without_elements(plan)
     attempts, improved = 0, True
     while improved:
         improved = False
@@ -31,7 +30,7 @@ def polished(old: Opened, new: Opened, plan: Plan) -> Plan:
             if (attempts := attempts + 1) > _MAX_ATTEMPTS:
                 return plan
             another = replace(plan, steps=steps)
-            if (size := bytes_without_elements(old, new, another)) < best:
+            if (size := emitter.bytes_without_elements(another)) < best:
                 best, plan, improved = size, another, True
                 break
     return plan

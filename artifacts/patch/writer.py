@@ -7,8 +7,10 @@ later, with what the following operations need of the stream.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
 from typing import BinaryIO, Final
 
 from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
@@ -39,7 +41,7 @@ from artifacts.patch.format import (
 from artifacts.patch.lzma_frames import MAX_PAYLOAD_BYTES, packed
 from artifacts.patch.work import Work
 
-__all__ = ["DEFAULT_LEVELS", "PatchWriter", "frame_of", "with_prefix"]
+__all__ = ["DEFAULT_LEVELS", "FrameCache", "PatchWriter", "frame_of", "with_prefix"]
 
 # The thorough level, and the quickest one: it looks for few repetitions, and on streams that are noise with a bias the
 # thorough one takes repetitions that cost more than they save. The smaller result is kept.
@@ -140,6 +142,32 @@ class _Stream:
     written: int = 0
 
 
+class FrameCache:
+    """Frames that were made once: of several writers of nearly the same patch, most make the same ones.
+
+    Args:
+        max_bytes: of frames that are kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+        self._known: dict[tuple[bytes, int, int, bool], tuple[bytes, int]] = {}
+
+    def get(
+        self, content: bytes, prefix: _Prefix | None, by_lzma: bool, make: Callable[[], tuple[bytes, int]]
+    ) -> tuple[bytes, int]:
+        """Return the frame of some bytes with the features that it needs, made if it is not there."""
+        address, length = (-1, 0) if prefix is None else (prefix.address, len(prefix.content))
+        key = sha256(content).digest(), address, length, by_lzma
+        found = self._known.get(key)
+        if found is None:
+            found = make()
+            if len(found[0]) <= self._left:
+                self._left -= len(found[0])
+                self._known[key] = found
+        return found
+
+
 class PatchWriter:
     """Takes the operations of a patch in the order of the target, and writes the file at the end.
 
@@ -152,6 +180,7 @@ class PatchWriter:
         members: deflated parts of the base, whose inflated bytes have the addresses from ``base.length`` on.
         levels: zstd's levels that are tried for each frame; of a continuous stream, the first one.
         lzma: streams of which frames may be by LZMA, which is slow.
+        cache: of frames, of writers with the same base, target and levels; None to make each.
 
     Raises:
         ValueError: from every method, for what the format cannot say.
@@ -166,6 +195,7 @@ class PatchWriter:
         members: tuple[Member, ...] = (),
         levels: Sequence[int] = DEFAULT_LEVELS,
         lzma: Collection[int] = (),
+        cache: FrameCache | None = None,
     ) -> None:
         self._layout = layout or Layout()
         self._base = base
@@ -173,6 +203,7 @@ class PatchWriter:
         self._members = members
         self._levels = levels
         self._lzma = lzma
+        self._cache = cache
         self._streams: dict[int, _Stream] = {}
         self._frames: list[_Frame] = []
         self._source_end = 0
@@ -362,17 +393,22 @@ class PatchWriter:
         if number in self._layout.continuous:
             state.frame.written = self._continued(state, content)
         else:
-            state.frame.written = self._alone(state, content, by_lzma=number in self._lzma)
+            by_lzma = number in self._lzma
+            make = partial(self._alone, state.prefix, content, by_lzma=by_lzma)
+            frame, feature = make() if self._cache is None else self._cache.get(content, state.prefix, by_lzma, make)
+            state.frame.written = frame
+            self._features |= feature
         state.written += len(state.frame.written)
         state.waiting.clear()
         state.frame = None
         state.prefix = None
 
-    def _alone(self, state: _Stream, content: bytes, *, by_lzma: bool) -> bytes:
+    def _alone(self, prefix: _Prefix | None, content: bytes, *, by_lzma: bool) -> tuple[bytes, int]:
+        """Return the smallest frame of a stream that is not continuous, and the features that it needs."""
         frame = frame_of(content, self._levels)
         feature = 0
-        if state.prefix is not None:
-            prefixed = self._prefixed(state.prefix, content)
+        if prefix is not None:
+            prefixed = self._prefixed(prefix, content)
             if prefixed is not None and len(prefixed) < len(frame):
                 frame, feature = prefixed, FEATURE_PREFIX
         if by_lzma and len(frame) > _LEAST_SAVED:
@@ -382,8 +418,7 @@ class PatchWriter:
                 len(head) + len(payload) + _LEAST_SAVED <= len(frame)
             ):
                 frame, feature = head + payload, FEATURE_LZMA
-        self._features |= feature
-        return frame
+        return frame, feature
 
     def _prefixed(self, prefix: _Prefix, content: bytes) -> bytes | None:
         """Return the content as a frame with a prefix; None if that is no shorter than the content."""

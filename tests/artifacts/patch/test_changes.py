@@ -121,3 +121,23 @@ def test_a_part_that_is_elsewhere_is_told_from_one_that_is_not(tmp_path: Path) -
     assert second.bits == pytest.approx(8.0 * fresh.nbytes)
     assert third.bits == pytest.approx(40)
     assert not second.sources + third.sources
+
+
+def test_what_repeats_itself_is_copied_in_one_piece_from_a_base_that_has_it_too(tmp_path: Path) -> None:
+    arrays = {f"layer{number}": weights(64, 32, seed=number % 3) for number in range(30)}
+    (tmp_path / "old").write_bytes(safetensors(arrays))
+    (tmp_path / "new").write_bytes(safetensors(arrays) + b"\0\1")
+    report = encode_patch(tmp_path / "old", tmp_path / "new", tmp_path / "patch")
+    assert [region.how for region in report.regions] == ["copy", "data"]
+
+
+@pytest.mark.parametrize("length", [5_000, 200_000])
+def test_what_is_smaller_by_itself_is_sent_whole(tmp_path: Path, length: int) -> None:
+    random = np.random.default_rng(3)
+    words = [bytes(random.integers(97, 123, 7, np.uint8)) for _ in range(400)]
+    old, new = (b" ".join(words[each] for each in random.integers(0, 400, length // 8)) for _ in range(2))
+    for name, content in (("old", old), ("new", new)):
+        (tmp_path / name).write_bytes(content)
+    report = encode_patch(tmp_path / "old", tmp_path / "new", tmp_path / "patch")
+    assert "whole" in report.sizes
+    assert report.encoded.length == min(report.sizes.values())
