@@ -136,6 +136,8 @@ class Recipe:
         width = table.made_width(matrix.matrix if matrix else None)
         count = len(content) // width
         old = None if source is None else self._at(source, count * table.base_width)
+        if old is not None and matrix is not None and matrix.matrix.axes is not None:
+            old = matrix.matrix.axes.arranged(memoryview(old), table.base_width)
         block = self.layout.block_bytes
         step = table.per_block(block, matrix.matrix if matrix else None)
         parts = []

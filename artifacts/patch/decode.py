@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from artifacts.errors import PatchInvalid
+from artifacts.patch.axes import Axes
 from artifacts.patch.definitions import read_matrix, read_table, write_matrix, write_table
 from artifacts.patch.elements import MatrixData, Table, decode_block, decode_matrix
 from artifacts.patch.format import (
@@ -131,8 +132,8 @@ class Decoder:
             raise PatchInvalid("an operation makes nothing, or more than there is to make")
         if self._matrix is not None and count != self._matrix.matrix.rows * self._matrix.matrix.columns:
             raise PatchInvalid("a matrix has another number of elements than the operation")
-        if self._matrix is not None and self._matrix.matrix.predicts and pending.op != Op.TENSOR:
-            raise PatchInvalid("factors stand before elements that they do not predict")
+        if self._matrix is not None and self._matrix.matrix.needs_base and pending.op != Op.TENSOR:
+            raise PatchInvalid("a matrix stands before elements without a base that is for those with one")
         pending.count = count
         if pending.op in (Op.COPY, Op.ADD, Op.TENSOR):
             pending.source = self._source_end + signed(self._streams.number(self._layout.sources))
@@ -180,6 +181,9 @@ class Decoder:
             return self._streams.take(pending.parameter, count)
         if pending.op == Op.PLANES:
             return self._elements(pending, count, None)
+        axes = None if self._matrix is None else self._matrix.matrix.axes
+        if pending.op == Op.TENSOR and axes is not None:
+            return self._elements(pending, count, self._arranged(pending, axes, count))
         source = self._space.read(pending.source + pending.done * pending.source_width, count * pending.source_width)
         if pending.op == Op.COPY:
             return source
@@ -187,6 +191,23 @@ class Decoder:
             return self._elements(pending, count, source)
         difference = np.frombuffer(self._streams.take(pending.parameter, count), np.uint8)
         return (np.frombuffer(source, np.uint8) + difference).tobytes()
+
+    def _arranged(self, pending: Pending, axes: Axes, count: int) -> bytes:
+        """Return elements of a base that has them in another order: it is read in pieces, each for what is in it."""
+        width = pending.source_width
+        self._work.arranged(pending.count * width)
+        places = axes.places(np.arange(pending.done, pending.done + count))
+        order = places.argsort(kind="stable")
+        ascending = places[order]
+        found = np.empty(count, f"<u{width}")
+        step = self._block_bytes // width
+        for first in range(0, pending.count, step):
+            piece = slice(*ascending.searchsorted((first, first + step)).tolist())
+            if piece.start < piece.stop:
+                length = min(step, pending.count - first) * width
+                content = np.frombuffer(self._space.read(pending.source + first * width, length), found.dtype)
+                found[order[piece]] = content[ascending[piece] - first]
+        return found.tobytes()
 
     def _elements(self, pending: Pending, count: int, base: bytes | None) -> memoryview:
         if self._matrix is not None:

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Final, Literal
 
 from artifacts.errors import PatchInvalid
+from artifacts.patch.axes import MAX_AXES, Axes
 from artifacts.patch.elements import LEVELS, MASKS, MAX_CLASSES, BaseKind, ClassCoding, Matrix, Number, Table
 from artifacts.patch.format import signed, unsigned, varint
 
@@ -104,15 +105,18 @@ def _read_runs(number: Callable[[], int]) -> Iterator[bytes]:
 
 
 # What a matrix has, in bits of one number.
-_HAS_SCALES, _HAS_GAINS, _BY_COLUMNS, _HAS_UNITS = 1, 2, 4, 8
+_HAS_SCALES, _HAS_GAINS, _BY_COLUMNS, _HAS_UNITS, _HAS_AXES = 1, 2, 4, 8, 16
 
 
 def write_matrix(matrix: Matrix) -> bytes:
     """Return the definition of a matrix as it stands behind its operation."""
     flags = _HAS_SCALES * (matrix.scales is not None) | _HAS_GAINS * (matrix.gains is not None)
     flags |= _BY_COLUMNS * matrix.by_columns | _HAS_UNITS * (matrix.units is not None)
+    flags |= _HAS_AXES * (matrix.axes is not None)
     numbers = [matrix.rows, matrix.columns, matrix.level, flags, matrix.rank]
     numbers += [stream for stream in (matrix.scales, matrix.gains, matrix.units) if stream is not None]
+    if matrix.axes is not None:
+        numbers += [len(matrix.axes.sizes), *matrix.axes.sizes, *matrix.axes.order]
     if matrix.rank:
         numbers += [matrix.components, matrix.factors, unsigned(matrix.exponent)]
     return b"".join(map(varint, numbers))
@@ -121,15 +125,20 @@ def write_matrix(matrix: Matrix) -> bytes:
 def read_matrix(number: Callable[[], int], streams: int) -> Matrix:
     """Read the definition of a matrix, and check it. The arguments and the error are those of `read_table`."""
     rows, columns, level, flags, rank = number(), number(), number(), number(), number()
-    if flags > _HAS_SCALES | _HAS_GAINS | _BY_COLUMNS | _HAS_UNITS:
+    if flags > _HAS_SCALES | _HAS_GAINS | _BY_COLUMNS | _HAS_UNITS | _HAS_AXES:
         raise PatchInvalid("a matrix is of a kind that is unknown")
     scales = _stream(number(), streams) if flags & _HAS_SCALES else None
     gains = _stream(number(), streams) if flags & _HAS_GAINS else None
     units = _stream(number(), streams) if flags & _HAS_UNITS else None
+    dimensions = number() if flags & _HAS_AXES else 0
+    if dimensions > MAX_AXES:
+        raise PatchInvalid("a matrix has too many dimensions")
+    sizes, order = (tuple(number() for _ in range(dimensions)) for _ in range(2))
     components = _stream(number(), streams) if rank else 0
     factors, exponent = (number(), signed(number())) if rank else (0, 0)
     by_columns = bool(flags & _BY_COLUMNS)
     try:
-        return Matrix(rows, columns, level, scales, rank, components, factors, exponent, gains, by_columns, units)
+        axes = Axes(sizes, order) if flags & _HAS_AXES else None
+        return Matrix(rows, columns, level, scales, rank, components, factors, exponent, gains, by_columns, units, axes)
     except ValueError as problem:
         raise PatchInvalid(f"a matrix is wrong: {problem}") from problem

@@ -337,6 +337,7 @@ class _Tensors:
             scales=None if data.matrix.scales is None else _SCALES,
             gains=None if data.matrix.gains is None else _COMPONENTS,
             units=None if data.matrix.units is None else _COMPONENTS,
+            axes=step.axes,
         )
         factor_table: Table | None = None
         if matrix.rank:
@@ -345,7 +346,7 @@ class _Tensors:
             if is_new:
                 yield partial(PatchWriter.table, number=of_factors, table=factor_table)
         named = replace(data, matrix=matrix)
-        if matrix.has_sides or len(table.classes) > 1:
+        if matrix.has_sides or matrix.axes is not None or len(table.classes) > 1:
             parts = _Parts(partial(encode_matrix, named, factor_table, self.layout.block_bytes))
             yield partial(PatchWriter.matrix, matrix=matrix, parts=parts)
         elements = _Parts(partial(self._element_parts, step, table, named))
@@ -375,14 +376,17 @@ class _Tensors:
 
     def _element_parts(self, step: TensorStep, table: Table, data: MatrixData) -> Iterator[tuple[int, bytes]]:
         block, width = table.per_block(self.layout.block_bytes, data.matrix), step.tensor.width
+        known = memoryview(b"")
+        if step.source is not None:
+            known = self._old.content[step.source : step.source + step.tensor.count * table.base_width]
+            known = known if step.axes is None else memoryview(step.axes.arranged(known, table.base_width))
         for start in range(0, step.tensor.count, block):
             count = min(block, step.tensor.count - start)
             at = step.tensor.start + start * width
             target = self._new.content[at : at + count * width]
             base = None
             if step.source is not None:
-                at = step.source + start * table.base_width
-                base = self._old.content[at : at + count * table.base_width]
+                base = known[start * table.base_width : (start + count) * table.base_width]
             yield from encode_block(table, target, base, data, start)
 
 

@@ -300,6 +300,8 @@ def _how(step: TensorStep) -> str:
     ways = ["planes" if step.source is None else "update"]
     if step.plan.kind.base != "same":
         ways.append(f"from {step.plan.kind.base}")
+    if step.axes is not None:
+        ways.append("dimensions in another order")
     if matrix.gains is not None:
         ways.append("gains of columns" if matrix.by_columns else "gains of rows")
     if matrix.units is not None:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from artifacts.patch.axes import Axes
+
 __all__ = [
     "MAX_FACTOR",
     "MAX_FACTORS",
@@ -102,6 +104,7 @@ class Matrix:
         units: the stream of what the elements, floats of 2 bytes then, are multiplied by to become floats of 4 bytes, a
             float of 4 bytes for each row; None if they are what they are. So exports fold batch normalisation into
             weights of half precision.
+        axes: the order in which the base has the elements; None if it is theirs.
 
     Raises:
         ValueError: a number is out of bounds.
@@ -118,6 +121,7 @@ class Matrix:
     gains: int | None = None
     by_columns: bool = False
     units: int | None = None
+    axes: Axes | None = None
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1 or (self.has_sides and max(self.rows, self.columns) > MAX_SIDE):
@@ -130,6 +134,8 @@ class Matrix:
             raise ValueError("the unit of a prediction is out of range")
         if self.unit_count > MAX_UNITS:
             raise ValueError("a matrix has too many units")
+        if self.axes is not None and self.axes.count != self.rows * self.columns:
+            raise ValueError("the dimensions of a matrix have another number of elements")
 
     @property
     def has_sides(self) -> bool:
@@ -140,6 +146,11 @@ class Matrix:
     def predicts(self) -> bool:
         """Whether elements of the base are replaced by predictions."""
         return self.gains is not None or self.rank > 0
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether this says something of a base."""
+        return self.predicts or self.axes is not None
 
     @property
     def factor_count(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from backports.zstd import CompressionParameter, ZstdCompressor
 
 from artifacts.patch.align import align
+from artifacts.patch.axes import Axes
 from artifacts.patch.containers import find_deflations
 from artifacts.patch.deflation import Deflation
 from artifacts.patch.elsewhere import Part, found_elsewhere
@@ -20,6 +21,7 @@ from artifacts.patch.kinds import FLOATS
 from artifacts.patch.matching import MatchLimits, match_with_prefix
 from artifacts.patch.opened import Opened
 from artifacts.patch.operations import Add, Copy, Data, Operation, part_of
+from artifacts.patch.permute import Permuted
 from artifacts.patch.steps import DeflateEnd, Segment, Step, TensorBytes, TensorStep, joined, segments
 from artifacts.patch.tensor_bytes import bits_with_base
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
@@ -264,6 +266,7 @@ class _Tensors:
         self._budget = budget
         self._pairs = align(old.tensors, new.tensors, old.unpacked, new.unpacked)
         self._origins = _origins(new)
+        self._permuted = Permuted(old, new)
         self._seen: dict[bytes, int] = {}
 
     def steps(self, segment: Segment) -> Iterator[_TensorStep | Repeated]:
@@ -327,6 +330,15 @@ class _Tensors:
             found = plan_in_units(target, before, tensor.shape, thorough=effort.factors)
             if found is not None and found[0].bits < plan.bits:
                 plan, source = found[0], base if found[1] else None
+        axes: Axes | None = None
+        if plan.bits > _POOR_SHARE * 8 * tensor.length and tensor.length >= _MIN_NOISE_BYTES:
+            arranged = self._permuted.base(tensor)
+            if arranged is not None:
+                other, order = arranged
+                before = Elements(memoryview(order.arranged(self._known(other), other.width)), other.dtype)
+                another = plan_update(target, before, tensor.shape, thorough=effort.factors)
+                if another.bits < plan.bits:
+                    plan, source, axes = another, other, order
         if base is not None and base.width == tensor.width and plan.bits > _REPLACED_SHARE * 8 * tensor.length:
             least = min(plan.bits, matched)
             bits = bits_with_base(target.content, self._known(base), least)
@@ -334,9 +346,8 @@ class _Tensors:
                 return TensorBytes(tensor, base.start, bits)
         if plan.bits >= matched:
             return None
-        return TensorStep(
-            tensor, None if source is None else source.start, 0 if source is None else source.width, plan, matched
-        )
+        start, width = (None, 0) if source is None else (source.start, source.width)
+        return TensorStep(tensor, start, width, plan, matched, axes)
 
     def _made(self, tensor: Tensor) -> memoryview:
         return self._new.content[tensor.start : tensor.start + tensor.length]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from artifacts.patch.axes import Axes
 from artifacts.patch.containers import Unpacked
 from artifacts.patch.deflation import Deflation
 from artifacts.patch.operations import Copy, Data, Operation
@@ -35,6 +36,7 @@ class TensorStep:
         base_width: the bytes of an element of the base.
         plan: how it is coded.
         matched_bits: about what it would take as bytes that are matched.
+        axes: the order in which the base has its elements; None if it is that of the tensor.
     """
 
     tensor: Tensor
@@ -42,6 +44,7 @@ class TensorStep:
     base_width: int
     plan: TensorPlan
     matched_bits: float
+    axes: Axes | None = None
 
     @property
     def length(self) -> int:
@@ -55,8 +58,8 @@ class TensorStep:
 
     @property
     def same_source(self) -> int | None:
-        """The address of as many bytes of the base; None if an element has more or fewer there."""
-        return self.source if self.base_width == self.tensor.width else None
+        """The address of the same bytes of the base; None if elements are others there, or in another order."""
+        return self.source if self.base_width == self.tensor.width and self.axes is None else None
 
 
 @dataclass(frozen=True, slots=True)

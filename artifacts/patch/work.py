@@ -71,6 +71,10 @@ class Work:
         """Count the products for a block of elements."""
         self._spend(count * matrix.rank // PRODUCTS_PER_UNIT)
 
+    def arranged(self, length: int) -> None:
+        """Count what it takes to find a block's elements among so many bytes of a base in another order."""
+        self._spend(length // PREFIX_BYTES_PER_UNIT)
+
     def go_on_from(self, spent: int, raw_length: int) -> None:
         """Take over what another counter had counted, whose deflated members had so many bytes."""
         self._allowed += raw_length // BYTES_PER_UNIT

@@ -266,7 +266,7 @@ class PatchWriter:
         self._operation(Op.TENSOR, number, count)
         self._source(source, count * table.base_width)
         self._put_all(parts)
-        self._predict(count, table.per_block(self._layout.block_bytes, self._matrix))
+        self._predict(count, table.per_block(self._layout.block_bytes, self._matrix), count * table.base_width)
 
     def planes(self, number: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
         """Make elements that have no base. The arguments are those of `tensor`."""
@@ -344,12 +344,14 @@ class PatchWriter:
         self._put(0, varint(op | parameter << 3))
         self._put(self._layout.lengths, varint(length))
 
-    def _predict(self, count: int, step: int) -> None:
-        """Count what predicting elements costs, block by block as the decoder does."""
+    def _predict(self, count: int, step: int, base_bytes: int) -> None:
+        """Count what finding and predicting elements costs, block by block as the decoder does."""
         matrix, self._matrix = self._matrix, None
         if matrix is not None:
             for start in range(0, count, step):
                 self._work.prediction(matrix, min(step, count - start))
+                if matrix.axes is not None:
+                    self._work.arranged(base_bytes)
 
     def _source(self, address: int, length: int) -> None:
         self._put(self._layout.sources, varint(unsigned(address - self._source_end)))

@@ -278,7 +278,12 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
     for why, definition in (
         ("a matrix without rows", (0, 5, 0, 0, 0)),
         ("a matrix of 65537 columns with levels", (1, 65537, 0, 1, 0, 0)),
-        ("a matrix of an unknown kind", (4, 5, 0, 16, 0)),
+        ("a matrix of an unknown kind", (4, 5, 0, 32, 0)),
+        ("a matrix of one dimension", (4, 5, 0, 16, 0, 1, 20, 0)),
+        ("a matrix of six dimensions", (4, 5, 0, 16, 0, 6, 1, 1, 1, 1, 4, 5, 0, 1, 2, 3, 4, 5)),
+        ("a matrix with a dimension twice", (4, 5, 0, 16, 0, 2, 4, 5, 1, 1)),
+        ("a matrix with a dimension of 0", (4, 5, 0, 16, 0, 3, 0, 4, 5, 0, 1, 2)),
+        ("dimensions of another number of elements", (4, 5, 0, 16, 0, 2, 4, 4, 1, 0)),
         ("a matrix with gains in a stream that is not there", (4, 5, 0, 2, 0, 1)),
         ("a matrix with units in a stream that is not there", (4, 5, 0, 8, 0, 1)),
         ("a matrix with 16385 units", (16385, 1, 0, 8, 0, 0)),
@@ -297,6 +302,10 @@ def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
     yield (
         "factors before elements without a base",
         hand.patch(*planes, Op.MATRIX, 4, 5, 0, 0, 1, 0, 1, 0, *bytes(3 + 9), Op.PLANES | 1 << 3, 20, *bytes(20)),
+    )
+    yield (
+        "axes before elements without a base",
+        hand.patch(*planes, Op.MATRIX, 4, 5, 0, 16, 0, 2, 4, 5, 1, 0, Op.PLANES | 1 << 3, 20, *bytes(20)),
     )
     # Whole numbers of 4 bytes.
     wide = (Op.TABLE, 1 << 4 | 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 256)

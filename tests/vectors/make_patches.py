@@ -13,12 +13,14 @@ import operator
 import random
 import struct
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import backports.zstd
 import numpy as np
 
+from artifacts.patch.axes import Axes
 from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Number, Table
 from artifacts.patch.format import Codec, DeflateParameters, Layout, Op, frame_head, read_header
 from artifacts.patch.lzma_frames import packed as lzma_packed
@@ -495,6 +497,28 @@ def units() -> Made:
     return recipe.made()
 
 
+def axes() -> Made:
+    """A base with its dimensions in another order: a transpose, and channels first instead of last, with levels."""
+    randomly = random.Random(20)
+    wide, narrow = (8, 3, 5, 4), (40, 12)
+    old, new = trained("f", prod(wide), 21)
+    recipe = Recipe(old, SMALL)
+    table = Table(4, "float", "sub", 23, 3, bytes(level % 2 for level in range(256)), one_class(10) * 2)
+    recipe.table(0, table)
+    for sizes, order in ((narrow, (1, 0)), (wide, (0, 3, 1, 2)), (wide, (2, 0, 1, 3))):
+        rows = sizes[0]
+        of_rows, of_columns = (
+            np.array([randomly.randrange(40) for _ in range(side)], np.uint8) for side in (rows, prod(wide) // rows)
+        )
+        matrix = Matrix(rows, prod(wide) // rows, 3, 7, axes=Axes(sizes, order))
+        target = Axes(sizes, order).arranged(memoryview(new), 4)
+        recipe.elements(0, table, target, 0, MatrixData(matrix, of_rows, of_columns))
+    # A row is its own transpose; and there are no levels.
+    matrix, none = Matrix(1, prod(wide), axes=Axes((1, prod(wide)), (1, 0))), np.empty(0, np.uint8)
+    recipe.elements(0, table, new, 0, MatrixData(matrix, none, none))
+    return recipe.made()
+
+
 def singles(value: float) -> float:
     """Return the nearest float of 4 bytes."""
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
@@ -522,7 +546,7 @@ GOOD: dict[str, tuple[str, Callable[[], Made]]] = {
     "float64": ("TENSOR of float64 by exponent.", floats("d", "float", "sub", 14)),
     "float32-xor": ("TENSOR of float32 as exclusive or.", floats("f", "float", "xor", 15)),
     "float16-plain": ("TENSOR of float16 as if they were integers.", floats("e", "plain", "sub", 16)),
-    **_by_name(quantized, planes, conversions, escapes, scales, gains, ranks, units),
+    **_by_name(quantized, planes, conversions, escapes, scales, gains, ranks, units, axes),
 }
 
 

@@ -57,6 +57,8 @@ class Matrix:
     column_gains: list[float] | None = None
     row_units: list[float] | None = None
     column_units: list[float] | None = None
+    sizes: list[int] | None = None
+    order: list[int] | None = None
 
     @property
     def predicts(self) -> bool:
@@ -65,6 +67,18 @@ class Matrix:
     @property
     def has_units(self) -> bool:
         return bool(self.row_units or self.column_units)
+
+    def source_place(self, place: int) -> int:
+        """Return which element of the source the one at a place is coded with."""
+        if self.sizes is None or self.order is None:
+            return place
+        index = {}
+        for axis in reversed(range(len(self.sizes))):
+            place, index[axis] = divmod(place, self.sizes[axis])
+        found = 0
+        for axis in self.order:
+            found = found * self.sizes[axis] + index[axis]
+        return found
 
     def unit(self, place: int) -> float:
         row, column = divmod(place, self.columns)
@@ -277,10 +291,10 @@ class Decoder:
         known: list[int] = [0] * count
         if source is not None:
             width = WIDTH_OF_BASE.get(table.base, table.width)
-            known = [
-                int.from_bytes(source[place * width : (place + 1) * width], "little")
-                for place in range(start, start + count)
-            ]
+            read = list(range(start, start + count))
+            if matrix is not None:
+                read = [matrix.source_place(place) for place in read]
+            known = [int.from_bytes(source[place * width : (place + 1) * width], "little") for place in read]
             if matrix is not None and matrix.has_units:
                 known = [predicted_half(matrix, start + place, each) for place, each in enumerate(known)]
             elif table.base:
@@ -344,11 +358,16 @@ class Decoder:
         scales = self.numbers(0) if flags & 1 else None
         gains = self.numbers(0) if flags & 2 else None
         units = self.numbers(0) if flags & 8 else None
+        sizes = order = None
+        if flags & 16:
+            dimensions = self.numbers(0)
+            sizes, order = ([self.numbers(0) for _ in range(dimensions)] for _ in range(2))
         components, number, exponent = (
             (self.numbers(0), self.numbers(0), signed(self.numbers(0))) if rank else (0, 0, 0)
         )
         levels = list(self.take(scales, rows + columns)) if scales is not None else [0] * (rows + columns)
         matrix = Matrix(rows, columns, of_all, levels[:rows], levels[rows:], exponent)
+        matrix.sizes, matrix.order = sizes, order
         count = columns if flags & 4 else rows
         if gains is not None:
             found = self.singles(gains, count)

@@ -17,6 +17,7 @@ from artifacts.errors import ArtifactError, BaseMismatch, PatchInvalid, PatchToo
 from artifacts.files import resumable_files
 from artifacts.patch import apply, sources
 from artifacts.patch.apply import apply_patch
+from artifacts.patch.axes import Axes
 from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Table
 from artifacts.patch.format import DeflateParameters, Layout
 from artifacts.patch.limits import PatchLimits
@@ -358,15 +359,32 @@ def test_elements_in_units_go_on_where_they_were(tmp_path: Path) -> None:
     recipe.table(0, table)
     none = np.empty(0, np.uint8)
     recipe.elements(0, table, target, None, MatrixData(Matrix(rows, columns, units=4), none, none, units=units))
-    made = recipe.made()
-    base, patch = made.write(tmp_path)
+    assert _interruptions(tmp_path, recipe.made()) > 3
+
+
+@pytest.mark.usefixtures("often")
+def test_elements_in_another_order_go_on_where_they_were(tmp_path: Path) -> None:
+    axes = Axes((120, 300), (1, 0))
+    old = np.random.default_rng(13).integers(0, 1 << 16, axes.count, np.uint16).tobytes()
+    recipe = Recipe(old, Layout(12, 12))
+    table = Table(2, "plain", "sub", 0, 1, bytes(256), (ClassCoding(2, mask=3),))
+    recipe.table(0, table)
+    none = np.empty(0, np.uint8)
+    data = MatrixData(Matrix(1, axes.count, axes=axes), none, none)
+    recipe.elements(0, table, axes.arranged(memoryview(old), 2), 0, data)
+    assert _interruptions(tmp_path, recipe.made()) > 3
+
+
+def _interruptions(folder: Path, made: Made) -> int:
+    """Apply a patch, interrupted again and again; return how often it was begun."""
+    base, patch = made.write(folder)
     times = 0
-    while not (tmp_path / "out").exists():
+    while not (folder / "out").exists():
         times += 1
         with suppress(Interruption):
-            apply_made(made, base, patch, tmp_path / "out", resumable=True, progress=interrupt_soon([]))
-    assert (tmp_path / "out").read_bytes() == target
-    assert times > 3
+            apply_made(made, base, patch, folder / "out", resumable=True, progress=interrupt_soon([]))
+    assert (folder / "out").read_bytes() == made.target
+    return times
 
 
 @pytest.mark.usefixtures("often")

@@ -103,6 +103,36 @@ def test_weights_that_were_clipped_cost_where(tmp_path: Path) -> None:
     assert _bytes(tmp_path, old, np.clip(old, -0.08, 0.08)) < 0.07 * old.nbytes
 
 
+# A matrix transposed, square or not; convolutions of ONNX as TensorFlow Lite has them, and the other way.
+@pytest.mark.parametrize(
+    ("shape", "order"),
+    [((96, 160), (1, 0)), ((128, 128), (1, 0)), ((32, 16, 3, 3), (0, 2, 3, 1)), ((3, 3, 32, 32), (3, 2, 0, 1))],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
+def test_dimensions_in_another_order_cost_nothing(
+    tmp_path: Path, shape: tuple[int, ...], order: tuple[int, ...], dtype: type
+) -> None:
+    old: Array = (weights(*shape) * (2000 if dtype is np.int8 else 1)).astype(dtype)
+    report = _report(tmp_path, old, np.ascontiguousarray(old.transpose(order)))
+    assert report.encoded.length < 200
+    assert any("dimensions in another order" in region.how for region in report.regions)
+
+
+def test_dimensions_in_another_order_cost_little_more_after_training(tmp_path: Path) -> None:
+    old = weights(64, 32, 3, 3)
+    new = _updated(old)
+    turned = np.ascontiguousarray(new.transpose(0, 2, 3, 1))
+    assert _bytes(tmp_path, old, turned) < 1.02 * _bytes(tmp_path, old, new)
+
+
+def test_of_several_tensors_with_the_same_dimensions_the_right_one_is_found(tmp_path: Path) -> None:
+    old = {f"layer{number}": weights(64, 96, seed=number) for number in range(8)}
+    new = {f"renamed{(number * 3) % 8}": np.ascontiguousarray(array.T) for number, array in enumerate(old.values())}
+    (tmp_path / "old").write_bytes(safetensors(old))
+    (tmp_path / "new").write_bytes(safetensors(new))
+    assert encode_patch(tmp_path / "old", tmp_path / "new", tmp_path / "patch").encoded.length < 1000
+
+
 def test_a_part_that_is_elsewhere_is_told_from_one_that_is_not(tmp_path: Path) -> None:
     old = weights(ROWS, 64)
     moved, fresh = old[_order(ROWS)], weights(ROWS, 64, seed=9)

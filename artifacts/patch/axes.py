@@ -1,0 +1,64 @@
+"""Elements whose dimensions are in another order than those of their base: a matrix transposed, channels first or last.
+
+Exporters choose the order in which they write weights: one multiplies by a matrix, the next by its transpose, and where
+one has the channels of an image behind everything else, another has them before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MAX_AXES", "Axes"]
+
+# Weights have no more dimensions that are longer than one; of volumes they have five, which are rare.
+MAX_AXES = 5
+
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """How dimensions are arranged.
+
+    Attributes:
+        sizes: of the target's dimensions, from the outside in.
+        order: which of them is the base's outermost one, and so on.
+
+    Raises:
+        ValueError: they do not fit each other.
+    """
+
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.sizes) <= MAX_AXES or min(self.sizes) < 1:
+            raise ValueError("the number of dimensions, or a size of one, is out of bounds")
+        if sorted(self.order) != list(range(len(self.sizes))):
+            raise ValueError("the order of dimensions does not name each of them once")
+
+    @property
+    def count(self) -> int:
+        """How many elements there are."""
+        return prod(self.sizes)
+
+    def places(self, elements: Places) -> Places:
+        """Return the places in the base of elements of the target."""
+        strides, stride = [0] * len(self.order), 1
+        for axis in reversed(self.order):
+            strides[axis], stride = stride, stride * self.sizes[axis]
+        found, left = np.zeros_like(elements), elements
+        for size, of_axis in zip(reversed(self.sizes), reversed(strides), strict=True):
+            left, index = np.divmod(left, size)
+            index *= of_axis
+            found += index
+        return found
+
+    def arranged(self, base: memoryview, width: int) -> bytes:
+        """Return elements of the base, of some bytes each, in the order of the target."""
+        elements = np.frombuffer(base, f"<u{width}").reshape([self.sizes[axis] for axis in self.order])
+        return elements.transpose(np.argsort(self.order)).tobytes()
