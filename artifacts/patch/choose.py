@@ -6,16 +6,17 @@ target: at each, every alignment that lies there, and "new", can be entered from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from artifacts.patch.alignments import Alignment, Bytes, Places, differing
-from artifacts.patch.prices import Costs, Prices, difference_symbols
+from artifacts.patch.prices import REPEATED_AFTER, Costs, Prices, difference_symbols, symbols_of
 
 __all__ = [
     "MIN_CLUSTER_LOG",
@@ -26,7 +27,7 @@ __all__ = [
     "Rates",
     "Step",
     "choose",
-    "differences",
+    "differences_of",
     "new_bytes",
     "timeline",
 ]
@@ -35,6 +36,8 @@ __all__ = [
 MIN_CLUSTER_LOG = 6
 _GAP_LOG = 4
 _CLUSTERS_AT_A_TIME = 1 << 12
+# Alignments that are compared together: short ones, of so many bytes at a time.
+_SHORT, _TOGETHER = 1 << 12, 1 << 17
 
 # Of alignments that lie at one place, no more are kept: among zeros there are any number.
 _MAX_STATES = 40
@@ -124,14 +127,80 @@ _EQUAL = Differences(_NONE, _NONE, _NONE, _NO_SYMBOLS)
 def _clusters(
     places: Places, difference: Bytes, cluster_log: int
 ) -> tuple[Places, Places, Places, npt.NDArray[np.uint16]]:
-    gaps = np.diff(places, prepend=-1)
-    first = np.ones(len(places), np.bool_)
-    far = gaps > 1 << (cluster_log - _GAP_LOG)
-    # The first differing byte, which costs most, is a cluster of its own.
-    first[1:] = far[1:] | far[:-1] | (np.diff(places >> cluster_log) != 0)
-    firsts = np.flatnonzero(first)
-    ends = places[np.append(firsts[1:], len(places)) - 1] + 1
+    firsts, ends = _bounds(places, np.diff(places, prepend=-1), np.arange(len(places)) == 0, cluster_log)
     return places[firsts], ends, firsts, difference_symbols(difference, places).astype(np.uint16)
+
+
+def _bounds(places: Places, gaps: Places, begins: npt.NDArray[np.bool_], cluster_log: int) -> tuple[Places, Places]:
+    """Return which of some differing bytes are the first of a cluster, and where each cluster ends.
+
+    Args:
+        places: of the bytes in their alignments, which follow each other.
+        gaps: from the byte before, or from before the alignment.
+        begins: whether a byte is the first of an alignment.
+        cluster_log: the longest cluster.
+    """
+    far = gaps > 1 << (cluster_log - _GAP_LOG)
+    first = begins.copy()
+    # The first differing byte, which costs most, is a cluster of its own.
+    first[1:] |= far[1:] | far[:-1] | (np.diff(places >> cluster_log) != 0)
+    firsts = np.flatnonzero(first)
+    return firsts, places[np.append(firsts[1:], len(places)) - 1] + 1
+
+
+def differences_of(
+    target: Bytes, source: Bytes, alignments: Sequence[Alignment], cluster_log: int = MIN_CLUSTER_LOG
+) -> Iterator[Differences]:
+    """Yield what `differences` returns for each of many alignments with one source, the short ones together."""
+    together: list[Alignment] = []
+    length = 0
+    for alignment in alignments:
+        own = alignment.end - alignment.start
+        if together and (own > _SHORT or length + own > _TOGETHER):
+            yield from _short_differences(target, source, together, cluster_log)
+            together, length = [], 0
+        if own > _SHORT:
+            yield differences(target, source, alignment, cluster_log)
+        else:
+            together.append(alignment)
+            length += own
+    if together:
+        yield from _short_differences(target, source, together, cluster_log)
+
+
+def _short_differences(
+    target: Bytes, source: Bytes, alignments: Sequence[Alignment], cluster_log: int
+) -> Iterator[Differences]:
+    starts, lengths, shifts = (
+        np.array(column)
+        for column in zip(*((one.start, one.end - one.start, one.shift) for one in alignments), strict=True)
+    )
+    offsets = np.cumsum(lengths) - lengths
+    at = np.arange(int(lengths.sum())) + np.repeat(starts - offsets, lengths)
+    difference = target[at] - source[at + np.repeat(shifts, lengths)]
+    flat = np.flatnonzero(difference != 0)
+    if not len(flat):
+        yield from (_EQUAL for _ in alignments)
+        return
+    owner = np.repeat(np.arange(len(alignments)), lengths)[flat]
+    places = flat - offsets[owner]
+    begins = np.diff(owner, prepend=-1) != 0
+    gaps = np.where(begins, places + 1, np.diff(flat, prepend=0))
+    firsts, ends = _bounds(places, gaps, begins, cluster_log)
+    again = np.flatnonzero(places >= REPEATED_AFTER)
+    again = again[difference[flat[again] - REPEATED_AFTER] == difference[flat[again]]]
+    symbols = symbols_of(difference[flat], gaps, again).astype(np.uint16)
+    whose = owner[firsts]
+    begin = starts[whose]
+    of_clusters = np.searchsorted(whose, np.arange(len(alignments) + 1)).tolist()
+    of_symbols = np.searchsorted(owner, np.arange(len(alignments) + 1))
+    cluster_starts, cluster_ends, in_symbols = places[firsts] + begin, ends + begin, firsts - of_symbols[whose]
+    for some, its in zip(pairwise(of_clusters), pairwise(of_symbols.tolist()), strict=True):
+        part = slice(*some)
+        if part.start == part.stop:
+            yield _EQUAL
+        else:
+            yield Differences(cluster_starts[part], cluster_ends[part], in_symbols[part], symbols[slice(*its)])
 
 
 @dataclass(frozen=True, slots=True)

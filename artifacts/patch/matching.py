@@ -17,8 +17,8 @@ import numpy as np
 from artifacts.patch.estimate import Estimator
 from artifacts.patch.format import MIN_PREFIX_BYTES
 from artifacts.patch.operations import Operation
-from artifacts.patch.passes import Choice, Choices, Files, seen_differences
-from artifacts.patch.prices import CHEAP_DIFFERENCES, CHEAP_OPERATIONS, Counts, Prices
+from artifacts.patch.passes import Choice, Choices, Compared, Files, seen_differences
+from artifacts.patch.prices import CHEAP_DIFFERENCES, Counts, Prices
 from artifacts.patch.search import Found, search
 
 __all__ = ["MatchLimits", "Matched", "match", "match_with_prefix"]
@@ -32,9 +32,9 @@ _RUNS = (4, 6, 32, 1 << 12)
 _FEW_OPERATIONS = 1 << 14
 _BYTES_PER_OPERATION = 32
 # Passes from each beginning, and then so many in all of so many that are best.
-_FIRST_PASSES = 2
+_FIRST_PASSES = 1
 _BEST_CHAINS = 2
-_PASSES = 6
+_PASSES = 4
 # So many passes in a row may fail to be better than the best before: the next one may be.
 _MAX_WORSE = 2
 # Enough to sort all suffixes of files of some hundred kilobytes, and those that matter of longer ones.
@@ -49,23 +49,16 @@ _BASIC_STEPS = 1_500_000
 _BYTES_PER_STEP = 200
 
 
-# Pieces of the target that are copied: any of them, those from a length on, or none. A compressor of new bytes mostly
+# Pieces of the target that are copied: those from a length on, or none. A compressor of new bytes mostly
 # does short ones better, and to go to the target and back costs more than to stay in the base.
-_ANY_OWN, _LONG_OWN, _NO_OWN = 0, 256, 1 << 62
+_LONG_OWN, _NO_OWN = 256, 1 << 62
 # What passes begin with, the most promising first: prices; whether new bytes have a prefix, if there is one; whether
 # differences are expected to be like those in long alignments; and which pieces of the target are copied.
 _BEGINNINGS: tuple[tuple[Prices, bool, bool, int], ...] = (
     (CHEAP_DIFFERENCES, False, False, _LONG_OWN),
-    (CHEAP_DIFFERENCES, False, False, _NO_OWN),
-    (Prices(), False, False, _NO_OWN),
     (CHEAP_DIFFERENCES, True, False, _NO_OWN),
-    (Prices(), True, False, _NO_OWN),
-    (CHEAP_OPERATIONS, False, False, _NO_OWN),
-    (Prices(), False, False, _LONG_OWN),
-    (CHEAP_OPERATIONS, True, False, _LONG_OWN),
-    (CHEAP_DIFFERENCES, False, False, _ANY_OWN),
     (Prices(), True, True, _LONG_OWN),
-    (Prices(), False, True, _ANY_OWN),
+    (CHEAP_DIFFERENCES, False, False, _NO_OWN),
 )
 # Where one way is enough: what is new is most of the patch whatever is chosen, or very little of it.
 _QUICK_BEGINNINGS = ((Prices(), False, False, _LONG_OWN),)
@@ -145,6 +138,7 @@ class _Trials:
 
     def __init__(self, files: Files, found: Found, limits: MatchLimits) -> None:
         self._files, self._found = files, found
+        self._compared = Compared(files)
         self._choices: dict[int, Choices] = {}
         self._forms: dict[object, Matched] = {}
         self._estimator = Estimator(files.old, files.new)
@@ -182,7 +176,7 @@ class _Trials:
         usable = [one for one in self._found.alignments if not one.own or one.end - one.start >= least_own]
         # Two bounds may leave the same.
         if len(usable) not in self._choices:
-            self._choices[len(usable)] = Choices(self._files, replace(self._found, alignments=usable))
+            self._choices[len(usable)] = Choices(self._files, replace(self._found, alignments=usable), self._compared)
         return self._choices[len(usable)]
 
     def _chain(

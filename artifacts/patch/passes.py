@@ -13,12 +13,22 @@ from itertools import cycle
 import numpy as np
 
 from artifacts.patch.alignments import Alignment, Bytes, Places, differing
-from artifacts.patch.choose import MIN_CLUSTER_LOG, NEW, Rates, Step, choose, differences, new_bytes, timeline
+from artifacts.patch.choose import (
+    MIN_CLUSTER_LOG,
+    NEW,
+    Differences,
+    Rates,
+    Step,
+    choose,
+    differences_of,
+    new_bytes,
+    timeline,
+)
 from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.prices import Chosen, Counts, Prices, difference_symbols, learned, learned_differences
 from artifacts.patch.search import Found, Ranges
 
-__all__ = ["Choice", "Choices", "Files", "seen_differences"]
+__all__ = ["Choice", "Choices", "Compared", "Files", "seen_differences"]
 
 _CHUNK = 1 << 20
 # No more clusters than these are looked at; if there are more, they are made longer. Where more is aligned than twice
@@ -83,24 +93,45 @@ class Choice:
                 yield from _cut(step, shift, self._files.differing(one, step.start, step.end), run)
 
 
+class Compared:
+    """How alignments differ, each compared once for all choices that have it.
+
+    Args:
+        files: what is made of what.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._known: dict[tuple[Alignment, int], Differences] = {}
+
+    def of(self, alignments: Sequence[Alignment], log: int) -> list[Differences]:
+        """Return how each alignment differs, in clusters of at most ``1 << log`` bytes."""
+        unknown = [one for one in alignments if (one, log) not in self._known]
+        for own, source in ((False, self._files.old), (True, self._files.new)):
+            some = [one for one in unknown if one.own == own]
+            found = differences_of(self._files.new, source, some, log)
+            self._known.update(((one, log), how) for one, how in zip(some, found, strict=True))
+        return [self._known[one, log] for one in alignments]
+
+
 class Choices:
     """What can be chosen, and what was found out about it that prices do not change."""
 
-    def __init__(self, files: Files, found: Found) -> None:
+    def __init__(self, files: Files, found: Found, compared: Compared) -> None:
         self.files, self.found = files, found
         aligned = sum(one.end - one.start for one in found.alignments)
         self._aligned = aligned
         log = max(MIN_CLUSTER_LOG, (aligned // _ALIGNED_BYTES_PER_CLUSTER).bit_length())
         while True:
-            compared = [differences(files.new, files.source(one), one, log) for one in found.alignments]
-            clusters = sum(len(how.starts) for how in compared)
+            differences = compared.of(found.alignments, log)
+            clusters = sum(len(how.starts) for how in differences)
             if clusters <= _MAX_CLUSTERS:
                 break
             log += (clusters // _MAX_CLUSTERS).bit_length()
         self._ranges = []
         for start, end in files.ranges:
             inside = [n for n, one in enumerate(found.alignments) if one.start < end and one.end > start]
-            alignments, how = [found.alignments[n] for n in inside], [compared[n] for n in inside]
+            alignments, how = [found.alignments[n] for n in inside], [differences[n] for n in inside]
             rates = Rates(how)
             events = timeline(start, end, alignments, how, rates.numbers)
             self._ranges.append((events, alignments, rates, [not len(one.starts) for one in how]))

@@ -258,6 +258,19 @@ class _Matches:
             start, place = stop, place + 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A way to code a tensor: with its base if it has one, and the order of that one's dimensions if it is another."""
+
+    plan: TensorPlan
+    source: Tensor | None
+    axes: Axes | None = None
+
+    @property
+    def bits(self) -> float:
+        return self.plan.bits
+
+
 class _Tensors:
     """Plans tensors, and tells which of them are worth it."""
 
@@ -317,37 +330,42 @@ class _Tensors:
         effort = self._budget(_FREE_BYTES + _FACTOR_BYTES * tensor.count, _FREE_BYTES + _PLAN_BYTES * tensor.count)
         if not effort.tensors or matched < _MATCH_BITS:
             return None
-        target = Elements(self._made(tensor), tensor.dtype)
-        options: list[tuple[TensorPlan, Tensor | None]] = []
-        if base is not None:
-            known = Elements(self._known(base), base.dtype)
-            options.append((plan_update(target, known, tensor.shape, thorough=effort.factors), base))
-        if base is None or options[0][0].bits > _POOR_SHARE * 8 * tensor.length:
-            options.append((plan_planes(target, tensor.shape, self._origins.get(tensor.dtype, 0)), None))
-        plan, source = min(options, key=lambda option: option[0].bits)
-        if plan.bits > _MANY_BITS_SHARE * 8 * tensor.length:
-            before = None if base is None else Elements(self._known(base), base.dtype)
-            found = plan_in_units(target, before, tensor.shape, thorough=effort.factors)
-            if found is not None and found[0].bits < plan.bits:
-                plan, source = found[0], base if found[1] else None
-        axes: Axes | None = None
-        if plan.bits > _POOR_SHARE * 8 * tensor.length and tensor.length >= _MIN_NOISE_BYTES:
-            arranged = self._permuted.base(tensor)
-            if arranged is not None:
-                other, order = arranged
-                before = Elements(memoryview(order.arranged(self._known(other), other.width)), other.dtype)
-                another = plan_update(target, before, tensor.shape, thorough=effort.factors)
-                if another.bits < plan.bits:
-                    plan, source, axes = another, other, order
-        if base is not None and base.width == tensor.width and plan.bits > _REPLACED_SHARE * 8 * tensor.length:
-            least = min(plan.bits, matched)
-            bits = bits_with_base(target.content, self._known(base), least)
+        best = self._best(tensor, base, thorough=effort.factors)
+        if base is not None and base.width == tensor.width and best.bits > _REPLACED_SHARE * 8 * tensor.length:
+            least = min(best.bits, matched)
+            bits = bits_with_base(self._made(tensor), self._known(base), least)
             if bits < _SURELY_LESS * least:
                 return TensorBytes(tensor, base.start, bits)
-        if plan.bits >= matched:
+        if best.bits >= matched:
             return None
-        start, width = (None, 0) if source is None else (source.start, source.width)
-        return TensorStep(tensor, start, width, plan, matched, axes)
+        start, width = (None, 0) if best.source is None else (best.source.start, best.source.width)
+        return TensorStep(tensor, start, width, best.plan, matched, best.axes)
+
+    def _best(self, tensor: Tensor, base: Tensor | None, *, thorough: bool) -> _Option:
+        """Return the best way that was found to code a tensor by its elements."""
+        target = Elements(self._made(tensor), tensor.dtype)
+        known = None if base is None else Elements(self._known(base), base.dtype)
+        options: list[_Option] = []
+        if known is not None:
+            options.append(_Option(plan_update(target, known, tensor.shape, thorough=thorough), base))
+        if not options or self._is_poor(tensor, options, _POOR_SHARE):
+            options.append(_Option(plan_planes(target, tensor.shape, self._origins.get(tensor.dtype, 0)), None))
+        if self._is_poor(tensor, options, _MANY_BITS_SHARE):
+            found = plan_in_units(target, known, tensor.shape, thorough=thorough)
+            if found is not None:
+                options.append(_Option(found[0], base if found[1] else None))
+        if self._is_poor(tensor, options, _POOR_SHARE) and tensor.length >= _MIN_NOISE_BYTES:
+            arranged = self._permuted.base(tensor)
+            if arranged is not None:
+                other, axes = arranged
+                known = Elements(memoryview(axes.arranged(self._known(other), other.width)), other.dtype)
+                options.append(_Option(plan_update(target, known, tensor.shape, thorough=thorough), other, axes))
+        return min(options, key=lambda option: option.bits)
+
+    @staticmethod
+    def _is_poor(tensor: Tensor, options: Sequence[_Option], share: float) -> bool:
+        """Tell whether all that was found takes more than a share of a tensor."""
+        return min(option.bits for option in options) > share * 8 * tensor.length
 
     def _made(self, tensor: Tensor) -> memoryview:
         return self._new.content[tensor.start : tensor.start + tensor.length]

@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 __all__ = [
     "CHEAP_DIFFERENCES",
-    "CHEAP_OPERATIONS",
+    "REPEATED_AFTER",
     "Chosen",
     "Costs",
     "Prices",
     "difference_symbols",
     "learned",
     "learned_differences",
+    "symbols_of",
 ]
 
 Costs = npt.NDArray[np.float64]
@@ -33,7 +34,7 @@ _KIND = 0.1
 # A byte of a difference that is not 0 is looked at together with its distance from the one before, up to this one.
 _MOST_APART = 63
 # In place of the distance, of a byte that differs as the one a word before does; and what it is guessed to cost.
-_WORD_BYTES, _REPEATED, _REPEATED_COST = 4, 0, 0.2
+REPEATED_AFTER, _REPEATED, _REPEATED_COST = 4, 0, 0.2
 # What differs and stands alone makes two more operations, if it is not left in a run of zeros.
 _ALONE_FROM, _ALONE = 5, 0.4
 
@@ -46,10 +47,23 @@ def difference_symbols(difference: npt.NDArray[np.uint8], places: npt.NDArray[np
         places: of those that are not 0, ascending.
     """
     values = difference[places]
-    apart = np.minimum(np.diff(places, prepend=-1), _MOST_APART)
-    # Offsets in tables change alike: a compressor finds what is as it was one word before.
-    early = int(np.searchsorted(places, _WORD_BYTES))
-    apart[early:][difference[places[early:] - _WORD_BYTES] == values[early:]] = _REPEATED
+    early = int(np.searchsorted(places, REPEATED_AFTER))
+    again = np.flatnonzero(difference[places[early:] - REPEATED_AFTER] == values[early:]) + early
+    return symbols_of(values, np.diff(places, prepend=-1), again)
+
+
+def symbols_of(
+    values: npt.NDArray[np.uint8], gaps: npt.NDArray[np.int64], again: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return the `difference_symbols` of bytes.
+
+    Args:
+        values: of the bytes, none of them 0.
+        gaps: how far each is from the one before.
+        again: which of them are as a byte was a word before: offsets in tables change alike, which compressors find.
+    """
+    apart = np.minimum(gaps, _MOST_APART)
+    apart[again] = _REPEATED
     symbols: npt.NDArray[np.int64] = apart << 8 | values
     return symbols
 
@@ -88,8 +102,6 @@ class Prices:
         return 0.4 + _NUMBER_BYTE * max(1, ((abs(distance) << 1).bit_length() + 6) // 7)
 
 
-# Where edits follow a pattern, operations cost little. What is chosen by the usual guess may not show the pattern.
-CHEAP_OPERATIONS = Prices(repeated=2.0, copy=0.5, data=0.3)
 # Where tables of offsets changed, differences follow a pattern, and one long alignment is better than many pieces.
 CHEAP_DIFFERENCES = Prices(different=0.4 * _guessed_differences())
 

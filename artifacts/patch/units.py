@@ -20,8 +20,8 @@ _LEAST, _BEYOND = 1024, 2048
 _TOLERANCE = 6e-4
 # Elements of a row that choose among the mantissas: each leaves one in 800, of 1,024.
 _TELLING = 4
-# Rows that are looked at first, and at a time.
-_FIRST_ROWS, _ROWS = 2, 256
+# Rows that are looked at first, among so many of which some may be zero; and rows at a time.
+_FIRST_ROWS, _LOOKED_AT, _ROWS = 2, 16, 256
 # Rows with fewer elements tell too little.
 _MIN_COLUMNS = 4
 # The largest element of a row is below two to this: small ones then keep their bits, and there is room to double it.
@@ -56,23 +56,27 @@ def find_units(values: Singles, *, by_columns: bool) -> Units | None:
         values: rows by columns.
         by_columns: whether to look for units of columns.
     """
-    rows = np.ascontiguousarray(values.T) if by_columns else values
-    if rows.shape[1] < _MIN_COLUMNS or not np.isfinite(rows).all():
+    rows = values.T if by_columns else values
+    # Most weights have none, which two rows tell.
+    first = [row for row in range(min(len(rows), _LOOKED_AT)) if rows[row].any()][:_FIRST_ROWS]
+    if rows.shape[1] < _MIN_COLUMNS or not first or _units_of(rows[first]) is None:
         return None
-    units, halves = np.ones(len(rows), np.float32), np.zeros(rows.shape, np.float16)
+    units, halves = np.ones(len(rows), np.float32), np.zeros(values.shape, np.float16)
+    of_rows = halves.T if by_columns else halves
     filled = np.flatnonzero(rows.any(axis=1))
-    starts = [0, *range(_FIRST_ROWS, len(filled), _ROWS)]
-    for start, stop in zip(starts, [*starts[1:], len(filled)], strict=True):
-        some = filled[start:stop]
+    for start in range(0, len(filled), _ROWS):
+        some = filled[start : start + _ROWS]
         found = _units_of(rows[some])
         if found is None:
             return None
-        units[some], halves[some] = found
-    return Units(units, by_columns, np.ascontiguousarray(halves.T) if by_columns else halves)
+        units[some], of_rows[some] = found
+    return Units(units, by_columns, halves)
 
 
 def _units_of(rows: Singles) -> tuple[Singles, npt.NDArray[np.float16]] | None:
     """Return the units of some rows, none of which is zero, and the rows in them; None if one has none."""
+    if not np.isfinite(rows).all():
+        return None
     magnitudes = np.abs(rows).astype(np.float64)
     telling = min(_TELLING + 1, rows.shape[1])
     largest = np.argpartition(magnitudes, -telling, axis=1)[:, -telling:]
