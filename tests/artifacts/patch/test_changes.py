@@ -164,8 +164,10 @@ def test_what_repeats_itself_is_copied_in_one_piece_from_a_base_that_has_it_too(
 @pytest.mark.parametrize("length", [5_000, 200_000])
 def test_what_is_smaller_by_itself_is_sent_whole(tmp_path: Path, length: int) -> None:
     random = np.random.default_rng(3)
-    words = [bytes(random.integers(97, 123, 7, np.uint8)) for _ in range(400)]
-    old, new = (b" ".join(words[each] for each in random.integers(0, 400, length // 8)) for _ in range(2))
+    words = [bytes(random.integers(97, 123, 7, np.uint8)) for _ in range(800)]
+    old, new = (
+        b" ".join(words[each] for each in random.integers(*some, length // 8)) for some in ((0, 400), (400, 800))
+    )
     for name, content in (("old", old), ("new", new)):
         (tmp_path / name).write_bytes(content)
     report = encode_patch(tmp_path / "old", tmp_path / "new", tmp_path / "patch")
