@@ -6,6 +6,7 @@ import sys
 
 from bench.corpus import CorpusError
 from bench.patches.finetunes import TrainingFailed, make_finetuned
+from bench.patches.further import make_further
 from bench.patches.pairs import write_index
 from bench.patches.places import CORPUS
 from bench.patches.released import make_released
@@ -14,7 +15,7 @@ from bench.patches.released import make_released
 def main() -> int:
     """Make everything; return the exit code."""
     try:
-        released = make_released()
+        released = [*make_released(), *make_further()]
         write_index(released)
         write_index([*released, *make_finetuned()])
     except (CorpusError, TrainingFailed) as error:

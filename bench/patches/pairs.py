@@ -16,7 +16,7 @@ __all__ = ["Group", "Pair", "keep", "read_index", "write_index"]
 
 INDEX = "index.json"
 
-Group = Literal["released", "finetuned"]
+Group = Literal["released", "finetuned", "further"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Pair:
 
     Attributes:
         name: also the name of its folder.
-        group: where it comes from: a released package, or our own training.
+        group: where it comes from: a released package, or our own training; further ones do not count in totals.
         kind: what sort of file it is and what changed, in a few words.
         numbers: the type of most numbers in it, as peers that know numbers want to be told.
         old: file that devices have, relative to the corpus.

@@ -8,7 +8,7 @@ package took from MediaPipe in 2021.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from bench.corpus import ModelFile, Wheel
 from bench.patches.pairs import Pair, keep
 from bench.patches.places import CORPUS
 
-__all__ = ["PAIRS", "make_released"]
+__all__ = ["PAIRS", "RELEASES", "Release", "ReleasedPair", "make_released", "placed"]
 
 RELEASES = CORPUS / "releases"
 
@@ -308,9 +308,14 @@ def make_released() -> list[Pair]:
     """
     corpus.fetch()
     corpus.fetch(WHEELS)
-    for released in PAIRS:
+    return placed(PAIRS)
+
+
+def placed(pairs: Sequence[ReleasedPair]) -> list[Pair]:
+    """Return pairs whose releases were fetched, each with its files in place."""
+    for released in pairs:
         if not released.pair.is_there():
             old, new = released.pair.files()
             released.old.place(old)
             released.new.place(new)
-    return [released.pair for released in PAIRS]
+    return [released.pair for released in pairs]

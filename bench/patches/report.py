@@ -68,11 +68,12 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
 
 def _size_goals(rows: Sequence[Row]) -> list[Goal]:
     found = []
+    corpus = _corpus(rows)
     for label, tools, limit in (
         ("general tool (xdelta3, bsdiff4, HDiffPatch, zstd)", GENERAL, GENERAL_RATIO_GOAL),
         ("tool of all, zipnn, full zstd and full xz among them", ALL, ALL_RATIO_GOAL),
     ):
-        ratio = _ratio(rows, tools)
+        ratio = _ratio(corpus, tools)
         if ratio is None:
             continue
         parts = [
@@ -100,6 +101,11 @@ def _size_goals(rows: Sequence[Row]) -> list[Goal]:
             )
         )
     return found
+
+
+def _corpus(rows: Sequence[Row]) -> list[Row]:
+    """Return the pairs that totals are told of: all but the further ones."""
+    return [row for row in rows if row.pair.group != "further"]
 
 
 def _ratio(rows: Sequence[Row], tools: Sequence[str]) -> float | None:
@@ -195,8 +201,15 @@ def _sizes(rows: Sequence[Row], versions: Mapping[str, str]) -> str:
     for row in rows:
         cells = [row.pair.name, row.pair.kind, f"{row.new_bytes:,}", *(_share(row, tool) for tool in tools)]
         lines.append([*cells, _beside(row, GENERAL), _beside(row, ALL)])
-    for label, group in (("all released", "released"), ("all fine-tuned", "finetuned"), ("all", "")):
-        chosen = [row for row in rows if not group or row.pair.group == group]
+    by_group = {
+        group: [row for row in rows if row.pair.group == group] for group in ("released", "finetuned", "further")
+    }
+    for label, chosen in (
+        ("all released", by_group["released"]),
+        ("all fine-tuned", by_group["finetuned"]),
+        ("all", _corpus(rows)),
+        ("further ones, not in the total", by_group["further"]),
+    ):
         if len(chosen) > 1:
             lines.append(_total(label, chosen, tools))
     return table(head, lines, len(head) - 2)

@@ -63,6 +63,19 @@ def test_a_total_is_compared_with_the_best_tool_of_each_pair() -> None:
     assert outcome(rows, "best tool of all") == ("0.729 (released: 0.750, fine-tuned: 0.711)", True)
 
 
+def test_further_pairs_have_a_total_of_their_own_and_count_as_single_ones() -> None:
+    rows = [
+        a_row("a", xdelta3=1000, ours=600),
+        a_row("b", xdelta3=1000, ours=700),
+        *(a_row(name, group="further", xdelta3=1000, ours=1100) for name in ("c", "d")),
+    ]
+    assert outcome(rows, "best general tool") == ("0.650 (released: 0.650)", True)
+    assert outcome(rows, "worst pair") == ("+100 bytes (c, xdelta3)", False)
+    text = render(rows, {"xdelta3": "1", OURS: "2"}, "")
+    assert "| 2 pairs |" in line(text, "| **all** ")
+    assert line(text, "| **further ones, not in the total** ").endswith("| 1.100 | 1.100 |")
+
+
 def test_a_ratio_above_its_goal_does_not_hold() -> None:
     rows = [a_row("a", xdelta3=1000, full_xz=900, ours=730)]
     assert outcome(rows, "best general tool")[1] is False
