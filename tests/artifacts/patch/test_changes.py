@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from artifacts.patch.apply import apply_patch
 from artifacts.patch.elsewhere import Part, found_elsewhere
-from artifacts.patch.encode import EncodeReport, encode_patch
 from artifacts.patch.opened import opened
 from tests.artifacts.patch.files import Array, safetensors, weights
+from tests.artifacts.patch.making import patched, patched_tensor
 
 ROWS = 1000
 
 
-def _report(folder: Path, old: Array, new: Array) -> EncodeReport:
-    """Make the patch of a file with one tensor, apply it, and compare."""
-    target = safetensors({"weights": new})
-    (folder / "old").write_bytes(safetensors({"weights": old}))
-    (folder / "new").write_bytes(target)
-    report = encode_patch(folder / "old", folder / "new", folder / "patch")
-    sha256 = hashlib.sha256(target).hexdigest()
-    apply_patch(folder / "old", folder / "patch", folder / "made", length=len(target), sha256=sha256)
-    assert (folder / "made").read_bytes() == target
-    return report
-
-
 def _bytes(folder: Path, old: Array, new: Array) -> int:
-    return _report(folder, old, new).encoded.length
+    return patched_tensor(folder, old, new).encoded.length
 
 
 def _order(rows: int) -> NDArray[np.int64]:
@@ -93,7 +79,7 @@ def test_a_merged_adapter_costs_its_factors_however_large_it_is(tmp_path: Path, 
 def test_weights_that_were_pruned_cost_which_ones(tmp_path: Path, share: float) -> None:
     old = weights(512, 512)
     new = np.where(np.random.default_rng(8).random(old.shape) < share, np.float32(0), old)
-    report = _report(tmp_path, old, new)
+    report = patched_tensor(tmp_path, old, new)
     assert report.encoded.length < 0.08 * old.nbytes
     assert "data with its base" in {region.how for region in report.regions}
 
@@ -113,7 +99,7 @@ def test_dimensions_in_another_order_cost_nothing(
     tmp_path: Path, shape: tuple[int, ...], order: tuple[int, ...], dtype: type
 ) -> None:
     old: Array = (weights(*shape) * (2000 if dtype is np.int8 else 1)).astype(dtype)
-    report = _report(tmp_path, old, np.ascontiguousarray(old.transpose(order)))
+    report = patched_tensor(tmp_path, old, np.ascontiguousarray(old.transpose(order)))
     assert report.encoded.length < 200
     assert any("dimensions in another order" in region.how for region in report.regions)
 
@@ -128,9 +114,7 @@ def test_dimensions_in_another_order_cost_little_more_after_training(tmp_path: P
 def test_of_several_tensors_with_the_same_dimensions_the_right_one_is_found(tmp_path: Path) -> None:
     old = {f"layer{number}": weights(64, 96, seed=number) for number in range(8)}
     new = {f"renamed{(number * 3) % 8}": np.ascontiguousarray(array.T) for number, array in enumerate(old.values())}
-    (tmp_path / "old").write_bytes(safetensors(old))
-    (tmp_path / "new").write_bytes(safetensors(new))
-    assert encode_patch(tmp_path / "old", tmp_path / "new", tmp_path / "patch").encoded.length < 1000
+    assert patched(tmp_path, safetensors(old), safetensors(new)).encoded.length < 1000
 
 
 def test_a_part_that_is_elsewhere_is_told_from_one_that_is_not(tmp_path: Path) -> None:
@@ -155,9 +139,7 @@ def test_a_part_that_is_elsewhere_is_told_from_one_that_is_not(tmp_path: Path) -
 
 def test_what_repeats_itself_is_copied_in_one_piece_from_a_base_that_has_it_too(tmp_path: Path) -> None:
     arrays = {f"layer{number}": weights(64, 32, seed=number % 3) for number in range(30)}
-    (tmp_path / "old").write_bytes(safetensors(arrays))
-    (tmp_path / "new").write_bytes(safetensors(arrays) + b"\0\1")
-    report = encode_patch(tmp_path / "old", tmp_path / "new", tmp_path / "patch")
+    report = patched(tmp_path, safetensors(arrays), safetensors(arrays) + b"\0\1")
     assert [region.how for region in report.regions] == ["copy", "data"]
 
 
@@ -168,8 +150,4 @@ def test_what_is_smaller_by_itself_is_sent_whole(tmp_path: Path, length: int) ->
     old, new = (
         b" ".join(words[each] for each in random.integers(*some, length // 8)) for some in ((0, 400), (400, 800))
     )
-    for name, content in (("old", old), ("new", new)):
-        (tmp_path / name).write_bytes(content)
-    report = encode_patch(tmp_path / "old", tmp_path / "new", tmp_path / "patch")
-    assert "whole" in report.sizes
-    assert report.encoded.length == min(report.sizes.values())
+    assert "whole" in patched(tmp_path, old, new).sizes

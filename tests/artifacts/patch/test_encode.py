@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from artifacts.errors import PatchTooCostly
-from artifacts.patch.apply import apply_patch
-from artifacts.patch.encode import EncodeLimits, EncodeReport, encode_patch
+from artifacts.patch.encode import EncodeLimits, encode_patch
+from tests.artifacts.patch.making import patched
 from tests.artifacts.patch.plain_decoder import decode
 from tests.finetunes import (
     Weights,
@@ -33,24 +32,9 @@ from tests.models import real_models, real_pair
 HEADER_BYTES = 90
 
 
-def _patch(folder: Path, base: bytes, target: bytes, limits: EncodeLimits | None = None) -> EncodeReport:
-    """Make a patch, apply it and compare the result; return the report."""
-    for name, content in (("old", base), ("new", target)):
-        (folder / name).write_bytes(content)
-    report = encode_patch(folder / "old", folder / "new", folder / "patch", limits)
-    sha256 = hashlib.sha256(target).hexdigest()
-    apply_patch(folder / "old", folder / "patch", folder / "made", length=len(target), sha256=sha256)
-    assert (folder / "made").read_bytes() == target
-    assert report.encoded.length == (folder / "patch").stat().st_size
-    assert report.encoded.sha256 == hashlib.sha256((folder / "patch").read_bytes()).hexdigest()
-    assert report.encoded.base == hashlib.sha256(base).hexdigest()
-    assert report.encoded.length == min(report.sizes.values())
-    return report
-
-
 def _share(folder: Path, old: Weights, new: Weights) -> float:
     target = safetensors(new)
-    return _patch(folder, safetensors(old), target).encoded.length / len(target)
+    return patched(folder, safetensors(old), target).encoded.length / len(target)
 
 
 def _floats(weights: Weights) -> Weights:
@@ -77,7 +61,7 @@ def test_fine_tunes_take_little(
 def test_bfloat16_takes_little(tmp_path: Path) -> None:
     (old, dtypes), (new, _) = brain(model()), brain(trained(model()))
     target = safetensors(new, dtypes)
-    assert _patch(tmp_path, safetensors(old, dtypes), target).encoded.length < 0.4 * len(target)
+    assert patched(tmp_path, safetensors(old, dtypes), target).encoded.length < 0.4 * len(target)
 
 
 def test_an_export_in_other_floats_takes_nearly_nothing(tmp_path: Path) -> None:
@@ -87,7 +71,7 @@ def test_an_export_in_other_floats_takes_nearly_nothing(tmp_path: Path) -> None:
 def test_a_head_that_was_trained_costs_itself(tmp_path: Path) -> None:
     old = model()
     new = {**old, "head.weight": trained(old)["head.weight"]}
-    report = _patch(tmp_path, safetensors(old), safetensors(new))
+    report = patched(tmp_path, safetensors(old), safetensors(new))
     assert report.encoded.length < HEADER_BYTES + 200 + new["head.weight"].nbytes
     assert [region.name for region in report.regions if region.name] == ["head.weight"]
 
@@ -98,7 +82,7 @@ def test_what_is_in_zips_is_seen(tmp_path: Path, deflated: bool) -> None:
         zipped({"weights.safetensors": safetensors(halved(weights)), "notes.txt": b"as before" * 50}, deflated=deflated)
         for weights in (model(), trained(model()))
     )
-    assert _patch(tmp_path, old, new).encoded.length < 0.52 * len(new)
+    assert patched(tmp_path, old, new).encoded.length < 0.52 * len(new)
 
 
 def test_tensors_that_two_files_of_an_archive_share_are_sent_once(tmp_path: Path) -> None:
@@ -106,7 +90,7 @@ def test_tensors_that_two_files_of_an_archive_share_are_sent_once(tmp_path: Path
     once = zipped({"one.safetensors": both}, deflated=False)
     twice = zipped({"one.safetensors": both, "other.safetensors": both}, deflated=False)
     old = zipped({"one.safetensors": safetensors(model())}, deflated=False)
-    first, second = (_patch(tmp_path, old, new).encoded.length for new in (once, twice))
+    first, second = (patched(tmp_path, old, new).encoded.length for new in (once, twice))
     assert second < first + 1024
 
 
@@ -114,7 +98,7 @@ def test_a_member_that_zlib_does_not_make_is_opaque(tmp_path: Path) -> None:
     old, new = (zipped({"w": safetensors(weights)}, deflated=True) for weights in (model(), trained(model())))
     # One bit of the deflated stream's first block header less, and it is no stream: what is left is bytes.
     damaged = new[:31] + bytes([new[31] ^ 7]) + new[32:]
-    _patch(tmp_path, old, damaged)
+    patched(tmp_path, old, damaged)
 
 
 @pytest.mark.parametrize(
@@ -129,20 +113,20 @@ def test_a_member_that_zlib_does_not_make_is_opaque(tmp_path: Path) -> None:
     ],
 )
 def test_small_files_are_no_exception(tmp_path: Path, base: bytes, target: bytes) -> None:
-    report = _patch(tmp_path, base, target)
+    report = patched(tmp_path, base, target)
     assert report.encoded.length < HEADER_BYTES + len(target) + 10
     assert sum(region.length for region in report.regions if region.how != "deflate") == len(target)
 
 
 def test_a_file_that_did_not_change_costs_the_header(tmp_path: Path) -> None:
     content = safetensors(model())
-    assert _patch(tmp_path, content, content).encoded.length < HEADER_BYTES + 8
+    assert patched(tmp_path, content, content).encoded.length < HEADER_BYTES + 8
 
 
 def test_a_tiny_edit_costs_little(tmp_path: Path) -> None:
     content = safetensors(model())
     edited = content.replace(b"hidden.bias", b"middle.bias")
-    assert _patch(tmp_path, content, edited).encoded.length < HEADER_BYTES + 40
+    assert patched(tmp_path, content, edited).encoded.length < HEADER_BYTES + 40
 
 
 def _indexed(entries: int, inserted: int, *, before: bytes = b"") -> bytes:
@@ -159,7 +143,7 @@ def _indexed(entries: int, inserted: int, *, before: bytes = b"") -> bytes:
 @pytest.mark.parametrize(("before", "inserted"), [(b"", 8), (b"odd", 300), (b"x", 100_000)])
 def test_offsets_that_move_together_are_words(tmp_path: Path, before: bytes, inserted: int) -> None:
     base, target = (_indexed(600, moved, before=before) for moved in (0, inserted))
-    report = _patch(tmp_path, base, target)
+    report = patched(tmp_path, base, target)
     assert "words" in {region.how for region in report.regions}
     # As bytes they take 295 and more.
     assert report.encoded.length < 230
@@ -168,7 +152,7 @@ def test_offsets_that_move_together_are_words(tmp_path: Path, before: bytes, ins
 
 def test_words_may_be_differences_to_what_the_target_has_had_before(tmp_path: Path) -> None:
     target = _indexed(600, 0) + b"-" + _indexed(600, 300)
-    report = _patch(tmp_path, b"nothing in common", target)
+    report = patched(tmp_path, b"nothing in common", target)
     assert "words" in {region.how for region in report.regions}
 
 
@@ -177,33 +161,33 @@ def test_words_may_be_differences_to_what_the_target_has_had_before(tmp_path: Pa
 def test_any_two_files_make_a_patch(tmp_path: Path, data: st.DataObject) -> None:
     base = data.draw(st.binary(max_size=600))
     pieces = data.draw(st.lists(st.one_of(st.binary(max_size=50), st.just(base), st.just(base[100:])), max_size=4))
-    _patch(tmp_path, base, b"".join(pieces))
+    patched(tmp_path, base, b"".join(pieces))
 
 
 def test_a_second_decoder_understands_what_is_made(tmp_path: Path) -> None:
     for kind in (_floats, halved, quantized):
         for change in (trained, adapted, normalized):
             base, target = safetensors(kind(model())), safetensors(kind(change(model())))
-            _patch(tmp_path, base, target)
+            patched(tmp_path, base, target)
             assert decode(base, (tmp_path / "patch").read_bytes()) == target
 
 
 @pytest.mark.parametrize("project", ["silero-vad", "magika"])
 def test_real_models_take_less_than_their_exponents_tell(tmp_path: Path, project: str) -> None:
     old, new = real_pair(project)
-    report = _patch(tmp_path, old.read_bytes(), new.read_bytes())
+    report = patched(tmp_path, old.read_bytes(), new.read_bytes())
     assert report.encoded.length < 0.83 * new.stat().st_size
 
 
 def test_real_models_that_share_nothing_make_a_patch(tmp_path: Path) -> None:
     smallest = sorted(real_models(), key=lambda path: path.stat().st_size)[:2]
-    _patch(tmp_path, smallest[0].read_bytes(), smallest[1].read_bytes())
+    patched(tmp_path, smallest[0].read_bytes(), smallest[1].read_bytes())
 
 
 def test_the_same_files_make_the_same_patch(tmp_path: Path) -> None:
     base, target = safetensors(model()), safetensors(trained(model()))
-    first = _patch(tmp_path, base, target).encoded.sha256
-    assert _patch(tmp_path, base, target).encoded.sha256 == first
+    first = patched(tmp_path, base, target).encoded.sha256
+    assert patched(tmp_path, base, target).encoded.sha256 == first
 
 
 def test_progress_rises_to_its_total(tmp_path: Path) -> None:
@@ -218,7 +202,7 @@ def test_progress_rises_to_its_total(tmp_path: Path) -> None:
 
 
 def test_a_report_tells_of_every_tensor(tmp_path: Path) -> None:
-    report = _patch(tmp_path, safetensors(model()), safetensors(trained(model())))
+    report = patched(tmp_path, safetensors(model()), safetensors(trained(model())))
     tensors = {region.name: region for region in report.regions if region.name}
     assert set(tensors) == set(model())
     assert tensors["hidden.weight"].how.startswith("update")
@@ -247,7 +231,7 @@ def test_after_the_time_that_is_allowed_the_rest_is_done_quickly(tmp_path: Path)
 def test_a_plan_of_too_many_steps_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, target = safetensors(model()), safetensors(trained(model()))
     monkeypatch.setattr("artifacts.patch.work.ALLOWED_UNITS", -len(target) // 16 + 60)
-    assert "tensors" not in _patch(tmp_path, base, target).sizes
+    assert "tensors" not in patched(tmp_path, base, target).sizes
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
@@ -268,4 +252,4 @@ def test_small_edits_at_the_ends_of_members_stay_in_them(tmp_path: Path, seed: i
             texts = [b"%d" % generator.integers(99) + text[3:-3] + b"%d" % generator.integers(99) for text in texts]
         return zipped({f"{number}.txt": text for number, text in enumerate(texts)}, deflated=True)
 
-    _patch(tmp_path, file(False), file(True))
+    patched(tmp_path, file(False), file(True))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from artifacts.patch.apply import apply_patch
-from artifacts.patch.encode import EncodeReport, encode_patch
 from artifacts.patch.units import find_units
-from tests.artifacts.patch.files import safetensors, trained, weights
+from tests.artifacts.patch.files import trained, weights
+from tests.artifacts.patch.making import patched_tensor
 
 Singles = NDArray[np.float32]
 
@@ -70,24 +68,13 @@ def test_other_weights_have_none(shape: tuple[int, int]) -> None:
     assert find_units(weights(*shape), by_columns=False) is None or not weights(*shape).any()
 
 
-def _report(folder: Path, old: Singles, new: Singles) -> EncodeReport:
-    target = safetensors({"weights": new})
-    (folder / "old").write_bytes(safetensors({"weights": old}))
-    (folder / "new").write_bytes(target)
-    report = encode_patch(folder / "old", folder / "new", folder / "patch")
-    sha256 = hashlib.sha256(target).hexdigest()
-    apply_patch(folder / "old", folder / "patch", folder / "made", length=len(target), sha256=sha256)
-    assert (folder / "made").read_bytes() == target
-    return report
-
-
 # Outermost channels, as in ONNX, and innermost ones, as in TensorFlow.
 @pytest.mark.parametrize(("shape", "channels"), [((64, 32, 3, 3), (64, 1, 1, 1)), ((3, 3, 32, 64), (64,))])
 def test_an_export_of_other_halves_takes_half_of_its_bits(
     tmp_path: Path, shape: tuple[int, ...], channels: tuple[int, ...]
 ) -> None:
     new = _halves(*shape, seed=3) * _scales(64).reshape(channels)
-    report = _report(tmp_path, weights(*shape), new)
+    report = patched_tensor(tmp_path, weights(*shape), new)
     assert report.encoded.length < 0.46 * new.nbytes
     assert any("in units of" in region.how for region in report.regions)
 
@@ -100,10 +87,10 @@ def test_an_export_of_halves_that_were_trained_takes_what_changed(
     old = halves * _scales(64).reshape(channels)
     moved = trained(halves, step=0.005).astype(np.float16).astype(np.float32)
     new = moved * (_scales(64) * _scales(64, seed=4) ** np.float32(0.01)).reshape(channels)
-    assert _report(tmp_path, old, new).encoded.length < 0.2 * new.nbytes
+    assert patched_tensor(tmp_path, old, new).encoded.length < 0.2 * new.nbytes
 
 
 def test_an_export_with_other_statistics_takes_its_channels(tmp_path: Path) -> None:
     halves = _halves(64, 32, 3, 3)
     old, new = (halves * _scales(64, seed).reshape(64, 1, 1, 1) for seed in (1, 2))
-    assert _report(tmp_path, old, new).encoded.length < 0.06 * new.nbytes
+    assert patched_tensor(tmp_path, old, new).encoded.length < 0.06 * new.nbytes
