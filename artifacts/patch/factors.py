@@ -59,6 +59,19 @@ class Decomposition:
         """Return the sum of squares of what is beside the first ``rank`` parts."""
         return self.rest + float((self.values[rank:] ** 2).sum())
 
+    def told(self, rank: int) -> float:
+        """Return the share of the sum of squares that the first ``rank`` parts tell."""
+        return 1 - self.beside(rank) / max(self.beside(0), 1e-300)
+
+    def first(self, rank: int) -> Decomposition:
+        """Return the first ``rank`` parts alone."""
+        return Decomposition(self.left[:, :rank], self.values[:rank], self.right[:rank], self.beside(rank))
+
+    def rows(self, start: int, stop: int) -> Singles:
+        """Return what the parts tell of some rows."""
+        rows: Singles = (self.left[start:stop] * self.values.astype(np.float32)) @ self.right.astype(np.float32)
+        return rows
+
 
 def decompose(update: Singles, max_rank: int = MAX_RANK) -> Decomposition | None:
     """Return the largest parts of a matrix, None if it is too small to have any that are worth it.

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artifacts.patch.elements import FRACTIONS, MAX_WHOLE_BYTES, ClassCoding, Table, numbers_and_levels
-from artifacts.patch.factors import rounded_factors, worthwhile_parts
+from artifacts.patch.factors import Decomposition, rounded_factors, worthwhile_parts
 from artifacts.patch.gains import GAIN_BITS, SIDES, GainSums
 from artifacts.patch.guess import GUESSED, guess_columns
 from artifacts.patch.kinds import FLOATS, Kind, kind_of
@@ -48,6 +48,9 @@ _COMMON_GAIN_BITS = 8 * 8
 _MIN_SCALED, _MIN_FACTORED = 256, 2048
 # Shares of the rank that is worth it by an estimate: the estimate is mostly too high.
 _RANKS = (1.0, 0.7, 0.45)
+# Gains and factors are fitted together where factors tell so much of what gains leave (of squares), so often at most,
+# and for as long as each time leaves less than that share of what was left before.
+_MOSTLY_TOLD, _MAX_FITS, _FIT_HELPS = 0.9, 8, 0.9
 # Factors predict nothing that hardly ever changes.
 _MIN_CHANGED = 0.02
 # Where the low bits of all elements are zero: floats of 4 bytes that were half ones or bfloat16, and of 8 that were
@@ -186,10 +189,31 @@ def _predictions(work: _Work, split: tuple[int, int], gains: _Prediction | None)
     if worthwhile is None:
         return
     parts, rank = worthwhile
+    if gains is not None and parts.told(rank) > _MOSTLY_TOLD:
+        gains, parts, rank = _fitted_together(work, split, gains, parts, rank)
     for candidate in sorted({round(rank * share) for share in _RANKS}):
         if candidate and (found := rounded_factors(parts, candidate, floor)) is not None:
             factors, exponent = found
             yield replace(gains or _Prediction(), factors=factors, exponent=exponent)
+
+
+def _fitted_together(
+    work: _Work, split: tuple[int, int], gains: _Prediction, parts: Decomposition, rank: int
+) -> tuple[_Prediction, Decomposition, int]:
+    """Return gains and parts that fit each other: each is fitted to what the other leaves, for as long as that helps.
+
+    An adapter of normalised rows (DoRA, arXiv:2402.09353) is both, and large: gains that were fitted to all of the
+    update are so far off that what they leave has no low rank.
+    """
+    best = gains, parts, rank
+    for _ in range(_MAX_FITS):
+        gains = replace(gains, gains=work.gain_sums(split, parts.first(rank)).gains(gains.side))
+        found = worthwhile_parts(work.update(split, gains), work.rounding_energy)
+        if found is None or found[0].beside(rank) > _FIT_HELPS * best[1].beside(rank):
+            break
+        parts = found[0]
+        best = gains, *found
+    return best
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,6 +224,11 @@ class _Prediction:
     exponent: int = 0
     gains: Singles | None = None
     by_columns: bool = False
+
+    @property
+    def side(self) -> str:
+        """Which side has gains, of `SIDES`."""
+        return "columns" if self.by_columns else "rows"
 
     @property
     def rank(self) -> int:
@@ -313,11 +342,20 @@ class _Work:
         base = self._base
         if base is None or (self._float is None and self._kind.width > MAX_WHOLE_BYTES):
             return None
-        sums = GainSums(split)
-        for part in self._chunks(split[1]):
-            sums.add(self._numbers(self._target, part), self._numbers(base, part), part.start // split[1])
+        sums = self.gain_sums(split)
         saved, side = max((sums.saved_bits(side, self.rounding_energy), side) for side in SIDES)
         return _Prediction(gains=sums.gains(side), by_columns=side == "columns") if saved > 0 else None
+
+    def gain_sums(self, split: tuple[int, int], parts: Decomposition | None = None) -> GainSums:
+        """Return the sums that gains are fitted by, to a tensor with a base: to all of it, or to it without parts."""
+        assert self._base is not None
+        sums = GainSums(split)
+        for part in self._chunks(split[1]):
+            target, row = self._numbers(self._target, part), part.start // split[1]
+            if parts is not None:
+                target = target - parts.rows(row, row + len(target) // split[1]).ravel()
+            sums.add(target, self._numbers(self._base, part), row)
+        return sums
 
     def _numbers(self, elements: Elements, part: slice) -> npt.NDArray[Any]:
         """Return elements as numbers with signs."""

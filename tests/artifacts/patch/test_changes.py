@@ -75,6 +75,18 @@ def test_a_merged_adapter_costs_its_factors_however_large_it_is(tmp_path: Path, 
     assert _bytes(tmp_path, old, old + np.float32(size) * (down @ up.T)) < 0.16 * old.nbytes
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_an_adapter_of_normalised_rows_costs_its_factors_and_a_number_for_each_row(tmp_path: Path, dtype: type) -> None:
+    random = np.random.default_rng(7)
+    down, up = (random.standard_normal((512, 8), np.float32) for _ in range(2))
+    old = weights(512, 512)
+    adapted = old + np.float32(2e-3) * (down @ up.T)
+    # As in DoRA, arXiv:2402.09353: each row has the length that it had, but for a factor that was trained.
+    lengths = [np.linalg.norm(one, axis=1, keepdims=True) for one in (old, adapted)]
+    new = adapted * lengths[0] / lengths[1] * random.normal(1, 0.02, (512, 1))
+    assert _bytes(tmp_path, old.astype(dtype), new.astype(dtype)) < 0.2 * new.astype(dtype).nbytes
+
+
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_weights_that_were_pruned_cost_which_ones(tmp_path: Path, share: float) -> None:
     old = weights(512, 512)
