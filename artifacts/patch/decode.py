@@ -196,9 +196,10 @@ class Decoder:
         """Return elements of a base that has them in another order: it is read in pieces, each for what is in it."""
         width = pending.source_width
         self._work.arranged(pending.count * width)
-        places = axes.places(np.arange(pending.done, pending.done + count))
+        places = axes.places_of_run(pending.done, count)
         order = places.argsort(kind="stable")
         ascending = places[order]
+        del places
         found = np.empty(count, f"<u{width}")
         step = self._block_bytes // width
         for first in range(0, pending.count, step):

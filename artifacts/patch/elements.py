@@ -246,6 +246,8 @@ def encode_matrix(data: MatrixData, table: Table | None = None, block_bytes: int
 
 def _planes(singles: npt.NDArray[np.float32]) -> bytes:
     """Return floats of 4 bytes, all lowest bytes first."""
+    if not np.isfinite(singles).all():
+        raise ValueError("a gain or a unit of a matrix is not finite")
     return singles.astype("<f4").view(np.uint8).reshape(-1, _GAIN_BYTES).T.tobytes()
 
 

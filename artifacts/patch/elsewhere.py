@@ -19,19 +19,20 @@ from artifacts.patch.opened import Opened
 
 __all__ = ["Elsewhere", "Part", "found_elsewhere"]
 
-# Bytes of a sample, which holds a whole row of most embeddings; samples of one tensor, and of all of them.
+# Bytes of a sample, which holds a whole row of most embeddings; samples of one tensor, and of all (or one of each).
 _SAMPLE_BYTES = 256
 _MIN_SAMPLES, _MAX_SAMPLES, _ALL_SAMPLES = 16, 128, 4096
 # Bytes that are compared to see how long a piece is that was found.
 _MAX_PIECE = 1 << 14
 # What a copy takes in a patch, in bits: a length and a place that follow no pattern.
 _COPY_BITS = 8 * 3.0
-# Hashes of the base that are made at a time, of 16 bytes each; and hashes that are told apart by a filter.
+# Hashes of the base that are made at a time, of 16 bytes each; and bits of a hash that a filter looks at.
 _CHUNK = 1 << 16
 _FILTER_LOG = 22
 
+# Two parts of a hash, each with a filter of its own: what passes both is hardly ever another block.
+_SHIFTS, _FILTER_MASK = (np.uint64(64 - _FILTER_LOG), np.uint64(16)), np.uint64((1 << _FILTER_LOG) - 1)
 _NO_HASHES = np.empty(0, np.uint64)
-_SHIFT = np.uint64(64 - _FILTER_LOG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,10 @@ def found_elsewhere(old: Opened, new: Opened, parts: Sequence[Part], new_bits: f
     """
     base, target = np.frombuffer(old.content, np.uint8), np.frombuffer(new.content, np.uint8)
     total = max(1, sum(part.length for part in parts))
+    least = max(1, min(_MIN_SAMPLES, _ALL_SAMPLES // max(1, len(parts))))
     changed = []
     for part in parts:
-        changed.append(_changed(base, target, part, max(_MIN_SAMPLES, _ALL_SAMPLES * part.length // total)))
+        changed.append(_changed(base, target, part, max(least, _ALL_SAMPLES * part.length // total)))
         old.let_go()
         new.let_go()
     known = _Known(old, base, target, [sample for one in changed for sample in one.samples])
@@ -106,33 +108,39 @@ class _Known:
     """Where blocks of the samples are in the base: the first place of each."""
 
     def __init__(self, old: Opened, base: Bytes, target: Bytes, samples: Sequence[tuple[int, int]]) -> None:
-        self._target = target
-        wanted = np.concatenate([_NO_HASHES, *(self._hashes(start, end) for start, end in samples)])
-        filled = np.zeros(1 << _FILTER_LOG, np.bool_)
-        filled[wanted >> _SHIFT] = True
-        found: list[npt.NDArray[np.uint64]] = []
-        places: list[Places] = []
+        wanted = [_hashes(target, start, end) for start, end in samples]
+        filters = [np.zeros(1 << _FILTER_LOG, np.bool_) for _ in _SHIFTS]
+        for hashes_of_one in wanted:
+            for filled, shift in zip(filters, _SHIFTS, strict=True):
+                filled[hashes_of_one >> shift & _FILTER_MASK] = True
+        found: list[npt.NDArray[np.uint64]] = [_NO_HASHES]
+        places: list[Places] = [np.empty(0, np.int64)]
         last = max(0, (len(base) - BLOCK_BYTES) // STRIDE_BYTES + 1)
         for first in range(0, last, _CHUNK):
             of_base = hashes(base, first * STRIDE_BYTES, min(_CHUNK, last - first), STRIDE_BYTES)
-            likely = np.flatnonzero(filled[of_base >> _SHIFT])
+            likely = np.arange(len(of_base))
+            for filled, shift in zip(filters, _SHIFTS, strict=True):
+                likely = likely[filled[of_base[likely] >> shift & _FILTER_MASK]]
             found.append(of_base[likely])
             places.append((likely + first) * STRIDE_BYTES)
             old.let_go()
-        seen, at = np.unique(np.concatenate([_NO_HASHES, *found]), return_index=True)
-        where = np.concatenate([np.empty(0, np.int64), *places])[at]
-        self._places = dict(zip(seen.tolist(), where.tolist(), strict=True))
-
-    def _hashes(self, start: int, end: int) -> npt.NDArray[np.uint64]:
-        count = end - start - BLOCK_BYTES + 1
-        return hashes(self._target, start, count, 1) if count > 0 else _NO_HASHES
+        self._hashes, at = np.unique(np.concatenate(found), return_index=True)
+        self._sources = np.concatenate(places)[at]
+        self._target = target
 
     def places(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return places in a sample at which a block begins that the base seems to have, each with the base's place."""
-        if not self._places:
+        if not len(self._hashes):
             return []
-        blocks = enumerate(self._hashes(start, end).tolist(), start)
-        return [(place, self._places[one]) for place, one in blocks if one in self._places]
+        of_sample = _hashes(self._target, start, end)
+        at = np.minimum(np.searchsorted(self._hashes, of_sample), len(self._hashes) - 1)
+        there = np.flatnonzero(self._hashes[at] == of_sample)
+        return list(zip((there + start).tolist(), self._sources[at[there]].tolist(), strict=True))
+
+
+def _hashes(target: Bytes, start: int, end: int) -> npt.NDArray[np.uint64]:
+    count = end - start - BLOCK_BYTES + 1
+    return hashes(target, start, count, 1) if count > 0 else _NO_HASHES
 
 
 def _told(base: Bytes, target: Bytes, known: _Known, changed: _Changed, new_bits: float) -> Elsewhere:

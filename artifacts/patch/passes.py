@@ -102,16 +102,21 @@ class Compared:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._known: dict[tuple[Alignment, int], Differences] = {}
+        self._log = 0
+        self._known: dict[Alignment, Differences] = {}
 
     def of(self, alignments: Sequence[Alignment], log: int) -> list[Differences]:
         """Return how each alignment differs, in clusters of at most ``1 << log`` bytes."""
-        unknown = [one for one in alignments if (one, log) not in self._known]
+        if log != self._log:
+            # Clusters of another length are not asked for again, most likely.
+            self._log = log
+            self._known.clear()
+        unknown = [one for one in alignments if one not in self._known]
         for own, source in ((False, self._files.old), (True, self._files.new)):
             some = [one for one in unknown if one.own == own]
             found = differences_of(self._files.new, source, some, log)
-            self._known.update(((one, log), how) for one, how in zip(some, found, strict=True))
-        return [self._known[one, log] for one in alignments]
+            self._known.update(zip(some, found, strict=True))
+        return [self._known[one] for one in alignments]
 
 
 class Choices:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,6 @@ def _axes(new: Sequence[int], old: Sequence[int]) -> Iterator[Axes]:
             yield Axes(tuple(new), order)
 
 
-def _sample(opened: Opened, tensor: Tensor, places: NDArray[np.int64]) -> NDArray[np.int64]:
+def _sample(opened: Opened, tensor: Tensor, places: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     content = opened.content[tensor.start : tensor.start + tensor.length]
     return ordered(np.frombuffer(content, f"<u{tensor.width}")[places], tensor.dtype)

@@ -27,6 +27,7 @@ from artifacts.patch.tensor_bytes import bits_with_base
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
 from artifacts.patch.tensors import Tensor
 from artifacts.patch.unit_plan import plan_in_units
+from artifacts.patch.work import ALLOWED_UNITS, BYTES_PER_UNIT, PREFIX_BYTES_PER_UNIT
 
 __all__ = ["Budget", "Effort", "Plan", "plan_matches", "plan_tensors"]
 
@@ -53,6 +54,8 @@ _REPLACED_SHARE, _SURELY_LESS = 0.02, 0.97
 _POOR_SHARE = 0.6
 # Weights in units take a third of their bits without a base, less with one; those that take less are not in units.
 _MANY_BITS_SHARE = 0.25
+# The share of a decoder's steps that bases in another order may take, and the smallest blocks of patches of models.
+_ARRANGED_SHARE, _ARRANGED_BLOCK = 0.5, 1 << 16
 # Elements of a tensor that are looked at to see how large floats are, and how many are larger than the origin.
 _ORIGIN_SAMPLE = 1024
 _ORIGIN_QUANTILE = 0.999
@@ -258,6 +261,11 @@ class _Matches:
             start, place = stop, place + 1
 
 
+def _arranged_units(tensor: Tensor) -> int:
+    """Return the steps of a decoder for a tensor whose base is in another order: each block goes through all of it."""
+    return -(-tensor.length // _ARRANGED_BLOCK) * (tensor.length // PREFIX_BYTES_PER_UNIT + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class _Option:
     """A way to code a tensor: with its base if it has one, and the order of that one's dimensions if it is another."""
@@ -280,6 +288,8 @@ class _Tensors:
         self._pairs = align(old.tensors, new.tensors, old.unpacked, new.unpacked)
         self._origins = _origins(new)
         self._permuted = Permuted(old, new)
+        # Steps of a decoder that may be spent on bases in another order: what is left is for all else.
+        self._arranging = int(_ARRANGED_SHARE * (ALLOWED_UNITS + len(new.unpacked.data) // BYTES_PER_UNIT))
         self._seen: dict[bytes, int] = {}
 
     def steps(self, segment: Segment) -> Iterator[_TensorStep | Repeated]:
@@ -354,13 +364,24 @@ class _Tensors:
             found = plan_in_units(target, known, tensor.shape, thorough=thorough)
             if found is not None:
                 options.append(_Option(found[0], base if found[1] else None))
-        if self._is_poor(tensor, options, _POOR_SHARE) and tensor.length >= _MIN_NOISE_BYTES:
-            arranged = self._permuted.base(tensor)
-            if arranged is not None:
-                other, axes = arranged
-                known = Elements(memoryview(axes.arranged(self._known(other), other.width)), other.dtype)
-                options.append(_Option(plan_update(target, known, tensor.shape, thorough=thorough), other, axes))
-        return min(options, key=lambda option: option.bits)
+        fitting = [option for option in options if option.source is not None]
+        no_base = not fitting or self._is_poor(tensor, fitting, _POOR_SHARE)
+        if no_base and tensor.length >= _MIN_NOISE_BYTES and self._is_poor(tensor, options, _MANY_BITS_SHARE):
+            options += self._in_another_order(tensor, target, thorough=thorough)
+        best = min(options, key=lambda option: option.bits)
+        if best.axes is not None:
+            self._arranging -= _arranged_units(tensor)
+        return best
+
+    def _in_another_order(self, tensor: Tensor, target: Elements, *, thorough: bool) -> Iterator[_Option]:
+        """Yield the update from a base whose dimensions are in another order, if there is one that can be afforded."""
+        if _arranged_units(tensor) > self._arranging:
+            return
+        found = self._permuted.base(tensor)
+        if found is not None:
+            base, axes = found
+            known = Elements(memoryview(axes.arranged(self._known(base), base.width)), base.dtype)
+            yield _Option(plan_update(target, known, tensor.shape, thorough=thorough), base, axes)
 
     @staticmethod
     def _is_poor(tensor: Tensor, options: Sequence[_Option], share: float) -> bool:

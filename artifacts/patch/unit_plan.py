@@ -30,7 +30,7 @@ class _InUnits:
     @property
     def halves(self) -> Elements:
         """The elements in their units."""
-        return Elements(memoryview(self.units.halves.tobytes()), "f16")
+        return Elements(self.units.halves.data.cast("B"), "f16")
 
 
 def plan_in_units(
@@ -77,17 +77,17 @@ def _splits(count: int, shape: tuple[int, ...]) -> Iterator[tuple[bool, tuple[in
 
 def _near(new: _InUnits, old: _InUnits) -> _InUnits:
     """Return a tensor whose elements are about as large as those of its base: units are found up to a power of two."""
-    axis = 0 if new.units.by_columns else 1
-    sizes = [np.abs(one.units.halves.astype(np.float64)).sum(axis=axis) for one in (new, old)]
+    by_columns = new.units.by_columns
+    sizes = [np.abs(one.units.halves).sum(axis=0 if by_columns else 1, dtype=np.float64) for one in (new, old)]
     with np.errstate(divide="ignore", invalid="ignore"):
         octaves = np.nan_to_num(np.rint(np.log2(sizes[1] / sizes[0])), posinf=0.0, neginf=0.0)
     # More would make the largest ones infinite, or take bits from small ones.
     factors = np.float32(2) ** np.clip(octaves, -1, 1).astype(np.float32)
-    halves = new.units.halves * (factors if new.units.by_columns else factors[:, None]).astype(np.float16)
+    of_each = (factors if by_columns else factors[:, None]).astype(np.float16)
+    halves = new.units.halves * of_each
     units = (new.units.units / factors).astype(np.float32)
-    moved = halves.astype(np.float64) * (units if new.units.by_columns else units[:, None])
-    same = new.units.halves.astype(np.float64) * (new.units.units if new.units.by_columns else new.units.units[:, None])
-    return replace(new, units=replace(new.units, units=units, halves=halves)) if np.array_equal(moved, same) else new
+    is_exact = np.array_equal(halves / of_each, new.units.halves) and np.array_equal(units * factors, new.units.units)
+    return replace(new, units=replace(new.units, units=units, halves=halves)) if is_exact else new
 
 
 def _in_units(plan: TensorPlan, new: _InUnits, old: _InUnits | None) -> TensorPlan | None:
@@ -105,8 +105,10 @@ def _in_units(plan: TensorPlan, new: _InUnits, old: _InUnits | None) -> TensorPl
     if old is not None:
         of_base = _spread(old, matrix)
         assert of_base is not None
-        inverse = np.float32(1) / of_base
-        gains = inverse if gains is None else (gains * inverse).astype(np.float32)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            scaled = (np.float32(1) if gains is None else gains) / of_base
+        # Channels that are dead have next to nothing that could be predicted from.
+        gains = np.where(np.isfinite(scaled), scaled, np.float32(0)).astype(np.float32)
         bits, kind = 2 * bits, replace(kind, base="single")
     whole = replace(matrix, units=0, gains=None if gains is None else 0, by_columns=by_columns)
     data = MatrixData(whole, plan.data.row_levels, plan.data.column_levels, plan.data.factors, gains, units)

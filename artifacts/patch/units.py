@@ -20,8 +20,11 @@ _LEAST, _BEYOND = 1024, 2048
 _TOLERANCE = 6e-4
 # Elements of a row that choose among the mantissas: each leaves one in 800, of 1,024.
 _TELLING = 4
-# Rows that are looked at first, among so many of which some may be zero; and rows at a time.
-_FIRST_ROWS, _LOOKED_AT, _ROWS = 2, 16, 256
+# Elements of a row that are asked where its largest ones leave more than some mantissas; that many are tried.
+_DIFFERENT, _FEW_MANTISSAS = 64, 8
+# Rows that are looked at first, among so many of which some may be zero; rows and elements at a time, whose arrays take
+# some megabytes.
+_FIRST_ROWS, _LOOKED_AT, _ROWS, _ELEMENTS = 2, 16, 64, 1 << 16
 # Rows with fewer elements tell too little.
 _MIN_COLUMNS = 4
 # The largest element of a row is below two to this: small ones then keep their bits, and there is room to double it.
@@ -64,8 +67,9 @@ def find_units(values: Singles, *, by_columns: bool) -> Units | None:
     units, halves = np.ones(len(rows), np.float32), np.zeros(values.shape, np.float16)
     of_rows = halves.T if by_columns else halves
     filled = np.flatnonzero(rows.any(axis=1))
-    for start in range(0, len(filled), _ROWS):
-        some = filled[start : start + _ROWS]
+    step = max(1, min(_ROWS, _ELEMENTS // rows.shape[1]))
+    for start in range(0, len(filled), step):
+        some = filled[start : start + step]
         found = _units_of(rows[some])
         if found is None:
             return None
@@ -79,21 +83,30 @@ def _units_of(rows: Singles) -> tuple[Singles, npt.NDArray[np.float16]] | None:
         return None
     magnitudes = np.abs(rows).astype(np.float64)
     telling = min(_TELLING + 1, rows.shape[1])
-    largest = np.argpartition(magnitudes, -telling, axis=1)[:, -telling:]
-    chosen = np.sort(np.take_along_axis(magnitudes, largest, 1), axis=1)
-    top = chosen[:, -1:]
-    fits = _off((chosen[:, :-1] / top)[:, :, None] * np.arange(_LEAST, _BEYOND)).max(axis=1) < _TOLERANCE
-    best = np.zeros(len(rows), np.float32)
-    halves = np.zeros(rows.shape, np.float16)
-    for row in range(len(rows)):
-        for mantissa in (np.flatnonzero(fits[row]) + _LEAST).tolist():
-            found = _exact(magnitudes[row], top[row, 0] / mantissa)
-            if found is not None:
-                best[row], halves[row] = found
-                break
-        else:
+    largest = np.sort(np.partition(magnitudes, -telling, axis=1)[:, -telling:], axis=1)
+    fits = _off((largest[:, :-1] / largest[:, -1:])[:, :, None] * np.arange(_LEAST, _BEYOND)).max(axis=1) < _TOLERANCE
+    units, halves = np.zeros(len(rows), np.float32), np.zeros(rows.shape, np.float16)
+    for row, of_row in enumerate(magnitudes):
+        found = _unit_of(of_row, np.flatnonzero(fits[row]) + _LEAST)
+        if found is None:
             return None
-    return best, np.where(np.signbit(rows), -halves, halves)
+        units[row], halves[row] = found
+    return units, np.where(np.signbit(rows), -halves, halves)
+
+
+def _unit_of(row: Doubles, mantissas: npt.NDArray[np.intp]) -> tuple[np.float32, npt.NDArray[np.float16]] | None:
+    """Return the unit of a row whose largest element may have one of some mantissas, and the row in it."""
+    top = row.max()
+    if len(mantissas) > _FEW_MANTISSAS:
+        # The largest elements are equal, as where they were clipped: others tell more.
+        different = np.unique(row)
+        some = different[np.linspace(0, len(different) - 1, min(len(different), _DIFFERENT)).astype(int)]
+        mantissas = mantissas[_off((some / top)[:, None] * mantissas).max(axis=0) < _TOLERANCE]
+    for mantissa in mantissas[:_FEW_MANTISSAS].tolist():
+        found = _exact(row, top / mantissa)
+        if found is not None:
+            return found
+    return None
 
 
 def _off(quotients: Doubles) -> Doubles:

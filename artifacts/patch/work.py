@@ -1,4 +1,4 @@
-"""What decoding a patch costs in time, counted in units of about a microsecond or two of a reference decoder.
+"""What decoding a patch costs in time, counted in units of some microseconds of a reference decoder.
 
 Operations could make nearly nothing at great cost: bytes one by one, frames of five bytes, tables that nothing uses. So
 each step has a price, and there are only so many units for the bytes that are made. An honest patch uses a small part.

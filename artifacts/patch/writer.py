@@ -151,14 +151,12 @@ class FrameCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._left = max_bytes
-        self._known: dict[tuple[bytes, int, int, bool], tuple[bytes, int]] = {}
+        self._known: dict[tuple[bytes, int, bytes], tuple[bytes, int]] = {}
 
-    def get(
-        self, content: bytes, prefix: _Prefix | None, by_lzma: bool, make: Callable[[], tuple[bytes, int]]
-    ) -> tuple[bytes, int]:
+    def get(self, content: bytes, prefix: _Prefix | None, make: Callable[[], tuple[bytes, int]]) -> tuple[bytes, int]:
         """Return the frame of some bytes with the features that it needs, made if it is not there."""
-        address, length = (-1, 0) if prefix is None else (prefix.address, len(prefix.content))
-        key = sha256(content).digest(), address, length, by_lzma
+        address, known = (-1, b"") if prefix is None else (prefix.address, prefix.content)
+        key = sha256(content).digest(), address, sha256(known).digest()
         found = self._known.get(key)
         if found is None:
             found = make()
@@ -180,7 +178,7 @@ class PatchWriter:
         members: deflated parts of the base, whose inflated bytes have the addresses from ``base.length`` on.
         levels: zstd's levels that are tried for each frame; of a continuous stream, the first one.
         lzma: streams of which frames may be by LZMA, which is slow.
-        cache: of frames, of writers with the same base, target and levels; None to make each.
+        cache: of frames that are not by LZMA, of writers with the same levels; None to make each.
 
     Raises:
         ValueError: from every method, for what the format cannot say.
@@ -397,7 +395,10 @@ class PatchWriter:
         else:
             by_lzma = number in self._lzma
             make = partial(self._alone, state.prefix, content, by_lzma=by_lzma)
-            frame, feature = make() if self._cache is None else self._cache.get(content, state.prefix, by_lzma, make)
+            if self._cache is None or by_lzma:
+                frame, feature = make()
+            else:
+                frame, feature = self._cache.get(content, state.prefix, make)
             state.frame.written = frame
             self._features |= feature
         state.written += len(state.frame.written)
