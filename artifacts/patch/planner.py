@@ -385,8 +385,9 @@ class _Tensors:
 
     @staticmethod
     def _is_poor(tensor: Tensor, options: Sequence[_Option], share: float) -> bool:
-        """Tell whether all that was found takes more than a share of a tensor."""
-        return min(option.bits for option in options) > share * 8 * tensor.length
+        """Tell whether all that was found takes more than a share of a tensor, without bits that are always zero."""
+        zeros = options[0].plan.kind.zeros / (8 * tensor.width)
+        return min(option.bits for option in options) > share * (1 - zeros) * 8 * tensor.length
 
     def _made(self, tensor: Tensor) -> memoryview:
         return self._new.content[tensor.start : tensor.start + tensor.length]

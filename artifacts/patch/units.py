@@ -20,7 +20,7 @@ _LEAST, _BEYOND = 1024, 2048
 _TOLERANCE = 6e-4
 # Elements of a row that choose among the mantissas: each leaves one in 800, of 1,024.
 _TELLING = 4
-# Elements of a row that are asked where its largest ones leave more than some mantissas; that many are tried.
+# Elements of a row that are asked where its largest ones leave more than a few mantissas.
 _DIFFERENT, _FEW_MANTISSAS = 64, 8
 # Rows that are looked at first, among so many of which some may be zero; rows and elements at a time, whose arrays take
 # some megabytes.
@@ -102,7 +102,8 @@ def _unit_of(row: Doubles, mantissas: npt.NDArray[np.intp]) -> tuple[np.float32,
         different = np.unique(row)
         some = different[np.linspace(0, len(different) - 1, min(len(different), _DIFFERENT)).astype(int)]
         mantissas = mantissas[_off((some / top)[:, None] * mantissas).max(axis=0) < _TOLERANCE]
-    for mantissa in mantissas[:_FEW_MANTISSAS].tolist():
+        mantissas = np.array([one for one in mantissas.tolist() if _exact(some, top / one) is not None], np.intp)
+    for mantissa in mantissas.tolist():
         found = _exact(row, top / mantissa)
         if found is not None:
             return found

@@ -94,3 +94,37 @@ def test_an_export_with_other_statistics_takes_its_channels(tmp_path: Path) -> N
     halves = _halves(64, 32, 3, 3)
     old, new = (halves * _scales(64, seed).reshape(64, 1, 1, 1) for seed in (1, 2))
     assert patched_tensor(tmp_path, old, new).encoded.length < 0.06 * new.nbytes
+
+
+def test_rows_whose_largest_weights_are_equal_have_units_too() -> None:
+    random = np.random.default_rng(6)
+    for values in (
+        np.clip(random.normal(0, 90, (40, 4096)).round(), -127, 127),
+        np.clip(_halves(40, 4096), -0.0625, 0.0625),
+    ):
+        tensor = (values * _scales(40)[:, None].astype(np.float64)).astype(np.float32)
+        found = find_units(tensor, by_columns=False)
+        assert found is not None
+        assert _same(found.halves, found.units[:, None], tensor)
+
+
+@pytest.mark.parametrize("small", [1e-35, 1e-36, 2.0**-120, 1e-45])
+def test_channels_that_are_dead_in_the_base_are_coded_without_it(tmp_path: Path, small: float) -> None:
+    halves = _halves(64, 288)
+    scales = _scales(64)[:, None]
+    old, new = halves * scales, trained(halves, step=0.005).astype(np.float16).astype(np.float32) * scales
+    old[5] = 0
+    old[5, 7] = small
+    # What is too small for a unit of its own leaves all to be coded without a base.
+    most = 0.3 if small > 1e-40 else 0.46
+    assert patched_tensor(tmp_path, old, new).encoded.length < most * new.nbytes
+    assert patched_tensor(tmp_path, new, old).encoded.length < 0.9 * new.nbytes
+
+
+# In units, and as halves kept as floats.
+@pytest.mark.parametrize("kind", ["units", "halves"])
+def test_weights_with_few_bits_are_found_in_another_order_too(tmp_path: Path, kind: str) -> None:
+    old = _halves(96, 160)
+    if kind == "units":
+        old = old * _scales(96)[:, None]
+    assert patched_tensor(tmp_path, old, np.ascontiguousarray(old.T)).encoded.length < 200
