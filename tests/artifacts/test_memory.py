@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artifacts.patch.elements import ClassCoding, Table, encode_block
+from artifacts.patch.axes import Axes
+from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Table, encode_block
 from artifacts.patch.encode import BYTES_PER_BYTE, FIXED_BYTES
 from artifacts.patch.format import MAX_MEMORY_BYTES, DeflateParameters, Header, Layout, Member
 from artifacts.patch.writer import PatchWriter
 from artifacts.patch.zstd_prefix import estimate_apply_bytes, estimate_build_bytes
 from tests.finetunes import safetensors, zipped
 from tests.models import field, varint
-from tests.patches import deflated, side
+from tests.patches import Recipe, deflated, side
 
 # Three times what any step may grow by, so one that loads the file is seen.
 MODEL_BYTES = 192 * 1024 * 1024
@@ -160,6 +161,35 @@ def test_a_patch_is_decoded_in_the_memory_that_its_header_says(tmp_path: Path) -
     assert grown < header.memory_bytes <= MAX_MEMORY_BYTES < TENSOR_BYTES / 4
 
 
+# Matrices that take most beside their block: elements of one byte with a base in another order, and floats in units.
+@pytest.mark.parametrize("kind", ["axes", "units"])
+def test_what_matrices_say_is_decoded_in_the_memory_that_its_header_says(tmp_path: Path, kind: str) -> None:
+    random, none = np.random.default_rng(4), np.empty(0, np.uint8)
+    recipe = Recipe(random.bytes(TENSOR_BYTES // 16) if kind == "axes" else b"", Layout(18, 16))
+    if kind == "axes":
+        axes = Axes((2048, 2048), (1, 0))
+        table = Table(1, "plain", "sub", 0, 1, bytes(256), (ClassCoding(2, mask=3),))
+        data = MatrixData(Matrix(1, axes.count, axes=axes), none, none)
+        source, target = 0, axes.arranged(memoryview(recipe.base), 1)
+    else:
+        units = random.uniform(0.5, 2, 1 << 14).astype(np.float32)
+        halves = random.integers(-2047, 2048, (len(units), 64))
+        table = Table(2, "float", "none", 10, 1, bytes(256), (ClassCoding(2, 8, (3,)),), origin=0xD4)
+        data = MatrixData(Matrix(len(halves), 64, units=4), none, none, units=units)
+        source, target = None, (halves * units.astype(np.float64)[:, None]).astype(np.float32).tobytes()
+    recipe.table(0, table)
+    recipe.elements(0, table, target, source, data)
+    made = recipe.made()
+    made.write(tmp_path)
+    header = made.header
+    grown = growth(
+        tmp_path,
+        f"apply.apply_patch(folder / 'base', folder / 'patch', folder / 'out', "
+        f"length={header.target.length}, sha256={header.target.sha256!r})",
+    )
+    assert grown < header.memory_bytes
+
+
 def fine_tuned() -> tuple[bytes, bytes]:
     """Return a file of many small tensors and a large one, and what an update of few factors and noise makes of it."""
     generator = np.random.default_rng(1)
@@ -196,6 +226,26 @@ def edited_everywhere() -> tuple[bytes, bytes]:
     return old.tobytes(), new.tobytes()
 
 
+def in_units() -> tuple[bytes, bytes]:
+    """Return a file of halves times a number for each row, and what training and other numbers make of it."""
+    generator = np.random.default_rng(4)
+    halves = generator.normal(0, 0.05, (512, 2048)).astype(np.float16)
+    moved = (halves + generator.normal(0, 1e-3, halves.shape)).astype(np.float16)
+    files = []
+    for values in (halves, moved):
+        units = generator.uniform(0.5, 2, (len(values), 1)).astype(np.float32)
+        files.append(safetensors({"weights": values.astype(np.float32) * units}))
+    return files[0], files[1]
+
+
+def many_tensors() -> tuple[bytes, bytes]:
+    """Return a file of a great number of tensors, and what a little training makes of it."""
+    generator = np.random.default_rng(5)
+    old = {f"layer.{number}": generator.normal(0, 0.05, 1000).astype(np.float32) for number in range(1000)}
+    new = {name: (values + generator.normal(0, 1e-4, 1000)).astype(np.float32) for name, values in old.items()}
+    return safetensors(old), safetensors(new)
+
+
 # What making a patch takes whatever the length of the files, where edits are not many and small.
 USUAL_BYTES = 48 * 1024 * 1024
 
@@ -205,6 +255,8 @@ USUAL_BYTES = 48 * 1024 * 1024
     [
         (fine_tuned, 4 << 20, USUAL_BYTES),
         (zipped_fine_tuned, 8 << 20, USUAL_BYTES),
+        (in_units, 5 << 20, USUAL_BYTES),
+        (many_tensors, 5 << 20, USUAL_BYTES),
         (edited, 1 << 20, USUAL_BYTES),
         (edited_everywhere, 1 << 19, FIXED_BYTES),
     ],

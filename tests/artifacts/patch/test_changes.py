@@ -123,6 +123,16 @@ def test_dimensions_in_another_order_cost_little_more_after_training(tmp_path: P
     assert _bytes(tmp_path, old, turned) < 1.02 * _bytes(tmp_path, old, new)
 
 
+def test_dimensions_in_another_order_are_left_alone_where_decoding_would_take_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artifacts.patch.planner._ARRANGED_SHARE", 0.0)
+    old = weights(96, 160)
+    report = patched_tensor(tmp_path, old, np.ascontiguousarray(old.T))
+    assert "tensors" in report.sizes
+    assert not any("another order" in region.how for region in report.regions)
+
+
 def test_of_several_tensors_with_the_same_dimensions_the_right_one_is_found(tmp_path: Path) -> None:
     old = {f"layer{number}": weights(64, 96, seed=number) for number in range(8)}
     new = {f"renamed{(number * 3) % 8}": np.ascontiguousarray(array.T) for number, array in enumerate(old.values())}
