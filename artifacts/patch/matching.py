@@ -186,8 +186,8 @@ class _Trials:
         least, worse = None, 0
         for made in islice(choices.passes(prices, prefixed=prefix is not None, different=different), _PASSES):
             matched = self._smallest_form(made, prefix)
-            yield matched
             self._steps -= choices.steps
+            yield matched
             worse = worse + 1 if least is not None and matched.estimate >= least else 0
             if self._spent() or worse == _MAX_WORSE:
                 return

@@ -32,7 +32,7 @@ from artifacts.patch.work import ALLOWED_UNITS, BYTES_PER_UNIT, PREFIX_BYTES_PER
 __all__ = ["Budget", "Effort", "Plan", "plan_matches", "plan_tensors"]
 
 # Steps that matching may take, and more for so many bytes.
-_BASIC_STEPS = 200_000
+_BASIC_STEPS = 300_000
 _BYTES_PER_STEP = 40
 # Shorter tensors of the base are of use to matching, whatever they are.
 _MIN_NOISE_BYTES = 4096
