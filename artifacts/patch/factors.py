@@ -59,10 +59,6 @@ class Decomposition:
         """Return the sum of squares of what is beside the first ``rank`` parts."""
         return self.rest + float((self.values[rank:] ** 2).sum())
 
-    def told(self, rank: int) -> float:
-        """Return the share of the sum of squares that the first ``rank`` parts tell."""
-        return 1 - self.beside(rank) / max(self.beside(0), 1e-300)
-
     def first(self, rank: int) -> Decomposition:
         """Return the first ``rank`` parts alone."""
         return Decomposition(self.left[:, :rank], self.values[:rank], self.right[:rank], self.beside(rank))

@@ -48,9 +48,10 @@ _COMMON_GAIN_BITS = 8 * 8
 _MIN_SCALED, _MIN_FACTORED = 256, 2048
 # Shares of the rank that is worth it by an estimate: the estimate is mostly too high.
 _RANKS = (1.0, 0.7, 0.45)
-# Gains and factors are fitted together where factors tell so much of what gains leave (of squares), so often at most,
-# and for as long as each time leaves less than that share of what was left before.
-_MOSTLY_TOLD, _MAX_FITS, _FIT_HELPS = 0.9, 8, 0.9
+# Gains that are fitted to all of an update are off by what one element tells of it. Where that may be a part of what
+# factors leave (one in so many), and more than rounding, both are fitted in turn: so often at most, and for as long as
+# each time leaves less than that share of the time before.
+_OFF, _ABOVE_ROUNDING, _MAX_FITS, _FIT_HELPS = 20.0, 16.0, 8, 0.9
 # Factors predict nothing that hardly ever changes.
 _MIN_CHANGED = 0.02
 # Where the low bits of all elements are zero: floats of 4 bytes that were half ones or bfloat16, and of 8 that were
@@ -189,7 +190,7 @@ def _predictions(work: _Work, split: tuple[int, int], gains: _Prediction | None)
     if worthwhile is None:
         return
     parts, rank = worthwhile
-    if gains is not None and parts.told(rank) > _MOSTLY_TOLD:
+    if gains is not None and _ABOVE_ROUNDING * floor < parts.beside(rank) < _OFF * parts.beside(0) / gains.share(split):
         gains, parts, rank = _fitted_together(work, split, gains, parts, rank)
     for candidate in sorted({round(rank * share) for share in _RANKS}):
         if candidate and (found := rounded_factors(parts, candidate, floor)) is not None:
@@ -224,6 +225,10 @@ class _Prediction:
     exponent: int = 0
     gains: Singles | None = None
     by_columns: bool = False
+
+    def share(self, split: tuple[int, int]) -> int:
+        """Return how many elements have a gain in common."""
+        return split[0] if self.by_columns else split[1]
 
     @property
     def side(self) -> str:
