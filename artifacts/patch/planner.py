@@ -382,6 +382,9 @@ class _Tensors:
             base, axes = found
             known = Elements(memoryview(axes.arranged(self._known(base), base.width)), base.dtype)
             yield _Option(plan_update(target, known, tensor.shape, thorough=thorough), base, axes)
+            in_units = plan_in_units(target, known, tensor.shape, thorough=thorough)
+            if in_units is not None and in_units[1]:
+                yield _Option(in_units[0], base, axes)
 
     @staticmethod
     def _is_poor(tensor: Tensor, options: Sequence[_Option], share: float) -> bool:

@@ -90,6 +90,15 @@ def test_an_export_of_halves_that_were_trained_takes_what_changed(
     assert patched_tensor(tmp_path, old, new).encoded.length < 0.2 * new.nbytes
 
 
+def test_units_are_found_of_a_base_in_another_order_too(tmp_path: Path) -> None:
+    halves = _halves(64, 32, 3, 3)
+    moved = trained(halves, step=0.005).astype(np.float16).astype(np.float32)
+    old, new = (one * _scales(64, seed).reshape(64, 1, 1, 1) for seed, one in ((1, halves), (2, moved)))
+    report = patched_tensor(tmp_path, old, np.ascontiguousarray(new.transpose(0, 2, 3, 1)))
+    assert report.encoded.length < 0.22 * new.nbytes
+    assert any("another order" in region.how and "in units" in region.how for region in report.regions)
+
+
 def test_an_export_with_other_statistics_takes_its_channels(tmp_path: Path) -> None:
     halves = _halves(64, 32, 3, 3)
     old, new = (halves * _scales(64, seed).reshape(64, 1, 1, 1) for seed in (1, 2))
