@@ -58,17 +58,14 @@ class Axes:
         strides, stride = [0] * len(self.order), 1
         for axis in reversed(self.order):
             strides[axis], stride = stride, stride * self.sizes[axis]
-        found = np.zeros(len(elements), np.int32)
-        for start in range(0, len(elements), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            left = elements[part].astype(np.int64)
-            for size, of_axis in zip(reversed(self.sizes), reversed(strides), strict=True):
-                left, index = np.divmod(left, size)
-                found[part] += (index * of_axis).astype(np.int32)
+        found, left = np.zeros(len(elements), np.int32), elements.astype(np.int64)
+        for size, of_axis in zip(reversed(self.sizes), reversed(strides), strict=True):
+            left, index = np.divmod(left, size)
+            found += (index * of_axis).astype(np.int32)
         return found
 
     def places_of_run(self, start: int, count: int) -> Places:
-        """Return the places in the base of a run of elements of the target."""
+        """Return the places in the base of a run of elements of the target, in little memory beside them."""
         found = np.empty(count, np.int32)
         for at in range(0, count, _CHUNK):
             stop = min(at + _CHUNK, count)

@@ -79,8 +79,8 @@ MAX_WHOLE = 2.0**62
 _MAX_QUICK = 2.0**31
 # What divides a byte, so that zstd sees one alphabet.
 MASKS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
-_GAIN_BYTES = 4
-_UNIT_BYTES = 4
+# A gain, a unit, and an element that was multiplied by one.
+_SINGLE_BYTES = 4
 
 Buffer = bytes | bytearray | memoryview
 # The four unsigned widths, which mypy cannot tell apart from any other array.
@@ -196,7 +196,7 @@ class Table:
 
     def made_width(self, matrix: Matrix | None) -> int:
         """Return the bytes of an element when it is made: with units, floats of 2 bytes become floats of 4."""
-        return self.width if matrix is None or matrix.units is None else _UNIT_BYTES
+        return self.width if matrix is None or matrix.units is None else _SINGLE_BYTES
 
     def per_block(self, block_bytes: int, matrix: Matrix | None = None) -> int:
         """Return how many elements a block has: neither they nor those of the base have more bytes than that.
@@ -248,12 +248,12 @@ def _planes(singles: npt.NDArray[np.float32]) -> bytes:
     """Return floats of 4 bytes, all lowest bytes first."""
     if not np.isfinite(singles).all():
         raise ValueError("a gain or a unit of a matrix is not finite")
-    return singles.astype("<f4").view(np.uint8).reshape(-1, _GAIN_BYTES).T.tobytes()
+    return singles.astype("<f4").view(np.uint8).reshape(-1, _SINGLE_BYTES).T.tobytes()
 
 
 def _singles(planes: Buffer) -> npt.NDArray[np.float32]:
     octets = np.frombuffer(bytes(planes), np.uint8)
-    singles: npt.NDArray[np.float32] = octets.reshape(_GAIN_BYTES, -1).T.copy().view("<f4").ravel()
+    singles: npt.NDArray[np.float32] = octets.reshape(_SINGLE_BYTES, -1).T.copy().view("<f4").ravel()
     if not np.isfinite(singles).all():
         raise ValueError("a gain or a unit of a matrix is not finite")
     return singles
@@ -291,9 +291,9 @@ def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: 
         scales = np.frombuffer(bytes(take(matrix.scales, matrix.rows + matrix.columns)), np.uint8)
     gains = units = None
     if matrix.gains is not None:
-        gains = _singles(take(matrix.gains, _GAIN_BYTES * matrix.gain_count))
+        gains = _singles(take(matrix.gains, _SINGLE_BYTES * matrix.gain_count))
     if matrix.units is not None:
-        units = _singles(take(matrix.units, _UNIT_BYTES * matrix.unit_count))
+        units = _singles(take(matrix.units, _SINGLE_BYTES * matrix.unit_count))
     factors = None
     if matrix.rank:
         if table is None or (table.number, table.difference) != ("plain", "none") or table.width > 4:
@@ -409,7 +409,7 @@ def _coded(table: Table, target: Buffer, data: MatrixData | None, start: int) ->
     """Return elements as they are coded: in units, as floats of 2 bytes."""
     if data is None or data.matrix.units is None:
         return _elements(target, table.width)
-    return of_units(data, _elements(target, _UNIT_BYTES), start)
+    return of_units(data, _elements(target, _SINGLE_BYTES), start)
 
 
 # ---- the difference

@@ -24,7 +24,7 @@ from artifacts.patch.kinds import FACTORS
 from artifacts.patch.opened import Opened
 from artifacts.patch.operations import Add, Copy, Data, united
 from artifacts.patch.planner import Plan, difference
-from artifacts.patch.steps import Deflate, Prefixed, Step, TensorBytes, TensorStep, Words
+from artifacts.patch.steps import AnyTensor, Deflate, Prefixed, Step, TensorBytes, TensorStep, Words
 from artifacts.patch.tally import LEVELS, tally_factors
 from artifacts.patch.writer import FrameCache, PatchWriter
 
@@ -106,7 +106,7 @@ class Emitter:
 
     def bytes_without_elements(self, plan: Plan) -> int:
         """Return what a patch takes without the elements of its tensors."""
-        bare = replace(plan, steps=[step for step in plan.steps if not isinstance(step, (TensorStep, TensorBytes))])
+        bare = replace(plan, steps=[step for step in plan.steps if not isinstance(step, AnyTensor)])
         variants = _variants(self, bare, _Tensors(self.old, self.new, bare))
         return min(variant.bytes_without_elements() for variant in variants)
 
@@ -191,15 +191,12 @@ class _Variant:
     def _written(self, writer: PatchWriter, progress: Callable[[int], None]) -> BytesIO:
         room = made = 0
         for step in self._plan.steps:
-            if isinstance(step, (TensorStep, Words)):
-                for call in self._tensors.calls[id(step)]:
-                    call(writer)
-                self._old.let_go()
-                self._new.let_go()
-                made += step.length
-                progress(made)
-            elif isinstance(step, TensorBytes):
-                writer.referring(_PREFIXED, self._pieces(step))
+            if isinstance(step, AnyTensor | Words):
+                if isinstance(step, TensorBytes):
+                    writer.referring(_PREFIXED, self._pieces(step))
+                else:
+                    for call in self._tensors.calls[id(step)]:
+                        call(writer)
                 self._old.let_go()
                 self._new.let_go()
                 made += step.length

@@ -23,7 +23,7 @@ from artifacts.patch.operations import Add, Copy, Data
 from artifacts.patch.planner import Effort, Plan, plan_matches, plan_tensors
 from artifacts.patch.polish import polished
 from artifacts.patch.prefixes import with_prefixes
-from artifacts.patch.steps import Deflate, DeflateEnd, Prefixed, Step, TensorBytes, TensorStep, Words
+from artifacts.patch.steps import AnyTensor, Deflate, DeflateEnd, Prefixed, Step, TensorBytes, TensorStep, Words
 from artifacts.patch.words import with_words
 from artifacts.patch.writer import frame_of
 
@@ -158,9 +158,6 @@ def _require_affordable(old: Opened, new: Opened, limits: EncodeLimits) -> None:
         raise PatchTooCostly(needed, limits.max_bytes)
 
 
-# Steps that make a tensor.
-_TENSORS = (TensorStep, TensorBytes)
-
 # The name of a candidate, its steps, and the patch.
 _Candidate = tuple[str, list[Step], Emitted]
 
@@ -233,7 +230,7 @@ class _Candidates:
             another = replace(plan, steps=with_prefixes(self._old, self._new, plan.steps))
             if len(another.steps) < len(plan.steps):
                 plan = min((plan, another), key=self._emitter.bytes_without_elements)
-            is_small = sum(step.bits for step in plan.steps if isinstance(step, _TENSORS)) < _POLISHED_BITS
+            is_small = sum(step.bits for step in plan.steps if isinstance(step, AnyTensor)) < _POLISHED_BITS
             if is_small:
                 plan = polished(self._emitter, plan)
             emitted = self._emitter.emit(plan, progress, by_lzma=self._by_lzma)

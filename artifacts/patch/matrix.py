@@ -342,7 +342,7 @@ def in_units(data: MatrixData, halves: Unsigned, start: int) -> Unsigned:
     with np.errstate(over="ignore"):
         for rows, columns, places in _rectangles(data.matrix, start, len(halves)):
             values = made[places].reshape(rows.stop - rows.start, -1)
-            values *= data.units[columns] if data.matrix.by_columns else data.units[rows, None]
+            values *= _of_each(data, data.units, rows, columns)
     return made.view("<u4")
 
 
@@ -361,8 +361,8 @@ def of_units(data: MatrixData, elements: Unsigned, start: int) -> Unsigned:
     assert data.units is not None
     for rows, columns, places in _rectangles(data.matrix, start, len(elements)):
         values = _doubles(elements[places], brain=False).reshape(rows.stop - rows.start, -1)
-        units = data.units[columns] if data.matrix.by_columns else data.units[rows, None]
-        found[places] = _rounded((values / units).ravel(), 2, brain=False)
+        values /= _of_each(data, data.units, rows, columns)
+        found[places] = _rounded(values.ravel(), 2, brain=False)
     if not np.array_equal(in_units(data, found, start), elements):
         raise ValueError("elements are not in their units")
     return found
@@ -402,10 +402,14 @@ def _predict(data: MatrixData, values: Floats, rows: slice, columns: slice) -> N
     """Multiply values of some rows and columns by their gains, and add the products of their factors."""
     if data.gains is not None:
         # Not as they are: numpy would convert one for each element.
-        gains = (data.gains[columns] if data.matrix.by_columns else data.gains[rows, None]).astype(values.dtype)
-        values *= gains
+        values *= _of_each(data, data.gains, rows, columns).astype(values.dtype)
     if data.factors is not None:
         values += _products(data.factors, data.matrix.exponent, rows, columns)
+
+
+def _of_each(data: MatrixData, numbers: Singles, rows: slice, columns: slice) -> Singles:
+    """Return the gains or units of some rows and columns, as they multiply elements."""
+    return numbers[columns] if data.matrix.by_columns else numbers[rows, None]
 
 
 def _products(factors: Factors, exponent: int, rows: slice, columns: slice) -> Floats:

@@ -22,7 +22,7 @@ from artifacts.patch.matching import MatchLimits, match_with_prefix
 from artifacts.patch.opened import Opened
 from artifacts.patch.operations import Add, Copy, Data, Operation, part_of
 from artifacts.patch.permute import Permuted
-from artifacts.patch.steps import DeflateEnd, Segment, Step, TensorBytes, TensorStep, joined, segments
+from artifacts.patch.steps import AnyTensor, DeflateEnd, Segment, Step, TensorBytes, TensorStep, joined, segments
 from artifacts.patch.tensor_bytes import bits_with_base
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
 from artifacts.patch.tensors import Tensor
@@ -76,9 +76,6 @@ class Effort:
     tensors: bool = True
 
 
-# A tensor that is coded, not repeated.
-_TensorStep = TensorStep | TensorBytes
-
 # Asked before each tensor, with the bytes of memory that it would take with factors and without.
 Budget = Callable[[int, int], Effort]
 
@@ -116,7 +113,7 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
     deflations = _worthwhile_deflations(old, new)
     parts = list(segments(new.unpacked, deflations))
     tensors = _Tensors(old, new, budget)
-    chosen: list[tuple[Segment, list[_TensorStep | Repeated]]] = []
+    chosen: list[tuple[Segment, list[AnyTensor | Repeated]]] = []
     for part in parts:
         chosen.append((part, []))
         for step in tensors.steps(part):
@@ -136,7 +133,7 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
     return Plan(joined(steps, len(old.content)), matches.prefix)
 
 
-def _moved(old: Opened, new: Opened, steps: Sequence[_TensorStep]) -> tuple[set[int], list[int]]:
+def _moved(old: Opened, new: Opened, steps: Sequence[AnyTensor]) -> tuple[set[int], list[int]]:
     """Return which tensors are rather copied from other places of the base, and from where."""
     asked = [step for step in steps if step.bits > _MOVED_SHARE * 8 * step.length]
     parts = [Part(step.tensor.start, step.length, step.same_source) for step in asked]
@@ -158,7 +155,7 @@ class Repeated:
         return self.copy.length
 
 
-def _gaps(part: Segment, steps: Sequence[_TensorStep | Repeated]) -> Iterator[Segment]:
+def _gaps(part: Segment, steps: Sequence[AnyTensor | Repeated]) -> Iterator[Segment]:
     """Yield what of a segment lies between its tensors."""
     at = part.start
     for start, end in [*((step.tensor.start, step.tensor.start + step.length) for step in steps), (part.end, part.end)]:
@@ -167,7 +164,7 @@ def _gaps(part: Segment, steps: Sequence[_TensorStep | Repeated]) -> Iterator[Se
         at = end
 
 
-def _woven(part: Segment, steps: Sequence[_TensorStep | Repeated], matches: _Matches) -> Iterator[Step]:
+def _woven(part: Segment, steps: Sequence[AnyTensor | Repeated], matches: _Matches) -> Iterator[Step]:
     """Yield the steps of a segment: its tensors and what lies between them."""
     if part.deflate is not None:
         yield part.deflate
@@ -292,7 +289,7 @@ class _Tensors:
         self._arranging = int(_ARRANGED_SHARE * (ALLOWED_UNITS + len(new.unpacked.data) // BYTES_PER_UNIT))
         self._seen: dict[bytes, int] = {}
 
-    def steps(self, segment: Segment) -> Iterator[_TensorStep | Repeated]:
+    def steps(self, segment: Segment) -> Iterator[AnyTensor | Repeated]:
         """Yield the tensors of a segment that are coded by their elements or repeated, in their order."""
         for tensor, base in self._pairs:
             inside = segment.start <= tensor.start and tensor.start + tensor.length <= segment.end
@@ -318,7 +315,7 @@ class _Tensors:
     def _is_same(self, tensor: Tensor, base: Tensor) -> bool:
         return base.length == tensor.length and self._known(base) == self._made(tensor)
 
-    def unmatched(self, steps: Sequence[_TensorStep], sources: Sequence[int]) -> Iterator[tuple[int, int]]:
+    def unmatched(self, steps: Sequence[AnyTensor], sources: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Yield where tensors of the base are that nothing is matched with if these steps are taken.
 
         These are all but the bases of tensors that are left to matching: weights are noise to what is no weight.
@@ -335,7 +332,7 @@ class _Tensors:
             if base.start not in kept and not wanted and base.length >= _MIN_NOISE_BYTES:
                 yield base.start, base.start + base.length
 
-    def _step(self, tensor: Tensor, base: Tensor | None) -> _TensorStep | None:
+    def _step(self, tensor: Tensor, base: Tensor | None) -> AnyTensor | None:
         matched = self._matched_bits(tensor, base)
         effort = self._budget(_FREE_BYTES + _FACTOR_BYTES * tensor.count, _FREE_BYTES + _PLAN_BYTES * tensor.count)
         if not effort.tensors or matched < _MATCH_BITS:

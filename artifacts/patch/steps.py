@@ -13,6 +13,7 @@ from artifacts.patch.tensor_plan import TensorPlan
 from artifacts.patch.tensors import Tensor
 
 __all__ = [
+    "AnyTensor",
     "Deflate",
     "DeflateEnd",
     "Prefixed",
@@ -87,6 +88,10 @@ class TensorBytes:
         return self.source
 
 
+# However a tensor is made.
+AnyTensor = TensorStep | TensorBytes
+
+
 @dataclass(frozen=True, slots=True)
 class Deflate:
     """A deflated member of the target: the steps that follow make its raw bytes.
@@ -146,7 +151,7 @@ class Words:
     bits: float
 
 
-Step = Operation | TensorStep | TensorBytes | Deflate | DeflateEnd | Prefixed | Words
+Step = Operation | AnyTensor | Deflate | DeflateEnd | Prefixed | Words
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
+from backports.zstd import ZstdDict
 
-from artifacts.patch.elements import Buffer
+from artifacts.patch.writer import with_prefix
 
 __all__ = ["bits_with_base"]
 
@@ -44,14 +44,10 @@ def bits_with_base(content: memoryview, base: memoryview, enough: float) -> floa
     for size, level, promising in ((_QUICK_BYTES, _QUICK_LEVEL, _PROMISING), (_PIECE_BYTES, _LEVEL, 1.0)):
         pieces = [slice(at, at + size) for at in places]
         seen = sum(len(content[piece]) for piece in pieces)
-        packed = sum(_packed(content[piece], base[piece], level) for piece in pieces)
+        prefixes = [ZstdDict(bytes(base[piece]), is_raw=True).as_prefix for piece in pieces]
+        frames = [with_prefix(content[piece], prefix, level) for piece, prefix in zip(pieces, prefixes, strict=True)]
+        packed = sum(len(frame) - _OVERHEAD for frame in frames)
         bits = equal + 8.0 * packed * _PIECE_BYTES * len(changed) / max(1, seen)
         if bits > promising * enough:
             break
     return bits
-
-
-def _packed(content: Buffer, prefix: Buffer, level: int) -> int:
-    options = {int(CompressionParameter.compression_level): level}
-    compressor = ZstdCompressor(options=options, zstd_dict=ZstdDict(bytes(prefix), is_raw=True).as_prefix)
-    return len(compressor.compress(content, ZstdCompressor.FLUSH_FRAME)) - _OVERHEAD

@@ -25,7 +25,7 @@ from artifacts.patch.scales import STEPS, Scales, fit_scales, half_octaves
 from artifacts.patch.tally import LEVELS, Tally, entropy, estimated_bits, tally, tally_factors
 from artifacts.patch.weights.tensor import WIDTHS
 
-__all__ = ["Elements", "TensorPlan", "plan_planes", "plan_update"]
+__all__ = ["Elements", "TensorPlan", "plan_planes", "plan_update", "sides"]
 
 # Elements that are worked on at once: their arrays take some megabytes.
 _CHUNK = 1 << 16
@@ -173,8 +173,15 @@ def _splits(count: int, shape: tuple[int, ...]) -> set[tuple[int, int]]:
     """Return the ways to see a tensor as a matrix: outermost dimension by the rest, and the rest by the innermost."""
     if count < _MIN_SCALED or prod(shape) != count or len(shape) < 2:
         return set()
-    sides = {(prod(shape[:at]), prod(shape[at:])) for at in (1, len(shape) - 1)}
-    return {(rows, columns) for rows, columns in sides if min(rows, columns) >= 2 and max(rows, columns) <= MAX_SIDE}
+    return {
+        (rows, columns) for rows, columns in sides(shape) if min(rows, columns) >= 2 and max(rows, columns) <= MAX_SIDE
+    }
+
+
+def sides(shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return a shape's rows and columns: the outermost dimension by the rest, and the rest by the innermost one."""
+    inner = len(shape) - 1
+    return (shape[0], prod(shape[1:])), (prod(shape[:inner]), shape[inner])
 
 
 def _side_bits(scales: Scales) -> float:

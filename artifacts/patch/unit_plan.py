@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from artifacts.patch.gains import GAIN_BITS
 from artifacts.patch.matrix import MAX_SIDE, MAX_UNITS, Matrix, MatrixData
-from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
+from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update, sides
 from artifacts.patch.units import ORIGIN, Units, find_units
 
 __all__ = ["plan_in_units"]
@@ -69,8 +69,7 @@ def _splits(count: int, shape: tuple[int, ...]) -> Iterator[tuple[bool, tuple[in
     """Yield the sides that may have units: the outermost dimension, and the innermost one."""
     if len(shape) < 2 or prod(shape) != count:
         return
-    for by_columns, at in ((False, 1), (True, len(shape) - 1)):
-        rows, columns = prod(shape[:at]), prod(shape[at:])
+    for by_columns, (rows, columns) in zip((False, True), sides(shape), strict=True):
         if max(rows, columns) <= MAX_SIDE and (columns if by_columns else rows) <= MAX_UNITS:
             yield by_columns, (rows, columns)
 
