@@ -7,7 +7,7 @@ sequences: Altschul et al. 1990, "Basic local alignment search tool").
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ _EARNED[0] = 4
 _WORD_BYTES, _EARNED_AGAIN = 4, 2
 # A stretch ends where the loss since its best end is greater than this: fifty bytes that fit nowhere.
 _MAX_LOSS = 150
-_MIN_WINDOW, _MAX_WINDOW = 64, 1 << 16
+_MIN_WINDOW, _MAX_WINDOW, _MAX_EQUAL_WINDOW = 64, 1 << 14, 1 << 18
 # Bytes that are compared at a time: their differences and the places of these take a few megabytes.
 _CHUNK = 1 << 20
 
@@ -60,8 +60,8 @@ def differing(target: Bytes, source: Bytes, shift: int, start: int, end: int) ->
             yield at, difference, places
 
 
-def equal_length(one: Bytes, other: Bytes) -> int:
-    """Return how many bytes are equal from the start of both."""
+def equal_length(one: Bytes, other: Bytes, worked: Callable[[int], None] | None = None) -> int:
+    """Return how many bytes are equal from the start of both; ``worked`` is told after how many both were seen."""
     length = min(len(one), len(other))
     done, step = 0, _MIN_WINDOW
     while done < length:
@@ -70,30 +70,47 @@ def equal_length(one: Bytes, other: Bytes) -> int:
         first = int(differs.argmax())
         if differs[first]:
             return done + first
-        done, step = stop, min(step * 4, _MAX_WINDOW * 16)
+        if worked is not None:
+            worked(stop - done)
+        done, step = stop, min(step * 4, _MAX_EQUAL_WINDOW)
     return length
 
 
-def worthwhile_length(one: Bytes, other: Bytes) -> int:
-    """Return how far from the start of both it pays to write the one as differences to the other."""
+def worthwhile_length(one: Bytes, other: Bytes, worked: Callable[[int], None] | None = None) -> int:
+    """Return how far from the start of both it pays to write the one as differences to the other.
+
+    Args:
+        one: bytes of the target.
+        other: bytes of its source.
+        worked: is told after how many further bytes both were seen.
+    """
     length = min(len(one), len(other))
     done, step, total, best, best_at = 0, _MIN_WINDOW, 0, 0, 0
     while done < length:
         stop = min(done + step, length)
         difference = one[done:stop] - other[done:stop]
-        earned = _EARNED[difference]
-        earned[_WORD_BYTES:][difference[_WORD_BYTES:] == difference[:-_WORD_BYTES]] = _EARNED_AGAIN
-        score = np.cumsum(earned) + total
-        high = np.maximum(np.maximum.accumulate(score), best)
-        lost = high - score > _MAX_LOSS
-        end = int(lost.argmax())
-        if not lost[end]:
-            end = stop - done
-        if end:
-            top = int(score[:end].argmax())
-            if score[top] > best:
-                best, best_at = int(score[top]), done + top + 1
-        if end < stop - done:
-            break
-        done, total, step = stop, int(score[-1]), min(step * 2, _MAX_WINDOW)
+        if difference.any():
+            earned = _EARNED[difference]
+            earned[_WORD_BYTES:][difference[_WORD_BYTES:] == difference[:-_WORD_BYTES]] = _EARNED_AGAIN
+            score = np.cumsum(earned, dtype=np.int32) + np.int32(total)
+            high = np.maximum(np.maximum.accumulate(score), best)
+            lost = high - score > _MAX_LOSS
+            end = int(lost.argmax())
+            if not lost[end]:
+                end = stop - done
+            if end:
+                top = int(score[:end].argmax())
+                if score[top] > best:
+                    best, best_at = int(score[top]), done + top + 1
+            if end < stop - done:
+                break
+            total = int(score[-1])
+        else:
+            # Every byte of it earns something.
+            total += (stop - done) * _EARNED_AGAIN
+            if total > best:
+                best, best_at = total, stop
+        if worked is not None:
+            worked(stop - done)
+        done, step = stop, min(step * 2, _MAX_WINDOW)
     return best_at

@@ -21,7 +21,7 @@ from artifacts.patch.weights.tensor import Tensor
 WINDOW = 12
 _CHOSEN = 32
 # Elements that are hashed at once.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
 # A hash that is in this many places of the old file says nothing: it is of zeros, or of one number repeated.
 _MAX_PLACES = 8
 # Places that are kept in the index, and looked up for one tensor: those of 500 MB of float32.

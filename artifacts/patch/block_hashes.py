@@ -16,14 +16,15 @@ Words = npt.NDArray[np.uint64]
 BLOCK_BYTES = 32
 STRIDE_BYTES = 16
 # Hashes that are computed at a time; each takes some 30 bytes.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
 
 # An odd number without a pattern: the golden ratio's first 64 bits.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-# One entry of the filter in front of the index for each of so many hashes, and its bounds.
+# Bits of a filter for each of its hashes, and the bounds of all of them.
 _FILTER_SPREAD_LOG = 3
 _MIN_FILTER_LOG, _MAX_FILTER_LOG = 16, 26
-
+# The bit of a byte for each number of three bits.
+_BITS = (1 << np.arange(8)).astype(np.uint8)
 
 # Places up to here have four bytes in the index.
 _MAX_SHORT_PLACE = (1 << 32) - 1
@@ -39,22 +40,58 @@ def hashes(data: Bytes, start: int, count: int, stride: int) -> Words:
     return result * _MULTIPLIER
 
 
-class BlockIndex:
-    """The places in a source at which blocks with a hash begin."""
+class HashFilter:
+    """Tells of most hashes that they are not among some (Bloom 1970, with one bit for each).
 
-    def __init__(self, source: Bytes) -> None:
+    Args:
+        count: of the hashes that will be added.
+        skipped: upper bits of a hash that it does not look at: filters that skip different ones err independently.
+    """
+
+    def __init__(self, count: int, skipped: int = 0) -> None:
+        log = min(max(_MIN_FILTER_LOG, count.bit_length() + _FILTER_SPREAD_LOG), _MAX_FILTER_LOG)
+        self._up, self._down = np.uint64(skipped), np.uint64(64 - log)
+        self._bits = np.zeros(1 << (log - 3), np.uint8)
+
+    def add(self, found: Words) -> None:
+        """Add hashes."""
+        bytes_, bits = self._places(found)
+        np.bitwise_or.at(self._bits, bytes_, bits)
+
+    def __call__(self, found: Words) -> npt.NDArray[np.bool_]:
+        """Return which hashes may be among those that were added."""
+        bytes_, bits = self._places(found)
+        return np.asarray(self._bits[bytes_] & bits != 0)
+
+    def _places(self, found: Words) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint8]]:
+        places = (found << self._up >> self._down).astype(np.intp)
+        return places >> 3, _BITS[places & 7]
+
+
+class BlockIndex:
+    """The places in a source at which blocks with a hash begin.
+
+    Args:
+        source: the bytes.
+        worked: is told after how many further bytes of them it has seen; they are not looked at again.
+    """
+
+    def __init__(self, source: Bytes, worked: Callable[[int], None]) -> None:
         count = max(0, (len(source) - BLOCK_BYTES) // STRIDE_BYTES + 1)
-        found = hashes(source, 0, count, STRIDE_BYTES) if count else np.zeros(0, np.uint64)
+        found = np.empty(count, np.uint64)
+        for first in range(0, count, _CHUNK):
+            some = min(_CHUNK, count - first)
+            found[first : first + some] = hashes(source, first * STRIDE_BYTES, some, STRIDE_BYTES)
+            worked(some * STRIDE_BYTES)
         order = np.argsort(found, kind="stable")
         self._hashes = found[order]
         del found
         self._places: npt.NDArray[Any] = order.astype(np.uint32 if len(source) <= _MAX_SHORT_PLACE else np.int64)
         del order
         self._places *= STRIDE_BYTES
-        log = min(max(_MIN_FILTER_LOG, count.bit_length() + _FILTER_SPREAD_LOG), _MAX_FILTER_LOG)
-        self._filter_shift = np.uint64(64 - log)
-        self._filter = np.zeros(1 << log, np.bool_)
-        self._filter[self._hashes >> self._filter_shift] = True
+        self._filter = HashFilter(count)
+        for first in range(0, count, _CHUNK):
+            self._filter.add(self._hashes[first : first + _CHUNK])
 
     def anchors(
         self, target: Bytes, start: int, end: int, wanted: Callable[[int, int], npt.NDArray[np.bool_]]
@@ -78,7 +115,7 @@ class BlockIndex:
             if not len(places):
                 continue
             seen = hashes(target, chunk, int(places[-1]) + 1, 1)[places]
-            likely = np.flatnonzero(self._filter[seen >> self._filter_shift])
+            likely = np.flatnonzero(self._filter(seen))
             likely, seen = places[likely], seen[likely]
             first = np.searchsorted(self._hashes, seen)
             found = self._hashes[np.minimum(first, len(self._hashes) - 1)] == seen

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from artifacts.errors import PatchInvalid
+from artifacts.patch.allocator import keep_pieces
 from artifacts.patch.axes import Axes
 from artifacts.patch.definitions import read_matrix, read_table, write_matrix, write_table
 from artifacts.patch.elements import MatrixData, Table, decode_block, decode_matrix
@@ -38,9 +39,8 @@ from artifacts.patch.work import Work
 
 __all__ = ["Decoder"]
 
-# The C library learns from the largest piece of memory that was given back how much to keep for later (mallopt(3),
-# M_MMAP_THRESHOLD). Without that, the arrays of each block are new pages of the system, which cost a third of the time.
-# So a piece is given back that no block needs; it is never written to, so it takes no memory.
+# Longer than any array of a block. Where these are given back to the system, the next block's are new pages of it, which
+# cost a third of the time.
 _KEPT_BYTES = 4 << 20
 # Fewer bytes are not worth waking a thread for.
 _DEFLATED_AT_ONCE = 64 * 1024
@@ -58,7 +58,7 @@ class Decoder:
     """
 
     def __init__(self, header: Header, patch: BinaryIO, space: Space, target: Target, *, resumable: bool) -> None:
-        np.empty(_KEPT_BYTES, np.uint8)
+        keep_pieces(_KEPT_BYTES)
         self._header = header
         self._layout = header.layout
         self._block_bytes = header.layout.block_bytes

@@ -269,9 +269,9 @@ def numbers_of_factors(factors: Factors, width: int) -> Iterator[tuple[Unsigned,
     Yields:
         the numbers, and the level of each component.
     """
-    rows = factors.rows / 2.0 ** factors.shifts[:, None]
+    rows = factors.rows / (2.0 ** factors.shifts[:, None]).astype(factors.rows.dtype)
     for values, of_each in ((rows, factors.row_levels), (factors.columns, factors.column_levels)):
-        yield fold(values.ravel().astype(np.int64), 8).astype(_DTYPES[width]), of_each
+        yield fold(values.ravel().astype(np.int32), 4).astype(_DTYPES[width]), of_each
 
 
 def decode_matrix(matrix: Matrix, table: Table | None, take: Take, block_bytes: int = MAX_BLOCK_BYTES) -> MatrixData:

@@ -14,24 +14,24 @@ import numpy as np
 import numpy.typing as npt
 
 from artifacts.patch.alignments import Bytes, Places, equal_length
-from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, hashes
-from artifacts.patch.opened import Opened
+from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, HashFilter, hashes
+from artifacts.patch.opened import LetGo, Opened
 
 __all__ = ["Elsewhere", "Part", "found_elsewhere"]
 
-# Bytes of a sample, which holds a whole row of most embeddings; samples of one tensor, and of all (or one of each).
+# Bytes of a sample, which holds a whole row of most embeddings; samples of one tensor; and of all together, one for so
+# many bytes and no more (or one of each).
 _SAMPLE_BYTES = 256
-_MIN_SAMPLES, _MAX_SAMPLES, _ALL_SAMPLES = 16, 128, 4096
+_MIN_SAMPLES, _MAX_SAMPLES = 16, 128
+_BYTES_PER_SAMPLE, _ALL_SAMPLES = 1 << 12, 4096
 # Bytes that are compared to see how long a piece is that was found.
 _MAX_PIECE = 1 << 14
 # What a copy takes in a patch, in bits: a length and a place that follow no pattern.
 _COPY_BITS = 8 * 3.0
-# Hashes of the base that are made at a time, of 16 bytes each; and bits of a hash that a filter looks at.
-_CHUNK = 1 << 16
-_FILTER_LOG = 22
-
-# Two parts of a hash, each with a filter of its own: what passes both is hardly ever another block.
-_SHIFTS, _FILTER_MASK = (np.uint64(64 - _FILTER_LOG), np.uint64(16)), np.uint64((1 << _FILTER_LOG) - 1)
+# Hashes of the base that are made at a time, of 16 bytes each.
+_CHUNK = 1 << 14
+# Upper bits of a hash that each of two filters does not look at: what passes both is hardly ever another block.
+_SKIPPED = 0, 26
 _NO_HASHES = np.empty(0, np.uint64)
 
 
@@ -72,12 +72,14 @@ def found_elsewhere(old: Opened, new: Opened, parts: Sequence[Part], new_bits: f
     base, target = np.frombuffer(old.content, np.uint8), np.frombuffer(new.content, np.uint8)
     total = max(1, sum(part.length for part in parts))
     least = max(1, min(_MIN_SAMPLES, _ALL_SAMPLES // max(1, len(parts))))
+    some = min(_ALL_SAMPLES, total // _BYTES_PER_SAMPLE)
     changed = []
+    memory = LetGo(old, new)
     for part in parts:
-        changed.append(_changed(base, target, part, max(least, _ALL_SAMPLES * part.length // total)))
-        old.let_go()
-        new.let_go()
-    known = _Known(old, base, target, [sample for one in changed for sample in one.samples])
+        changed.append(_changed(base, target, part, max(least, some * part.length // total)))
+        memory.after(part.length)
+    memory.now()
+    known = _Known(memory, base, target, [sample for one in changed for sample in one.samples])
     return [_told(base, target, known, one, new_bits) for one in changed]
 
 
@@ -107,23 +109,24 @@ def _changed(base: Bytes, target: Bytes, part: Part, most: int) -> _Changed:
 class _Known:
     """Where blocks of the samples are in the base: the first place of each."""
 
-    def __init__(self, old: Opened, base: Bytes, target: Bytes, samples: Sequence[tuple[int, int]]) -> None:
-        wanted = [_hashes(target, start, end) for start, end in samples]
-        filters = [np.zeros(1 << _FILTER_LOG, np.bool_) for _ in _SHIFTS]
-        for hashes_of_one in wanted:
-            for filled, shift in zip(filters, _SHIFTS, strict=True):
-                filled[hashes_of_one >> shift & _FILTER_MASK] = True
+    def __init__(self, memory: LetGo, base: Bytes, target: Bytes, samples: Sequence[tuple[int, int]]) -> None:
+        count = sum(end - start for start, end in samples)
+        filters = [HashFilter(count, skipped) for skipped in _SKIPPED]
+        for start, end in samples:
+            of_sample = _hashes(target, start, end)
+            for passes in filters:
+                passes.add(of_sample)
         found: list[npt.NDArray[np.uint64]] = [_NO_HASHES]
         places: list[Places] = [np.empty(0, np.int64)]
         last = max(0, (len(base) - BLOCK_BYTES) // STRIDE_BYTES + 1)
         for first in range(0, last, _CHUNK):
             of_base = hashes(base, first * STRIDE_BYTES, min(_CHUNK, last - first), STRIDE_BYTES)
             likely = np.arange(len(of_base))
-            for filled, shift in zip(filters, _SHIFTS, strict=True):
-                likely = likely[filled[of_base[likely] >> shift & _FILTER_MASK]]
+            for passes in filters:
+                likely = likely[passes(of_base[likely])]
             found.append(of_base[likely])
             places.append((likely + first) * STRIDE_BYTES)
-            old.let_go()
+            memory.after(len(of_base) * STRIDE_BYTES)
         self._hashes, at = np.unique(np.concatenate(found), return_index=True)
         self._sources = np.concatenate(places)[at]
         self._target = target

@@ -21,7 +21,7 @@ from artifacts.patch.format import (
     features_for_factors,
 )
 from artifacts.patch.kinds import FACTORS
-from artifacts.patch.opened import Opened
+from artifacts.patch.opened import LetGo, Opened
 from artifacts.patch.operations import Add, Copy, Data, united
 from artifacts.patch.planner import Plan, difference
 from artifacts.patch.steps import AnyTensor, Deflate, Prefixed, Step, TensorBytes, TensorStep, Words
@@ -100,6 +100,7 @@ class Emitter:
             progress: is told how many bytes of the target the steps so far make.
             by_lzma: whether frames may be by LZMA.
         """
+        LetGo(self.old, self.new).now()
         tensors = _Tensors(self.old, self.new, plan)
         best = min(_variants(self, plan, tensors), key=lambda one: one.bytes_without_elements())
         return best.patch(progress or _unheard, by_lzma=by_lzma)
@@ -190,6 +191,7 @@ class _Variant:
 
     def _written(self, writer: PatchWriter, progress: Callable[[int], None]) -> BytesIO:
         room = made = 0
+        memory = LetGo(self._old, self._new)
         for step in self._plan.steps:
             if isinstance(step, AnyTensor | Words):
                 if isinstance(step, TensorBytes):
@@ -197,8 +199,7 @@ class _Variant:
                 else:
                     for call in self._tensors.calls[id(step)]:
                         call(writer)
-                self._old.let_go()
-                self._new.let_go()
+                memory.after(step.length)
                 made += step.length
                 progress(made)
             elif isinstance(step, Data):

@@ -17,6 +17,7 @@ from artifacts.encoded import SKAFOS_DELTA, Encoded
 from artifacts.errors import PatchInvalid, PatchTooCostly
 from artifacts.files import whole_file
 from artifacts.hashing import HashingWriter
+from artifacts.patch.allocator import keep_pieces
 from artifacts.patch.emit import Emitted, Emitter
 from artifacts.patch.opened import Opened, opened
 from artifacts.patch.operations import Add, Copy, Data
@@ -112,6 +113,7 @@ def encode_patch(
     """
     limits = limits or EncodeLimits()
     started = clock()
+    keep_pieces(_KEPT_BYTES)
     # Matrices are small here: more threads of the linear algebra would wait for each other most of the time.
     with threadpool_limits(1, "blas"), opened(base, out.parent) as old, opened(target, out.parent) as new:
         _require_affordable(old, new, limits)
@@ -135,6 +137,9 @@ def _unheard(done: int, total: int) -> None:
 # other weights take less than 48 MiB of the first; a test holds both to it.
 FIXED_BYTES = 128 * 1024 * 1024
 BYTES_PER_BYTE = 3
+# A tensor is worked on in pieces, whose arrays take a quarter of this. Those of all of a large one are not kept: others
+# of other lengths come between, and up to half of the memory would be holes.
+_KEPT_BYTES = 1 << 20
 # Of the time that is allowed, the shares after which factors, tensors and further candidates are no more tried.
 _FACTOR_SHARE, _TENSOR_SHARE, _CANDIDATE_SHARE = 0.5, 0.7, 0.5
 # A target that takes less than this share of its bytes is not tried without inflating its members; one with tensors

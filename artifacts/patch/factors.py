@@ -8,10 +8,11 @@ of what the update has beside them: many coarse factors are worth more than few 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import default_rng
 
 from artifacts.patch.matrix import MAX_EXPONENT, MAX_FACTOR, MAX_FACTORS, MAX_RANK, MAX_SHIFT, MIN_EXPONENT, Factors
 
@@ -35,6 +36,9 @@ _SHIFT_SHARE = 0.75
 _PIECE_ELEMENTS = 64 * 1024
 # Below this many rows or columns, factors cost more than they tell.
 _MIN_SIDE = 8
+# Rows of which an orthonormal basis is made at a time; and the smallest part of a direction, as a share of that of the
+# largest, beside those before it, of which as much is left after rounding that single precision is exact.
+_QR_ROWS, _LEAST_REGULAR = 512, 1e-8
 # Levels of factors: half octaves of their mean, from this one on.
 _LEVEL_OF_ONE, _LEVEL_STEPS = 8, 2
 
@@ -65,7 +69,7 @@ class Decomposition:
 
     def rows(self, start: int, stop: int) -> Singles:
         """Return what the parts tell of some rows."""
-        rows: Singles = (self.left[start:stop] * self.values.astype(np.float32)) @ self.right.astype(np.float32)
+        rows: Singles = (self.left[start:stop] * self.values.astype(np.float32)) @ self.right
         return rows
 
 
@@ -139,10 +143,12 @@ def _decomposed(scaled: Singles, size: float, rank: int) -> Decomposition | None
         return None
     basis = _basis(scaled, rank, _POWERS)
     inside = basis.T @ scaled
-    left, values, right = np.linalg.svd(inside.astype(np.float64), full_matrices=False)
+    # The triangle has the same values, and its right vectors are the left ones of what is inside.
+    _, values, turned = np.linalg.svd(_triangle(inside.T), full_matrices=False)
     rank = min(rank, int(np.count_nonzero(values[:rank] > values[0] * _NO_PART**0.5)))
     rest = (_outside(scaled, basis, inside) + float((values[rank:] ** 2).sum())) * size**2
-    return Decomposition((basis @ left)[:, :rank].astype(np.float32), values[:rank] * size, right[:rank], rest)
+    left, values = turned[:rank].astype(np.float32), values[:rank]
+    return Decomposition(basis @ left.T, values * size, (left / values[:, None]).astype(np.float32) @ inside, rest)
 
 
 def _outside(scaled: Singles, basis: Singles, inside: Singles) -> float:
@@ -156,16 +162,41 @@ def _outside(scaled: Singles, basis: Singles, inside: Singles) -> float:
 def _basis(scaled: Singles, rank: int, powers: int) -> Singles:
     """Return directions among which those of the largest parts are."""
     # The seed is fixed: the same files make the same patch.
-    directions = np.random.default_rng(0).standard_normal((scaled.shape[1], rank + _OVERSAMPLING), np.float32)
+    directions = default_rng(0).standard_normal((scaled.shape[1], rank + _OVERSAMPLING), np.float32)
     basis = _orthonormal(scaled @ directions)
     for _ in range(powers):
         basis = _orthonormal(scaled @ _orthonormal(scaled.T @ basis))
     return basis
 
 
-def _orthonormal(vectors: npt.NDArray[Any]) -> Singles:
-    basis, _ = np.linalg.qr(vectors)
-    return basis.astype(np.float32, copy=False)
+def _orthonormal(vectors: Singles) -> Singles:
+    """Return an orthonormal basis of some columns.
+
+    What is divided by the triangle of a QR decomposition is orthonormal to single precision, since that is a double.
+    """
+    triangle = _triangle(vectors)
+    sizes = np.abs(np.diagonal(triangle))
+    if len(triangle) < vectors.shape[1] or sizes.min() <= sizes.max() * _LEAST_REGULAR:
+        basis, _ = np.linalg.qr(vectors)
+        return np.asarray(basis, np.float32)
+    inverse = np.linalg.inv(triangle)
+    basis = np.empty_like(vectors)
+    for start in range(0, len(vectors), _QR_ROWS):
+        basis[start : start + _QR_ROWS] = vectors[start : start + _QR_ROWS] @ inverse
+    return basis
+
+
+def _triangle(vectors: Singles) -> Doubles:
+    """Return the triangle of a QR decomposition, made piece by piece: numpy's would copy all rows several times.
+
+    Demmel, Grigori, Hoemmen, Langou 2012, "Communication-optimal parallel and sequential QR and LU factorizations".
+    """
+    triangle = np.empty((0, vectors.shape[1]))
+    for start in range(0, len(vectors), _QR_ROWS):
+        stacked: Doubles = np.concatenate((triangle, vectors[start : start + _QR_ROWS]))
+        # In this mode it is one array; numpy's types say otherwise.
+        triangle = cast("Doubles", np.linalg.qr(stacked, mode="r"))
+    return triangle
 
 
 def worthwhile_rank(parts: Decomposition, floor: float) -> int:
@@ -208,11 +239,10 @@ def rounded_factors(parts: Decomposition, rank: int, floor: float) -> tuple[Fact
     if not MIN_EXPONENT <= exponent <= MAX_EXPONENT:
         return None
     sizes = np.sqrt(values * 2.0 ** -(shifts + exponent))
-    of_rows = np.round(parts.left[:, :rank].T * (sizes * balance)[:, None])
-    of_columns = np.round(parts.right[:rank] * (sizes / balance)[:, None])
-    shifted = of_rows * 2.0 ** shifts[:, None]
+    of_rows = np.round(parts.left[:, :rank].T * (sizes * balance)[:, None]).astype(np.int32)
+    of_columns = np.round(parts.right[:rank] * (sizes / balance)[:, None]).astype(np.int32)
     levels = _levels(of_rows), _levels(of_columns)
-    return Factors(shifts.astype(np.uint8), *levels, shifted, of_columns), exponent
+    return Factors.narrowest(shifts.astype(np.uint8), *levels, of_rows, of_columns, exponent), exponent
 
 
 def _least_exponent(parts: Decomposition, rank: int, shifts: Doubles, balance: float) -> int:
@@ -226,7 +256,7 @@ def _least_exponent(parts: Decomposition, rank: int, shifts: Doubles, balance: f
     return int(np.ceil(2 * np.log2(most / room))) if most > 0 else MIN_EXPONENT
 
 
-def _levels(factors: Doubles) -> npt.NDArray[np.uint8]:
+def _levels(factors: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
     means = np.maximum(np.abs(factors).mean(axis=1), 2.0**-4)
     levels: npt.NDArray[np.uint8] = np.round(_LEVEL_OF_ONE + _LEVEL_STEPS * np.log2(means)).astype(np.uint8)
     return levels

@@ -19,7 +19,7 @@ from artifacts.patch.tally import entropy
 __all__ = ["GUESSED", "guess_columns"]
 
 # Elements that are looked at; first so many, or so many rows, and of those numbers of columns that do best all.
-GUESSED = 1 << 17
+GUESSED = 1 << 16
 _FIRST, _FIRST_ROWS, _BEST = 1 << 14, 32, 4
 # Numbers of columns that are tried, and the smallest of rows and columns.
 _MAX_TRIED = 64

@@ -6,7 +6,7 @@ from what was chosen (`passes`), from several beginnings, and what compresses be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -19,7 +19,7 @@ from artifacts.patch.format import MIN_PREFIX_BYTES
 from artifacts.patch.operations import Operation
 from artifacts.patch.passes import Choice, Choices, Compared, Files, seen_differences
 from artifacts.patch.prices import CHEAP_DIFFERENCES, Counts, Prices
-from artifacts.patch.search import Found, search
+from artifacts.patch.search import Found, search, unheard
 
 __all__ = ["MatchLimits", "Matched", "match", "match_with_prefix"]
 
@@ -108,18 +108,37 @@ def match(
             in the target's order.
         limits: what it may cost.
     """
-    return _matched(base, target, ranges, limits, prefixed=False).operations
+    return _matched(base, target, ranges, limits, unheard, prefixed=False).operations
 
 
 def match_with_prefix(
-    base: Buffer, target: Buffer, ranges: Sequence[tuple[int, int]], limits: MatchLimits | None = None
+    base: Buffer,
+    target: Buffer,
+    ranges: Sequence[tuple[int, int]],
+    limits: MatchLimits | None = None,
+    worked: Callable[[int], None] = unheard,
 ) -> Matched:
-    """Return operations and a prefix from the base for their new bytes, if one helps. The arguments are `match`'s."""
-    return _matched(base, target, ranges, limits, prefixed=True)
+    """Return operations and a prefix from the base for their new bytes, if one helps.
+
+    Args:
+        base: as of `match`, like the next three.
+        target: the new file.
+        ranges: what is to be made.
+        limits: what it may cost.
+        worked: is told after how many further bytes of both files the search has seen, so that what is mapped can be
+            let go.
+    """
+    return _matched(base, target, ranges, limits, worked, prefixed=True)
 
 
 def _matched(
-    base: Buffer, target: Buffer, ranges: Sequence[tuple[int, int]], limits: MatchLimits | None, *, prefixed: bool
+    base: Buffer,
+    target: Buffer,
+    ranges: Sequence[tuple[int, int]],
+    limits: MatchLimits | None,
+    worked: Callable[[int], None],
+    *,
+    prefixed: bool,
 ) -> Matched:
     limits = limits or MatchLimits()
     ranges = [(start, end) for start, end in ranges if start < end]
@@ -129,7 +148,7 @@ def _matched(
     max_bytes = limits.max_bytes
     if max_bytes is None:
         max_bytes = max(_LEAST_MAX_BYTES, 3 * (len(files.old) + len(files.new)) // 2)
-    found = search(files.old, files.new, ranges, max_bytes, limits.elsewhere)
+    found = search(files.old, files.new, ranges, max_bytes, limits.elsewhere, worked)
     return _Trials(files, found, limits).best(prefixed=prefixed)
 
 

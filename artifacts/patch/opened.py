@@ -10,11 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from artifacts.hashing import hash_file
+from artifacts.patch.allocator import give_back
 from artifacts.patch.containers import Unpacked, unpack
 from artifacts.patch.format import Side
 from artifacts.patch.tensors import Tensor, find_tensors
 
-__all__ = ["Opened", "opened"]
+__all__ = ["LetGo", "Opened", "opened"]
+
+# Between two times that memory is let go, so many bytes are worked on.
+_LET_GO_BYTES = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,33 @@ class Opened:
         """Let the system have the memory of what was read so far; it is mapped again where it is read again."""
         if isinstance(self.content.obj, mmap.mmap):
             self.content.obj.madvise(mmap.MADV_DONTNEED)
+
+
+class LetGo:
+    """Lets the system have memory while work goes on: of files that are mapped, and what the allocator keeps.
+
+    That is several megabytes where tensors of several sizes are planned one after the other.
+
+    Args:
+        files: that are mapped.
+    """
+
+    def __init__(self, *files: Opened) -> None:
+        self._files = files
+        self._worked = 0
+
+    def after(self, length: int) -> None:
+        """Let memory go, if enough bytes were worked on since the last time; ``length``: those that were just now."""
+        self._worked += length
+        if self._worked >= _LET_GO_BYTES:
+            self.now()
+
+    def now(self) -> None:
+        """Let memory go."""
+        self._worked = 0
+        for file in self._files:
+            file.let_go()
+        give_back()
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from backports.zstd import CompressionParameter, ZstdCompressor
 
 from artifacts.patch.align import align
 from artifacts.patch.axes import Axes
-from artifacts.patch.containers import find_deflations
+from artifacts.patch.containers import Deflated, find_deflations
 from artifacts.patch.deflation import Deflation
 from artifacts.patch.elsewhere import Part, found_elsewhere
 from artifacts.patch.excerpt import Excerpt
 from artifacts.patch.kinds import FLOATS
 from artifacts.patch.matching import MatchLimits, match_with_prefix
-from artifacts.patch.opened import Opened
+from artifacts.patch.opened import LetGo, Opened
 from artifacts.patch.operations import Add, Copy, Data, Operation, part_of
 from artifacts.patch.permute import Permuted
 from artifacts.patch.steps import AnyTensor, DeflateEnd, Segment, Step, TensorBytes, TensorStep, joined, segments
@@ -113,13 +113,14 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
     deflations = _worthwhile_deflations(old, new)
     parts = list(segments(new.unpacked, deflations))
     tensors = _Tensors(old, new, budget)
+    memory = LetGo(old, new)
+    memory.now()
     chosen: list[tuple[Segment, list[AnyTensor | Repeated]]] = []
     for part in parts:
         chosen.append((part, []))
         for step in tensors.steps(part):
             chosen[-1][1].append(step)
-            old.let_go()
-            new.let_go()
+            memory.after(step.length)
             if progress is not None:
                 progress(step.tensor.start + step.length)
     coded = [step for _, steps in chosen for step in steps if not isinstance(step, Repeated)]
@@ -128,6 +129,7 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
     chosen = [(part, [step for step in steps if step.tensor.start not in moved]) for part, steps in chosen]
     gaps = [gap for part, steps in chosen for gap in _gaps(part, steps)]
     left_out = [*tensors.unmatched(coded, sources), *_inflated(old, new, deflations)]
+    memory.now()
     matches = _Matches(old, new, gaps, left_out, elsewhere=sum(int(step.bits) for step in coded) // 8)
     steps = [step for part, inside in chosen for step in _woven(part, inside, matches)]
     return Plan(joined(steps, len(old.content)), matches.prefix)
@@ -181,23 +183,26 @@ def _woven(part: Segment, steps: Sequence[AnyTensor | Repeated], matches: _Match
 def _inflated(old: Opened, new: Opened, deflations: Sequence[Deflation | None]) -> Iterator[tuple[int, int]]:
     """Yield where members of the base are deflated that the target has not as they are: noise beside what they hold."""
     kept = {
-        bytes(new.unpacked.view(one.offset, one.deflated_length))
-        for one, settings in zip(new.unpacked.deflated, deflations, strict=True)
-        if settings is None
+        _hash_of(new, one) for one, settings in zip(new.unpacked.deflated, deflations, strict=True) if settings is None
     }
     for one in old.unpacked.deflated:
-        if bytes(old.unpacked.view(one.offset, one.deflated_length)) not in kept:
+        if _hash_of(old, one) not in kept:
             yield one.offset, one.offset + one.deflated_length
 
 
 def _worthwhile_deflations(old: Opened, new: Opened) -> list[Deflation | None]:
     """Return the settings of the target's deflated members; None too for those that the base has as they are."""
-    known = {bytes(old.unpacked.view(one.offset, one.deflated_length)) for one in old.unpacked.deflated}
+    known = {_hash_of(old, one) for one in old.unpacked.deflated}
     found = find_deflations(new.unpacked)
     return [
-        None if bytes(new.unpacked.view(one.offset, one.deflated_length)) in known else settings
+        None if _hash_of(new, one) in known else settings
         for one, settings in zip(new.unpacked.deflated, found, strict=True)
     ]
+
+
+def _hash_of(file: Opened, stream: Deflated) -> bytes:
+    """Return the hash of a deflated stream: many are as long as their file, and copies of them would be too."""
+    return sha256(file.unpacked.view(stream.offset, stream.deflated_length)).digest()
 
 
 class _Matches:
@@ -228,7 +233,7 @@ class _Matches:
         steps = _BASIC_STEPS + sum(end - start for start, end in ranges) // _BYTES_PER_STEP
         limits = MatchLimits(max_steps=steps, elsewhere=elsewhere)
         excerpt = Excerpt(old.content, left_out)
-        matched = match_with_prefix(excerpt.content, new.content, ranges, limits)
+        matched = match_with_prefix(excerpt.content, new.content, ranges, limits, LetGo(old, new).after)
         self.prefix = excerpt.prefix(matched.prefix)
         place = (one for operation in matched.operations for one in excerpt.operations(operation))
         for segment in ordered:

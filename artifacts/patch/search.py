@@ -7,7 +7,7 @@ what is short, by sorting suffixes, if memory allows.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,19 @@ class Found:
     is_worth_effort: bool
 
 
-def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int, elsewhere: int = 0) -> Found:
+def unheard(worked: int) -> None:
+    """Do nothing: nobody wants to know after how many bytes memory could be let go."""
+    del worked
+
+
+def search(
+    old: Bytes,
+    new: Bytes,
+    ranges: Ranges,
+    max_bytes: int,
+    elsewhere: int = 0,
+    worked: Callable[[int], None] = unheard,
+) -> Found:
     """Find alignments for the target's ``ranges``.
 
     Args:
@@ -87,13 +99,14 @@ def search(old: Bytes, new: Bytes, ranges: Ranges, max_bytes: int, elsewhere: in
         ranges: of the target.
         max_bytes: of memory beside the files.
         elsewhere: bytes that the patch takes for what is not in the ranges.
+        worked: is told after how many further bytes of both files it has seen.
     """
     found: list[Alignment] = []
     allowance = _Allowance(sum(end - start for start, end in ranges))
-    index = BlockIndex(old)
+    index = BlockIndex(old, worked)
     known = _Known(found)
     for start, end in ranges:
-        extender = _Extender(old, new, start, end, known, allowance)
+        extender = _Extender(old, new, start, end, known, allowance, worked)
         for targets, sources in index.anchors(new, start, end, extender.wanted):
             extender.extend(targets, sources - targets, np.full(len(targets), BLOCK_BYTES), own=False)
     del index
@@ -292,7 +305,17 @@ class _Known:
 class _Extender:
     """Makes alignments from places where two files are equal, each only once."""
 
-    def __init__(self, old: Bytes, new: Bytes, start: int, end: int, known: _Known, allowance: _Allowance) -> None:
+    def __init__(
+        self,
+        old: Bytes,
+        new: Bytes,
+        start: int,
+        end: int,
+        known: _Known,
+        allowance: _Allowance,
+        worked: Callable[[int], None] = unheard,
+    ) -> None:
+        self._worked = worked
         self._old, self._new, self._start, self._end = old, new, start, end
         self._allowance = allowance
         self._known = known
@@ -350,7 +373,7 @@ class _Extender:
         for other in self._recent[-_RECENT:]:
             if other.start <= place < other.end:
                 source = self._new if other.own else self._old
-                length = equal_length(self._new[place : other.end], source[place + other.shift :])
+                length = equal_length(self._new[place : other.end], source[place + other.shift :], self._worked)
                 if length >= _SETTLED:
                     covered = max(covered, length - BLOCK_BYTES)
                 elif length < equal <= other.end - place:
@@ -365,8 +388,8 @@ class _Extender:
     def _add(self, place: int, shift: int, equal: int, own: bool) -> None:
         source = self._new if own else self._old
         how_far = worthwhile_length if equal >= _LEAST_EXTENDED else equal_length
-        forward = how_far(self._new[place : self._end], source[place + shift :])
-        back = how_far(self._new[self._start : place][::-1], source[: place + shift][::-1])
+        forward = how_far(self._new[place : self._end], source[place + shift :], self._worked)
+        back = how_far(self._new[self._start : place][::-1], source[: place + shift][::-1], self._worked)
         if forward + back < _LEAST or (own and -shift < _LEAST_PERIOD):
             return
         alignment = Alignment(place - back, place + forward, shift, own)

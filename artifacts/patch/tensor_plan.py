@@ -28,7 +28,7 @@ from artifacts.patch.weights.tensor import WIDTHS
 __all__ = ["Elements", "TensorPlan", "plan_planes", "plan_update", "sides"]
 
 # Elements that are worked on at once: their arrays take some megabytes.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
 # Where a difference is one unit of the last place on average, this is the level; below it, most are zero.
 _UNIT_LEVEL = 8 * STEPS
 # The octave of whole numbers of which one is a difference of one on average.

@@ -21,7 +21,7 @@ from artifacts.patch.estimate import Estimator
 from artifacts.patch.matching import MatchLimits, match, match_with_prefix
 from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.prices import Chosen, Prices, difference_symbols, learned
-from artifacts.patch.search import search
+from artifacts.patch.search import search, unheard
 from artifacts.patch.suffixes import nearest
 
 NOISE = random.Random(1).randbytes(60_000)
@@ -384,7 +384,7 @@ def test_blocks_are_found_wherever_they_lie() -> None:
     def all_of_them(start: int, end: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         return np.ones(end - start, np.bool_)
 
-    found = list(BlockIndex(source).anchors(target, 0, len(target), all_of_them))
+    found = list(BlockIndex(source, unheard).anchors(target, 0, len(target), all_of_them))
     shifts = {int(place) for targets, sources in found for place in sources - targets}
     assert shifts == {5003}
     assert sum(len(targets) for targets, _ in found) >= (100 - BLOCK_BYTES) // STRIDE_BYTES
