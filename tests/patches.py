@@ -13,7 +13,7 @@ from pathlib import Path
 from artifacts.patch.apply import apply_patch
 from artifacts.patch.elements import MatrixData, Table, encode_block, encode_matrix
 from artifacts.patch.format import DeflateParameters, Header, Layout, Member, Side
-from artifacts.patch.writer import PatchWriter
+from artifacts.patch.writer import Levels, PatchWriter
 
 Call = Callable[[PatchWriter], None]
 
@@ -28,6 +28,10 @@ def deflated(content: bytes, parameters: DeflateParameters | None = None) -> byt
     chosen = parameters or DeflateParameters()
     zipper = zlib.compressobj(chosen.level, zlib.DEFLATED, -chosen.window_log, chosen.memory_level, chosen.strategy)
     return zipper.compress(content) + zipper.flush()
+
+
+# Other ones would write the golden vectors in another way, and not better.
+LEVELS = Levels(1, 19, 19)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Recipe:
         base: the file that the patch leads from.
         layout: of the patch.
         members: deflated parts of the base, as (address, deflated length).
-        levels: as of the writer.
+        levels: as of the writer; by default those that the golden vectors were made with.
         lzma: likewise.
     """
 
@@ -87,7 +91,7 @@ class Recipe:
         base: bytes,
         layout: Layout | None = None,
         members: Sequence[tuple[int, int]] = (),
-        levels: Sequence[int] = (19, 1),
+        levels: Levels = LEVELS,
         lzma: Sequence[int] = (),
     ) -> None:
         self.base = base

@@ -25,7 +25,7 @@ _EARNED[0] = 4
 _WORD_BYTES, _EARNED_AGAIN = 4, 2
 # A stretch ends where the loss since its best end is greater than this: fifty bytes that fit nowhere.
 _MAX_LOSS = 150
-_MIN_WINDOW, _MAX_WINDOW, _MAX_EQUAL_WINDOW = 64, 1 << 14, 1 << 18
+_MIN_WINDOW, _MAX_WINDOW, _MAX_EQUAL_WINDOW = 256, 1 << 14, 1 << 18
 # Bytes that are compared at a time: their differences and the places of these take a few megabytes.
 _CHUNK = 1 << 20
 

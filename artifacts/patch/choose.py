@@ -6,38 +6,18 @@ target: at each, every alignment that lies there, and "new", can be entered from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from artifacts.patch.alignments import Alignment, Bytes, Places, differing
-from artifacts.patch.prices import REPEATED_AFTER, Costs, Prices, difference_symbols, symbols_of
+from artifacts.patch.alignments import Alignment, Bytes, Places
+from artifacts.patch.prices import Costs, Prices
+from artifacts.patch.timeline import ENTERED, EQUAL, LEFT, Timeline
 
-__all__ = [
-    "MIN_CLUSTER_LOG",
-    "NEW",
-    "Differences",
-    "Event",
-    "NewBytes",
-    "Rates",
-    "Step",
-    "choose",
-    "differences_of",
-    "new_bytes",
-    "timeline",
-]
-
-# A cluster of differing bytes ends at multiples of 64 or more, and where at least a sixteenth of that is equal.
-MIN_CLUSTER_LOG = 6
-_GAP_LOG = 4
-_CLUSTERS_AT_A_TIME = 1 << 12
-# Alignments that are compared together: short ones, of so many bytes at a time.
-_SHORT, _TOGETHER = 1 << 12, 1 << 17
+__all__ = ["NEW", "NewBytes", "Step", "choose", "new_bytes"]
 
 # Of alignments that lie at one place, no more are kept: among zeros there are any number.
 _MAX_STATES = 40
@@ -47,9 +27,10 @@ _FAR = 3.0
 _TIE = 1e-9
 # Distances whose cost is kept: the same few are asked for again and again.
 _KNOWN_DISTANCES = 1 << 14
-
-_NONE = np.zeros(0, np.int64)
-_NO_SYMBOLS = np.zeros(0, np.uint16)
+# What it costs to be in a state that was not entered yet.
+_INFINITE = float("inf")
+# After these changes an alignment is better to be in than before.
+_BETTER = (ENTERED, EQUAL)
 
 # The state in which bytes are new.
 NEW = -1
@@ -65,142 +46,6 @@ class Step:
     start: int
     end: int
     alignment: int
-
-
-@dataclass(frozen=True, slots=True)
-class Differences:
-    """Where an alignment differs from the target: clusters of differing bytes, and all that is needed to price them.
-
-    Attributes:
-        starts: of the clusters, in the target.
-        ends: of the clusters.
-        firsts: of the clusters among the symbols.
-        symbols: `difference_symbols`.
-    """
-
-    starts: Places
-    ends: Places
-    firsts: Places
-    symbols: npt.NDArray[np.uint16]
-
-
-class Rates:
-    """What the clusters of several alignments cost for each of their bytes, all of them looked up at once."""
-
-    def __init__(self, found: Sequence[Differences]) -> None:
-        self._lengths = np.concatenate([_NONE, *(one.ends - one.starts for one in found)])
-        self._symbols = np.concatenate([_NO_SYMBOLS, *(one.symbols for one in found)])
-        before = np.cumsum([0, *(len(one.symbols) for one in found)])
-        firsts = [one.firsts + number for one, number in zip(found, before.tolist(), strict=False)]
-        self._firsts = np.concatenate([_NONE, *firsts, [len(self._symbols)]]).astype(np.int64)
-        # The number of each alignment's first cluster.
-        self.numbers = np.cumsum([0, *(len(one.starts) for one in found)]).tolist()
-
-    def __call__(self, prices: Prices) -> list[float]:
-        """Return the costs at some prices."""
-        rates: list[float] = []
-        # Some at a time: the costs of single bytes take four times what the symbols take.
-        for at in range(0, len(self._lengths), _CLUSTERS_AT_A_TIME):
-            to = min(at + _CLUSTERS_AT_A_TIME, len(self._lengths))
-            begin, end = self._firsts[at], self._firsts[to]
-            costs = np.add.reduceat(prices.different[self._symbols[begin:end]], self._firsts[at:to] - begin)
-            rates += (costs / self._lengths[at:to]).tolist()
-        return rates
-
-
-def differences(target: Bytes, source: Bytes, alignment: Alignment, cluster_log: int = MIN_CLUSTER_LOG) -> Differences:
-    """Return where an alignment differs from the target, in clusters of at most ``1 << cluster_log`` bytes."""
-    found = []
-    symbols_before = 0
-    for start, difference, places in differing(target, source, alignment.shift, alignment.start, alignment.end):
-        starts, ends, firsts, symbols = _clusters(places, difference, cluster_log)
-        found.append((starts + start, ends + start, firsts + symbols_before, symbols))
-        symbols_before += len(symbols)
-    if not found:
-        return _EQUAL
-    return Differences(*(np.concatenate(column) for column in zip(*found, strict=True)))
-
-
-_EQUAL = Differences(_NONE, _NONE, _NONE, _NO_SYMBOLS)
-
-
-def _clusters(
-    places: Places, difference: Bytes, cluster_log: int
-) -> tuple[Places, Places, Places, npt.NDArray[np.uint16]]:
-    firsts, ends = _bounds(places, np.diff(places, prepend=-1), np.arange(len(places)) == 0, cluster_log)
-    return places[firsts], ends, firsts, difference_symbols(difference, places).astype(np.uint16)
-
-
-def _bounds(places: Places, gaps: Places, begins: npt.NDArray[np.bool_], cluster_log: int) -> tuple[Places, Places]:
-    """Return which of some differing bytes are the first of a cluster, and where each cluster ends.
-
-    Args:
-        places: of the bytes in their alignments, which follow each other.
-        gaps: from the byte before, or from before the alignment.
-        begins: whether a byte is the first of an alignment.
-        cluster_log: the longest cluster.
-    """
-    far = gaps > 1 << (cluster_log - _GAP_LOG)
-    first = begins.copy()
-    # The first differing byte, which costs most, is a cluster of its own.
-    first[1:] |= far[1:] | far[:-1] | (np.diff(places >> cluster_log) != 0)
-    firsts = np.flatnonzero(first)
-    return firsts, places[np.append(firsts[1:], len(places)) - 1] + 1
-
-
-def differences_of(
-    target: Bytes, source: Bytes, alignments: Sequence[Alignment], cluster_log: int = MIN_CLUSTER_LOG
-) -> Iterator[Differences]:
-    """Yield what `differences` returns for each of many alignments with one source, the short ones together."""
-    together: list[Alignment] = []
-    length = 0
-    for alignment in alignments:
-        own = alignment.end - alignment.start
-        if together and (own > _SHORT or length + own > _TOGETHER):
-            yield from _short_differences(target, source, together, cluster_log)
-            together, length = [], 0
-        if own > _SHORT:
-            yield differences(target, source, alignment, cluster_log)
-        else:
-            together.append(alignment)
-            length += own
-    if together:
-        yield from _short_differences(target, source, together, cluster_log)
-
-
-def _short_differences(
-    target: Bytes, source: Bytes, alignments: Sequence[Alignment], cluster_log: int
-) -> Iterator[Differences]:
-    starts, lengths, shifts = (
-        np.array(column)
-        for column in zip(*((one.start, one.end - one.start, one.shift) for one in alignments), strict=True)
-    )
-    offsets = np.cumsum(lengths) - lengths
-    at = np.arange(int(lengths.sum())) + np.repeat(starts - offsets, lengths)
-    difference = target[at] - source[at + np.repeat(shifts, lengths)]
-    flat = np.flatnonzero(difference != 0)
-    if not len(flat):
-        yield from (_EQUAL for _ in alignments)
-        return
-    owner = np.repeat(np.arange(len(alignments)), lengths)[flat]
-    places = flat - offsets[owner]
-    begins = np.diff(owner, prepend=-1) != 0
-    gaps = np.where(begins, places + 1, np.diff(flat, prepend=0))
-    firsts, ends = _bounds(places, gaps, begins, cluster_log)
-    again = np.flatnonzero(places >= REPEATED_AFTER)
-    again = again[difference[flat[again] - REPEATED_AFTER] == difference[flat[again]]]
-    symbols = symbols_of(difference[flat], gaps, again).astype(np.uint16)
-    whose = owner[firsts]
-    begin = starts[whose]
-    of_clusters = np.searchsorted(whose, np.arange(len(alignments) + 1)).tolist()
-    of_symbols = np.searchsorted(owner, np.arange(len(alignments) + 1))
-    cluster_starts, cluster_ends, in_symbols = places[firsts] + begin, ends + begin, firsts - of_symbols[whose]
-    for some, its in zip(pairwise(of_clusters), pairwise(of_symbols.tolist()), strict=True):
-        part = slice(*some)
-        if part.start == part.stop:
-            yield _EQUAL
-        else:
-            yield Differences(cluster_starts[part], cluster_ends[part], in_symbols[part], symbols[slice(*its)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,62 +97,8 @@ def new_bytes(target: Bytes, places: Places, repeats: Places, prices: Prices) ->
     return NewBytes(knots, np.insert(sums + skipped, begins, (sums - costs + skipped)[begins]), slope)
 
 
-@dataclass(slots=True)
-class Event:
-    """What changes at one place of a target: alignments that begin there, clusters that begin or end, alignments' ends.
-
-    Attributes:
-        place: in the target.
-        entered: numbers of alignments.
-        changed: numbers of alignments, and the number of the cluster that begins there; -1 where one ends.
-        left: numbers of alignments.
-    """
-
-    place: int
-    entered: tuple[int, ...] = ()
-    changed: list[tuple[int, int]] = field(default_factory=list)
-    left: tuple[int, ...] = ()
-
-
-def timeline(
-    start: int, end: int, alignments: Sequence[Alignment], found: Sequence[Differences], numbers: Sequence[int]
-) -> list[Event]:
-    """Return what changes between two places of the target, in order.
-
-    Args:
-        start: a place in the target.
-        end: a later one.
-        alignments: what lies there.
-        found: how each of them differs.
-        numbers: of each alignment's first cluster among all clusters.
-    """
-    events: dict[int, Event] = {}
-
-    def at(place: int) -> Event:
-        event = events.get(place)
-        if event is None:
-            event = events[place] = Event(place)
-        return event
-
-    at(start)
-    at(end)
-    for number, (alignment, how) in enumerate(zip(alignments, found, strict=True)):
-        first, last = max(alignment.start, start), min(alignment.end, end)
-        # Tuples, because most events have none.
-        at(first).entered += (number,)
-        at(last).left += (number,)
-        inside = slice(int(np.searchsorted(how.ends, first, side="right")), int(np.searchsorted(how.starts, last)))
-        # The end of one cluster may be the start of the next: ends come first.
-        for place in how.ends[inside].tolist():
-            if place < last:
-                at(place).changed.append((number, -1))
-        for cluster, place in enumerate(how.starts[inside].tolist(), numbers[number] + inside.start):
-            at(max(place, first)).changed.append((number, cluster))
-    return [events[place] for place in sorted(events)]
-
-
 def choose(
-    events: Sequence[Event],
+    changes: Timeline,
     alignments: Sequence[Alignment],
     rates: Sequence[float],
     prices: Prices,
@@ -315,10 +106,10 @@ def choose(
     *,
     late: bool = True,
 ) -> list[Step]:
-    """Return the cheapest steps from the first event to the last.
+    """Return the cheapest steps from the first place to the last.
 
     Args:
-        events: what changes where.
+        changes: what changes where.
         alignments: what can be chosen.
         rates: what each cluster costs for each of its bytes.
         prices: what things cost.
@@ -326,19 +117,12 @@ def choose(
         late: where two alignments are equal for some bytes, whether those come from the first of them. Rows of floats
             that were moved end so where they end, though the highest byte before both may be the same.
     """
-    costs = new.costs(np.array([event.place for event in events]))
-    path = _Path(alignments, prices, events[0].place, costs[0], late=late)
-    for event, cost in zip(events, costs, strict=True):
-        path.go_to(event.place, cost)
-        path.enter(event.entered)
-        best = path.best()
-        # Where others than the best begin to differ, no state is better left or entered.
-        if event.entered or event.left or any(cluster < 0 or number == best for number, cluster in event.changed):
-            path.change_over(best)
-        for number, cluster in event.changed:
-            path.change_rate(number, rates[cluster] if cluster >= 0 else 0.0)
-        path.leave(event.left)
-    return path.steps(events[-1].place)
+    costs = new.costs(changes.places)
+    path = _Path(alignments, prices, int(changes.places[0]), costs[0], late=late)
+    for (place, here), cost in zip(changes, costs, strict=True):
+        path.go_to(place, cost)
+        path.change(here, rates)
+    return path.steps(int(changes.places[-1]))
 
 
 class _Path:
@@ -353,6 +137,7 @@ class _Path:
         self._place = start
         self._new = new
         self._cost: dict[int, float] = {NEW: prices.data}
+        # Of the states that differ here.
         self._rate: dict[int, float] = {}
         self._chain: dict[int, _Chain | None] = {NEW: (start, NEW, None)}
         self._jumps: dict[tuple[int, int], float] = {}
@@ -362,32 +147,47 @@ class _Path:
         cost = self._cost
         length = place - self._place
         for state, rate in self._rate.items():
-            if rate:
-                cost[state] += rate * length
+            cost[state] += rate * length
         cost[NEW] += new - self._new
         self._new, self._place = new, place
 
-    def enter(self, states: Sequence[int]) -> None:
-        for state in states:
-            self._cost[state] = float("inf")
-            self._rate[state] = 0.0
+    def change(self, changes: Sequence[tuple[int, int]], rates: Sequence[float]) -> None:
+        """Do what changes here, after going over to other states where that is cheaper.
 
-    def leave(self, states: Sequence[int]) -> None:
-        for state in states:
-            if state in self._rate:
-                del self._cost[state], self._rate[state]
-                self._chain.pop(state, None)
+        An alignment is best entered where it begins or ceases to differ, and the best one best left where it begins to
+        differ or ends; nowhere else is anything gained.
+        """
+        cost = self._cost
+        for state, change in changes:
+            if change != ENTERED:
+                break
+            cost[state] = _INFINITE
+        best = min(cost, key=cost.__getitem__)
+        better = []
+        for state, change in changes:
+            if change in _BETTER:
+                better.append(state)
+            elif state == best:
+                self._change_over(best, cost)
+                break
+        else:
+            if better:
+                self._change_over(best, better)
+        for state, change in changes:
+            if change == LEFT:
+                self._leave(state)
+            elif change == EQUAL:
+                self._rate.pop(state, None)
+            elif change != ENTERED and state in cost:
+                self._rate[state] = rates[change]
 
-    def change_rate(self, state: int, rate: float) -> None:
-        if state in self._rate:
-            self._rate[state] = rate
+    def _leave(self, state: int) -> None:
+        self._cost.pop(state, None)
+        self._rate.pop(state, None)
+        self._chain.pop(state, None)
 
-    def best(self) -> int:
-        """Return the state that is cheapest so far."""
-        return min(self._cost, key=self._cost.__getitem__)
-
-    def change_over(self, best: int) -> None:
-        """Let each state be entered from the cheapest one, or from new bytes, if that is cheaper than to stay."""
+    def _change_over(self, best: int, states: Iterable[int]) -> None:
+        """Let states be entered from the best one, or from new bytes, if that is cheaper than to stay."""
         cost, place, tie = self._cost, self._place, self._tie
         low, chain = cost[best], self._chain[best]
         if low + self._data < cost[NEW]:
@@ -397,9 +197,9 @@ class _Path:
         new_chain = self._chain[NEW]
         assert new_chain is not None
         # New bytes that would begin here are no way from the best to another state.
-        new_bound = float("inf") if best == NEW or new_chain[0] == place else cost[NEW] + self._copy
-        for state, now in cost.items():
-            now += tie
+        new_bound = _INFINITE if best == NEW or new_chain[0] == place else cost[NEW] + self._copy
+        for state in states:
+            now = cost.get(state, 0.0) + tie
             if now <= bound or state in (NEW, best):
                 continue
             then = bound + (self._distance(chain, state) if best == NEW else self._jump(best, state))
@@ -416,9 +216,11 @@ class _Path:
 
     def _forget(self) -> None:
         """Leave the states that are least likely to be of use: of those that end soonest, the ones that cost most."""
-        last = sorted(self._rate, key=lambda state: (-self._alignments[state].end, state))[_MAX_STATES // 2 :]
+        states = [state for state in self._cost if state != NEW]
+        last = sorted(states, key=lambda state: (-self._alignments[state].end, state))[_MAX_STATES // 2 :]
         last.sort(key=lambda state: (self._cost[state], state))
-        self.leave(last[_MAX_STATES // 2 - 1 :])
+        for state in last[_MAX_STATES // 2 - 1 :]:
+            self._leave(state)
 
     def _jump(self, before: int, state: int) -> float:
         """Return what it costs to name the source of an alignment where another one ends."""
@@ -443,7 +245,7 @@ class _Path:
 
     def steps(self, end: int) -> list[Step]:
         """Return the cheapest way to here, which is ``end``."""
-        chain = self._chain[self.best()]
+        chain = self._chain[min(self._cost, key=self._cost.__getitem__)]
         found = []
         while chain is not None:
             start, state, chain = chain

@@ -39,8 +39,8 @@ from artifacts.patch.work import Work
 
 __all__ = ["Decoder"]
 
-# Longer than any array of a block. Where these are given back to the system, the next block's are new pages of it, which
-# cost a third of the time.
+# Longer than any array of a block. Where these are given back to the system, the next block's are new pages of it, and
+# that costs a third of the time.
 _KEPT_BYTES = 4 << 20
 # Fewer bytes are not worth waking a thread for.
 _DEFLATED_AT_ONCE = 64 * 1024

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from io import BytesIO
+from typing import NamedTuple
 
 from artifacts.patch.codebook import Codebook, StreamPlan, make_codebook
 from artifacts.patch.elements import Buffer, ClassCoding, MatrixData, Table, encode_block, encode_matrix
@@ -28,7 +29,7 @@ from artifacts.patch.steps import AnyTensor, Deflate, Prefixed, Step, TensorByte
 from artifacts.patch.tally import LEVELS, tally_factors
 from artifacts.patch.writer import FrameCache, PatchWriter
 
-__all__ = ["Emitted", "Emitter"]
+__all__ = ["Emitted", "Emitter", "Form"]
 
 # The numbers of the streams. Those of elements come last, because the decoder's memory grows with the highest one.
 _CONTROL, _DATA, _DIFFERENCES, _PREFIXED, _LENGTHS, _SOURCES = 0, 1, 2, 3, 4, 5
@@ -79,6 +80,22 @@ class Emitted:
         return written / raw if raw else 0.0
 
 
+class Form(NamedTuple):
+    """How the streams of a patch are laid out.
+
+    Attributes:
+        has_prefix: whether new bytes are compressed with a part of the base.
+        is_continuous: whether they have one window.
+        is_apart: whether lengths and sources have streams of their own.
+        is_compact: whether there is one stream for everything.
+    """
+
+    has_prefix: bool
+    is_continuous: bool
+    is_apart: bool
+    is_compact: bool
+
+
 class Emitter:
     """Writes patches between two files.
 
@@ -105,11 +122,24 @@ class Emitter:
         best = min(_variants(self, plan, tensors), key=lambda one: one.bytes_without_elements())
         return best.patch(progress or _unheard, by_lzma=by_lzma)
 
-    def bytes_without_elements(self, plan: Plan) -> int:
-        """Return what a patch takes without the elements of its tensors."""
+    def bytes_without_elements(self, plan: Plan, form: Form | None = None) -> int:
+        """Return what a patch takes without the elements of its tensors.
+
+        Args:
+            plan: the steps.
+            form: the only one that is tried, if it is possible: the `smallest_form` of steps that are nearly the same.
+        """
+        variants = self._bare_variants(plan)
+        some = [variant for variant in variants if variant.form == form]
+        return min(variant.bytes_without_elements() for variant in some or variants)
+
+    def smallest_form(self, plan: Plan) -> Form:
+        """Return the form in which a patch is smallest, beside the elements of its tensors."""
+        return min(self._bare_variants(plan), key=lambda one: one.bytes_without_elements()).form
+
+    def _bare_variants(self, plan: Plan) -> list[_Variant]:
         bare = replace(plan, steps=[step for step in plan.steps if not isinstance(step, AnyTensor)])
-        variants = _variants(self, bare, _Tensors(self.old, self.new, bare))
-        return min(variant.bytes_without_elements() for variant in variants)
+        return list(_variants(self, bare, _Tensors(self.old, self.new, bare)))
 
 
 def _unheard(made: int) -> None:
@@ -148,6 +178,9 @@ class _Variant:
     Args:
         compact: whether new bytes and differences are in the stream of the operations.
         prefix: what new bytes are compressed with.
+
+    Attributes:
+        form: all that in short.
     """
 
     def __init__(
@@ -167,6 +200,7 @@ class _Variant:
         self._layout = layout
         self._data, self._differences = (_CONTROL, _CONTROL) if compact else (_DATA, _DIFFERENCES)
         self._prefix = prefix
+        self.form = Form(prefix is not None, bool(layout.continuous), layout.lengths == _LENGTHS, compact)
 
     def bytes_without_elements(self) -> int:
         """Return what the patch takes without the elements of tensors."""

@@ -340,9 +340,13 @@ def most_made(length: int) -> int:
 
 # ---- numbers
 
+_SHORT_VARINTS = [bytes([value]) for value in range(0x80)]
+
 
 def varint(value: int) -> bytes:
     """Return a number in LEB128: 7 bits a byte, lowest first, the top bit set in all bytes but the last."""
+    if 0 <= value <= 0x7F:
+        return _SHORT_VARINTS[value]
     if not 0 <= value < 1 << 7 * MAX_VARINT_BYTES:
         raise ValueError(f"{value} is not a number of 63 bits")
     out = bytearray()

@@ -13,20 +13,12 @@ from itertools import cycle
 import numpy as np
 
 from artifacts.patch.alignments import Alignment, Bytes, Places, differing
-from artifacts.patch.choose import (
-    MIN_CLUSTER_LOG,
-    NEW,
-    Differences,
-    Rates,
-    Step,
-    choose,
-    differences_of,
-    new_bytes,
-    timeline,
-)
+from artifacts.patch.choose import NEW, Step, choose, new_bytes
+from artifacts.patch.differences import MIN_CLUSTER_LOG, Differences, Rates, differences_of
 from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.prices import Chosen, Counts, Prices, difference_symbols, learned, learned_differences
 from artifacts.patch.search import Found, Ranges
+from artifacts.patch.timeline import timeline
 
 __all__ = ["Choice", "Choices", "Compared", "Files", "seen_differences"]
 
@@ -138,13 +130,13 @@ class Choices:
             inside = [n for n, one in enumerate(found.alignments) if one.start < end and one.end > start]
             alignments, how = [found.alignments[n] for n in inside], [differences[n] for n in inside]
             rates = Rates(how)
-            events = timeline(start, end, alignments, how, rates.numbers)
-            self._ranges.append((events, alignments, rates, [not len(one.starts) for one in how]))
+            changes = timeline(start, end, alignments, how)
+            self._ranges.append((changes, alignments, rates, [not len(one.starts) for one in how]))
 
     @property
     def steps(self) -> int:
         """How many steps one pass takes: places where one of some can be chosen, and what else takes as long."""
-        places = sum(len(event.changed) + 1 for events, *_ in self._ranges for event in events)
+        places = sum(len(changes) for changes, *_ in self._ranges)
         others = len(self.found.places) // _NEW_BYTES_PER_STEP + self._aligned // _ALIGNED_BYTES_PER_STEP
         return places + len(self.found.alignments) + others
 
@@ -164,8 +156,8 @@ class Choices:
             repeats = _repeats(self.found, written, prefixed=prefixed)
             new = new_bytes(self.files.new, self.found.places, repeats, prices)
             written = []
-            for events, alignments, rates, equal in self._ranges:
-                steps = choose(events, alignments, rates(prices), prices, new, late=late)
+            for changes, alignments, rates, equal in self._ranges:
+                steps = choose(changes, alignments, rates(prices), prices, new, late=late)
                 written.append(Choice(self.files, steps, alignments, equal))
             yield written
             prices = learned(prices, _chosen(self.files, written))

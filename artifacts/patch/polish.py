@@ -12,8 +12,10 @@ from artifacts.patch.steps import Step
 
 __all__ = ["polished"]
 
-# Patches of so many steps are polished, by at most so many attempts of less than a millisecond each.
+# Patches of so many steps are polished, by at most so many attempts of less than a millisecond each; and if new bytes
+# have a prefix, which zstd reads anew each time, by as many as read no more bytes than these.
 _MAX_STEPS, _MAX_ATTEMPTS = 192, 300
+_MAX_READ_BYTES = 1 << 24
 # What may become new bytes: differences, and copies that are short.
 _MAX_ADD, _MAX_COPY = 64, 12
 
@@ -22,15 +24,19 @@ def polished(emitter: Emitter, plan: Plan) -> Plan:
     """Return the plan with steps made new bytes where that makes the patch smaller."""
     if not 1 < len(plan.steps) <= _MAX_STEPS:
         return plan
-    best = emitter.bytes_without_elements(plan)
+    form = emitter.smallest_form(plan)
+    most = _MAX_ATTEMPTS
+    if form.has_prefix and plan.prefix is not None:
+        most = min(most, _MAX_READ_BYTES // (plan.prefix[1] - plan.prefix[0]))
+    best = emitter.bytes_without_elements(plan, form)
     attempts, improved = 0, True
     while improved:
         improved = False
         for steps in _simpler(plan.steps):
-            if (attempts := attempts + 1) > _MAX_ATTEMPTS:
+            if (attempts := attempts + 1) > most:
                 return plan
             another = replace(plan, steps=steps)
-            if (size := emitter.bytes_without_elements(another)) < best:
+            if (size := emitter.bytes_without_elements(another, form)) < best:
                 best, plan, improved = size, another, True
                 break
     return plan

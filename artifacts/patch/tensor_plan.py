@@ -316,6 +316,9 @@ class _Work:
             values = (np.frombuffer(octets, "<u2").astype("<u4") << 16).view("<f4")
         else:
             values = np.frombuffer(octets, f"<f{numbers.width}").astype("<f8" if numbers.width == 8 else "<f4")
+        if not len(values) or (values.min() > -_TOO_LARGE and values.max() < _TOO_LARGE):
+            # Nearly always. What is no number is in no range.
+            return values
         with np.errstate(invalid="ignore"):
             return np.where(np.abs(values) < _TOO_LARGE, values, values.dtype.type(0))
 

@@ -15,7 +15,7 @@ from artifacts.patch.axes import Axes
 from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Table, encode_block
 from artifacts.patch.encode import BYTES_PER_BYTE, FIXED_BYTES
 from artifacts.patch.format import MAX_MEMORY_BYTES, DeflateParameters, Header, Layout, Member
-from artifacts.patch.writer import PatchWriter
+from artifacts.patch.writer import Levels, PatchWriter
 from artifacts.patch.zstd_prefix import estimate_apply_bytes, estimate_build_bytes
 from tests.finetunes import safetensors, zipped
 from tests.models import field, varint
@@ -136,7 +136,7 @@ def write_patch(folder: Path) -> Header:
     base = old * blocks + member
     target = new * blocks + member + old * 8 + old[:30_000]
     writer = PatchWriter(
-        side(base), side(target), layout, (Member(TENSOR_BYTES, len(member), len(inflated)),), levels=(1,)
+        side(base), side(target), layout, (Member(TENSOR_BYTES, len(member), len(inflated)),), levels=Levels(1, 1, 1)
     )
     writer.table(0, table)
     parts = encode_block(table, new, old)

@@ -22,6 +22,7 @@ from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Table
 from artifacts.patch.format import DeflateParameters, Layout
 from artifacts.patch.limits import PatchLimits
 from artifacts.patch.matrix import Factors
+from artifacts.patch.writer import Levels
 from tests.artifacts.patch import plain_decoder
 from tests.patches import Made, Recipe, deflated
 
@@ -68,7 +69,7 @@ def random_recipe(seed: int, layout: Layout, steps: int) -> Recipe:
     base = randomly.randbytes(randomly.randrange(1000)) + deflated(member)
     start = len(base) - len(deflated(member))
     base += randomly.randbytes(randomly.randrange(100, 9000))
-    recipe = Recipe(base, layout, [(start, len(deflated(member)))], levels=(1,))
+    recipe = Recipe(base, layout, [(start, len(deflated(member)))], levels=Levels(1, 1, 1))
     for number, table in enumerate(TABLES):
         recipe.table(number, table)
     for _ in range(steps):
@@ -190,7 +191,7 @@ def large() -> Made:
     values = [randomly.gauss(0, 1) for _ in range(40_000)]
     old = struct.pack(f"<{len(values)}e", *values)
     new = struct.pack(f"<{len(values)}e", *(value + randomly.gauss(0, 0.01) for value in values))
-    recipe = Recipe(old, Layout(12, 12, window_log=12, continuous=frozenset({2})), levels=(1,))
+    recipe = Recipe(old, Layout(12, 12, window_log=12, continuous=frozenset({2})), levels=Levels(1, 1, 1))
     recipe.table(1, TABLES[1])
     recipe.elements(1, TABLES[1], new, 0)
     recipe.data(randomly.randbytes(20_000), 2)

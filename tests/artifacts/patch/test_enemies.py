@@ -31,6 +31,7 @@ from artifacts.patch.format import BLOCK_FACTOR, Codec, Layout, Op, frame_head, 
 from artifacts.patch.lzma_frames import packed
 from artifacts.patch.matrix import Factors
 from artifacts.patch.work import ALLOWED_UNITS
+from artifacts.patch.writer import Levels
 from tests.artifacts.patch.test_apply import SMALL, TABLES
 from tests.patches import Made, Recipe, side
 from tests.vectors import make_patches
@@ -82,7 +83,7 @@ def test_frames_of_a_byte_end_early(tmp_path: Path) -> None:
 
 def test_prefixes_that_are_read_for_nothing_end_early(tmp_path: Path) -> None:
     base = random.Random(1).randbytes(1 << 20)
-    recipe = Recipe(base, Layout(12, 12, window_log=20), levels=(1,))
+    recipe = Recipe(base, Layout(12, 12, window_log=20), levels=Levels(1, 1, 1))
     for _ in range(1400):
         recipe.call(lambda writer: writer.prefix(1, 0, base))
         recipe.data(base[1000:1020], 1)

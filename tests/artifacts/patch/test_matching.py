@@ -16,13 +16,15 @@ from onnx import TensorProto, helper
 
 from artifacts.patch.alignments import Alignment, equal_length, worthwhile_length
 from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex
-from artifacts.patch.choose import Rates, choose, differences, new_bytes, timeline
+from artifacts.patch.choose import choose, new_bytes
+from artifacts.patch.differences import Rates, differences
 from artifacts.patch.estimate import Estimator
 from artifacts.patch.matching import MatchLimits, match, match_with_prefix
 from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.prices import Chosen, Prices, difference_symbols, learned
 from artifacts.patch.search import search, unheard
 from artifacts.patch.suffixes import nearest
+from artifacts.patch.timeline import timeline
 
 NOISE = random.Random(1).randbytes(60_000)
 LINES = [f"{number}, {random.Random(number).gauss(0, 1):.6f}, name_{number * 7 % 301}\n" for number in range(1500)]
@@ -413,8 +415,7 @@ def test_the_cheapest_way_changes_the_alignment_where_another_one_fits_better() 
     how = [differences(new, old, one) for one in both]
     prices = Prices()
     nothing = new_bytes(new, np.zeros(0, np.int64), np.zeros(0, np.int64), prices)
-    rates = Rates(how)
-    steps = choose(timeline(0, 1100, both, how, rates.numbers), both, rates(prices), prices, nothing)
+    steps = choose(timeline(0, 1100, both, how), both, Rates(how)(prices), prices, nothing)
     assert [(step.start, step.end, step.alignment) for step in steps] == [(0, 500, 0), (500, 1100, 1)]
 
 
