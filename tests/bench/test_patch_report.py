@@ -94,16 +94,26 @@ def test_fine_tunes_and_zips_have_goals_of_their_own() -> None:
         with_costs(a_row("zip", group="finetuned", suffix=".zip", ours=1), decode_seconds=4 / 26),
         with_costs(a_row("released", ours=1), decode_seconds=4.0),
     ]
-    assert outcome(rows, "decoding fine-tunes") == ("61.0 MB/s (tune)", True)
-    assert outcome(rows, "decoding zips") == ("26.0 MB/s (zip)", True)
+    assert outcome(rows, "decoding fine-tunes, one core, all") == ("61.0 MB/s", True)
+    assert outcome(rows, "decoding zips, one core, all") == ("26.0 MB/s", True)
 
 
-def test_costs_are_judged_by_the_worst_pair() -> None:
+def test_rates_are_judged_by_all_pairs_together_and_tell_the_slowest_one() -> None:
+    rows = [
+        with_costs(a_row("quick", new_bytes=6_000_000, ours=1), encode_seconds=1.0),
+        with_costs(a_row("slow", new_bytes=1_000_000, ours=1), encode_seconds=2.0),
+    ]
+    assert outcome(rows, "encoding, one core, all") == ("2.3 MB/s", True)
+    assert outcome(rows, "encoding, one core, slowest") == ("0.5 MB/s (slow); 1 of 2 are below 2", None)
+    rows.append(with_costs(a_row("bad", new_bytes=4_000_000, ours=1), encode_seconds=3.0))
+    assert outcome(rows, "encoding, one core, all") == ("1.8 MB/s", False)
+
+
+def test_memory_is_judged_by_the_worst_pair() -> None:
     rows = [
         a_row("fine", ours=1),
-        with_costs(a_row("bad", ours=1), encode_seconds=2.5, encode_bytes=28_000_000, decode_working_bytes=8_100_000),
+        with_costs(a_row("bad", ours=1), encode_bytes=28_000_000, decode_working_bytes=8_100_000),
     ]
-    assert outcome(rows, "encoding, one core") == ("1.6 MB/s (bad)", False)
     assert outcome(rows, "from 2 MB on") == ("7.0 times (bad)", False)
     assert outcome(rows, "working memory") == ("8.1 MB (bad)", False)
 
