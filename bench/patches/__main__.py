@@ -18,7 +18,7 @@ from bench.markdown import write_section
 from bench.patches.machine import preface
 from bench.patches.measuring import Failed, Measured, measure
 from bench.patches.pairs import Pair, read_index
-from bench.patches.peers import OURS, PEERS, Peer
+from bench.patches.peers import OURS, PEERS, ZLIB_ALONE, Peer
 from bench.patches.places import CORPUS
 from bench.patches.report import SECTION, render
 from bench.patches.results import Kept, Row
@@ -60,8 +60,10 @@ def measure_pair(pair: Pair, versions: dict[Peer, str], kept: Kept, label: str) 
     old, new = pair.files()
     (old_sha256, old_bytes), (new_sha256, new_bytes) = hash_file(old), hash_file(new)
     row = Row(pair, old_bytes, new_bytes)
-    for peer, version in versions.items():
-        theirs = peer.family != "ours"
+    bounds = {ZLIB_ALONE: ZLIB_ALONE.version()} if pair.new.endswith(".zip") else {}
+    for peer, version in {**versions, **bounds}.items():
+        # What ours is divided by is measured beside it.
+        theirs = peer.family not in ("ours", "bound")
         result = kept.find(peer, version, old_sha256, new_sha256) if theirs else None
         if result is None:
             began = time.monotonic()

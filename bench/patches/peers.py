@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,10 +19,11 @@ from typing import Literal
 from artifacts.hashing import hash_file
 from bench.patches.places import BENCH_PYTHON, ROOT
 
-__all__ = ["OURS", "PEERS", "Call", "Family", "Peer", "Setting"]
+__all__ = ["OURS", "PEERS", "ZLIB_ALONE", "Call", "Family", "Peer", "Setting"]
 
-# What a peer is to the goals: a general tool for binary differences, one that knows numbers, or one without a base.
-Family = Literal["ours", "general", "numbers", "full"]
+# What a peer is to the goals: a general tool for binary differences, one that knows numbers, one without a base, or what
+# bounds all of them and makes no patches itself.
+Family = Literal["ours", "general", "numbers", "full", "bound"]
 
 Setting = tuple[str, ...]
 
@@ -200,6 +202,14 @@ def _ours(encoding: str) -> Peer:
 
     return Peer(encoding, "ours", promised, encode, decode, version)
 
+
+def _zlib_alone() -> Peer:
+    encode, decode = _library("zlib-alone", Path(sys.executable))
+    return Peer("zlib alone", "bound", _fixed(()), encode, decode, lambda: zlib.ZLIB_RUNTIME_VERSION)
+
+
+# Of zips, whose members a decoder inflates and deflates.
+ZLIB_ALONE = _zlib_alone()
 
 OURS = (_ours("skafos-delta"), _ours("zstd-prefix"))
 

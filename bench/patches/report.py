@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.markdown import GOAL_HEAD, table, verdict
 from bench.patches.measuring import Measured
-from bench.patches.peers import PEERS, Family
+from bench.patches.peers import PEERS, ZLIB_ALONE, Family
 from bench.patches.results import Row
 
 __all__ = ["SECTION", "Goal", "best", "goals", "render"]
@@ -136,6 +136,7 @@ def _cost_goals(rows: Sequence[Row]) -> list[Goal]:
     return [
         *_rates("decoding fine-tunes, one core", tuned, _decode_seconds, TUNED_DECODE_GOAL),
         *_rates("decoding zips, one core", zips, _decode_seconds, ZIP_DECODE_GOAL),
+        *_beside_zlib(zips),
         *_highest(
             "decoding, working memory beside the mapped base, highest", rows, _working_memory, WORKING_MB_GOAL, "MB"
         ),
@@ -191,6 +192,18 @@ def _rates(what: str, rows: Sequence[Row], seconds: Figure, limit: float) -> lis
         Goal(f"{what}, all pairs together", f"{together:,.1f} MB/s", f"≥ {limit} MB/s", together >= limit),
         Goal(f"{what}, slowest pair", slowest, "", None),
     ]
+
+
+def _beside_zlib(rows: Sequence[Row]) -> list[Goal]:
+    """Return how quickly zips are decoded beside what zlib alone takes of it, which is the same for every decoder."""
+    done = [(row, one, zlib) for row in rows if (one := row.measured(OURS)) and (zlib := row.measured(ZLIB_ALONE.name))]
+    if not done:
+        return []
+    whole = sum(row.new_bytes for row, *_ in done) / MB
+    bound = whole / sum(_decode_seconds(row, zlib) for row, _, zlib in done)
+    rate = whole / sum(_decode_seconds(row, one) for row, one, _ in done)
+    what = "decoding zips, beside zlib alone (inflating the base's members, deflating the target's)"
+    return [Goal(what, f"{rate:,.1f} of {bound:,.1f} MB/s, {rate / bound:.0%}", "", None)]
 
 
 def _highest(what: str, rows: Sequence[Row], figure: Figure, limit: float | None, unit: str) -> list[Goal]:

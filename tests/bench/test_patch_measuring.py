@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from bench.patches import measuring
 from bench.patches.libraries import ZipNN
 from bench.patches.measuring import LAUNCHER, Failed, measure
-from bench.patches.peers import OURS, PEERS, Call, Peer
+from bench.patches.peers import OURS, PEERS, ZLIB_ALONE, Call, Peer
 from tests.components import require
 from tests.flows.running import until
 
@@ -77,6 +78,18 @@ def test_our_own_encodings_are_measured_without_python_itself(pair: tuple[Path, 
     # The start of Python with numpy takes 30 MB; the two files and zstd's state take less.
     assert 0 < result.decode_bytes < 20_000_000
     assert result.decode_working_bytes <= result.decode_bytes + 1_000_000
+
+
+def test_zlib_alone_makes_a_zip_again_and_nothing_else(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    zips = []
+    for number, level in enumerate((6, 9)):
+        zips.append(tmp_path / f"{number}.zip")
+        with zipfile.ZipFile(zips[-1], "w", zipfile.ZIP_DEFLATED, compresslevel=level) as archive:
+            for name in ("a", "b"):
+                archive.writestr(name, f"{name}{number} ".encode() * 5000 + pair[0].read_bytes())
+    assert measure(ZLIB_ALONE, *zips).patch_bytes > 2 * 200_000
+    with pytest.raises(Failed, match="no zip"):
+        measure(ZLIB_ALONE, *pair)
 
 
 def test_the_smallest_patch_of_several_settings_counts(pair: tuple[Path, Path]) -> None:

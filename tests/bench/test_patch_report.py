@@ -98,6 +98,13 @@ def test_fine_tunes_and_zips_have_goals_of_their_own() -> None:
     assert outcome(rows, "decoding zips, one core, all") == ("26.0 MB/s", True)
 
 
+def test_zips_are_compared_with_what_zlib_alone_takes() -> None:
+    row = with_costs(a_row("zip", group="finetuned", suffix=".zip", ours=1, zlib_alone=9), decode_seconds=0.5)
+    row.results["zlib alone"] = replace(COSTS, decode_seconds=0.4)
+    other = a_row("without", group="finetuned", suffix=".zip", ours=1)
+    assert outcome([row, other], "beside zlib alone") == ("8.0 of 10.0 MB/s, 80%", None)
+
+
 def test_rates_are_judged_by_all_pairs_together_and_tell_the_slowest_one() -> None:
     rows = [
         with_costs(a_row("quick", new_bytes=6_000_000, ours=1), encode_seconds=1.0),
