@@ -312,6 +312,7 @@ class _Tensors:
 
     def __init__(self, old: Opened, new: Opened, plan: Plan) -> None:
         self._old, self._new = old, new
+        self._memory = LetGo(old, new)
         prefix = (plan.prefix[0], plan.prefix[1] - plan.prefix[0]) if plan.prefix else (0, 0)
         self.addresses = _Addresses(old, [prefix, *(_source(step) for step in plan.steps)])
         steps = [step for step in plan.steps if isinstance(step, TensorStep)]
@@ -420,6 +421,7 @@ class _Tensors:
             if step.source is not None:
                 base = known[start * table.base_width : (start + count) * table.base_width]
             yield from encode_block(table, target, base, data, start)
+            self._memory.after(count * width)
 
 
 def _features(steps: Sequence[Step]) -> int:

@@ -38,7 +38,7 @@ _PIECE_ELEMENTS = 64 * 1024
 _MIN_SIDE = 8
 # Rows of which an orthonormal basis is made at a time; and the smallest part of a direction, as a share of that of the
 # largest, beside those before it, of which as much is left after rounding that single precision is exact.
-_QR_ROWS, _LEAST_REGULAR = 512, 1e-8
+_QR_ROWS, _LEAST_REGULAR = 256, 1e-8
 # Levels of factors: half octaves of their mean, from this one on.
 _LEVEL_OF_ONE, _LEVEL_STEPS = 8, 2
 

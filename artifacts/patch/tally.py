@@ -141,7 +141,7 @@ def tally(width: int, parts: Iterable[tuple[npt.NDArray[Any], npt.NDArray[np.uin
 def _places(numbers: npt.NDArray[Any], width: int) -> npt.NDArray[np.int64]:
     """Return the bucket of each number."""
     if width <= _LISTED_BYTES:
-        return _all_places(width).take(numbers)
+        return _all_places(width).take(numbers).astype(np.int64)
     # The exponent and the upper part of the mantissa of the number as a double are its bucket.
     places = numbers.astype(np.float64).view(np.int64)
     places >>= _MANTISSA_LOG - _DETAIL_LOG
@@ -154,10 +154,11 @@ def _places(numbers: npt.NDArray[Any], width: int) -> npt.NDArray[np.int64]:
 
 
 @lru_cache
-def _all_places(width: int) -> npt.NDArray[np.int64]:
-    """Return the bucket of each number of few bytes."""
+def _all_places(width: int) -> npt.NDArray[np.uint16]:
+    """Return the bucket of each number of few bytes: few bytes each, so that all stay in a processor's cache."""
     starts = buckets(width).starts
-    return np.searchsorted(starts, np.arange(1 << 8 * width, dtype=np.uint64), side="right") - 1
+    places = np.searchsorted(starts, np.arange(1 << 8 * width, dtype=np.uint64), side="right") - 1
+    return places.astype(np.uint16)
 
 
 def united(tallies: Sequence[Tally]) -> Tally:

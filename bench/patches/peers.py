@@ -21,8 +21,8 @@ from bench.patches.places import BENCH_PYTHON, ROOT
 
 __all__ = ["OURS", "PEERS", "ZLIB_ALONE", "Call", "Family", "Peer", "Setting"]
 
-# What a peer is to the goals: a general tool for binary differences, one that knows numbers, one without a base, or what
-# bounds all of them and makes no patches itself.
+# What a peer is to the goals: a general tool for binary differences, one that knows numbers, one without a base, or
+# what bounds all of them and makes no patches itself.
 Family = Literal["ours", "general", "numbers", "full", "bound"]
 
 Setting = tuple[str, ...]

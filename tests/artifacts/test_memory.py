@@ -270,3 +270,63 @@ def test_a_patch_is_made_in_the_memory_that_is_said_of_it(
     grown = growth(tmp_path, "encode_patch(folder / 'old', folder / 'new', folder / 'patch')")
     # Both files are mapped, with what is inflated of them.
     assert grown < fixed_bytes + (BYTES_PER_BYTE + 2) * inflated_bytes
+
+
+def half_precision() -> tuple[bytes, bytes]:
+    """Return a file of halves, which most models for phones are, and what an update of many factors makes of it."""
+    generator = np.random.default_rng(6)
+    shapes = {"embedding": (1024, 768)} | {f"layer.{number}": (128, 128) for number in range(24)}
+    old = {name: generator.normal(0, 0.05, shape).astype(np.float16) for name, shape in shapes.items()}
+    new = {}
+    for name, values in old.items():
+        left, right = generator.normal(0, 1e-3, (values.shape[0], 24)), generator.normal(0, 1, (24, values.shape[1]))
+        new[name] = (values + left @ right + generator.normal(0, 1e-4, values.shape)).astype(np.float16)
+    return safetensors(old), safetensors(new)
+
+
+def zipped_half_precision() -> tuple[bytes, bytes]:
+    """Return the same two files in zips."""
+    old, new = (zipped({"model.safetensors": content}, deflated=True) for content in half_precision())
+    return old, new
+
+
+# As the benchmark measures it: beside Python and its modules, whose code was read before.
+MEASURED = """
+import sys
+from pathlib import Path
+from artifacts.patch.encode import encode_patch
+from bench.patches.libraries import measured
+
+folder = Path(sys.argv[1])
+print(int(measured(lambda: encode_patch(folder / "old", folder / "new", folder / "patch"), 1)["peak_bytes"]))
+"""
+
+
+@pytest.mark.parametrize("make", [fine_tuned, half_precision, zipped_half_precision])
+def test_a_patch_of_a_tuned_model_is_made_in_six_times_its_length(
+    tmp_path: Path, make: Callable[[], tuple[bytes, bytes]]
+) -> None:
+    for name, content in zip(("old", "new"), make(), strict=True):
+        (tmp_path / name).write_bytes(content)
+    result = subprocess.run([sys.executable, "-c", MEASURED, str(tmp_path)], capture_output=True, check=True)
+    assert int(result.stdout) < 6 * max((tmp_path / name).stat().st_size for name in ("old", "new"))
+
+
+def test_what_the_allocator_keeps_is_given_back() -> None:
+    script = """
+import ctypes
+import numpy as np
+from artifacts.patch.allocator import give_back, keep_pieces
+from bench.patches.launcher import anonymous_bytes
+import os
+
+keep_pieces(1 << 20)
+pieces = [np.ones(1 << 16) for _ in range(64)]
+del pieces[:-1]
+before = anonymous_bytes(os.getpid())
+give_back()
+has_glibc = hasattr(ctypes.CDLL(None), "malloc_trim")
+print(before - anonymous_bytes(os.getpid()) if has_glibc else 1 << 30)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert int(result.stdout) > 24 << 20

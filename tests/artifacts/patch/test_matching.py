@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from artifacts.patch.alignments import Alignment, equal_length, worthwhile_length
-from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex
+from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex, HashFilter, hashes
 from artifacts.patch.choose import choose, new_bytes
 from artifacts.patch.differences import Rates, differences
 from artifacts.patch.estimate import Estimator
@@ -24,7 +24,7 @@ from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.prices import Chosen, Prices, difference_symbols, learned
 from artifacts.patch.search import search, unheard
 from artifacts.patch.suffixes import nearest
-from artifacts.patch.timeline import timeline
+from artifacts.patch.timeline import ENTERED, EQUAL, LEFT, timeline
 
 NOISE = random.Random(1).randbytes(60_000)
 LINES = [f"{number}, {random.Random(number).gauss(0, 1):.6f}, name_{number * 7 % 301}\n" for number in range(1500)]
@@ -408,6 +408,17 @@ def test_the_longest_agreement_is_found(old: str, new: str) -> None:
         assert best[place] >= min(max(lengths), 64, len(new) - place)
 
 
+@pytest.mark.parametrize("skipped", [0, 26])
+def test_a_filter_passes_all_that_was_added_and_little_else(skipped: int) -> None:
+    content = np.frombuffer(np.random.default_rng(7).bytes(1 << 17), np.uint8)
+    known, others = (hashes(content, at, 30_000, 1) for at in (0, 1 << 16))
+    passes = HashFilter(len(known), skipped)
+    passes.add(known)
+    assert passes(known).all()
+    # Eight to sixteen bits for each of them.
+    assert np.count_nonzero(passes(others)) < len(others) / 7
+
+
 def test_the_cheapest_way_changes_the_alignment_where_another_one_fits_better() -> None:
     old = np.frombuffer(NOISE[:2000], np.uint8)
     new = np.frombuffer(NOISE[:500] + NOISE[900:1500], np.uint8)
@@ -417,6 +428,49 @@ def test_the_cheapest_way_changes_the_alignment_where_another_one_fits_better() 
     nothing = new_bytes(new, np.zeros(0, np.int64), np.zeros(0, np.int64), prices)
     steps = choose(timeline(0, 1100, both, how), both, Rates(how)(prices), prices, nothing)
     assert [(step.start, step.end, step.alignment) for step in steps] == [(0, 500, 0), (500, 1100, 1)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 300), st.integers(1, 200), st.integers(-40, 40)), min_size=1, max_size=6),
+    st.integers(0, 100),
+    st.integers(120, 400),
+)
+def test_a_timeline_has_all_changes_in_their_order(parts: list[tuple[int, int, int]], start: int, end: int) -> None:
+    old, new = (np.frombuffer(NOISE[at : at + 600], np.uint8) % np.uint8(4) for at in (0, 100))
+    alignments = [Alignment(at, at + length, max(shift, -at), False) for at, length, shift in parts]
+    alignments = [one for one in alignments if one.start < end and one.end > start]
+    how = [differences(new, old, one) for one in alignments]
+    expected: dict[int, set[tuple[int, int]]] = {start: set(), end: set()}
+    first = 0
+    for number, (one, differs) in enumerate(zip(alignments, how, strict=True)):
+        low, high = max(one.start, start), min(one.end, end)
+        expected.setdefault(low, set()).add((number, ENTERED))
+        expected.setdefault(high, set()).add((number, LEFT))
+        for cluster, (begin, stop) in enumerate(
+            zip(differs.starts.tolist(), differs.ends.tolist(), strict=True), first
+        ):
+            if begin < high and stop > low:
+                expected.setdefault(max(begin, low), set()).add((number, cluster))
+                if stop < high:
+                    expected.setdefault(stop, set()).add((number, EQUAL))
+        first += len(differs.starts)
+    found = timeline(start, end, alignments, how)
+    assert [place for place, _ in found] == sorted(expected)
+    assert len(found) == len(expected) + sum(map(len, expected.values()))
+    for place, changes in found:
+        assert set(changes) == expected[place]
+        kinds = [0 if change == ENTERED else 2 if change == LEFT else 1 for _, change in changes]
+        assert kinds == sorted(kinds), "alignments are entered first and left last"
+        between = [one for one, kind in zip(changes, kinds, strict=True) if kind == 1]
+        assert between == sorted(between), "what ends is before what begins"
+
+
+def test_a_long_timeline_is_told_in_one_piece() -> None:
+    alignments = [Alignment(at, at + 5, 0, False) for at in range(20_000)]
+    nothing = differences(np.zeros(20_005, np.uint8), np.zeros(20_005, np.uint8), alignments[0])
+    found = list(timeline(0, 20_005, alignments, [nothing] * len(alignments)))
+    assert [place for place, _ in found] == list(range(20_005 + 1))
+    assert [changes for _, changes in found[100:103]] == [[(at, ENTERED), (at - 5, LEFT)] for at in range(100, 103)]
 
 
 def test_what_was_chosen_often_becomes_cheaper() -> None:
