@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ MAX_GROWTH_BYTES = 64 * 1024 * 1024
 PRELUDE = """
 import asyncio, hashlib, sys
 from pathlib import Path
+from typing import Any
 from artifacts.archive import ArchiveReader, archive_directory, archive_upload, extract_archive
 from artifacts.encodings import decode_full, encode_full
 from artifacts.hashing import hash_file
@@ -190,16 +192,26 @@ def test_what_matrices_say_is_decoded_in_the_memory_that_its_header_says(tmp_pat
     assert grown < header.memory_bytes
 
 
-def fine_tuned() -> tuple[bytes, bytes]:
-    """Return a file of many small tensors and a large one, and what an update of few factors and noise makes of it."""
+def tuned(
+    shapes: dict[str, tuple[int, int]], dtype: type[np.floating[Any]], rank: int, large: float
+) -> tuple[bytes, bytes]:
+    """Return a file of tensors, and what an update of some factors and noise makes of it; ``large``: the factors."""
     generator = np.random.default_rng(1)
-    shapes = {f"layer.{number}": (96, 96) for number in range(32)} | {"embedding": (1024, 512)}
-    old = {name: generator.normal(0, 0.05, shape).astype(np.float32) for name, shape in shapes.items()}
+    old = {name: generator.normal(0, 0.05, shape).astype(dtype) for name, shape in shapes.items()}
     new = {}
     for name, values in old.items():
-        left, right = generator.normal(0, 1e-4, (values.shape[0], 8)), generator.normal(0, 1, (8, values.shape[1]))
-        new[name] = (values + left @ right + generator.normal(0, 1e-4, values.shape)).astype(np.float32)
+        left, right = (
+            generator.normal(0, large, (values.shape[0], rank)),
+            generator.normal(0, 1, (rank, values.shape[1])),
+        )
+        new[name] = (values + left @ right + generator.normal(0, 1e-4, values.shape)).astype(dtype)
     return safetensors(old), safetensors(new)
+
+
+def fine_tuned() -> tuple[bytes, bytes]:
+    """Return files of many small tensors and a large one."""
+    shapes = {f"layer.{number}": (96, 96) for number in range(32)} | {"embedding": (1024, 512)}
+    return tuned(shapes, np.float32, 8, 1e-4)
 
 
 def zipped_fine_tuned() -> tuple[bytes, bytes]:
@@ -273,15 +285,9 @@ def test_a_patch_is_made_in_the_memory_that_is_said_of_it(
 
 
 def half_precision() -> tuple[bytes, bytes]:
-    """Return a file of halves, which most models for phones are, and what an update of many factors makes of it."""
-    generator = np.random.default_rng(6)
+    """Return files of halves, which most models for phones are."""
     shapes = {"embedding": (1024, 768)} | {f"layer.{number}": (128, 128) for number in range(24)}
-    old = {name: generator.normal(0, 0.05, shape).astype(np.float16) for name, shape in shapes.items()}
-    new = {}
-    for name, values in old.items():
-        left, right = generator.normal(0, 1e-3, (values.shape[0], 24)), generator.normal(0, 1, (24, values.shape[1]))
-        new[name] = (values + left @ right + generator.normal(0, 1e-4, values.shape)).astype(np.float16)
-    return safetensors(old), safetensors(new)
+    return tuned(shapes, np.float16, 24, 1e-3)
 
 
 def zipped_half_precision() -> tuple[bytes, bytes]:
@@ -294,6 +300,7 @@ def zipped_half_precision() -> tuple[bytes, bytes]:
 MEASURED = """
 import sys
 from pathlib import Path
+from typing import Any
 from artifacts.patch.encode import encode_patch
 from bench.patches.libraries import measured
 
