@@ -16,9 +16,9 @@ import os
 import resource
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -169,15 +169,17 @@ class OurEncoding:
         encoder: the module that makes patches.
         make: the name of the function in it that does.
         decoder: the module that applies them.
+        options: further arguments of the function that makes patches.
     """
 
     encoder: str
     make: str
     decoder: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self, old: Path, new: Path, patch: Path, setting: Sequence[str]) -> None:  # noqa: ARG002
         """Write a patch."""
-        getattr(import_module(self.encoder), self.make)(old, new, patch)
+        getattr(import_module(self.encoder), self.make)(old, new, patch, **self.options)
 
     def decode(self, old: Path, patch: Path, new: Path, setting: Sequence[str]) -> None:
         """Apply a patch."""
@@ -237,6 +239,9 @@ LIBRARIES: dict[str, Library] = {
     "zipnn": ZipNN(),
     "zstd-prefix": OurEncoding("artifacts.patch.zstd_prefix", "make_patch", "artifacts.patch.zstd_prefix"),
     "skafos-delta": OurEncoding("artifacts.patch.encode", "encode_patch", "artifacts.patch.apply"),
+    "skafos-delta zstd-only": OurEncoding(
+        "artifacts.patch.encode", "encode_patch", "artifacts.patch.apply", {"zstd_only": True}
+    ),
     "zlib-alone": ZlibAlone(),
 }
 
@@ -246,6 +251,7 @@ _MODULES = {
     "zipnn": ["zipnn"],
     "zstd-prefix": ["artifacts.patch.zstd_prefix"],
     "skafos-delta": ["artifacts.patch.encode", "artifacts.patch.apply"],
+    "skafos-delta zstd-only": ["artifacts.patch.encode", "artifacts.patch.apply"],
     "zlib-alone": ["artifacts.patch.opened", "artifacts.patch.containers", "artifacts.patch.deflation"],
 }
 

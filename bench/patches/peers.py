@@ -211,7 +211,7 @@ def _zlib_alone() -> Peer:
 # Of zips, whose members a decoder inflates and deflates.
 ZLIB_ALONE = _zlib_alone()
 
-OURS = (_ours("skafos-delta"), _ours("zstd-prefix"))
+OURS = (_ours("skafos-delta"), _ours("skafos-delta zstd-only"), _ours("zstd-prefix"))
 
 PEERS = (
     _xdelta3(),

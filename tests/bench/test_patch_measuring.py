@@ -72,8 +72,9 @@ def test_a_full_encoding_is_measured_like_a_patch(pair: tuple[Path, Path]) -> No
     assert measure(BY_NAME["full zstd"], *pair).patch_bytes > 200_000
 
 
-def test_our_own_encodings_are_measured_without_python_itself(pair: tuple[Path, Path]) -> None:
-    result = measure(BY_NAME["zstd-prefix"], *pair)
+@pytest.mark.parametrize("name", ["zstd-prefix", "skafos-delta zstd-only"])
+def test_our_own_encodings_are_measured_without_python_itself(pair: tuple[Path, Path], name: str) -> None:
+    result = measure(BY_NAME[name], *pair)
     assert 0 < result.patch_bytes < 1000
     # The start of Python with numpy takes 30 MB; the two files and zstd's state take less.
     assert 0 < result.decode_bytes < 20_000_000

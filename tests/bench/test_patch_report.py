@@ -88,6 +88,15 @@ def test_no_pair_may_be_more_than_64_bytes_above_the_best_tool(ours: int, told: 
     assert outcome(rows, "worst pair") == (f"{told} bytes (bad, full xz)", holds)
 
 
+def test_patches_without_lzma_are_compared_with_those_that_may_have_some() -> None:
+    rows = [a_row("a", ours=1000), a_row("b", ours=100)]
+    for row, size in zip(rows, (1010, 109), strict=True):
+        row.results["skafos-delta zstd-only"] = replace(COSTS, patch_bytes=size)
+    assert outcome(rows, "`zstd-only` against profile `best`, total") == ("+1.73%", True)
+    told = "+9.0% (b, +9 B); 1 of 2 are more than 8% above"
+    assert outcome(rows, "`zstd-only` against profile `best`, worst") == (told, None)
+
+
 def test_fine_tunes_and_zips_have_goals_of_their_own() -> None:
     rows = [
         with_costs(a_row("tune", group="finetuned", ours=1), decode_seconds=4 / 61),
