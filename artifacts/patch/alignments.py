@@ -60,7 +60,12 @@ def differing(target: Bytes, source: Bytes, shift: int, start: int, end: int) ->
             yield at, difference, places
 
 
-def equal_length(one: Bytes, other: Bytes, worked: Callable[[int], None] | None = None) -> int:
+def unheard(worked: int) -> None:
+    """Do nothing: nobody wants to know after how many bytes memory could be let go."""
+    del worked
+
+
+def equal_length(one: Bytes, other: Bytes, worked: Callable[[int], None] = unheard) -> int:
     """Return how many bytes are equal from the start of both; ``worked`` is told after how many both were seen."""
     length = min(len(one), len(other))
     done, step = 0, _MIN_WINDOW
@@ -70,13 +75,12 @@ def equal_length(one: Bytes, other: Bytes, worked: Callable[[int], None] | None 
         first = int(differs.argmax())
         if differs[first]:
             return done + first
-        if worked is not None:
-            worked(stop - done)
+        worked(stop - done)
         done, step = stop, min(step * 4, _MAX_EQUAL_WINDOW)
     return length
 
 
-def worthwhile_length(one: Bytes, other: Bytes, worked: Callable[[int], None] | None = None) -> int:
+def worthwhile_length(one: Bytes, other: Bytes, worked: Callable[[int], None] = unheard) -> int:
     """Return how far from the start of both it pays to write the one as differences to the other.
 
     Args:
@@ -110,7 +114,6 @@ def worthwhile_length(one: Bytes, other: Bytes, worked: Callable[[int], None] | 
             total += (stop - done) * _EARNED_AGAIN
             if total > best:
                 best, best_at = total, stop
-        if worked is not None:
-            worked(stop - done)
+        worked(stop - done)
         done, step = stop, min(step * 2, _MAX_WINDOW)
     return best_at

@@ -14,12 +14,13 @@ from mmap import mmap
 
 import numpy as np
 
+from artifacts.patch.alignments import unheard
 from artifacts.patch.estimate import Estimator
 from artifacts.patch.format import MIN_PREFIX_BYTES
 from artifacts.patch.operations import Operation
 from artifacts.patch.passes import Choice, Choices, Compared, Files, seen_differences
 from artifacts.patch.prices import CHEAP_DIFFERENCES, Counts, Prices
-from artifacts.patch.search import Found, search, unheard
+from artifacts.patch.search import Found, search
 
 __all__ = ["MatchLimits", "Matched", "match", "match_with_prefix"]
 

@@ -46,7 +46,7 @@ class Opened:
 class LetGo:
     """Lets the system have memory while work goes on: of files that are mapped, and what the allocator keeps.
 
-    That is several megabytes where tensors of several sizes are planned one after the other.
+    Where tensors of many sizes are planned one after the other, the allocator would keep several megabytes.
 
     Args:
         files: that are mapped.

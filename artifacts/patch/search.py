@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from artifacts.patch.alignments import Alignment, Bytes, Places, differing, equal_length, worthwhile_length
+from artifacts.patch.alignments import Alignment, Bytes, Places, differing, equal_length, unheard, worthwhile_length
 from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex
 from artifacts.patch.operations import united
 from artifacts.patch.suffixes import RESULT_BYTES, SORT_BYTES, Nearest, nearest
@@ -76,11 +76,6 @@ class Found:
     places: Places
     near: Nearest | None
     is_worth_effort: bool
-
-
-def unheard(worked: int) -> None:
-    """Do nothing: nobody wants to know after how many bytes memory could be let go."""
-    del worked
 
 
 def search(

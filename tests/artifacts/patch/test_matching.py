@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from artifacts.patch.alignments import Alignment, equal_length, worthwhile_length
+from artifacts.patch.alignments import Alignment, equal_length, unheard, worthwhile_length
 from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, BlockIndex, HashFilter, hashes
 from artifacts.patch.choose import choose, new_bytes
 from artifacts.patch.differences import Rates, differences
@@ -22,7 +22,7 @@ from artifacts.patch.estimate import Estimator
 from artifacts.patch.matching import MatchLimits, match, match_with_prefix
 from artifacts.patch.operations import Add, Copy, Data, Operation
 from artifacts.patch.prices import Chosen, Prices, difference_symbols, learned
-from artifacts.patch.search import search, unheard
+from artifacts.patch.search import search
 from artifacts.patch.suffixes import nearest
 from artifacts.patch.timeline import ENTERED, EQUAL, LEFT, timeline
 
