@@ -96,19 +96,20 @@ def worthwhile_length(one: Bytes, other: Bytes, worked: Callable[[int], None] = 
         if difference.any():
             earned = _EARNED[difference]
             earned[_WORD_BYTES:][difference[_WORD_BYTES:] == difference[:-_WORD_BYTES]] = _EARNED_AGAIN
-            score = np.cumsum(earned, dtype=np.int32) + np.int32(total)
-            high = np.maximum(np.maximum.accumulate(score), best)
+            # Of this window alone, in half of the memory of sums of all.
+            score = np.cumsum(earned, dtype=np.int32)
+            high = np.maximum(np.maximum.accumulate(score), best - total)
             lost = high - score > _MAX_LOSS
             end = int(lost.argmax())
             if not lost[end]:
                 end = stop - done
             if end:
                 top = int(score[:end].argmax())
-                if score[top] > best:
-                    best, best_at = int(score[top]), done + top + 1
+                if total + int(score[top]) > best:
+                    best, best_at = total + int(score[top]), done + top + 1
             if end < stop - done:
                 break
-            total = int(score[-1])
+            total += int(score[-1])
         else:
             # Every byte of it earns something.
             total += (stop - done) * _EARNED_AGAIN

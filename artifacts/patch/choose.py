@@ -1,7 +1,8 @@
 """The cheapest way through the target: which alignment each byte is taken from, or that it is new.
 
 A shortest path (Viterbi 1967) over the places at which alignments begin, end, and begin or cease to differ from the
-target: at each, every alignment that lies there, and "new", can be entered from the cheapest of the others.
+target. "New" and those that became better there can be entered from the cheapest one; all can where that one gets worse
+or ends.
 """
 
 from __future__ import annotations
@@ -199,8 +200,11 @@ class _Path:
         # New bytes that would begin here are no way from the best to another state.
         new_bound = _INFINITE if best == NEW or new_chain[0] == place else cost[NEW] + self._copy
         for state in states:
-            now = cost.get(state, 0.0) + tie
-            if now <= bound or state in (NEW, best):
+            # Some were forgotten.
+            if state not in cost or state in (NEW, best):
+                continue
+            now = cost[state] + tie
+            if now <= bound:
                 continue
             then = bound + (self._distance(chain, state) if best == NEW else self._jump(best, state))
             if then < now:

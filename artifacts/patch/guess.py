@@ -18,9 +18,10 @@ from artifacts.patch.tally import entropy
 
 __all__ = ["GUESSED", "guess_columns"]
 
-# Elements that are looked at; first so many, or so many rows, and of those numbers of columns that do best all.
-GUESSED = 1 << 16
-_FIRST, _FIRST_ROWS, _BEST = 1 << 14, 32, 4
+# Elements that are looked at, at most: first so many, or so many rows, and of those numbers of columns that do best the
+# second number, or as few rows as a matrix may have.
+GUESSED = 1 << 17
+_FIRST, _FIRST_ROWS, _BEST, _SECOND = 1 << 14, 32, 4, 1 << 16
 # Numbers of columns that are tried, and the smallest of rows and columns.
 _MAX_TRIED = 64
 _MIN_SIDE = 8
@@ -48,7 +49,7 @@ def guess_columns(target: Singles, base: Singles, count: int, unit: float) -> in
         return _cost(target, base, min(rows, len(target) // columns), columns, floor, powers)
 
     first = sorted((cost(max(_FIRST // columns, _FIRST_ROWS), columns, 0), columns) for columns in _divisors(count))
-    tried = sorted((cost(len(target), columns, 1), columns) for _, columns in first[:_BEST])
+    tried = sorted((cost(max(_SECOND // columns, _MIN_SIDE), columns, 1), columns) for _, columns in first[:_BEST])
     if not tried or tried[0][0] > flat - _MIN_SAVED:
         return None
     return tried[0][1]

@@ -227,8 +227,9 @@ class _Trials:
     def _new_form(self, choices: Sequence[Choice], prefix: tuple[int, int] | None) -> Matched:
         best: Matched | None = None
         for run in self._runs:
-            operations = [one for choice in choices for one in choice.operations(run)]
-            if len(operations) > self._most_operations and run != _RUNS[-1]:
+            most = None if run == _RUNS[-1] else self._most_operations + 1
+            operations = list(islice((one for choice in choices for one in choice.operations(run)), most))
+            if len(operations) == most:
                 continue
             size = self._estimator.estimate(operations, prefix)
             if best is None or size < best.estimate:

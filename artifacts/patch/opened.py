@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from time import monotonic
 
 from artifacts.hashing import hash_file
 from artifacts.patch.allocator import give_back
@@ -17,8 +18,8 @@ from artifacts.patch.tensors import Tensor, find_tensors
 
 __all__ = ["LetGo", "Opened", "opened"]
 
-# Between two times that memory is let go, so many bytes are worked on.
-_LET_GO_BYTES = 1 << 19
+# Between two times that memory is let go, so many bytes are worked on; twice as many after it took longer than that.
+_LET_GO_BYTES, _SLOW_SECONDS = 1 << 19, 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +55,23 @@ class LetGo:
 
     def __init__(self, *files: Opened) -> None:
         self._files = files
-        self._worked = 0
+        self._worked, self._enough = 0, _LET_GO_BYTES
 
     def after(self, length: int) -> None:
         """Let memory go, if enough bytes were worked on since the last time; ``length``: those that were just now."""
         self._worked += length
-        if self._worked >= _LET_GO_BYTES:
+        if self._worked >= self._enough:
             self.now()
 
     def now(self) -> None:
         """Let memory go."""
         self._worked = 0
+        began = monotonic()
         for file in self._files:
             file.let_go()
         give_back()
+        if monotonic() - began > _SLOW_SECONDS:
+            self._enough *= 2
 
 
 @contextmanager

@@ -136,7 +136,7 @@ class Choices:
     @property
     def steps(self) -> int:
         """How many steps one pass takes: places where one of some can be chosen, and what else takes as long."""
-        places = sum(len(changes) for changes, *_ in self._ranges)
+        places = sum(changes.steps for changes, *_ in self._ranges)
         others = len(self.found.places) // _NEW_BYTES_PER_STEP + self._aligned // _ALIGNED_BYTES_PER_STEP
         return places + len(self.found.alignments) + others
 

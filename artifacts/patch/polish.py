@@ -12,10 +12,10 @@ from artifacts.patch.steps import Step
 
 __all__ = ["polished"]
 
-# Patches of so many steps are polished, by at most so many attempts of less than a millisecond each; and if new bytes
-# have a prefix, which zstd reads anew each time, by as many as read no more bytes than these.
+# Patches of so many steps are polished, by at most so many attempts, which together compress no more bytes than these
+# (new ones, differences, prefixes): some seconds.
 _MAX_STEPS, _MAX_ATTEMPTS = 192, 300
-_MAX_READ_BYTES = 1 << 24
+_MAX_COMPRESSED_BYTES = 1 << 24
 # What may become new bytes: differences, and copies that are short.
 _MAX_ADD, _MAX_COPY = 64, 12
 
@@ -25,9 +25,10 @@ def polished(emitter: Emitter, plan: Plan) -> Plan:
     if not 1 < len(plan.steps) <= _MAX_STEPS:
         return plan
     form = emitter.smallest_form(plan)
-    most = _MAX_ATTEMPTS
+    bytes_each = sum(step.length for step in plan.steps if isinstance(step, (Add, Data)))
     if form.has_prefix and plan.prefix is not None:
-        most = min(most, _MAX_READ_BYTES // (plan.prefix[1] - plan.prefix[0]))
+        bytes_each += plan.prefix[1] - plan.prefix[0]
+    most = min(_MAX_ATTEMPTS, _MAX_COMPRESSED_BYTES // max(1, bytes_each))
     best = emitter.bytes_without_elements(plan, form)
     attempts, improved = 0, True
     while improved:

@@ -6,9 +6,10 @@ what is short, by sorting suffixes, if memory allows.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,8 @@ _MAX_OVERLAP = 8
 # Gaps from this length on may be bridged, if one byte in eight is equal: one in 256 is by chance, in text one in 15.
 _MIN_BRIDGE = 64
 _MIN_EQUAL_SHARE = 8
+# Pieces of so many bytes are looked for between the sources of what lies around them, if those are so near each other.
+_MIN_PIECE, _MAX_BETWEEN = 4, 256
 # So many bytes of a base are searched for short pieces, in a second: of a longer one, so much around where a gap's
 # neighbours come from, and then what nothing was taken from.
 _MOST_SORTED = 1 << 18
@@ -106,7 +109,7 @@ def search(
             extender.extend(targets, sources - targets, np.full(len(targets), BLOCK_BYTES), own=False)
     del index
     gaps = _unsettled(old, new, ranges, found)
-    found += _bridges(old, new, gaps, found)
+    found += [*_bridges(old, new, gaps, found), *_pieces_between(old, new, ranges, found)]
     open_bytes = sum(end - start for start, end in gaps)
     is_worth_effort = open_bytes <= THOROUGH_BYTES and open_bytes * _SMALL_PART >= elsewhere
     quick = Found(found, gaps, np.zeros(0, np.int64), None, is_worth_effort)
@@ -144,6 +147,30 @@ def _bridges(old: Bytes, new: Bytes, gaps: Sequence[tuple[int, int]], found: Seq
             if last - first >= _MIN_BRIDGE and _alike(new[first:last], old[first + shift : last + shift]):
                 bridges.append(Alignment(first, last, shift, False))
     return bridges
+
+
+def _pieces_between(old: Bytes, new: Bytes, ranges: Ranges, found: Sequence[Alignment]) -> list[Alignment]:
+    """Return alignments for what lies between two, where the base has the same bytes between the sources of both.
+
+    Where columns were removed from a matrix, every row has pieces too short to be found by themselves, and they are too
+    many to sort all that is around them.
+    """
+    pieces = []
+    ordered = sorted((one.start, one.end, one.shift) for one in found if not one.own)
+    for (_, start, shift), (end, _, next_shift) in pairwise(ordered):
+        first, last = start + shift, end + next_shift
+        if not _MIN_PIECE <= end - start < _SETTLED or not end - start < last - first <= _MAX_BETWEEN:
+            continue
+        at = old[first:last].tobytes().find(new[start:end].tobytes())
+        place = bisect_right(ranges, start, key=lambda part: part[0]) - 1
+        if at >= 0 and place >= 0 and end <= ranges[place][1]:
+            # By chance, bytes beside it may be equal in what lies around it too.
+            here = first + at - start
+            low, high = max(ranges[place][0], start - _MARGIN, -here), min(ranges[place][1], end + _MARGIN)
+            back = equal_length(new[low:start][::-1], old[low + here : start + here][::-1])
+            forward = equal_length(new[end:high], old[end + here :])
+            pieces.append(Alignment(start - back, end + forward, here, False))
+    return pieces
 
 
 def _alike(one: Bytes, other: Bytes) -> bool:

@@ -43,7 +43,9 @@ class Timeline:
     alignments: Numbers
     changes: Numbers
 
-    def __len__(self) -> int:
+    @property
+    def steps(self) -> int:
+        """How many steps it takes to go through it."""
         return len(self.places) + len(self.changes)
 
     def __iter__(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:

@@ -29,7 +29,6 @@ MAX_GROWTH_BYTES = 64 * 1024 * 1024
 PRELUDE = """
 import asyncio, hashlib, sys
 from pathlib import Path
-from typing import Any
 from artifacts.archive import ArchiveReader, archive_directory, archive_upload, extract_archive
 from artifacts.encodings import decode_full, encode_full
 from artifacts.hashing import hash_file
@@ -232,7 +231,7 @@ def edited() -> tuple[bytes, bytes]:
 
 def edited_everywhere() -> tuple[bytes, bytes]:
     """Return a file that no parser knows, and one of which every sixteenth byte is another."""
-    old = np.random.default_rng(3).integers(97, 123, 1 << 19, np.uint8)
+    old = np.random.default_rng(3).integers(97, 123, 1 << 24, np.uint8)
     new = old.copy()
     new[::16] -= 80
     return old.tobytes(), new.tobytes()
@@ -270,7 +269,7 @@ USUAL_BYTES = 48 * 1024 * 1024
         (in_units, 5 << 20, USUAL_BYTES),
         (many_tensors, 5 << 20, USUAL_BYTES),
         (edited, 1 << 20, USUAL_BYTES),
-        (edited_everywhere, 1 << 19, FIXED_BYTES),
+        (edited_everywhere, 1 << 24, FIXED_BYTES),
     ],
 )
 def test_a_patch_is_made_in_the_memory_that_is_said_of_it(
@@ -300,7 +299,6 @@ def zipped_half_precision() -> tuple[bytes, bytes]:
 MEASURED = """
 import sys
 from pathlib import Path
-from typing import Any
 from artifacts.patch.encode import encode_patch
 from bench.patches.libraries import measured
 

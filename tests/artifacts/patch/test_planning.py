@@ -113,6 +113,23 @@ def test_noise_has_no_rank_that_is_worth_it() -> None:
     assert worthwhile_rank(parts, 0.0) == 0
 
 
+@pytest.mark.parametrize("shape", [(24, 3000), (3000, 24), (700, 600)])
+@pytest.mark.parametrize("rank", [1, 4])
+def test_matrices_of_lower_rank_than_directions_that_are_tried_have_exact_parts(
+    shape: tuple[int, int], rank: int
+) -> None:
+    rng = np.random.default_rng(9)
+    update = (rng.standard_normal((shape[0], rank)) @ rng.standard_normal((rank, shape[1]))).astype(np.float32)
+    # Nothing tells most directions apart there.
+    update[:, ::3] = 0
+    parts = decompose(update.copy())
+    assert parts is not None
+    assert np.isfinite(parts.left).all()
+    assert np.isfinite(parts.right).all()
+    assert np.allclose(parts.rows(0, shape[0]), update, atol=1e-4 * np.abs(update).max())
+    assert np.allclose(parts.left[:, :rank].T @ parts.left[:, :rank], np.eye(rank), atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(1, 50), (50, 1), (7, 100), (40, 50)])
 def test_matrices_that_are_zero_or_thin_have_no_parts(shape: tuple[int, int]) -> None:
     assert decompose(np.zeros(shape, np.float32)) is None
