@@ -179,10 +179,10 @@ test: setup-dev models ## run all tests against real servers
 	@$(BIN)/pytest
 
 # Half an hour on two cores. `make test-kills KILLS=20 SEED=7`: fewer of them, at other moments.
-test-kills: setup-dev ## kill the parts that events, registrations and pushes pass through, 100 times each, and count
+test-kills: setup-dev ## kill devices and what events, registrations and pushes pass through, 100 times each, and count
 	@SKAFOS_TEST_KILLS="$(KILLS)" SKAFOS_TEST_SEED="$(SEED)" $(BIN)/pytest -n 0 -s tests/flows/test_kills.py \
 		tests/control_plane/push/test_worker_kills.py tests/control_plane/test_registration_kills.py \
-		tests/telemetry/test_spare_segments.py
+		tests/telemetry/test_spare_segments.py tests/flows/test_device_killed.py
 
 check: $(VENV)/.stamp-dev ## style, formatting, types and import contracts
 	$(BIN)/ruff check
