@@ -28,7 +28,7 @@ def unlink(browser: Browser) -> Page:
 
 
 def test_a_provider_is_listed_unlinked_and_linked_again_by_coming_from_there(post: Post) -> None:
-    email, browser = known_as(post, "linked")
+    email, browser = known_as(post, "listed-and-unlinked")
     page = browser.get("/account")
     assert f"Example Accounts {post.provider.issuer}" in page.text
     (identity,) = post.api.get(IDENTITIES, token=post.api.token_of(email))
