@@ -40,6 +40,25 @@ def hashes(data: Bytes, start: int, count: int, stride: int) -> Words:
     return result * _MULTIPLIER
 
 
+def blocks(source: Bytes, worked: Callable[[int], None]) -> Iterator[tuple[int, Words]]:
+    """Yield the hashes of the blocks that begin at multiples of the stride, each time with the number of the first one.
+
+    Args:
+        source: the bytes.
+        worked: is told after how many further bytes were seen, and their hashes used.
+    """
+    count = block_count(source)
+    for first in range(0, count, _CHUNK):
+        some = min(_CHUNK, count - first)
+        yield first, hashes(source, first * STRIDE_BYTES, some, STRIDE_BYTES)
+        worked(some * STRIDE_BYTES)
+
+
+def block_count(source: Bytes) -> int:
+    """Return how many blocks begin at multiples of the stride."""
+    return max(0, (len(source) - BLOCK_BYTES) // STRIDE_BYTES + 1)
+
+
 class HashFilter:
     """Tells of most hashes that they are not among some (Bloom 1970, with one bit for each).
 
@@ -77,12 +96,10 @@ class BlockIndex:
     """
 
     def __init__(self, source: Bytes, worked: Callable[[int], None]) -> None:
-        count = max(0, (len(source) - BLOCK_BYTES) // STRIDE_BYTES + 1)
+        count = block_count(source)
         found = np.empty(count, np.uint64)
-        for first in range(0, count, _CHUNK):
-            some = min(_CHUNK, count - first)
-            found[first : first + some] = hashes(source, first * STRIDE_BYTES, some, STRIDE_BYTES)
-            worked(some * STRIDE_BYTES)
+        for first, some in blocks(source, worked):
+            found[first : first + len(some)] = some
         order = np.argsort(found, kind="stable")
         self._hashes = found[order]
         del found

@@ -163,7 +163,7 @@ class _Path:
             if change != ENTERED:
                 break
             cost[state] = _INFINITE
-        best = min(cost, key=cost.__getitem__)
+        best = self._best()
         better = []
         for state, change in changes:
             if change in _BETTER:
@@ -181,6 +181,10 @@ class _Path:
                 self._rate.pop(state, None)
             elif change != ENTERED and state in cost:
                 self._rate[state] = rates[change]
+
+    def _best(self) -> int:
+        """Return the state that is cheapest so far."""
+        return min(self._cost, key=self._cost.__getitem__)
 
     def _leave(self, state: int) -> None:
         self._cost.pop(state, None)
@@ -249,7 +253,7 @@ class _Path:
 
     def steps(self, end: int) -> list[Step]:
         """Return the cheapest way to here, which is ``end``."""
-        chain = self._chain[min(self._cost, key=self._cost.__getitem__)]
+        chain = self._chain[self._best()]
         found = []
         while chain is not None:
             start, state, chain = chain

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artifacts.patch.alignments import Bytes, Places, equal_length
-from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, HashFilter, hashes
+from artifacts.patch.block_hashes import BLOCK_BYTES, STRIDE_BYTES, HashFilter, blocks, hashes
 from artifacts.patch.opened import LetGo, Opened
 
 __all__ = ["Elsewhere", "Part", "found_elsewhere"]
@@ -28,8 +28,6 @@ _BYTES_PER_SAMPLE, _ALL_SAMPLES = 1 << 12, 4096
 _MAX_PIECE = 1 << 14
 # What a copy takes in a patch, in bits: a length and a place that follow no pattern.
 _COPY_BITS = 8 * 3.0
-# Hashes of the base that are made at a time, of 16 bytes each.
-_CHUNK = 1 << 14
 # Upper bits of a hash that each of two filters does not look at: what passes both is hardly ever another block.
 _SKIPPED = 0, 26
 _NO_HASHES = np.empty(0, np.uint64)
@@ -118,15 +116,12 @@ class _Known:
                 passes.add(of_sample)
         found: list[npt.NDArray[np.uint64]] = [_NO_HASHES]
         places: list[Places] = [np.empty(0, np.int64)]
-        last = max(0, (len(base) - BLOCK_BYTES) // STRIDE_BYTES + 1)
-        for first in range(0, last, _CHUNK):
-            of_base = hashes(base, first * STRIDE_BYTES, min(_CHUNK, last - first), STRIDE_BYTES)
+        for first, of_base in blocks(base, memory.after):
             likely = np.arange(len(of_base))
             for passes in filters:
                 likely = likely[passes(of_base[likely])]
             found.append(of_base[likely])
             places.append((likely + first) * STRIDE_BYTES)
-            memory.after(len(of_base) * STRIDE_BYTES)
         self._hashes, at = np.unique(np.concatenate(found), return_index=True)
         self._sources = np.concatenate(places)[at]
         self._target = target

@@ -108,6 +108,7 @@ class Emitter:
         self.old, self.new = old, new
         # Layouts and steps that are compared have most frames in common.
         self.cache = FrameCache(_CACHED_BYTES)
+        self.memory = LetGo(old, new)
 
     def emit(self, plan: Plan, progress: Callable[[int], None] | None = None, *, by_lzma: bool = True) -> Emitted:
         """Write the patch of some steps, laid out as is smallest.
@@ -117,8 +118,8 @@ class Emitter:
             progress: is told how many bytes of the target the steps so far make.
             by_lzma: whether frames may be by LZMA.
         """
-        LetGo(self.old, self.new).now()
-        tensors = _Tensors(self.old, self.new, plan)
+        self.memory.now()
+        tensors = _Tensors(self, plan)
         best = min(_variants(self, plan, tensors), key=lambda one: one.bytes_without_elements())
         return best.patch(progress or _unheard, by_lzma=by_lzma)
 
@@ -133,13 +134,14 @@ class Emitter:
         some = [variant for variant in variants if variant.form == form]
         return min(variant.bytes_without_elements() for variant in some or variants)
 
-    def smallest_form(self, plan: Plan) -> Form:
-        """Return the form in which a patch is smallest, beside the elements of its tensors."""
-        return min(self._bare_variants(plan), key=lambda one: one.bytes_without_elements()).form
+    def smallest_form(self, plan: Plan) -> tuple[int, Form]:
+        """Return what a patch takes without the elements of its tensors, and the form in which it takes so little."""
+        best = min(self._bare_variants(plan), key=lambda one: one.bytes_without_elements())
+        return best.bytes_without_elements(), best.form
 
     def _bare_variants(self, plan: Plan) -> list[_Variant]:
         bare = replace(plan, steps=[step for step in plan.steps if not isinstance(step, AnyTensor)])
-        return list(_variants(self, bare, _Tensors(self.old, self.new, bare)))
+        return list(_variants(self, bare, _Tensors(self, bare)))
 
 
 def _unheard(made: int) -> None:
@@ -193,7 +195,7 @@ class _Variant:
         compact: bool = False,
         prefix: tuple[int, int] | None = None,
     ) -> None:
-        self._old, self._new, self._cache = emitter.old, emitter.new, emitter.cache
+        self._old, self._new, self._cache, self._memory = emitter.old, emitter.new, emitter.cache, emitter.memory
         self._plan = plan
         self._tensors = tensors
         self._addresses = tensors.addresses
@@ -225,7 +227,6 @@ class _Variant:
 
     def _written(self, writer: PatchWriter, progress: Callable[[int], None]) -> BytesIO:
         room = made = 0
-        memory = LetGo(self._old, self._new)
         for step in self._plan.steps:
             if isinstance(step, AnyTensor | Words):
                 if isinstance(step, TensorBytes):
@@ -233,7 +234,6 @@ class _Variant:
                 else:
                     for call in self._tensors.calls[id(step)]:
                         call(writer)
-                memory.after(step.length)
                 made += step.length
                 progress(made)
             elif isinstance(step, Data):
@@ -269,6 +269,7 @@ class _Variant:
             known = self._old.content[start : step.source + at + length]
             content = self._new.content[step.tensor.start + at : step.tensor.start + at + length]
             yield self._addresses.of(start), known, content
+            self._memory.after(length)
 
     def _write(self, writer: PatchWriter, step: Step) -> None:
         if isinstance(step, Copy):
@@ -310,9 +311,9 @@ class _Parts:
 class _Tensors:
     """The tensors of a patch as calls of a writer, which are the same in every layout."""
 
-    def __init__(self, old: Opened, new: Opened, plan: Plan) -> None:
-        self._old, self._new = old, new
-        self._memory = LetGo(old, new)
+    def __init__(self, emitter: Emitter, plan: Plan) -> None:
+        old = emitter.old
+        self._old, self._new, self._memory = old, emitter.new, emitter.memory
         prefix = (plan.prefix[0], plan.prefix[1] - plan.prefix[0]) if plan.prefix else (0, 0)
         self.addresses = _Addresses(old, [prefix, *(_source(step) for step in plan.steps)])
         steps = [step for step in plan.steps if isinstance(step, TensorStep)]

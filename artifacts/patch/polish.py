@@ -24,12 +24,11 @@ def polished(emitter: Emitter, plan: Plan) -> Plan:
     """Return the plan with steps made new bytes where that makes the patch smaller."""
     if not 1 < len(plan.steps) <= _MAX_STEPS:
         return plan
-    form = emitter.smallest_form(plan)
+    best, form = emitter.smallest_form(plan)
     bytes_each = sum(step.length for step in plan.steps if isinstance(step, (Add, Data)))
     if form.has_prefix and plan.prefix is not None:
         bytes_each += plan.prefix[1] - plan.prefix[0]
     most = min(_MAX_ATTEMPTS, _MAX_COMPRESSED_BYTES // max(1, bytes_each))
-    best = emitter.bytes_without_elements(plan, form)
     attempts, improved = 0, True
     while improved:
         improved = False

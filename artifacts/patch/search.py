@@ -109,7 +109,9 @@ def search(
             extender.extend(targets, sources - targets, np.full(len(targets), BLOCK_BYTES), own=False)
     del index
     gaps = _unsettled(old, new, ranges, found)
-    found += [*_bridges(old, new, gaps, found), *_pieces_between(old, new, ranges, found)]
+    # All that was found so far is from the base.
+    ordered = sorted((one.start, one.end, one.shift) for one in found)
+    found += [*_bridges(old, new, gaps, ordered), *_pieces_between(old, new, ranges, ordered)]
     open_bytes = sum(end - start for start, end in gaps)
     is_worth_effort = open_bytes <= THOROUGH_BYTES and open_bytes * _SMALL_PART >= elsewhere
     quick = Found(found, gaps, np.zeros(0, np.int64), None, is_worth_effort)
@@ -129,13 +131,14 @@ def _places(parts: Sequence[tuple[int, int]]) -> Places:
     return np.concatenate([np.zeros(0, np.int64), *(np.arange(start, end) for start, end in parts)])
 
 
-def _bridges(old: Bytes, new: Bytes, gaps: Sequence[tuple[int, int]], found: Sequence[Alignment]) -> list[Alignment]:
+def _bridges(
+    old: Bytes, new: Bytes, gaps: Sequence[tuple[int, int]], ordered: Sequence[tuple[int, int, int]]
+) -> list[Alignment]:
     """Return alignments over whole gaps at the distances of what lies around them, and at none.
 
     In arrays of numbers that all changed a little, nothing long is equal, and yet half of the bytes are.
     """
     bridges = []
-    ordered = sorted((one.start, one.end, one.shift) for one in found if not one.own)
     starts = [one[0] for one in ordered]
     for start, end in gaps:
         if end - start < _MIN_BRIDGE:
@@ -149,14 +152,13 @@ def _bridges(old: Bytes, new: Bytes, gaps: Sequence[tuple[int, int]], found: Seq
     return bridges
 
 
-def _pieces_between(old: Bytes, new: Bytes, ranges: Ranges, found: Sequence[Alignment]) -> list[Alignment]:
+def _pieces_between(old: Bytes, new: Bytes, ranges: Ranges, ordered: Sequence[tuple[int, int, int]]) -> list[Alignment]:
     """Return alignments for what lies between two, where the base has the same bytes between the sources of both.
 
     Where columns were removed from a matrix, every row has pieces too short to be found by themselves, and they are too
     many to sort all that is around them.
     """
     pieces = []
-    ordered = sorted((one.start, one.end, one.shift) for one in found if not one.own)
     for (_, start, shift), (end, _, next_shift) in pairwise(ordered):
         first, last = start + shift, end + next_shift
         if not _MIN_PIECE <= end - start < _SETTLED or not end - start < last - first <= _MAX_BETWEEN:

@@ -17,12 +17,12 @@ import resource
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from artifacts.patch.allocator import give_back
 from bench.patches.launcher import anonymous_bytes
 
 __all__ = ["LIBRARIES", "Library"]
@@ -309,8 +309,7 @@ def _load_code() -> None:
 def _give_back_memory() -> None:
     """Let the allocator keep nothing that imports left free (malloc_trim(3)): what the work takes shall show."""
     gc.collect()
-    with suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
 
 
 def _cpu_seconds() -> float:

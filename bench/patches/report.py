@@ -209,7 +209,7 @@ def _rates(what: str, rows: Sequence[Row], seconds: Figure, limit: float) -> lis
     done = [(row, seconds(row, one)) for row in rows if (one := row.measured(OURS))]
     if not done:
         return []
-    together = sum(row.new_bytes for row, _ in done) / MB / sum(took for _, took in done)
+    together = _together(done)
     rates = sorted((row.new_bytes / MB / took, row.pair.name) for row, took in done)
     below = sum(rate < limit for rate, _ in rates)
     slowest = f"{rates[0][0]:,.1f} MB/s ({rates[0][1]}); {below} of {len(rates)} are below {limit}"
@@ -219,14 +219,18 @@ def _rates(what: str, rows: Sequence[Row], seconds: Figure, limit: float) -> lis
     ]
 
 
+def _together(done: Sequence[tuple[Row, float]]) -> float:
+    """Return the rate of several pairs together, each with the seconds that it took, in MB/s."""
+    return sum(row.new_bytes for row, _ in done) / MB / sum(took for _, took in done)
+
+
 def _beside_zlib(rows: Sequence[Row]) -> list[Goal]:
     """Return how quickly zips are decoded beside what zlib alone takes of it, which is the same for every decoder."""
     done = [(row, one, zlib) for row in rows if (one := row.measured(OURS)) and (zlib := row.measured(ZLIB_ALONE.name))]
     if not done:
         return []
-    whole = sum(row.new_bytes for row, *_ in done) / MB
-    bound = whole / sum(_decode_seconds(row, zlib) for row, _, zlib in done)
-    rate = whole / sum(_decode_seconds(row, one) for row, one, _ in done)
+    bound = _together([(row, _decode_seconds(row, zlib)) for row, _, zlib in done])
+    rate = _together([(row, _decode_seconds(row, one)) for row, one, _ in done])
     what = "decoding zips, beside zlib alone (inflating the base's members, deflating the target's)"
     return [Goal(what, f"{rate:,.1f} of {bound:,.1f} MB/s, {rate / bound:.0%}", "", None)]
 
