@@ -13,6 +13,9 @@ from pathlib import Path
 from artifacts.patch.apply import apply_patch
 from artifacts.patch.elements import MatrixData, Table, encode_block, encode_matrix
 from artifacts.patch.format import DeflateParameters, Header, Layout, Member, Side
+from artifacts.patch.parse_deflate import parsed
+from artifacts.patch.segments import segments_of
+from artifacts.patch.symbols import Beginning
 from artifacts.patch.writer import Levels, PatchWriter
 
 Call = Callable[[PatchWriter], None]
@@ -144,19 +147,19 @@ class Recipe:
             old = matrix.matrix.axes.arranged(memoryview(old), table.base_width)
         block = self.layout.block_bytes
         step = table.per_block(block, matrix.matrix if matrix else None)
-        parts = []
+        blocks = []
         for start in range(0, count, step):
             known = None if old is None else old[start * table.base_width : (start + step) * table.base_width]
             part = content[start * width : (start + step) * width]
-            parts += encode_block(table, part, known, matrix, start)
+            blocks.append(encode_block(table, part, known, matrix, start))
 
         def call(writer: PatchWriter) -> None:
             if matrix is not None:
                 writer.matrix(matrix.matrix, encode_matrix(matrix, factors, block))
             if source is None:
-                writer.planes(number, count, parts)
+                writer.planes(number, table, count, blocks)
             else:
-                writer.tensor(number, table, source, count, parts)
+                writer.tensor(number, table, source, count, blocks)
 
         self._make(content, call)
 
@@ -171,6 +174,27 @@ class Recipe:
         made = deflated(raw, chosen)
         self.target += made
         self._calls.insert(place, lambda writer: writer.deflate(chosen, len(raw), len(made)))
+
+    @contextmanager
+    def by_symbols(self, stream: bytes, first: int = 3, kept: Beginning | None = None) -> Iterator[None]:
+        """Deflate what the operations of the block make into a stream, symbol by symbol.
+
+        Args:
+            stream: the deflated stream.
+            first: the first of the streams for its segments.
+            kept: how the stream begins, if it does so in the base too: whole blocks.
+        """
+        place = len(self._calls)
+        self._raw = b""
+        yield
+        raw, self._raw = memoryview(self._raw), None
+        assert zlib.decompress(stream, -15) == raw
+        begin = kept.bits if kept is not None else 0
+        blocks = [block for block in parsed(memoryview(stream), raw, len(raw)) if block.bit >= begin]
+        said = [segment for block in blocks for segment in segments_of(block, raw)]
+        self.target += stream
+        self._calls.insert(place, lambda writer: writer.deflate_by_symbols(first, len(raw), len(stream), said, kept))
+        self._calls.append(PatchWriter.end_deflate)
 
     def call(self, call: Call) -> None:
         """Call another method of the writer at this place."""

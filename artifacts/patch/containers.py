@@ -28,7 +28,7 @@ from artifacts.patch.deflation import FREE_BYTES, MAX_ROUNDS, Deflation, find_de
 from artifacts.patch.view import ViewFile
 from artifacts.zip_upload import MAX_RATIO, RATIO_FREE_BYTES
 
-__all__ = ["Buffer", "Deflated", "Deflation", "Member", "UnpackLimits", "Unpacked", "find_deflations", "unpack"]
+__all__ = ["Buffer", "Deflated", "Deflation", "DeflationSearch", "Member", "UnpackLimits", "Unpacked", "unpack"]
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 
@@ -172,21 +172,31 @@ def unpack(data: Buffer, name: str = "", folder: Path | None = None, limits: Unp
     return unpacked
 
 
-def find_deflations(unpacked: Unpacked) -> tuple[Deflation | None, ...]:
-    """Find, for each of the deflated streams, the settings of zlib that make it again; None where none do.
+class DeflationSearch:
+    """Finds the settings of zlib that make the deflated streams of a file again.
 
     What may be tried is bounded by the length of all streams together, so many short ones do not take longer.
+
+    Args:
+        unpacked: the file.
     """
-    left = FREE_BYTES + MAX_ROUNDS * sum(stream.length for stream in unpacked.deflated)
-    found: list[Deflation | None] = []
-    for stream in unpacked.deflated:
+
+    def __init__(self, unpacked: Unpacked) -> None:
+        self._unpacked = unpacked
+        self._left = FREE_BYTES + MAX_ROUNDS * sum(stream.length for stream in unpacked.deflated)
         # A container's members are mostly written by one writer with one setting.
-        known = [settings for settings in dict.fromkeys(reversed(found)) if settings is not None]
-        deflated = unpacked.view(stream.offset, stream.deflated_length)
-        settings, used = find_deflation(deflated, unpacked.view(stream.start, stream.length), known, left)
-        found.append(settings)
-        left -= used
-    return tuple(found)
+        self._known: dict[Deflation, None] = {}
+
+    def settings(self, stream: Deflated) -> Deflation | None:
+        """Return the settings that make a stream; None if none do that are tried."""
+        deflated = self._unpacked.view(stream.offset, stream.deflated_length)
+        raw = self._unpacked.view(stream.start, stream.length)
+        settings, used = find_deflation(deflated, raw, reversed(self._known), self._left)
+        self._left -= used
+        if settings is not None:
+            self._known.pop(settings, None)
+            self._known[settings] = None
+        return settings
 
 
 @dataclass(frozen=True, slots=True)

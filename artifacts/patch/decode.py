@@ -20,7 +20,10 @@ from artifacts.patch.axes import Axes
 from artifacts.patch.definitions import read_matrix, read_table, write_matrix, write_table
 from artifacts.patch.elements import MatrixData, Table, decode_block, decode_matrix
 from artifacts.patch.format import (
+    BY_SYMBOLS,
+    BY_ZLIB,
     FEATURE_DEFLATE,
+    FEATURE_SYMBOLS,
     MAX_DEFLATE_RATIO,
     MAX_TABLES,
     DeflateParameters,
@@ -35,6 +38,8 @@ from artifacts.patch.journal import Checkpoint, MatrixState, Pending, State
 from artifacts.patch.matrix import Factors
 from artifacts.patch.sources import Space, Target
 from artifacts.patch.streams import PatchReader, Streams
+from artifacts.patch.symbol_deflater import Kept, SymbolDeflater
+from artifacts.patch.symbols import SEGMENT_STREAMS, Segment, read_segment
 from artifacts.patch.work import Work
 
 __all__ = ["Decoder"]
@@ -73,7 +78,7 @@ class Decoder:
         self._raw = 0
         self._pending: Pending | None = None
         self._matrix: MatrixData | None = None
-        self._deflater: _Deflater | None = None
+        self._deflater: _Deflater | SymbolDeflater | None = None
 
     def pieces(self) -> Iterator[None]:
         """Make the target; pauses after each operation and after each block of a long one.
@@ -108,8 +113,8 @@ class Decoder:
             raise PatchInvalid("a matrix stands before what has no rows")
         if code == Op.TABLE:
             self._define(parameter)
-        elif code == Op.DEFLATE and parameter == 0:
-            self._begin_deflate()
+        elif code == Op.DEFLATE and parameter in (BY_ZLIB, BY_SYMBOLS):
+            self._begin_deflate(parameter)
         elif code == Op.MATRIX and parameter == 0:
             self._read_matrix()
         elif code in (Op.TENSOR, Op.PLANES):
@@ -221,11 +226,11 @@ class Decoder:
 
     # ---- deflated members
 
-    def _begin_deflate(self) -> None:
+    def _begin_deflate(self, how: int) -> None:
         lengths = self._layout.lengths
         raw, deflated = self._streams.number(lengths), self._streams.number(lengths)
-        parameters = DeflateParameters.unpacked(self._streams.number(0))
-        if self._deflater is not None or not self._header.features & FEATURE_DEFLATE:
+        feature = FEATURE_SYMBOLS if how == BY_SYMBOLS else FEATURE_DEFLATE
+        if self._deflater is not None or not self._header.features & feature:
             raise PatchInvalid("a member is deflated that should not be")
         if not 1 <= deflated <= self._room() or not 1 <= raw <= deflated * MAX_DEFLATE_RATIO:
             raise PatchInvalid("a deflated member has a length that cannot be")
@@ -233,7 +238,32 @@ class Decoder:
         if self._raw > most_made(self._target.length):
             raise PatchInvalid("the deflated members are much longer than the target")
         self._work.deflate(raw)
-        self._deflater = _Deflater(parameters, raw, deflated)
+        if how == BY_SYMBOLS:
+            self._deflater = self._symbol_deflater(raw, deflated)
+        else:
+            self._deflater = _Deflater(DeflateParameters.unpacked(self._streams.number(0)), raw, deflated)
+
+    def _symbol_deflater(self, raw: int, deflated: int) -> SymbolDeflater:
+        first, kept = self._streams.number(0), self._streams.number(0)
+        if first + SEGMENT_STREAMS > self._header.streams or kept > raw:
+            raise PatchInvalid("a deflated member has streams that are not there, or keeps more than it has")
+        whole = rest = last = 0
+        if kept:
+            bits, address = self._streams.number(0), self._streams.number(0)
+            if not 1 <= bits <= 8 * deflated:
+                raise PatchInvalid("a deflated member keeps more than it has")
+            whole, rest = divmod(bits, 8)
+            self._space.require(address, whole + (rest > 0))
+            last = self._space.read(address + whole, 1)[0] if rest else 0
+            for start in range(0, whole, self._block_bytes):
+                self._target.write(self._space.read(address + start, min(self._block_bytes, whole - start)))
+
+        def read(begins: bool) -> Segment:
+            self._work.segment()
+            number, take = self._streams.number, self._streams.take
+            return read_segment(lambda: number(first), lambda stream, count: take(first + stream, count), begins=begins)
+
+        return SymbolDeflater(raw, deflated - whole, Kept(kept, last, rest), read)
 
     def _emit(self, content: bytes | memoryview) -> None:
         if self._deflater is None:

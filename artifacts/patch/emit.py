@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from io import BytesIO
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from artifacts.patch.codebook import Codebook, StreamPlan, make_codebook
 from artifacts.patch.elements import Buffer, ClassCoding, MatrixData, Table, encode_block, encode_matrix
 from artifacts.patch.format import (
     FEATURE_DEFLATE,
     FEATURE_PREFIX,
+    FEATURE_SYMBOLS,
     MIN_PREFIX_BYTES,
     DeflateParameters,
     Header,
@@ -25,15 +26,18 @@ from artifacts.patch.kinds import FACTORS
 from artifacts.patch.opened import LetGo, Opened
 from artifacts.patch.operations import Add, Copy, Data, united
 from artifacts.patch.planner import Plan, difference
-from artifacts.patch.steps import AnyTensor, Deflate, Prefixed, Step, TensorBytes, TensorStep, Words
+from artifacts.patch.steps import AnyTensor, Deflate, DeflateEnd, Prefixed, Step, TensorBytes, TensorStep, Words
+from artifacts.patch.symbols import SEGMENT_STREAMS, Symbols
 from artifacts.patch.tally import LEVELS, tally_factors
-from artifacts.patch.writer import FrameCache, PatchWriter
+from artifacts.patch.writer import Blocks, FrameCache, PatchWriter
 
 __all__ = ["Emitted", "Emitter", "Form"]
 
 # The numbers of the streams. Those of elements come last, because the decoder's memory grows with the highest one.
 _CONTROL, _DATA, _DIFFERENCES, _PREFIXED, _LENGTHS, _SOURCES = 0, 1, 2, 3, 4, 5
 _ESCAPES, _BITS, _SCALES, _COMPONENTS, _FIRST = 6, 7, 8, 9, 10
+# Those of segments come before those of elements, if there are any.
+_SEGMENTS = range(_FIRST, _FIRST + SEGMENT_STREAMS)
 # Streams of masks and symbols: as many as the decoder's memory allows, but more were never worth it. With fewer than
 # the second number, smaller blocks and frames are better.
 _MOST, _FEWEST = 26, 14
@@ -54,6 +58,7 @@ _MATCHED_STREAMS, _LZMA_BYTES = range(_ESCAPES), 1 << 18
 _CACHED_BYTES = 8 << 20
 
 Call = Callable[[PatchWriter], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +68,23 @@ class Emitted:
     Attributes:
         content: its bytes.
         streams: of each stream, how many bytes went in and how many came out.
+        by_symbols: whether some of them are of segments.
     """
 
     content: memoryview
     streams: dict[int, tuple[int, int]]
+    by_symbols: bool = False
 
     @property
     def element_bytes(self) -> int:
         """What all tensors take that are coded by their elements."""
-        return sum(written for stream, (_, written) in self.streams.items() if stream >= _ESCAPES)
+        written = sum(written for stream, (_, written) in self.streams.items() if stream >= _ESCAPES)
+        return written - self.segment_bytes
+
+    @property
+    def segment_bytes(self) -> int:
+        """What all segments take of members that are deflated symbol by symbol."""
+        return sum(self.streams.get(stream, (0, 0))[1] for stream in _SEGMENTS) if self.by_symbols else 0
 
     def rate(self, step: Step) -> float:
         """Return how many bytes of the patch each byte takes that a step brings."""
@@ -223,7 +236,8 @@ class _Variant:
         raw[_PREFIXED] = raw.get(_PREFIXED, 0) + tensors
         lzma = [one for one in _MATCHED_STREAMS if raw.get(one, 0) <= _LZMA_BYTES] if by_lzma else ()
         writer = PatchWriter(self._old.side, self._new.side, self._layout, self._addresses.members, lzma=lzma)
-        return Emitted(self._written(writer, progress).getbuffer(), writer.sizes())
+        content = self._written(writer, progress).getbuffer()
+        return Emitted(content, writer.sizes(), _by_symbols(self._plan.steps))
 
     def _written(self, writer: PatchWriter, progress: Callable[[int], None]) -> BytesIO:
         room = made = 0
@@ -281,11 +295,14 @@ class _Variant:
             writer.prefix(_PREFIXED, self._addresses.of(step.source), known)
             writer.data(_PREFIXED, step.content)
         elif isinstance(step, Deflate):
-            settings = step.settings
-            parameters = DeflateParameters(
-                settings.level, settings.memory_level, settings.strategy, -settings.window_bits
-            )
-            writer.deflate(parameters, step.raw_length, step.length)
+            how = step.how
+            if isinstance(how, Symbols):
+                writer.deflate_by_symbols(_SEGMENTS[0], step.raw_length, step.length, how.segments, how.kept)
+            else:
+                parameters = DeflateParameters(how.level, how.memory_level, how.strategy, -how.window_bits)
+                writer.deflate(parameters, step.raw_length, step.length)
+        elif isinstance(step, DeflateEnd):
+            writer.end_deflate()
 
 
 class _BareWriter(PatchWriter):
@@ -294,17 +311,23 @@ class _BareWriter(PatchWriter):
     def _put_all(self, parts: Iterable[tuple[int, Buffer]]) -> None:
         del parts
 
+    def _put_elements(self, table: Table, count: int, blocks: Blocks) -> None:
+        del table, count, blocks
+
+    def _made_block(self, length: int) -> None:
+        del length
+
     def referring(self, stream: int, pieces: Iterable[tuple[int, Buffer, Buffer]]) -> None:
         del stream, pieces
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class _Made(Generic[T]):
     """Bytes of streams that are made when they are asked for: all of them would take as much memory as the target."""
 
-    make: Callable[[], Iterable[tuple[int, bytes]]]
+    make: Callable[[], Iterable[T]]
 
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+    def __iter__(self) -> Iterator[T]:
         return iter(self.make())
 
 
@@ -318,8 +341,9 @@ class _Tensors:
         self.addresses = _Addresses(old, [prefix, *(_source(step) for step in plan.steps)])
         steps = [step for step in plan.steps if isinstance(step, TensorStep)]
         self._features = _features(plan.steps)
+        self._first = _SEGMENTS.stop if _by_symbols(plan.steps) else _FIRST
         self.layout, most = self._sizes(plan)
-        streams = StreamPlan(_ESCAPES, _BITS, _FIRST, most, self.layout.frame_bytes)
+        streams = StreamPlan(_ESCAPES, _BITS, self._first, most, self.layout.frame_bytes)
         self._tables = _Tables(steps, streams, with_words=any(isinstance(step, Words) for step in plan.steps))
         self.calls: dict[int, list[Call]] = {}
         for step in plan.steps:
@@ -330,8 +354,8 @@ class _Tensors:
 
     @property
     def streams(self) -> int:
-        """How many streams there are with those of the tensors; 0 if there are no tensors."""
-        return self._tables.streams
+        """How many streams there are with those of the tensors and segments; 0 if there are none of both."""
+        return max(self._tables.streams, self._first if self._first > _FIRST else 0)
 
     def fits(self, layout: Layout, streams: int, features: int = 0) -> bool:
         """Tell whether a decoder has the memory for a layout."""
@@ -356,7 +380,7 @@ class _Tensors:
         window = max((longest - 1).bit_length(), 10) if longest else 0
         for block_log, frame_log in _SIZES:
             layout = Layout(block_log=block_log, frame_log=frame_log, window_log=window)
-            most = next((count for count in range(_MOST, 1, -1) if self.fits(layout, _FIRST + count)), 1)
+            most = next((count for count in range(_MOST, 1, -1) if self.fits(layout, self._first + count)), 1)
             if most >= _FEWEST:
                 break
         return layout, most
@@ -381,34 +405,34 @@ class _Tensors:
                 yield partial(PatchWriter.table, number=of_factors, table=factor_table)
         named = replace(data, matrix=matrix)
         if matrix.has_sides or matrix.axes is not None or len(table.classes) > 1:
-            parts = _Parts(partial(encode_matrix, named, factor_table, self.layout.block_bytes))
+            parts = _Made(partial(encode_matrix, named, factor_table, self.layout.block_bytes))
             yield partial(PatchWriter.matrix, matrix=matrix, parts=parts)
-        elements = _Parts(partial(self._element_parts, step, table, named))
+        blocks = _Made(partial(self._element_blocks, step, table, named))
         count = step.tensor.count
         if step.source is None:
-            yield partial(PatchWriter.planes, number=number, count=count, parts=elements)
+            yield partial(PatchWriter.planes, number=number, table=table, count=count, blocks=blocks)
         else:
             source = self.addresses.of(step.source)
-            yield partial(PatchWriter.tensor, number=number, table=table, source=source, count=count, parts=elements)
+            yield partial(PatchWriter.tensor, number=number, table=table, source=source, count=count, blocks=blocks)
 
     def _word_calls(self, step: Words) -> Iterator[Call]:
         number, table, is_new = self._tables.use(self._tables.of_words)
         if is_new:
             yield partial(PatchWriter.table, number=number, table=table)
         count, source = step.length // table.width, self.addresses.of(step.source)
-        parts = _Parts(partial(self._word_parts, step, table))
-        yield partial(PatchWriter.tensor, number=number, table=table, source=source, count=count, parts=parts)
+        blocks = _Made(partial(self._word_blocks, step, table))
+        yield partial(PatchWriter.tensor, number=number, table=table, source=source, count=count, blocks=blocks)
 
-    def _word_parts(self, step: Words, table: Table) -> Iterator[tuple[int, bytes]]:
+    def _word_blocks(self, step: Words, table: Table) -> Iterator[list[tuple[int, bytes]]]:
         own = step.source - len(self._old.content)
         known, source = (self._old.content, step.source) if own < 0 else (self._new.content, own)
         block = table.width * table.per_block(self.layout.block_bytes)
         for start in range(0, step.length, block):
             length = min(block, step.length - start)
             target = self._new.content[step.start + start : step.start + start + length]
-            yield from encode_block(table, target, known[source + start : source + start + length])
+            yield encode_block(table, target, known[source + start : source + start + length])
 
-    def _element_parts(self, step: TensorStep, table: Table, data: MatrixData) -> Iterator[tuple[int, bytes]]:
+    def _element_blocks(self, step: TensorStep, table: Table, data: MatrixData) -> Iterator[list[tuple[int, bytes]]]:
         block, width = table.per_block(self.layout.block_bytes, data.matrix), step.tensor.width
         known = memoryview(b"")
         if step.source is not None:
@@ -421,7 +445,7 @@ class _Tensors:
             base = None
             if step.source is not None:
                 base = known[start * table.base_width : (start + count) * table.base_width]
-            yield from encode_block(table, target, base, data, start)
+            yield encode_block(table, target, base, data, start)
             self._memory.after(count * width)
 
 
@@ -429,9 +453,15 @@ def _features(steps: Sequence[Step]) -> int:
     """Return the features that a patch of some steps will have."""
     plans = [step.plan.data.matrix for step in steps if isinstance(step, TensorStep)]
     factors = max((matrix.factor_count for matrix in plans), default=0)
-    deflates = any(isinstance(step, Deflate) for step in steps)
+    deflates = any(isinstance(step, Deflate) and not isinstance(step.how, Symbols) for step in steps)
     prefixes = any(isinstance(step, (Prefixed, TensorBytes)) for step in steps)
-    return features_for_factors(factors) | FEATURE_DEFLATE * deflates | FEATURE_PREFIX * prefixes
+    features = FEATURE_DEFLATE * deflates | FEATURE_SYMBOLS * _by_symbols(steps) | FEATURE_PREFIX * prefixes
+    return features_for_factors(factors) | features
+
+
+def _by_symbols(steps: Sequence[Step]) -> bool:
+    """Tell whether members of the target are deflated symbol by symbol."""
+    return any(isinstance(step, Deflate) and isinstance(step.how, Symbols) for step in steps)
 
 
 def _source(step: Step) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from artifacts.patch.planner import Effort, Plan, plan_matches, plan_tensors
 from artifacts.patch.polish import polished
 from artifacts.patch.prefixes import with_prefixes
 from artifacts.patch.steps import AnyTensor, Deflate, DeflateEnd, Prefixed, Step, TensorBytes, TensorStep, Words
+from artifacts.patch.symbols import Symbols
 from artifacts.patch.words import with_words
 from artifacts.patch.writer import frame_of
 
@@ -56,7 +57,8 @@ class Region:
     Attributes:
         name: of the tensor, empty if it is none.
         how: ``copy``, ``add``, ``data``, ``words``, ``update``, ``planes`` or ``deflate``, with a few words in what
-            way: ``data with its base`` is a tensor that zstd tells from the same bytes of its base.
+            way: ``data with its base`` is a tensor that zstd tells from the same bytes of its base, and ``deflate by
+            symbols`` is not by zlib.
         length: bytes of the target.
         patched: about how many bytes of the patch.
     """
@@ -272,6 +274,8 @@ def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
     bits = sum(step.plan.bits for step in steps if isinstance(step, TensorStep))
     bits += sum(step.bits for step in steps if isinstance(step, Words))
     of_elements = emitted.element_bytes / bits if bits else 0.0
+    said = sum(step.how.bits for step in steps if isinstance(step, Deflate) and isinstance(step.how, Symbols))
+    of_segments = emitted.segment_bytes / said if said else 0.0
     for step in steps:
         if isinstance(step, TensorStep):
             yield Region(step.tensor.name, _how(step), step.length, round(step.plan.bits * of_elements))
@@ -282,7 +286,12 @@ def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
             yield Region("", "words", step.length, round(step.bits * of_elements))
         elif isinstance(step, DeflateEnd):
             continue
-        elif isinstance(step, (Copy, Deflate)):
+        elif isinstance(step, Deflate):
+            if isinstance(step.how, Symbols):
+                yield Region("", "deflate by symbols", step.length, round(step.how.bits * of_segments))
+            else:
+                yield Region("", "deflate", step.length, 0)
+        elif isinstance(step, Copy):
             yield Region("", _NAMES[type(step)], step.length, 0)
         else:
             yield Region("", _NAMES[type(step)], step.length, round(step.length * emitted.rate(step)))
@@ -290,7 +299,6 @@ def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
 
 _NAMES: dict[type, str] = {
     Copy: "copy",
-    Deflate: "deflate",
     Data: "data",
     Add: "add",
     Prefixed: "data with a prefix",

@@ -53,11 +53,13 @@ FEATURE_DEFLATE: Final = 1
 FEATURE_PREFIX: Final = 2
 # Another: frames are by LZMA, which a decoder of the profile `zstd-only` has not.
 FEATURE_LZMA: Final = 4
+# Another: the target has members that are deflated symbol by symbol, so the decoder writes deflate itself.
+FEATURE_SYMBOLS: Final = 8
 # The highest 4 bits: how many factors a matrix may have, because the decoder holds them. 0 for none, else the logarithm
 # of the most, minus 11.
 FACTORS_SHIFT: Final = 4
 _FACTORS_LOG: Final = 11
-KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | FEATURE_LZMA | 0xF << FACTORS_SHIFT
+KNOWN_FEATURES: Final = FEATURE_DEFLATE | FEATURE_PREFIX | FEATURE_LZMA | FEATURE_SYMBOLS | 0xF << FACTORS_SHIFT
 
 # A number has 63 bits, so that it fits into the signed integers of every language; that is 9 bytes of 7 bits.
 MAX_VARINT_BYTES: Final = 9
@@ -92,11 +94,12 @@ MAX_FLUSH_BYTES: Final = 1024
 MAX_MEMORY_BYTES: Final = 8 << 20
 
 # Memory beside the base, in bytes: of the decoder itself and its tables, of a zstd decoder beside its window, of a
-# deflater beside its input (zlib's zconf.h: 256 KiB, and 44 KiB for inflating), of a factor of a matrix, and of the
-# arrays of a block of elements as a multiple of it.
+# deflater beside its input (zlib's zconf.h: 256 KiB, and 44 KiB for inflating), of one that goes symbol by symbol, of a
+# factor of a matrix, and of the arrays of a block of elements as a multiple of it.
 _DECODER_BYTES = 512 * 1024
 _ZSTD_BYTES = 640 * 1024
 _DEFLATE_BYTES = 384 * 1024
+_SYMBOLS_BYTES = 1280 * 1024
 _FACTOR_BYTES = 12
 BLOCK_FACTOR: Final = 15
 
@@ -112,6 +115,11 @@ class Op(IntEnum):
     TABLE = 5
     DEFLATE = 6
     MATRIX = 7
+
+
+# The parameters of DEFLATE: how a member is deflated.
+BY_ZLIB: Final = 0
+BY_SYMBOLS: Final = 1
 
 
 class Codec(IntEnum):
@@ -324,8 +332,9 @@ class Header:
         deflate = _DEFLATE_BYTES if self.members or self.features & FEATURE_DEFLATE else 0
         # A prefix is held as it is read, and by zstd. One more zstd decoder is for frames that stand alone.
         prefix = 2 * layout.window_bytes if self.features & FEATURE_PREFIX else 0
+        symbols = _SYMBOLS_BYTES if self.features & FEATURE_SYMBOLS else 0
         factors = _FACTOR_BYTES * self.max_factors
-        return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + prefix + deflate + factors
+        return _DECODER_BYTES + frames + windows + _ZSTD_BYTES + prefix + deflate + symbols + factors
 
 
 def features_for_factors(count: int) -> int:

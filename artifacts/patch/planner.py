@@ -13,7 +13,7 @@ from backports.zstd import CompressionParameter, ZstdCompressor
 
 from artifacts.patch.align import align
 from artifacts.patch.axes import Axes
-from artifacts.patch.containers import Deflated, find_deflations
+from artifacts.patch.deflate_plan import MemberPlan, hash_of
 from artifacts.patch.deflation import Deflation
 from artifacts.patch.elsewhere import Part, found_elsewhere
 from artifacts.patch.excerpt import Excerpt
@@ -23,6 +23,7 @@ from artifacts.patch.opened import LetGo, Opened
 from artifacts.patch.operations import Add, Copy, Data, Operation, part_of
 from artifacts.patch.permute import Permuted
 from artifacts.patch.steps import AnyTensor, DeflateEnd, Segment, Step, TensorBytes, TensorStep, joined, segments
+from artifacts.patch.symbols import Symbols
 from artifacts.patch.tensor_bytes import bits_with_base
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
 from artifacts.patch.tensors import Tensor
@@ -110,8 +111,9 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
         budget: what may be done.
         progress: is told how many bytes of the target's addresses are planned.
     """
-    deflations = _worthwhile_deflations(old, new)
-    parts = list(segments(new.unpacked, deflations))
+    members = MemberPlan(old, new)
+    ways = members.ways()
+    parts = list(segments(new.unpacked, ways))
     tensors = _Tensors(old, new, budget)
     memory = LetGo(old, new)
     memory.now()
@@ -128,10 +130,10 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
     coded = [step for step in coded if step.tensor.start not in moved]
     chosen = [(part, [step for step in steps if step.tensor.start not in moved]) for part, steps in chosen]
     gaps = [gap for part, steps in chosen for gap in _gaps(part, steps)]
-    left_out = [*tensors.unmatched(coded, sources), *_inflated(old, new, deflations)]
+    left_out = [*tensors.unmatched(coded, sources), *_inflated(old, new, ways)]
     memory.now()
     matches = _Matches(old, new, gaps, left_out, elsewhere=sum(int(step.bits) for step in coded) // 8)
-    steps = [step for part, inside in chosen for step in _woven(part, inside, matches)]
+    steps = [step for part, inside in chosen for step in _deflated(members, list(_woven(part, inside, matches)), part)]
     return Plan(joined(steps, len(old.content)), matches.prefix)
 
 
@@ -180,29 +182,21 @@ def _woven(part: Segment, steps: Sequence[AnyTensor | Repeated], matches: _Match
         yield DeflateEnd()
 
 
-def _inflated(old: Opened, new: Opened, deflations: Sequence[Deflation | None]) -> Iterator[tuple[int, int]]:
+def _deflated(members: MemberPlan, steps: list[Step], part: Segment) -> list[Step]:
+    """Return the steps of a segment, with a member deflated in another way if that takes less of the patch."""
+    if part.deflate is not None:
+        bits = sum(step.bits for step in steps if isinstance(step, AnyTensor))
+        bits += sum(8 * step.length for step in steps if isinstance(step, Data))
+        steps[0] = replace(part.deflate, how=members.cheaper(part.deflate.how, part.written, bits))
+    return steps
+
+
+def _inflated(old: Opened, new: Opened, ways: Sequence[Deflation | Symbols | None]) -> Iterator[tuple[int, int]]:
     """Yield where members of the base are deflated that the target has not as they are: noise beside what they hold."""
-    kept = {
-        _hash_of(new, one) for one, settings in zip(new.unpacked.deflated, deflations, strict=True) if settings is None
-    }
+    kept = {hash_of(new, one) for one, how in zip(new.unpacked.deflated, ways, strict=True) if how is None}
     for one in old.unpacked.deflated:
-        if _hash_of(old, one) not in kept:
+        if hash_of(old, one) not in kept:
             yield one.offset, one.offset + one.deflated_length
-
-
-def _worthwhile_deflations(old: Opened, new: Opened) -> list[Deflation | None]:
-    """Return the settings of the target's deflated members; None too for those that the base has as they are."""
-    known = {_hash_of(old, one) for one in old.unpacked.deflated}
-    found = find_deflations(new.unpacked)
-    return [
-        None if _hash_of(new, one) in known else settings
-        for one, settings in zip(new.unpacked.deflated, found, strict=True)
-    ]
-
-
-def _hash_of(file: Opened, stream: Deflated) -> bytes:
-    """Return the hash of a deflated stream: many are as long as their file, and copies of them would be too."""
-    return sha256(file.unpacked.view(stream.offset, stream.deflated_length)).digest()
 
 
 class _Matches:

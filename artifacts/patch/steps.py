@@ -9,6 +9,7 @@ from artifacts.patch.axes import Axes
 from artifacts.patch.containers import Unpacked
 from artifacts.patch.deflation import Deflation
 from artifacts.patch.operations import Copy, Data, Operation
+from artifacts.patch.symbols import Symbols
 from artifacts.patch.tensor_plan import TensorPlan
 from artifacts.patch.tensors import Tensor
 
@@ -97,12 +98,12 @@ class Deflate:
     """A deflated member of the target: the steps that follow make its raw bytes.
 
     Attributes:
-        settings: with which zlib makes the member.
+        how: with which settings zlib makes the member, or symbol by symbol.
         raw_length: how many raw bytes follow.
         length: the deflated bytes.
     """
 
-    settings: Deflation
+    how: Deflation | Symbols
     raw_length: int
     length: int
 
@@ -171,20 +172,20 @@ class Segment:
     written: int = 0
 
 
-def segments(unpacked: Unpacked, deflations: Sequence[Deflation | None]) -> Iterator[Segment]:
+def segments(unpacked: Unpacked, deflations: Sequence[Deflation | Symbols | None]) -> Iterator[Segment]:
     """Yield the segments of a target, in its order.
 
     Args:
         unpacked: the target.
-        deflations: of each of its deflated streams, the settings by which it will be made; None if it is opaque.
+        deflations: of each of its deflated streams, how it will be made; None if it is opaque.
     """
     at, length = 0, len(unpacked.data)
-    for stream, settings in zip(unpacked.deflated, deflations, strict=True):
-        if settings is None:
+    for stream, how in zip(unpacked.deflated, deflations, strict=True):
+        if how is None:
             continue
         if at < stream.offset:
             yield Segment(at, stream.offset)
-        deflate = Deflate(settings, stream.length, stream.deflated_length)
+        deflate = Deflate(how, stream.length, stream.deflated_length)
         yield Segment(stream.start, stream.start + stream.length, deflate, stream.offset)
         at = stream.offset + stream.deflated_length
     if at < length:

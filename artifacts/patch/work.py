@@ -54,6 +54,10 @@ class Work:
         self._allowed += raw_length // BYTES_PER_UNIT
         self._spend(ELEMENTS_UNITS)
 
+    def segment(self) -> None:
+        """Count what a patch says of how some bytes of a deflated member are written."""
+        self._spend(ELEMENTS_UNITS)
+
     def frame(self) -> None:
         """Count a frame."""
         self._spend(FRAME_UNITS)

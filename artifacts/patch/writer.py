@@ -7,7 +7,7 @@ later, with what the following operations need of the stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -18,9 +18,12 @@ from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDict
 from artifacts.patch.definitions import write_matrix, write_table
 from artifacts.patch.elements import Matrix, Table
 from artifacts.patch.format import (
+    BY_SYMBOLS,
+    BY_ZLIB,
     FEATURE_DEFLATE,
     FEATURE_LZMA,
     FEATURE_PREFIX,
+    FEATURE_SYMBOLS,
     MAX_STREAMS,
     MAX_TABLES,
     MIN_PREFIX_BYTES,
@@ -39,11 +42,14 @@ from artifacts.patch.format import (
     write_header,
 )
 from artifacts.patch.lzma_frames import MAX_PAYLOAD_BYTES, packed
+from artifacts.patch.symbols import SEGMENT_STREAMS, Beginning, Segment, segment_parts
 from artifacts.patch.work import Work
 
-__all__ = ["FrameCache", "Levels", "PatchWriter", "frame_of", "with_prefix"]
+__all__ = ["Blocks", "FrameCache", "Levels", "PatchWriter", "frame_of", "with_prefix"]
 
 Buffer = bytes | bytearray | memoryview
+# Of each block of elements, bytes with their streams.
+Blocks = Iterable[Iterable[tuple[int, Buffer]]]
 
 _MAGIC_BYTES = 4
 # A frame is by LZMA if that saves so many bytes: fewer are not worth a decoder's code.
@@ -124,6 +130,23 @@ def _continuous(level: int, window_log: int) -> dict[int, int]:
     return options | {
         int(table): window_log + 1 for table in (CompressionParameter.hash_log, CompressionParameter.chain_log)
     }
+
+
+@dataclass(slots=True)
+class _Segments:
+    """Segments of a member that is being written.
+
+    Attributes:
+        further: those that no decoder has read yet.
+        first: the first of their streams.
+        length: bytes of the last one that was read; None behind the last one of all.
+        left: bytes that are made, from the start of that one on.
+    """
+
+    further: Iterator[Segment]
+    first: int
+    length: int | None = None
+    left: int = 0
 
 
 @dataclass(slots=True)
@@ -228,6 +251,7 @@ class PatchWriter:
         self._factors = 0
         self._work = Work(target.length)
         self._matrix: Matrix | None = None
+        self._segments: _Segments | None = None
 
     # ---- operations
 
@@ -235,17 +259,18 @@ class PatchWriter:
         """Make bytes that are the same as those at an address."""
         self._operation(Op.COPY, 0, length)
         self._source(source, length)
+        self._made_bytes(length)
 
     def data(self, stream: int, content: Buffer) -> None:
         """Make bytes that are new."""
         self._operation(Op.DATA, stream, len(content))
-        self._put(stream, content)
+        self._put_blocks(stream, content)
 
     def add(self, source: int, stream: int, difference: Buffer) -> None:
         """Make bytes that are those at an address, each plus the one of the difference, modulo 256."""
         self._operation(Op.ADD, stream, len(difference))
         self._source(source, len(difference))
-        self._put(stream, difference)
+        self._put_blocks(stream, difference)
 
     def table(self, number: int, table: Table) -> None:
         """Say how elements are coded from now on that name this table; 0 to 63."""
@@ -270,7 +295,7 @@ class PatchWriter:
         self._work.matrix(matrix)
         self._matrix = matrix
 
-    def tensor(self, number: int, table: Table, source: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
+    def tensor(self, number: int, table: Table, source: int, count: int, blocks: Blocks) -> None:
         """Make elements that have a base.
 
         Args:
@@ -278,26 +303,60 @@ class PatchWriter:
             table: that table.
             source: the address of as many elements, of the width of the table's base.
             count: how many.
-            parts: what `elements.encode_block` returned for each block of `Table.per_block`, all in their order.
+            blocks: of each block of `Table.per_block` what `elements.encode_block` returned.
         """
         self._operation(Op.TENSOR, number, count)
         self._source(source, count * table.base_width)
-        self._put_all(parts)
+        self._put_elements(table, count, blocks)
         self._predict(count, table.per_block(self._layout.block_bytes, self._matrix), count * table.base_width)
 
-    def planes(self, number: int, count: int, parts: Iterable[tuple[int, Buffer]]) -> None:
+    def planes(self, number: int, table: Table, count: int, blocks: Blocks) -> None:
         """Make elements that have no base. The arguments are those of `tensor`."""
         self._operation(Op.PLANES, number, count)
-        self._put_all(parts)
+        self._put_elements(table, count, blocks)
         self._matrix = None
 
     def deflate(self, parameters: DeflateParameters, raw_length: int, deflated_length: int) -> None:
         """Make deflated bytes: the operations that follow make ``raw_length`` bytes, which zlib deflates."""
-        self._operation(Op.DEFLATE, 0, raw_length)
+        self._operation(Op.DEFLATE, BY_ZLIB, raw_length)
         self._put(self._layout.lengths, varint(deflated_length))
         self._put(0, varint(parameters.packed()))
         self._features |= FEATURE_DEFLATE
         self._work.deflate(raw_length)
+
+    def end_deflate(self) -> None:
+        """Say that the raw bytes of a deflated member end here."""
+        self._segments = None
+
+    def deflate_by_symbols(
+        self,
+        first: int,
+        raw_length: int,
+        deflated_length: int,
+        segments: Iterable[Segment],
+        kept: Beginning | None = None,
+    ) -> None:
+        """Make deflated bytes: the operations that follow make ``raw_length`` bytes, and segments say how they deflate.
+
+        Args:
+            first: the first of the streams for segments.
+            raw_length: in bytes.
+            deflated_length: likewise.
+            segments: of all raw bytes but those that are kept.
+            kept: how the member begins, if that is somewhere else too.
+        """
+        self._operation(Op.DEFLATE, BY_SYMBOLS, raw_length)
+        self._put(self._layout.lengths, varint(deflated_length))
+        self._put(0, varint(first))
+        numbers = (0,) if kept is None else (kept.raw_length, kept.bits, kept.address)
+        self._put(0, b"".join(map(varint, numbers)))
+        self._name(*range(first, first + SEGMENT_STREAMS))
+        self._features |= FEATURE_SYMBOLS
+        self._work.deflate(raw_length)
+        self._segments = _Segments(iter(segments), first)
+        self._put_segment(self._segments)
+        # The first one begins behind what is kept.
+        self._segments.left = 0 if kept is None else -kept.raw_length
 
     # ---- frames
 
@@ -350,6 +409,43 @@ class PatchWriter:
         return header
 
     # ---- inside
+
+    def _put_elements(self, table: Table, count: int, blocks: Blocks) -> None:
+        width, step = table.made_width(self._matrix), table.per_block(self._layout.block_bytes, self._matrix)
+        for start, parts in zip(range(0, count, step), blocks, strict=True):
+            self._put_all(parts)
+            self._made_block(width * min(step, count - start))
+
+    def _put_blocks(self, stream: int, content: Buffer) -> None:
+        """Put new bytes; of a member that has segments these stand between them."""
+        if self._segments is None:
+            self._put(stream, content)
+            return
+        step = self._layout.block_bytes
+        for start in range(0, len(content), step):
+            self._put(stream, content[start : start + step])
+            self._made_block(min(step, len(content) - start))
+
+    def _made_bytes(self, length: int) -> None:
+        for start in range(0, length, self._layout.block_bytes) if self._segments is not None else ():
+            self._made_block(min(self._layout.block_bytes, length - start))
+
+    def _made_block(self, length: int) -> None:
+        """Put those segments that a decoder reads when it has made so many bytes more of a member."""
+        segments = self._segments
+        if segments is None:
+            return
+        segments.left += length
+        while segments.length is not None and segments.left >= segments.length:
+            segments.left -= segments.length
+            self._put_segment(segments)
+
+    def _put_segment(self, segments: _Segments) -> None:
+        segment = next(segments.further, None)
+        segments.length = None if segment is None else segment.length
+        if segment is not None:
+            self._work.segment()
+            self._put_all((segments.first + stream, part) for stream, part in segment_parts(segment))
 
     def _operation(self, op: Op, parameter: int, length: int) -> None:
         if length < 1:

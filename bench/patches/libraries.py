@@ -195,14 +195,14 @@ class ZlibAlone:
 
     def encode(self, old: Path, new: Path, patch: Path, setting: Sequence[str]) -> None:  # noqa: ARG002
         """Write the places of the base's members, and the target's with zlib's settings; then the target's bytes."""
-        opened, find = (
+        opened, search = (
             getattr(import_module(f"artifacts.patch.{module}"), name)
-            for module, name in (("opened", "opened"), ("containers", "find_deflations"))
+            for module, name in (("opened", "opened"), ("containers", "DeflationSearch"))
         )
         with opened(old) as base, opened(new) as target, patch.open("wb") as sink:
             known = [(one.offset, one.deflated_length) for one in base.unpacked.deflated]
             streams = target.unpacked.deflated
-            settings = find(target.unpacked)
+            settings = list(map(search(target.unpacked).settings, streams))
             if not streams or None in settings:
                 raise ValueError("no zip whose members zlib makes again")
             made = [

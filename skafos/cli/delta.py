@@ -141,8 +141,9 @@ def _explain(report: EncodeReport | None, made: PatchInfo) -> None:
 
 
 def _row(region: Region) -> list[Any]:
-    if region.how == "deflate":  # the regions behind it are what is deflated, and are shown themselves
-        return [region.name or None, "deflate what follows", region.length, None, None, None]
+    if region.how.startswith("deflate"):  # the regions behind it are what is deflated, and are shown themselves
+        how = region.how.replace("deflate", "deflate what follows", 1)
+        return [region.name or None, how, region.length, region.patched or None, None, None]
     left = f"{region.patched / region.length:.1%}" if region.length else None
     return [region.name or None, region.how, region.length, region.patched, region.length - region.patched, left]
 

@@ -9,6 +9,7 @@ import backports.zstd
 
 from artifacts.patch.format import Codec, Op, frame_head, unsigned, varint
 from artifacts.patch.lzma_frames import packed
+from tests.deflate_streams import DeflateWriter
 from tests.patches import deflated, side
 
 BASE = b"0123456789" * 10
@@ -79,7 +80,7 @@ def bad_headers() -> Iterator[tuple[str, bytes]]:
     yield "no patch", b""
     yield "another magic number", Hand(magic=b"\x93SKQ").patch(*ALL)
     yield "version 2", Hand(version=2).patch(*ALL)
-    yield "an unknown feature", Hand(features=8).patch(*ALL)
+    yield "an unknown feature", Hand(features=128).patch(*ALL)
     yield "a header that is cut off", Hand().header()[:-1]
     yield "a number with a byte that it does not need", good[:6] + b"\xe4\x00" + good[7:]
     yield "a number of 64 bits", good[:6] + b"\xff" * 9 + b"\x01" + good[7:]
@@ -210,6 +211,7 @@ def bad_operations() -> Iterator[tuple[str, bytes]]:
     yield from bad_tables(hand)
     yield "a deflated member that the features do not name", hand.patch(Op.DEFLATE, 20, 20, 0xF086, *ALL)
     yield from bad_members(Hand(features=1))
+    yield from bad_symbols()
     yield from bad_matrices(Hand(features=1 << 4))
 
 
@@ -270,6 +272,81 @@ def bad_members(hand: Hand) -> Iterator[tuple[str, bytes]]:
         "an operation across the end of a deflated member",
         hand.patch(Op.DEFLATE, 50, len(made), usual, Op.COPY, 51, 0),
     )
+
+
+# Eighteen literals by fixed codes make the twenty bytes of the target.
+RAW = BASE[:18]
+BY_SYMBOLS = Op.DEFLATE | 1 << 3
+MEMBER = (BY_SYMBOLS, 18, 20, 1, 0, Op.COPY, 18, 0)
+FIXED, OWN, LAST, ENDS = 2, 3, 4, 8
+WHOLE = FIXED | LAST | ENDS
+
+
+def by_symbols(*segments: tuple[int, ...], streams: tuple[bytes, ...] = (), member: tuple[int, ...] = MEMBER) -> bytes:
+    """Return the frames of a member: its operations, the numbers of segments, and what else these take."""
+    numbers = b"".join(varint(number) for segment in segments for number in segment)
+    contents = [numbers, *streams]
+    return stored(*member) + b"".join(
+        frame_head(len(content), Codec.STORED) + content for content in contents if content
+    )
+
+
+def bad_symbols() -> Iterator[tuple[str, bytes]]:
+    writer = DeflateWriter()
+    writer.fixed(RAW, last=True)
+    target = writer.done()
+    assert len(target) == 20
+    hand = Hand(target, features=8, streams=7)
+    whole = by_symbols((WHOLE, 18, 0))
+    yield "symbols that the features do not name", Hand(target, streams=7).patch(frames=whole)
+    yield "a way to deflate that is unknown", hand.patch(frames=stored(Op.DEFLATE | 2 << 3, *MEMBER[1:]))
+    yield "symbols in streams that are not there", Hand(target, features=8, streams=6).patch(frames=whole)
+    for why, numbers in (
+        ("a member that keeps more than it has", (19, 8, 0)),
+        ("a member that keeps no bits", (1, 0, 0)),
+        ("a member that keeps more bits than it has", (1, 161, 0)),
+        ("a member that keeps bits that are not there", (1, 9, 99)),
+    ):
+        member = (*MEMBER[:4], *numbers, *MEMBER[5:])
+        yield why, hand.patch(frames=by_symbols((WHOLE, 17, 0), member=member))
+    for why, segments in (
+        ("a first segment that goes on", ((LAST | ENDS, 18, 0),)),
+        ("a segment that goes on behind the end of a block", ((FIXED | ENDS, 9, 0), (ENDS, 9, 0))),
+        ("a block that begins in another", ((FIXED, 9, 0), (WHOLE, 9, 0))),
+        ("a segment with unknown bits", ((WHOLE | 16, 18, 0),)),
+        ("a segment that goes on and is the last", ((FIXED | LAST, 9, 0), (LAST | ENDS, 9, 0))),
+        ("a segment of 32769 bytes", ((WHOLE, 32769, 0),)),
+        ("a segment that is longer than its member", ((WHOLE, 19, 0),)),
+        ("segments that are shorter than their member", ((WHOLE, 17, 0),)),
+        ("a segment with more gaps than bytes", ((WHOLE, 18, 19),)),
+        ("a segment of 4097 gaps", ((WHOLE, 32768, 4097),)),
+        ("a stored block of 65536 bytes", ((1 | LAST | ENDS, 65536),)),
+        ("a stored block that does not end", ((1 | LAST, 18),)),
+        ("a stored block that makes more than its member", ((1 | LAST | ENDS, 18),)),
+        ("a block with codes for 287 literals and lengths", ((OWN | LAST | ENDS, 18, 0, 30 << 1),)),
+        ("a block with codes for 31 distances", ((OWN | LAST | ENDS, 18, 0, 30 << 6),)),
+        ("a block with 20 codes for code lengths", ((OWN | LAST | ENDS, 18, 0, 16 << 11),)),
+        ("a block with more symbols than code lengths", ((OWN | LAST | ENDS, 18, 0, 1, 259),)),
+    ):
+        yield why, hand.patch(frames=by_symbols(*segments))
+    yield "a segment behind the last one", hand.patch(frames=by_symbols((WHOLE, 18, 0), (WHOLE, 18, 0)))
+    for why, matches in (
+        ("a match that ends behind its segment", (b"\x10", b"\0", b"\xff", b"\x09\0")),
+        ("a match of three bytes that are nowhere", (b"\x05", b"\0", b"\0")),
+        ("a match of a place that is not there a second time", (b"\x0a", b"\0", b"\1")),
+        ("a match of a place before the member", (b"\x05", b"\0", b"\xff", b"\x05\0")),
+        ("a match of 32769 bytes before it", (b"\x0a", b"\0", b"\xff", b"\0\x80")),
+    ):
+        yield why, hand.patch(frames=by_symbols((WHOLE, 18, 1), streams=matches))
+    usual = bytes(129) + b"\1" * 4
+    for why, number, codes in (
+        ("a code for code lengths of 8 bits", 0, bytes(129) + b"\x08" * 4),
+        ("codes of which there are too many", 0, b"\x55" * 129 + b"\1" * 4),
+        ("codes for code lengths of which there are too many", 0, usual),
+        ("a symbol for code lengths that is none", 1, bytes(133) + b"\x13"),
+    ):
+        numbers = (OWN | LAST | ENDS, 18, 0, number, *([1] if number else []))
+        yield why, hand.patch(frames=by_symbols(numbers, streams=(codes,)))
 
 
 def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:

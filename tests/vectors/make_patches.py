@@ -12,6 +12,7 @@ import json
 import operator
 import random
 import struct
+import zlib
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -25,6 +26,9 @@ from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Number, Ta
 from artifacts.patch.format import Codec, DeflateParameters, Layout, Op, frame_head, read_header
 from artifacts.patch.lzma_frames import packed as lzma_packed
 from artifacts.patch.matrix import Factors
+from artifacts.patch.parse_deflate import parsed
+from artifacts.patch.symbols import Beginning
+from tests.deflate_streams import DeflateWriter, Token, inflated, random_tokens
 from tests.patches import Made, Recipe, deflated
 from tests.vectors.bad_patches import BASE, Hand, refused, stored
 
@@ -211,6 +215,70 @@ def deflate() -> Made:
             recipe.data(b" here is something new ", 1)
             recipe.add(start + 520, words[20:420].upper(), 2)
         recipe.copy(start - 4, 4)
+    return recipe.made()
+
+
+def symbols() -> Made:
+    """Members that are deflated symbol by symbol: blocks of all kinds, long ones, and code lengths that are spelled."""
+    randomly = random.Random(22)
+    writer = DeflateWriter()
+    parts = [
+        random_tokens(randomly, 150, 0),
+        random_tokens(randomly, 60, 40_000, 3),
+        random_tokens(randomly, 40, 50_000),
+    ]
+    repeated: list[Token] = [7, *[(258, 1)] * 150, 8]
+    raw = [inflated(parts[0]), inflated(repeated), b"a stored block"]
+    writer.own(parts[0])
+    # More than a segment can hold, so it goes on in another one.
+    writer.fixed(repeated)
+    writer.stored(raw[2])
+    writer.stored(b"")
+    known = b"".join(raw)
+    far: list[Token] = [(258, 32_768), (3, 4097), (3, 4096), *b"abcXabcYabcZ", (3, 8), (3, 19)]
+    parts[1] = [token for token in parts[1] if isinstance(token, int) or token[1] < len(known)] + far
+    raw.append(inflated(parts[1], known))
+    # Lengths that begin with a run where each could stand for itself, and the other way round.
+    runs = [(8, 0), *[(16, 3)] * 36, *[(8, 0)] * 9, *[(9, 0)] * 2, (16, 0), *[(9, 0)] * 55, (4, 0), (4, 0)]
+    writer.own(parts[1], symbols=[*runs, *[(5, 0)] * 25, (16, 0)])
+    known += raw[-1]
+    parts[2] = [token for token in parts[2] if isinstance(token, int) or token[1] < len(known)]
+    raw.append(inflated(parts[2], known))
+    writer.own(parts[2], last=True)
+    recipe = Recipe(b"base of a few bytes", SMALL)
+    recipe.data(b"head")
+    with recipe.by_symbols(writer.done(), 3):
+        for number, part in enumerate(raw):
+            recipe.data(part, 1 + number % 2)
+    recipe.copy(0, 4)
+    with recipe.by_symbols(deflated(b"Only what zlib makes of a few words, and a few words more."), 3):
+        recipe.data(b"Only what zlib makes of a few words, and a few words more.", 1)
+    return recipe.made()
+
+
+def kept() -> Made:
+    """A member that is deflated symbol by symbol, and begins as one of the base does: within a byte, and at its end."""
+    randomly = random.Random(23)
+    before, first, second = (random_tokens(randomly, 400, place) for place in (0, 3000, 3000))
+    streams = []
+    for tokens in (first, second):
+        writer = DeflateWriter()
+        writer.own(before)
+        writer.fixed(before)
+        writer.own(tokens, last=True)
+        streams.append(writer.done())
+    known = inflated(before) + inflated(before, inflated(before))
+    old, new = (zlib.decompress(stream, -15) for stream in streams)
+    blocks = list(parsed(memoryview(streams[1]), memoryview(new), len(new)))
+    assert blocks[2].start == len(known)
+    base = b"PK" + streams[0] + b"KP"
+    recipe = Recipe(base, SMALL, members=[(2, len(streams[0]))])
+    recipe.copy(0, 2)
+    for block in blocks[1:3]:
+        with recipe.by_symbols(streams[1], 3, Beginning(block.start, block.bit, 2)):
+            recipe.copy(len(base), len(known))
+            recipe.data(new[len(known) :], 1)
+    assert old[: len(known)] == known
     return recipe.made()
 
 
@@ -540,7 +608,7 @@ GOOD: dict[str, tuple[str, Callable[[], Made]]] = {
     "empty": ("An empty file from an empty file: a header alone.", empty),
     **_by_name(sources),
     "additions": ("ADD with few and with large differences.", additions),
-    **_by_name(apart, frames, by_lzma, lzma_properties, prefix, continuous, members, deflate),
+    **_by_name(apart, frames, by_lzma, lzma_properties, prefix, continuous, members, deflate, symbols, kept),
     "float16": ("TENSOR of float16 by exponent.", floats("e", "float", "sub", 12)),
     "float32": ("TENSOR of float32 by exponent.", floats("f", "float", "sub", 13)),
     "float64": ("TENSOR of float64 by exponent.", floats("d", "float", "sub", 14)),

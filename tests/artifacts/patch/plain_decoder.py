@@ -9,6 +9,7 @@ import lzma
 import math
 import struct
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,7 +195,7 @@ class Decoder:
 
     # ---- operations
 
-    def make(self, length: int, *, deflated: bool) -> bytes:
+    def make(self, length: int, *, deflated: bool, after: Callable[[bytes], None] | None = None) -> bytes:
         """Run operations that make so many bytes: of the target, or of a member that is deflated."""
         raw = b""
         while len(raw if deflated else self.made) < length:
@@ -205,19 +206,30 @@ class Decoder:
             if code == 5:
                 self.tables[parameter] = self.table()
             elif code == 6:
-                self.deflate()
+                self.deflate(parameter)
             elif code == 7:
                 self.matrix = self.read_matrix()
             else:
-                made = self.operation(code, parameter)
+                made = b""
+                for piece in self.operation(code, parameter):
+                    made += piece
+                    if after is not None:
+                        after(raw + made)
                 if deflated:
                     raw += made
                 else:
                     self.made += made
         return raw
 
-    def deflate(self) -> None:
+    def deflate(self, how: int) -> None:
         raw, deflated = self.numbers(self.lengths), self.numbers(self.lengths)
+        if how == 1:
+            member = BySymbols(self)
+            self.make(raw, deflated=True, after=member.go_on)
+            content = member.content()
+            assert len(content) == deflated
+            self.made += content
+            return
         parameters = self.numbers(0)
         level, memory, strategy, window = (parameters >> shift & 15 for shift in (0, 4, 8, 12))
         zipper = zlib.compressobj(level, zlib.DEFLATED, -window, memory, strategy)
@@ -225,12 +237,16 @@ class Decoder:
         assert len(content) == deflated
         self.made += content
 
-    def operation(self, code: int, parameter: int) -> bytes:
+    def operation(self, code: int, parameter: int) -> Iterator[bytes]:
+        """Yield what an operation makes, piece by piece."""
         count = self.numbers(self.lengths)
+        pieces = [min(self.block, count - start) for start in range(0, count, self.block)]
         if code == 1:
-            return self.take(parameter, count)
+            yield from (self.take(parameter, piece) for piece in pieces)
+            return
         if code == 4:
-            return self.elements(self.tables[parameter], count, None)
+            yield from self.elements(self.tables[parameter], count, None)
+            return
         width = 1
         if code == 3:
             table = self.tables[parameter]
@@ -238,11 +254,14 @@ class Decoder:
         address = self.source_end + signed(self.numbers(self.sources))
         self.source_end = address + count * width
         source = self.read(address, count * width)
-        if code == 0:
-            return source
         if code == 3:
-            return self.elements(table, count, source)
-        return bytes((one + other) % 256 for one, other in zip(source, self.take(parameter, count), strict=True))
+            yield from self.elements(table, count, source)
+            return
+        for piece in pieces:
+            part, source = source[:piece], source[piece:]
+            if code == 2:
+                part = bytes((one + other) % 256 for one, other in zip(part, self.take(parameter, piece), strict=True))
+            yield part
 
     # ---- elements (section 7)
 
@@ -276,14 +295,12 @@ class Decoder:
             lut,
         )
 
-    def elements(self, table: Table, count: int, source: bytes | None) -> bytes:
+    def elements(self, table: Table, count: int, source: bytes | None) -> Iterator[bytes]:
         matrix, self.matrix = self.matrix, None
-        made = b""
         made_width = 4 if matrix is not None and matrix.has_units else table.width
         step = self.block // max(2, made_width, WIDTH_OF_BASE.get(table.base, 0))
         for start in range(0, count, step):
-            made += self.elements_of_block(table, start, min(step, count - start), source, matrix)
-        return made
+            yield self.elements_of_block(table, start, min(step, count - start), source, matrix)
 
     def elements_of_block(
         self, table: Table, start: int, count: int, source: bytes | None, matrix: Matrix | None
@@ -392,12 +409,207 @@ class Decoder:
     def factors(self, number: int, count: int, levels: list[int]) -> list[list[int]]:
         table = self.tables[number]
         self.matrix = Matrix(len(levels), count, 0, levels, [0] * count)
-        content = self.elements(table, len(levels) * count, None)
+        content = b"".join(self.elements(table, len(levels) * count, None))
         found = [
             unsign(int.from_bytes(content[place : place + table.width], "little"))
             for place in range(0, len(content), table.width)
         ]
         return [found[place * count : (place + 1) * count] for place in range(len(levels))]
+
+
+class BySymbols:
+    """A deflated member, symbol by symbol (section 9)."""
+
+    LENGTH_EXTRA = (*(0,) * 8, *(1,) * 4, *(2,) * 4, *(3,) * 4, *(4,) * 4, *(5,) * 4, 0)
+    DISTANCE_EXTRA = (0, 0, *(bits for bits in range(14) for _ in range(2)))
+    ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.first, self.start = decoder.numbers(0), decoder.numbers(0)
+        self.bits: list[int] = []
+        if self.start:
+            count, address = decoder.numbers(0), decoder.numbers(0)
+            kept = decoder.read(address, -(-count // 8))
+            self.put(int.from_bytes(kept, "little") % (1 << count), count)
+        self.is_last = self.ends = False
+        self.codes: tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]] = ({}, {})
+        self.read_segment()
+
+    def number(self) -> int:
+        return self.decoder.numbers(self.first)
+
+    def take(self, stream: int, count: int) -> bytes:
+        return self.decoder.take(self.first + stream, count)
+
+    def put(self, value: int, count: int) -> None:
+        self.bits += [value >> place & 1 for place in range(count)]
+
+    def put_code(self, code: tuple[int, int]) -> None:
+        """Write a Huffman code, which begins with its highest bit."""
+        value, count = code
+        self.bits += [value >> place & 1 for place in reversed(range(count))]
+
+    def content(self) -> bytes:
+        assert self.ends
+        assert self.is_last
+        self.bits += [0] * (-len(self.bits) % 8)
+        return sum(bit << place for place, bit in enumerate(self.bits)).to_bytes(len(self.bits) // 8, "little")
+
+    def go_on(self, raw: bytes) -> None:
+        while not (self.is_last and self.ends) and len(raw) >= self.start + self.length:
+            self.write(raw)
+
+    def read_segment(self) -> None:
+        head, self.length = self.number(), self.number()
+        self.kind, self.ends_block = head % 4, head >> 3
+        if self.kind:
+            self.last_block = head >> 2 & 1
+        if self.kind == 1:
+            return
+        count = self.number()
+        if self.kind == 3:
+            packed = self.number()
+            spelled, self.hlit, self.hdist, self.hclen = packed & 1, packed >> 1 & 31, packed >> 6 & 31, packed >> 11
+            symbols = self.number() if spelled else 0
+        self.gaps = self.take(1, count)
+        matches = sum(gap != 255 for gap in self.gaps)
+        self.match_lengths = [length + 3 for length in self.take(2, matches)]
+        self.ranks = self.take(3, matches)
+        far = self.take(4, 2 * self.ranks.count(255))
+        self.far = [low + 256 * high + 1 for low, high in zip(far[: len(far) // 2], far[len(far) // 2 :], strict=True)]
+        if self.kind == 3:
+            packed_differences = self.take(5, (self.hlit + self.hdist + 259) // 2)
+            self.differences = [half for byte in packed_differences for half in (byte % 16, byte // 16)]
+            self.runs = self.take(5, self.hclen + 4)
+            self.spelled: list[tuple[int, int]] | None = None
+            if spelled:
+                written = self.take(5, symbols)
+                self.spelled = [(symbol, self.take(5, 1)[0] if symbol > 15 else 0) for symbol in written]
+
+    def write(self, raw: bytes) -> None:
+        """Write a segment, and read the next one."""
+        part = raw[self.start : self.start + self.length]
+        if self.kind:
+            self.put(self.last_block | self.kind - 1 << 1, 3)
+        if self.kind == 1:
+            self.bits += [0] * (-len(self.bits) % 8)
+            self.put(len(part), 16)
+            self.put(len(part) ^ 0xFFFF, 16)
+            self.put(int.from_bytes(part, "little"), 8 * len(part))
+        else:
+            symbols = list(self.symbols(raw))
+            if self.kind == 2:
+                self.codes = (
+                    canonical([8] * 144 + [9] * 112 + [7] * 24 + [8] * 8),
+                    canonical([5] * 32),
+                )
+            if self.kind == 3:
+                self.own_codes(symbols)
+            for symbol in symbols:
+                if isinstance(symbol, int):
+                    self.put_code(self.codes[0].get(symbol, (0, 0)))
+                else:
+                    self.put_match(*symbol)
+            if self.ends_block:
+                self.put_code(self.codes[0].get(256, (0, 0)))
+        self.start += self.length
+        self.is_last, self.ends = bool(self.last_block), bool(self.ends_block)
+        if not (self.is_last and self.ends):
+            self.read_segment()
+
+    def symbols(self, raw: bytes) -> Iterator[int | tuple[int, int]]:
+        """Yield literals, and matches with their length and distance."""
+        place, end = self.start, self.start + self.length
+        lengths, ranks, far = iter(self.match_lengths), iter(self.ranks), iter(self.far)
+        for gap in self.gaps:
+            yield from raw[place : place + gap]
+            place += gap
+            if gap == 255:
+                continue
+            length, rank = next(lengths), next(ranks)
+            near = [away for away in range(1, min(4096, place) + 1) if raw[place - away :][:3] == raw[place:][:3]]
+            yield length, next(far) if rank == 255 else near[rank]
+            place += length
+        yield from raw[place:end]
+
+    def put_match(self, length: int, distance: int) -> None:
+        for value, least, extras, codes, first in (
+            (length, 3, self.LENGTH_EXTRA, self.codes[0], 257),
+            (distance, 1, self.DISTANCE_EXTRA, self.codes[1], 0),
+        ):
+            symbol, base = symbol_of(value, least, extras)
+            self.put_code(codes.get(first + symbol, (0, 0)))
+            self.put(value - base, extras[symbol])
+
+    def own_codes(self, symbols: list[int | tuple[int, int]]) -> None:
+        literals, distances = [0] * 286, [0] * 30
+        literals[256] = 1
+        for each in symbols:
+            if isinstance(each, int):
+                literals[each] += 1
+            else:
+                literals[257 + symbol_of(each[0], 3, self.LENGTH_EXTRA)[0]] += 1
+                distances[symbol_of(each[1], 1, self.DISTANCE_EXTRA)[0]] += 1
+        differences = iter(self.differences)
+        sides = []
+        for counts, codes in ((literals, self.hlit + 257), (distances, self.hdist + 1)):
+            total = sum(counts)
+            expected = [
+                1 + sum(f * f << 2 * k + 1 < total * total for k in range(1, 15)) if f else 0 for f in counts[:codes]
+            ]
+            sides.append([(one + next(differences)) % 16 for one in expected])
+        self.codes = canonical(sides[0]), canonical(sides[1])
+        for value, count in ((self.hlit, 5), (self.hdist, 5), (self.hclen, 4), *((length, 3) for length in self.runs)):
+            self.put(value, count)
+        of_runs = [0] * 19
+        for symbol, length in zip(self.ORDER, self.runs, strict=False):
+            of_runs[symbol] = length
+        codes_of_runs = canonical(of_runs)
+        usual = [*usual_symbols(sides[0]), *usual_symbols(sides[1])]
+        for symbol, more in usual if self.spelled is None else self.spelled:
+            self.put_code(codes_of_runs.get(symbol, (0, 0)))
+            self.put(more, {16: 2, 17: 3, 18: 7}.get(symbol, 0))
+
+
+def symbol_of(value: int, least: int, extras: tuple[int, ...]) -> tuple[int, int]:
+    """Return the symbol of a length or a distance, and the least that it stands for."""
+    if least == 3 and value == 258:
+        return 28, 258
+    for symbol, extra in enumerate(extras):
+        if value < least + (1 << extra):
+            return symbol, least
+        least += 1 << extra
+    raise AssertionError(value)
+
+
+def canonical(lengths: list[int]) -> dict[int, tuple[int, int]]:
+    """Return the code of each symbol, with its length (RFC 1951, 3.2.2)."""
+    code, codes = 0, {}
+    for length in range(1, 16):
+        code <<= 1
+        for symbol, own in enumerate(lengths):
+            if own == length:
+                codes[symbol] = code, length
+                code += 1
+    return codes
+
+
+def usual_symbols(lengths: list[int]) -> Iterator[tuple[int, int]]:
+    while lengths:
+        value = lengths[0]
+        run = next((place for place, each in enumerate(lengths) if each != value), len(lengths))
+        lengths = lengths[run:]
+        if value:
+            yield value, 0
+            run -= 1
+        longest = 6 if value else 138
+        while run >= 3:
+            taken = min(run, longest)
+            symbol, least = (16, 3) if value else (18, 11) if taken >= 11 else (17, 3)
+            yield symbol, taken - least
+            run -= taken
+        yield from [(value, 0)] * run
 
 
 def signed(number: int) -> int:

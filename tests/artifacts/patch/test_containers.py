@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifacts.archive import ArchiveReader, archive_directory
-from artifacts.patch.containers import Deflation, Unpacked, UnpackLimits, find_deflations, unpack
+from artifacts.patch.containers import Deflation, DeflationSearch, Unpacked, UnpackLimits, unpack
 from artifacts.patch.deflation import find_deflation
 from tests.artifacts.patch.files import damaged, tar_of, weights
 
@@ -192,7 +192,8 @@ def test_the_settings_that_are_found_make_the_same_bytes(made: Deflation) -> Non
 def test_neighbours_are_tried_first() -> None:
     data = zip_of({f"{number}": TEXT + b"%d" % number for number in range(3)}, level=3)
     with unpack(data) as unpacked:
-        assert find_deflations(unpacked) == (Deflation(3),) * 3
+        search = DeflationSearch(unpacked)
+        assert [search.settings(stream) for stream in unpacked.deflated] == [Deflation(3)] * 3
     raw = memoryview(TEXT)
     stream = memoryview(b"".join(Deflation(3).pieces(raw)))
     assert find_deflation(stream, raw, [Deflation(3)]) == (Deflation(3), len(raw))
@@ -223,4 +224,6 @@ def test_damaged_containers_never_raise(flips: list[tuple[int, int]], cut: int |
         for member in unpacked.members:
             assert end <= member.start < member.start + member.length <= unpacked.length
             end = member.start + member.length
-        assert len(find_deflations(unpacked)) == len(unpacked.deflated)
+        search = DeflationSearch(unpacked)
+        for stream in unpacked.deflated:
+            search.settings(stream)

@@ -1,0 +1,118 @@
+"""How the deflated members of a target will be made again: by zlib, or symbol by symbol.
+
+Symbol by symbol any stream can be made, whatever wrote it, and several times as quickly; but the patch has to say where
+its matches are. Of weights, which have few, that takes some thousandths of their bytes. So they are made in that way
+unless zlib makes them too and it would be much of the patch; and text, which consists of matches, by zlib if it can.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import numpy as np
+
+from artifacts.patch.containers import Deflated, DeflationSearch
+from artifacts.patch.deflation import Deflation
+from artifacts.patch.opened import Opened
+from artifacts.patch.parse_deflate import Block, Dense, Unreadable, parsed
+from artifacts.patch.segments import segments_of
+from artifacts.patch.symbols import Beginning, Segment, Symbols
+
+__all__ = ["MemberPlan", "hash_of"]
+
+# Shorter members are made by zlib if it can: there is no time to be won.
+_LEAST_BYTES = 1 << 16
+# One match in so many bytes is more than weights have.
+_SPARSE_BYTES = 96
+# Matches that are read of a stream that zlib does not make: so many, and more of longer ones.
+_FREE_MATCHES, _BYTES_PER_MATCH = 1 << 15, 32
+# What may be said of a member, as a share of all else that the patch says of it.
+_SHARE = 0.1
+# As many bytes of two streams that are the same are worth a look at their blocks.
+_LEAST_KEPT_BYTES = 1 << 12
+_STEP_BYTES = 1 << 16
+
+
+class MemberPlan:
+    """Finds out how the members of a target can be made.
+
+    Args:
+        old: the base.
+        new: the target.
+    """
+
+    def __init__(self, old: Opened, new: Opened) -> None:
+        self._old, self._new = old, new
+        self._search = DeflationSearch(new.unpacked)
+        self._known = {hash_of(old, one) for one in old.unpacked.deflated}
+
+    def ways(self) -> list[Deflation | Symbols | None]:
+        """Return how each member can be made; None for those that cannot, and those that the base has as they are."""
+        return [self._way(stream) for stream in self._new.unpacked.deflated]
+
+    def cheaper(self, how: Deflation | Symbols, stream_offset: int, bits: float) -> Deflation | Symbols:
+        """Return a cheaper way to make a member if there is one, and what is said of its symbols takes too much.
+
+        Args:
+            how: the way that was found.
+            stream_offset: where the deflated member begins.
+            bits: what the patch takes for the member's bytes.
+        """
+        if not isinstance(how, Symbols) or how.bits <= _SHARE * bits:
+            return how
+        stream = next(one for one in self._new.unpacked.deflated if one.offset == stream_offset)
+        return self._search.settings(stream) or how
+
+    def _way(self, stream: Deflated) -> Deflation | Symbols | None:
+        if hash_of(self._new, stream) in self._known:
+            return None
+        if stream.length >= _LEAST_BYTES:
+            symbols = self._symbols(stream, stream.length // _SPARSE_BYTES)
+            if symbols is not None:
+                return symbols
+        settings = self._search.settings(stream)
+        return settings or self._symbols(stream, _FREE_MATCHES + stream.length // _BYTES_PER_MATCH)
+
+    def _symbols(self, stream: Deflated, max_matches: int) -> Symbols | None:
+        deflated = self._new.unpacked.view(stream.offset, stream.deflated_length)
+        raw = self._new.unpacked.view(stream.start, stream.length)
+        same, address = self._same_beginning(deflated)
+        kept: Beginning | None = None
+        segments: list[Segment] = []
+        before: Block | None = None
+        try:
+            for block in parsed(deflated, raw, max_matches):
+                if block.bit <= 8 * same:
+                    kept = Beginning(block.start, block.bit, address) if block.bit else None
+                elif before is not None:
+                    segments += segments_of(before, raw)
+                before = block
+        except (Unreadable, Dense):
+            return None
+        if before is not None:
+            segments += segments_of(before, raw)
+        return Symbols(tuple(segments), kept)
+
+    def _same_beginning(self, deflated: memoryview) -> tuple[int, int]:
+        """Return with how many bytes a member of the base begins as this one does, and that one's address."""
+        found = 0, 0
+        for other in self._old.unpacked.deflated:
+            known = self._old.unpacked.view(other.offset, other.deflated_length)
+            found = max(found, (_common(known, deflated), other.offset))
+        return found if found[0] >= _LEAST_KEPT_BYTES else (0, 0)
+
+
+def _common(one: memoryview, other: memoryview) -> int:
+    """Return how many bytes two streams have in common at their start."""
+    length = min(len(one), len(other))
+    for start in range(0, length, _STEP_BYTES):
+        end = min(start + _STEP_BYTES, length)
+        if one[start:end] != other[start:end]:
+            differ = np.frombuffer(one[start:end], np.uint8) != np.frombuffer(other[start:end], np.uint8)
+            return start + int(differ.argmax())
+    return length
+
+
+def hash_of(file: Opened, stream: Deflated) -> bytes:
+    """Return the hash of a deflated stream: many are as long as their file, and copies of them would be too."""
+    return sha256(file.unpacked.view(stream.offset, stream.deflated_length)).digest()
