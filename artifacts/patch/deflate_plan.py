@@ -1,8 +1,9 @@
 """How the deflated members of a target will be made again: by zlib, or symbol by symbol.
 
-Symbol by symbol any stream can be made, whatever wrote it, and several times as quickly; but the patch has to say where
-its matches are. Of weights, which have few, that takes some thousandths of their bytes. So they are made in that way
-unless zlib makes them too and it would be much of the patch; and text, which consists of matches, by zlib if it can.
+Symbol by symbol any stream can be made, whatever wrote it, sooner than by zlib and without the one version of it that
+makes the same bytes. But the patch has to say where matches are: of weights, which have few, some thousandths of their
+bytes. So they are made in that way, unless zlib makes them too and it would be much of the patch; and text, which consists
+of matches, is made by zlib if that can.
 """
 
 from __future__ import annotations

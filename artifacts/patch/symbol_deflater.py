@@ -1,8 +1,8 @@
 """Deflates a member of the target symbol by symbol: as the patch says, and not as some version of zlib would.
 
-Whatever wrote the member, its bytes come out again, and nothing is searched for but the nearest places of some matches:
-several times as quick as zlib. Blocks of weights are short, and numpy takes as long for a small array as for one that
-is not, so several segments are written at once.
+Whatever wrote the member, its bytes come out again, and nothing is searched for but the nearest places of some matches,
+so it takes about two thirds of zlib's time. Blocks of weights are short, and numpy takes as long for a small array as for
+one that is not, so several segments are written at once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from artifacts.errors import PatchInvalid
 from artifacts.patch.bit_sink import BitSink
+from artifacts.patch.block_heads import BlockCodes, BlockHeads
 from artifacts.patch.huffman import (
-    CODE_LENGTH_ORDER,
     DISTANCE_BASES,
     DISTANCE_EXTRA_BITS,
     DISTANCE_SYMBOLS,
@@ -29,25 +29,20 @@ from artifacts.patch.huffman import (
     MAX_DISTANCE,
     MAX_DISTANCES,
     MAX_LITERALS,
-    MAX_RUNS,
     MIN_MATCH,
-    RUN_EXTRA_BITS,
-    codes_of,
-    symbols_of,
 )
 from artifacts.patch.repeats import Repeats
 from artifacts.patch.symbols import (
     FARTHEST_SEARCHED,
     LONG_GAP,
     NO_RANK,
-    Codes,
     Kind,
     Matches,
     Segment,
+    add_differences,
     covered_by,
     expected_lengths,
     frequencies,
-    with_differences,
 )
 
 __all__ = ["Kept", "SymbolDeflater"]
@@ -62,12 +57,6 @@ _BATCH_MATCHED: Final = 1 << 13
 
 # What a match takes is put into the places of its first three bytes, in parts of so many bits.
 _PART_BITS: Final = 16
-# Numbers before a block's code lengths: its kind, how many literals, distances and runs there are.
-_FIELDS: Final = 4
-_FIELD_BITS: Final = np.array([3, 5, 5, 4], np.uint8)
-_ORDER: Final = np.array(CODE_LENGTH_ORDER)
-# Of each symbol that writes code lengths, the bits that say what its run adds.
-_ADDED_BITS: Final = np.array([RUN_EXTRA_BITS.get(symbol, 0) for symbol in range(MAX_RUNS)], np.uint8)
 
 
 class Kept(NamedTuple):
@@ -104,7 +93,7 @@ class SymbolDeflater:
         self._waiting = bytearray(FARTHEST_SEARCHED)
         self._before = 0
         self._is_last = False
-        self._codes: _Codes | None = None
+        self._codes: BlockCodes | None = None
         self._batch: list[Segment] = []
         self._batch_bytes = self._batch_matched = 0
         self._segment: Segment | None = read(True)
@@ -196,19 +185,6 @@ class SymbolDeflater:
         return made
 
 
-class _Codes:
-    """The codes of several blocks.
-
-    Args:
-        lengths: of the codes in bits: of literals and of distances, of each block, of each symbol.
-    """
-
-    def __init__(self, lengths: Bytes) -> None:
-        self.lengths = lengths
-        self.literal_bits, self.distance_bits = lengths
-        self.literals, self.distances = codes_of(lengths.reshape(-1, LITERAL_SYMBOLS)).reshape(lengths.shape)
-
-
 class _Batch:
     """Segments that are written at once.
 
@@ -222,7 +198,7 @@ class _Batch:
         PatchInvalid: a match is of nothing, or there are no such codes.
     """
 
-    def __init__(self, segments: Sequence[Segment], content: bytes, before: int, codes: _Codes | None) -> None:
+    def __init__(self, segments: Sequence[Segment], content: bytes, before: int, codes: BlockCodes | None) -> None:
         self._segments = segments
         self._raw = np.frombuffer(content, np.uint8, offset=FARTHEST_SEARCHED)
         lengths = [segment.length for segment in segments]
@@ -235,7 +211,7 @@ class _Batch:
         self._distances = _distances(content, self._places, matches, before)
         self._covered = covered_by(self._places, self._lengths)
         try:
-            self._codes = _Codes(self._code_lengths(codes))
+            self._codes = BlockCodes(self._code_lengths(codes))
         except ValueError as problem:
             raise PatchInvalid(f"the codes of a block are wrong: {problem}") from problem
 
@@ -259,28 +235,27 @@ class _Batch:
             raise PatchInvalid("a match ends behind its segment")
         return places
 
-    def last_codes(self) -> _Codes:
+    def last_codes(self) -> BlockCodes:
         """Return the codes of the last segment's block, for one that goes on."""
         return self._codes
 
     def slots(self) -> tuple[NDArray[np.uint16], Bytes]:
         """Return codes and their lengths in bits: of each byte one, behind those of the head of its block."""
         codes, heads = self._codes, self._heads()
-        starts, at = [], 0
-        for segment, (values, _) in zip(self._segments, heads, strict=True):
-            at += len(values)
-            starts.append(at)
-            # Behind each segment there is a place for the end of the block.
-            at += segment.length + 1
-        found, bits = np.zeros(at + 3 & ~3, np.uint16), np.zeros(at + 3 & ~3, np.uint8)
-        for row, (segment, start, (values, widths)) in enumerate(zip(self._segments, starts, heads, strict=True)):
-            found[start - len(values) : start], bits[start - len(values) : start] = values, widths
-            first, end = int(self._starts[row]), start + segment.length
+        # Behind each segment there is a place for the end of the block.
+        ends = np.cumsum([heads.counts[row] + one.length + 1 for row, one in enumerate(self._segments)]).tolist()
+        found, bits = (np.zeros(ends[-1] + 3 & ~3, dtype) for dtype in (np.uint16, np.uint8))
+        starts = []
+        for row, (segment, end) in enumerate(zip(self._segments, ends, strict=True)):
+            start = end - 1 - segment.length
+            heads.put(row, found, bits, start)
+            first = int(self._starts[row])
             raw = self._raw[first : first + segment.length]
-            codes.literals[row].take(raw, out=found[start:end], mode="clip")
-            codes.literal_bits[row].take(raw, out=bits[start:end], mode="clip")
+            codes.literals[row].take(raw, out=found[start : end - 1], mode="clip")
+            codes.literal_bits[row].take(raw, out=bits[start : end - 1], mode="clip")
             if segment.ends:
-                found[end], bits[end] = codes.literals[row, END_OF_BLOCK], codes.literal_bits[row, END_OF_BLOCK]
+                found[end - 1], bits[end - 1] = codes.literals[row, END_OF_BLOCK], codes.literal_bits[row, END_OF_BLOCK]
+            starts.append(start)
         covered = self._covered + (np.array(starts, np.int64) - self._starts)[self._rows].repeat(self._lengths)
         found[covered], bits[covered] = self._match_codes()
         return found, bits
@@ -311,17 +286,18 @@ class _Batch:
             used = np.maximum(used - _PART_BITS, 0)
         return found, bits
 
-    def _code_lengths(self, before: _Codes | None) -> Bytes:
-        """Return the lengths of each segment's codes, as `_Codes` has them."""
+    def _code_lengths(self, before: BlockCodes | None) -> Bytes:
+        """Return the lengths of each segment's codes, as `BlockCodes` has them."""
         counts = frequencies(
             self._raw, self._starts.tolist(), self._rows, self._lengths, self._distances, self._covered
         )
-        expected = expected_lengths(counts)
         lengths = np.zeros((2, len(self._segments), LITERAL_SYMBOLS), np.uint8)
-        lengths[0, :, :MAX_LITERALS], lengths[1, :, :MAX_DISTANCES] = np.split(expected, [MAX_LITERALS], axis=1)
+        lengths[0, :, :MAX_LITERALS], lengths[1, :, :MAX_DISTANCES] = np.split(
+            expected_lengths(counts), [MAX_LITERALS], axis=1
+        )
         for row, segment in enumerate(self._segments):
             if segment.codes is not None:
-                with_differences(segment.codes, *lengths[:, row])
+                add_differences(segment.codes, *lengths[:, row])
             elif segment.kind == Kind.FIXED:
                 lengths[:, row] = FIXED_LENGTHS
             elif row:
@@ -332,63 +308,12 @@ class _Batch:
                 lengths[:, row] = before.lengths[:, -1]
         return lengths
 
-    def _heads(self) -> list[tuple[NDArray[np.uint16], Bytes]]:
-        """Return what stands before each segment, as codes."""
-        own = [(row, segment, segment.codes) for row, segment in enumerate(self._segments) if segment.codes is not None]
-        heads = [_short_head(segment) for segment in self._segments]
-        if not own:
-            return heads
-        of_runs = np.zeros((len(own), MAX_RUNS), np.uint8)
-        fields = np.zeros((len(own), _FIELDS + MAX_RUNS), np.uint16)
-        widths = np.zeros((len(own), _FIELDS + MAX_RUNS), np.uint8)
-        widths[:, :_FIELDS] = _FIELD_BITS
-        for place, (_, segment, codes) in enumerate(own):
-            runs = np.frombuffer(codes.runs, np.uint8)
-            of_runs[place, _ORDER[: len(runs)]] = runs
-            fields[place, :_FIELDS] = _kind_bits(segment), codes.literals - 257, codes.distances - 1, len(runs) - 4
-            fields[place, _FIELDS : _FIELDS + len(runs)] = runs
-            widths[place, _FIELDS : _FIELDS + len(runs)] = 3
+    def _heads(self) -> BlockHeads:
+        """Return what stands before each segment."""
         try:
-            written = codes_of(of_runs)
+            return BlockHeads(self._segments, self._codes)
         except ValueError as problem:
             raise PatchInvalid(f"the codes of code lengths are wrong: {problem}") from problem
-        for place, ((row, _, _), (symbols, added)) in enumerate(zip(own, self._symbols(own), strict=True)):
-            # Behind each symbol stands what its run adds; of most that has no bits.
-            count = _FIELDS + MAX_RUNS
-            values, bits = np.empty(count + 2 * len(symbols), np.uint16), np.empty(count + 2 * len(symbols), np.uint8)
-            values[:count], bits[:count] = fields[place], widths[place]
-            values[count::2], values[count + 1 :: 2] = written[place, symbols], added
-            bits[count::2], bits[count + 1 :: 2] = of_runs[place, symbols], _ADDED_BITS[symbols]
-            heads[row] = values, bits
-        return heads
-
-    def _symbols(self, own: Sequence[tuple[int, Segment, Codes]]) -> list[tuple[Bytes, Bytes]]:
-        """Return the symbols that write the code lengths of blocks, with what their runs add."""
-        sides, starts, at = [], [], 0
-        for row, _, codes in own:
-            for side, count in (
-                (self._codes.literal_bits, codes.literals),
-                (self._codes.distance_bits, codes.distances),
-            ):
-                sides.append(side[row, :count])
-                starts.append(at)
-                at += count
-        symbols, added, ends = symbols_of(np.concatenate(sides), starts)
-        usual = zip(np.split(symbols, ends[2::2]), np.split(added, ends[2::2]), strict=True)
-        return [
-            each if codes.symbols is None else codes.symbols for each, (_, _, codes) in zip(usual, own, strict=True)
-        ]
-
-
-def _kind_bits(segment: Segment) -> int:
-    return int(segment.is_last) | segment.kind - 1 << 1
-
-
-def _short_head(segment: Segment) -> tuple[NDArray[np.uint16], Bytes]:
-    """Return what stands before a segment without codes of its own."""
-    if segment.kind == Kind.GOES_ON:
-        return np.zeros(0, np.uint16), np.zeros(0, np.uint8)
-    return np.array([_kind_bits(segment)], np.uint16), np.array([3], np.uint8)
 
 
 def _distances(content: bytes, places: Places, matches: Sequence[Matches], before: int) -> Places:

@@ -31,6 +31,9 @@ from artifacts.patch.huffman import (
 
 __all__ = [
     "FARTHEST_SEARCHED",
+    "LEAST_DISTANCES",
+    "LEAST_LITERALS",
+    "LEAST_RUNS",
     "MAX_GAPS",
     "MAX_SEGMENT_BYTES",
     "NO_RANK",
@@ -41,13 +44,13 @@ __all__ = [
     "Matches",
     "Segment",
     "Symbols",
+    "add_differences",
     "covered_by",
     "differences_of",
     "expected_lengths",
     "frequencies",
     "read_segment",
     "segment_parts",
-    "with_differences",
 ]
 
 Bytes = NDArray[np.uint8]
@@ -80,7 +83,7 @@ _NUMBERS, _GAPS, _LENGTHS, _RANKS, _DISTANCES, _CODES = range(SEGMENT_STREAMS)
 _KIND, _LAST, _ENDS = 3, 4, 8
 # Bits of the number that begins a block's code lengths.
 _LITERALS_BITS, _DISTANCES_BITS = 5, 5
-_LEAST_LITERALS, _LEAST_DISTANCES, _LEAST_RUNS = 257, 1, 4
+LEAST_LITERALS, LEAST_DISTANCES, LEAST_RUNS = 257, 1, 4
 # What a patch takes for a match and for a segment, nearly, in bits.
 _MATCH_BITS, _SEGMENT_BITS = 11.0, 240.0
 # Codes for code lengths have 3 bits of length (RFC 1951, 3.2.7).
@@ -253,8 +256,14 @@ def expected_lengths(counts: NDArray[np.int64]) -> Bytes:
     return lengths
 
 
-def with_differences(codes: Codes, literals: Bytes, distances: Bytes) -> None:
-    """Add to the expected lengths of a block's codes what they differ by; those beyond its codes become 0."""
+def add_differences(codes: Codes, literals: Bytes, distances: Bytes) -> None:
+    """Add to the expected lengths of a block's codes what they differ by; those beyond its codes become 0.
+
+    Args:
+        codes: what the patch says.
+        literals: expected lengths of the codes for literals and lengths, in bits.
+        distances: those for distances.
+    """
     packed = np.frombuffer(codes.differences, np.uint8)
     differences = np.empty(2 * len(packed), np.uint8)
     differences[0::2], differences[1::2] = packed & 15, packed >> 4
@@ -285,8 +294,8 @@ def segment_parts(segment: Segment) -> Iterator[tuple[int, bytes]]:
     if matches is not None:
         numbers.append(len(matches.gaps))
     if codes is not None:
-        packed = len(codes.runs) - _LEAST_RUNS << _DISTANCES_BITS | codes.distances - _LEAST_DISTANCES
-        packed = packed << _LITERALS_BITS | codes.literals - _LEAST_LITERALS
+        packed = len(codes.runs) - LEAST_RUNS << _DISTANCES_BITS | codes.distances - LEAST_DISTANCES
+        packed = packed << _LITERALS_BITS | codes.literals - LEAST_LITERALS
         numbers.append(packed << 1 | (codes.symbols is not None))
         if codes.symbols is not None:
             numbers.append(len(codes.symbols[0]))
@@ -346,10 +355,10 @@ def _read_counts(number: Callable[[], int]) -> Callable[[Callable[[int, int], by
     """Read how many code lengths there are; return what reads them."""
     packed = number()
     spelled, packed = packed & 1, packed >> 1
-    literals = (packed & (1 << _LITERALS_BITS) - 1) + _LEAST_LITERALS
+    literals = (packed & (1 << _LITERALS_BITS) - 1) + LEAST_LITERALS
     packed >>= _LITERALS_BITS
-    distances = (packed & (1 << _DISTANCES_BITS) - 1) + _LEAST_DISTANCES
-    runs = (packed >> _DISTANCES_BITS) + _LEAST_RUNS
+    distances = (packed & (1 << _DISTANCES_BITS) - 1) + LEAST_DISTANCES
+    runs = (packed >> _DISTANCES_BITS) + LEAST_RUNS
     symbols = number() if spelled else 0
     if literals > MAX_LITERALS or distances > MAX_DISTANCES or runs > MAX_RUNS or symbols > literals + distances:
         raise PatchInvalid("a block has codes for more symbols than there are")
@@ -366,6 +375,9 @@ def _read_counts(number: Callable[[], int]) -> Callable[[Callable[[int, int], by
         is_run = written >= min(RUN_EXTRA_BITS)
         added = np.zeros(symbols, np.uint8)
         added[is_run] = np.frombuffer(take(_CODES, int(np.count_nonzero(is_run))), np.uint8)
+        pairs = zip(written[is_run].tolist(), added[is_run].tolist(), strict=True)
+        if any(more >> RUN_EXTRA_BITS[symbol] for symbol, more in pairs):
+            raise PatchInvalid("a run of code lengths is longer than any")
         return Codes(literals, distances, differences, of_runs, (written, added))
 
     return read

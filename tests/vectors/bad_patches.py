@@ -344,6 +344,7 @@ def bad_symbols() -> Iterator[tuple[str, bytes]]:
         ("codes of which there are too many", 0, b"\x55" * 129 + b"\1" * 4),
         ("codes for code lengths of which there are too many", 0, usual),
         ("a symbol for code lengths that is none", 1, bytes(133) + b"\x13"),
+        ("a run of code lengths that is too long", 1, bytes(133) + b"\x10\x04"),
     ):
         numbers = (OWN | LAST | ENDS, 18, 0, number, *([1] if number else []))
         yield why, hand.patch(frames=by_symbols(numbers, streams=(codes,)))

@@ -290,13 +290,17 @@ def _zip_by_another(files: dict[str, bytes]) -> bytes:
     return whole
 
 
+def _zipped(weights: Weights) -> bytes:
+    return zipped({"m": safetensors(weights)}, deflated=True)
+
+
 def _how(report: EncodeReport) -> list[str]:
     return [region.how for region in report.regions if region.how.startswith("deflate")]
 
 
 def test_weights_in_a_zip_are_deflated_symbol_by_symbol(tmp_path: Path) -> None:
     old, new = (zipped({"w": safetensors(each)}, deflated=True) for each in (model(), trained(model())))
-    bare = patched(tmp_path, *(safetensors(each) for each in (model(), trained(model()))))
+    bare = patched(tmp_path, safetensors(model()), safetensors(trained(model())))
     report = patched(tmp_path, old, new)
     assert _how(report) == ["deflate by symbols"]
     assert report.encoded.length < bare.encoded.length + 0.012 * len(new) + 300
@@ -309,7 +313,7 @@ def test_it_does_not_matter_what_had_deflated_a_zip(tmp_path: Path) -> None:
         assert archive.read("w") == files[1]["w"]
     report = patched(tmp_path, old, new)
     assert _how(report) == ["deflate by symbols"]
-    usual = patched(tmp_path, *(zipped(each, deflated=True) for each in files))
+    usual = patched(tmp_path, zipped(files[0], deflated=True), zipped(files[1], deflated=True))
     assert report.encoded.length < 1.05 * usual.encoded.length
 
 
@@ -328,7 +332,7 @@ def test_text_that_zlib_does_not_make_is_deflated_symbol_by_symbol(tmp_path: Pat
 def test_what_begins_as_in_the_base_is_kept(tmp_path: Path) -> None:
     big = {"w": np.random.default_rng(1).normal(0, 0.05, (512, 512)).astype(np.float32)}
     old, new = ({**big, "z": each["head.weight"]} for each in (model(), trained(model())))
-    report = patched(tmp_path, *(zipped({"m": safetensors(each)}, deflated=True) for each in (old, new)))
+    report = patched(tmp_path, _zipped(old), _zipped(new))
     assert _how(report) == ["deflate by symbols"]
     bare = patched(tmp_path, safetensors(old), safetensors(new))
     # Not what is said of a megabyte of weights, but of their last bytes.
@@ -338,7 +342,7 @@ def test_what_begins_as_in_the_base_is_kept(tmp_path: Path) -> None:
 def test_a_change_that_is_less_than_what_is_said_of_its_symbols_is_deflated_by_zlib(tmp_path: Path) -> None:
     big = {"w": np.random.default_rng(1).normal(0, 0.05, (512, 512)).astype(np.float32)}
     old, new = ({"a": each["head.weight"], **big} for each in (model(), trained(model())))
-    report = patched(tmp_path, *(zipped({"m": safetensors(each)}, deflated=True) for each in (old, new)))
+    report = patched(tmp_path, _zipped(old), _zipped(new))
     assert _how(report) == ["deflate"]
     bare = patched(tmp_path, safetensors(old), safetensors(new))
     assert report.encoded.length < bare.encoded.length + 300
