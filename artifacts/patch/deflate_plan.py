@@ -2,8 +2,8 @@
 
 Symbol by symbol any stream can be made, whatever wrote it, sooner than by zlib and without the one version of it that
 makes the same bytes. But the patch has to say where matches are: of weights, which have few, some thousandths of their
-bytes. So they are made in that way, unless zlib makes them too and it would be much of the patch; and text, which consists
-of matches, is made by zlib if that can.
+bytes. So they are made that way, unless zlib makes them too and what is said would be much of the patch. Text, which
+consists of matches, is made by zlib if that can.
 """
 
 from __future__ import annotations

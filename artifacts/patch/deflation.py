@@ -2,7 +2,7 @@
 
 Nothing in a stream names its settings, so the likely ones are tried on its start, and those that make the same bytes on
 the rest. Most writers of zips use zlib (Python, Java, Info-ZIP and libarchive with few exceptions); for a stream of
-another deflater nothing is found, and its bytes are opaque.
+another deflater nothing is found, and it is made symbol by symbol or not at all (`deflate_plan`).
 
 Source: zlib.net, manual, ``deflateInit2``.
 """

@@ -1,8 +1,8 @@
 """Deflates a member of the target symbol by symbol: as the patch says, and not as some version of zlib would.
 
 Whatever wrote the member, its bytes come out again, and nothing is searched for but the nearest places of some matches,
-so it takes about two thirds of zlib's time. Blocks of weights are short, and numpy takes as long for a small array as for
-one that is not, so several segments are written at once.
+so it takes about two thirds of zlib's time. Blocks of weights are short, and numpy takes as long for a short array as
+for a long one, so several segments are written at once.
 """
 
 from __future__ import annotations

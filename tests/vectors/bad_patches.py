@@ -346,8 +346,8 @@ def bad_symbols() -> Iterator[tuple[str, bytes]]:
         ("a symbol for code lengths that is none", 1, bytes(133) + b"\x13"),
         ("a run of code lengths that is too long", 1, bytes(133) + b"\x10\x04"),
     ):
-        numbers = (OWN | LAST | ENDS, 18, 0, number, *([1] if number else []))
-        yield why, hand.patch(frames=by_symbols(numbers, streams=(codes,)))
+        said = (OWN | LAST | ENDS, 18, 0, number, *([1] if number else []))
+        yield why, hand.patch(frames=by_symbols(said, streams=(codes,)))
 
 
 def bad_matrices(hand: Hand) -> Iterator[tuple[str, bytes]]:
