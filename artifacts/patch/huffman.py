@@ -114,23 +114,25 @@ def codes_of(lengths: Bytes) -> Codes:
     return codes.reshape(rows, symbols)
 
 
-def lookup_of(lengths: Bytes) -> NDArray[np.int16]:
-    """Return, for each 15 bits that may come next in a stream, the symbol they begin with; -1 where none does.
+def lookup_of(lengths: Bytes, longest: int = MAX_CODE_BITS) -> NDArray[np.int16]:
+    """Return, for all bits that may come next in a stream, the symbol they begin with; -1 where none does.
 
     Args:
         lengths: of the codes, in bits.
+        longest: how many bits are looked at, which is the length of the longest code, or more.
 
     Raises:
         ValueError: there are more codes than bits for them.
     """
     order = np.argsort(lengths, kind="stable")
     used = order[int(np.count_nonzero(lengths == 0)) :]
-    by_code = np.repeat(used.astype(np.int16), _PLACES >> lengths[used].astype(np.int64))
-    if len(by_code) > _PLACES:
+    by_code = np.repeat(used.astype(np.int16), 1 << longest - lengths[used].astype(np.int64))
+    if len(by_code) > 1 << longest:
         raise ValueError("a code has more symbols than its bits can tell apart")
-    found = np.full(_PLACES, -1, np.int16)
+    found = np.full(1 << longest, -1, np.int16)
     found[: len(by_code)] = by_code
-    return found[_REVERSED]
+    symbols: NDArray[np.int16] = found[_REVERSED[: 1 << longest] >> MAX_CODE_BITS - longest]
+    return symbols
 
 
 def symbols_of(lengths: Bytes, starts: list[int]) -> tuple[Bytes, Bytes, NDArray[np.intp]]:

@@ -45,6 +45,10 @@ _AHEAD = _COMPARED * MAX_CODE_BITS // 8 + 16
 # The longest length has two spellings; no deflater uses the one with all extra bits set.
 _SECOND_SPELLING = (END_OF_BLOCK + 1 + 27, 31)
 _RUNS: Final = (16, 17, 18)
+# The longest code for code lengths, and the bytes that all code lengths of a block take at most: 14 bits each.
+_RUN_BITS = 7
+_HEAD_BYTES = (MAX_LITERALS + MAX_DISTANCES) * 14 // 8 + 2
+_CODE_MASK = (1 << MAX_CODE_BITS) - 1
 
 
 class Unreadable(ValueError):
@@ -146,12 +150,12 @@ class _Parser:
         if self._made != len(self._raw) or self._take(-self._bit % 8) or self._bit != self._end:
             raise Unreadable("the stream does not end where it should")
 
-    def _peek(self) -> int:
-        """Return the next bits, 48 at least."""
+    def _peek(self, octets: int = 7) -> int:
+        """Return the next bits, one byte less than so many at least."""
         if self._bit >= self._reload:
             self._load(self._bit >> 3)
         place = (self._bit >> 3) - self._origin
-        return int.from_bytes(self._data[place : place + 7], "little") >> (self._bit & 7)
+        return int.from_bytes(self._data[place : place + octets], "little") >> (self._bit & 7)
 
     def _load(self, start: int) -> None:
         """Hold the part of the stream that begins at a byte; all of it would take as much memory as the file."""
@@ -164,10 +168,13 @@ class _Parser:
 
     def _take(self, bits: int) -> int:
         found = self._peek() & (1 << bits) - 1
+        self._skip(bits)
+        return found
+
+    def _skip(self, bits: int) -> None:
         self._bit += bits
         if self._bit > self._end:
             raise Unreadable("the stream is cut off")
-        return found
 
     def _stored(self) -> None:
         if self._take(-self._bit % 8):
@@ -188,21 +195,28 @@ class _Parser:
         runs = bytes(self._take(3) for _ in range(count))
         of_runs = np.zeros(len(CODE_LENGTH_ORDER), np.uint8)
         of_runs[list(CODE_LENGTH_ORDER[:count])] = np.frombuffer(runs, np.uint8)
-        lookup, bits = _lookup(of_runs), of_runs.tolist()
+        lookup, bits = _lookup(of_runs, _RUN_BITS).tolist(), of_runs.tolist()
         found: list[int] = []
         symbols: list[tuple[int, int]] = []
+        # All that can come is looked at as one number: this is most of what a block takes that is not its literals.
+        window, used = self._peek(_HEAD_BYTES), 0
         while len(found) < literals + distances:
-            symbol = int(lookup[self._peek() & 0x7FFF])
+            symbol = lookup[window & (1 << _RUN_BITS) - 1]
             if symbol < 0 or (symbol == _RUNS[0] and not found):
                 raise Unreadable("code lengths are damaged")
-            self._bit += bits[symbol]
+            count, more = bits[symbol], 0
+            window >>= count
             if symbol < _RUNS[0]:
                 found.append(symbol)
-                symbols.append((symbol, 0))
             else:
-                more = self._take(RUN_EXTRA_BITS[symbol])
+                extra = RUN_EXTRA_BITS[symbol]
+                more = window & (1 << extra) - 1
+                window >>= extra
+                count += extra
                 found += [found[-1] if symbol == _RUNS[0] else 0] * (RUN_LEAST[symbol] + more)
-                symbols.append((symbol, more))
+            symbols.append((symbol, more))
+            used += count
+        self._skip(used)
         if len(found) > literals + distances:
             raise Unreadable("there are more code lengths than symbols")
         return CodeLengths(bytes(found[:literals]), bytes(found[literals:]), runs, symbols)
@@ -222,13 +236,10 @@ class _Parser:
             self._literals(laid)
             if self._made == laid.end < len(self._raw):
                 continue
-            window = self._peek()
-            symbol = int(lookup[window & 0x7FFF])
+            symbol = int(lookup[self._peek() & _CODE_MASK])
             if symbol < END_OF_BLOCK or symbol >= MAX_LITERALS:
                 raise Unreadable("the stream holds something else than it inflates to")
-            self._bit += bits[symbol]
-            if self._bit > self._end:
-                raise Unreadable("the stream is cut off")
+            self._skip(bits[symbol])
             if symbol == END_OF_BLOCK:
                 return found
             symbol -= END_OF_BLOCK + 1
@@ -236,7 +247,7 @@ class _Parser:
             if (symbol + END_OF_BLOCK + 1, more) == _SECOND_SPELLING:
                 raise Unreadable("a length has an unusual spelling")
             length = int(LENGTH_BASES[symbol]) + more
-            far = int(of_distances[self._peek() & 0x7FFF])
+            far = int(of_distances[self._peek() & _CODE_MASK])
             if not 0 <= far < MAX_DISTANCES:
                 raise Unreadable("a distance is damaged")
             self._bit += distance_bits[far]
@@ -295,8 +306,8 @@ class _LaidOut:
         self.bits = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
 
 
-def _lookup(lengths: NDArray[np.uint8]) -> NDArray[np.int16]:
+def _lookup(lengths: NDArray[np.uint8], longest: int = MAX_CODE_BITS) -> NDArray[np.int16]:
     try:
-        return lookup_of(lengths)
+        return lookup_of(lengths, longest)
     except ValueError as problem:
         raise Unreadable(str(problem)) from problem
