@@ -25,12 +25,16 @@ __all__ = ["MemberPlan", "hash_of"]
 _LEAST_BYTES = 1 << 16
 # One match in so many bytes is more than weights have.
 _SPARSE_BYTES = 96
-# Matches that are read of a stream that zlib does not make: so many, and more of longer ones.
+# Matches that are read of a stream that zlib does not make: so many, and more of longer ones. Each takes some twenty
+# microseconds, so of all streams together not many more are read than weights have.
 _FREE_MATCHES, _BYTES_PER_MATCH = 1 << 15, 32
+_ALL_MATCHES = 1 << 18
 # What may be said of a member, as a share of all else that the patch says of it.
 _SHARE = 0.1
-# As many bytes of two streams that are the same are worth a look at their blocks.
+# So many bytes that two streams begin with are worth a look at their blocks. Of streams that begin with the same few
+# bytes, so many are compared.
 _LEAST_KEPT_BYTES = 1 << 12
+_START_BYTES, _MOST_ALIKE = 64, 8
 _STEP_BYTES = 1 << 16
 
 
@@ -46,6 +50,13 @@ class MemberPlan:
         self._old, self._new = old, new
         self._search = DeflationSearch(new.unpacked)
         self._known = {hash_of(old, one) for one in old.unpacked.deflated}
+        self._matches_left = _ALL_MATCHES + sum(one.length for one in new.unpacked.deflated) // _SPARSE_BYTES
+        self._alike: dict[bytes, list[Deflated]] = {}
+        for stream in old.unpacked.deflated:
+            if stream.deflated_length >= _LEAST_KEPT_BYTES:
+                start = bytes(old.unpacked.view(stream.offset, _START_BYTES))
+                self._alike.setdefault(start, []).append(stream)
+        self._by_offset = {one.offset: one for one in new.unpacked.deflated}
 
     def ways(self) -> list[Deflation | Symbols | None]:
         """Return how each member can be made; None for those that cannot, and those that the base has as they are."""
@@ -61,8 +72,7 @@ class MemberPlan:
         """
         if not isinstance(how, Symbols) or how.bits <= _SHARE * bits:
             return how
-        stream = next(one for one in self._new.unpacked.deflated if one.offset == stream_offset)
-        return self._search.settings(stream) or how
+        return self._search.settings(self._by_offset[stream_offset]) or how
 
     def _way(self, stream: Deflated) -> Deflation | Symbols | None:
         if hash_of(self._new, stream) in self._known:
@@ -81,14 +91,18 @@ class MemberPlan:
         kept: Beginning | None = None
         segments: list[Segment] = []
         before: Block | None = None
+        most = min(max_matches, max(0, self._matches_left))
         try:
-            for block in parsed(deflated, raw, max_matches):
+            for block in parsed(deflated, raw, most):
+                self._matches_left -= len(block.places)
                 if block.bit <= 8 * same:
                     kept = Beginning(block.start, block.bit, address) if block.bit else None
                 elif before is not None:
                     segments += segments_of(before, raw)
                 before = block
         except (Unreadable, Dense):
+            # Those of the last block are not counted: it may have been most of them.
+            self._matches_left -= most
             return None
         if before is not None:
             segments += segments_of(before, raw)
@@ -97,7 +111,7 @@ class MemberPlan:
     def _same_beginning(self, deflated: memoryview) -> tuple[int, int]:
         """Return with how many bytes a member of the base begins as this one does, and that one's address."""
         found = 0, 0
-        for other in self._old.unpacked.deflated:
+        for other in self._alike.get(bytes(deflated[:_START_BYTES]), ())[:_MOST_ALIKE]:
             known = self._old.unpacked.view(other.offset, other.deflated_length)
             found = max(found, (_common(known, deflated), other.offset))
         return found if found[0] >= _LEAST_KEPT_BYTES else (0, 0)
