@@ -200,14 +200,17 @@ class OutboxRelay:
 
     async def _republish_all(self, now: datetime) -> None:
         """Fill an empty store. The marker is set last: an attempt that breaks off is made again from the start."""
-        published = 0
+        filling, published = new_id(), 0
+        await self._store.begin_filling(filling)
         async for environment_ids in self._batches():
             await self._publish(environment_ids)
             published += len(environment_ids)
         ended = await self._ended_keys(now)
         for key, revision in ended.items():
             await self._store.withdraw(key, revision)
-        await self._store.set_generation(new_id())
+        if not await self._store.end_filling(filling):
+            _log.warning("manifest_store_emptied_while_filled")
+            return
         STORE_FILLED.inc()
         _log.info("manifest_store_filled", environments=published, withdrawn_keys=len(ended))
 

@@ -6,6 +6,7 @@
     skafos:withdrawn           sorted set: when the key's tombstone ends, in seconds since 1970
     skafos:notices             channel: "<revision> <key>", the revision below zero for a withdrawn key
     skafos:generation          text: set when everything has been published; absent when Redis was emptied
+    skafos:filling             text: set before everything is published; another or absent: emptied meanwhile
 
 The hash decides: a script compares and sets it, touching that one key, so it runs in a cluster too. The set and the
 channel only tell where to look, follow after it, and are told again whenever the same revision is published again.
@@ -42,6 +43,7 @@ REVISIONS = "skafos:revisions"
 WITHDRAWN_KEYS = "skafos:withdrawn"
 NOTICES = "skafos:notices"
 GENERATION = "skafos:generation"
+FILLING = "skafos:filling"
 
 # Keys are never made twice, so a tombstone only has to outlive late publishers and edges that were cut off. A server
 # that is emptied loses its tombstones with the rest; whoever fills it withdraws those keys again.
@@ -165,6 +167,23 @@ class RedisManifestStore:
         """See `ManifestStore.set_generation`."""
         with failures_as_unavailable():
             await self._client.set(GENERATION, value)
+
+    async def begin_filling(self, value: str) -> None:
+        """See `ManifestStore.begin_filling`."""
+        with failures_as_unavailable():
+            await self._client.set(FILLING, value)
+
+    async def end_filling(self, value: str) -> bool:
+        """See `ManifestStore.end_filling`.
+
+        A publication is a hash and then a revision. Emptied between these two, Redis would have the revision alone, and
+        who compares revisions would never miss the hash. Emptied after the look here, it has no revisions either.
+        """
+        with failures_as_unavailable():
+            if await self._client.get(FILLING) != value.encode():
+                return False
+        await self.set_generation(value)
+        return True
 
     async def ping(self) -> None:
         """See `ManifestStore.ping`."""

@@ -116,6 +116,16 @@ class ManifestStore(Protocol):
     async def set_generation(self, value: str) -> None:
         """Set the marker, once everything has been published."""
 
+    async def begin_filling(self, value: str) -> None:
+        """Remember that everything is being published, so that an emptying meanwhile is seen."""
+
+    async def end_filling(self, value: str) -> bool:
+        """Set the marker to the value that filling began with.
+
+        Returns:
+            False when the store was emptied since, or another filling began; then the marker is not set.
+        """
+
     async def ping(self) -> None:
         """Return when the store works."""
 
@@ -127,6 +137,7 @@ class MemoryManifestStore:
         self._held: dict[str, Publication] = {}
         self._withdrawn: dict[str, int] = {}
         self._generation: str | None = None
+        self._filling: str | None = None
         self._readers: set[asyncio.Queue[Notice | Resubscribed]] = set()
 
     async def publish(self, publication: Publication) -> bool:
@@ -172,6 +183,16 @@ class MemoryManifestStore:
     async def set_generation(self, value: str) -> None:
         """See `ManifestStore.set_generation`."""
         self._generation = value
+
+    async def begin_filling(self, value: str) -> None:
+        """See `ManifestStore.begin_filling`."""
+        self._filling = value
+
+    async def end_filling(self, value: str) -> bool:
+        """See `ManifestStore.end_filling`."""
+        if self._filling == value:
+            self._generation = value
+        return self._filling == value
 
     async def ping(self) -> None:
         """See `ManifestStore.ping`."""

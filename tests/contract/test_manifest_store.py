@@ -202,6 +202,17 @@ async def test_keeps_the_generation(store: ManifestStore) -> None:
     assert await store.revisions() == {}
 
 
+async def test_a_filling_ends_as_it_began(store: ManifestStore) -> None:
+    assert not await store.end_filling("1")
+    await store.begin_filling("1")
+    assert await store.generation() is None
+    assert await store.end_filling("1")
+    assert await store.generation() == "1"
+    await store.begin_filling("2")
+    assert not await store.end_filling("1")
+    assert await store.generation() == "1"
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_does_the_same_as_the_store_in_memory(store: ManifestStore, seed: int) -> None:
     model, chance = MemoryManifestStore(), random.Random(seed)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -92,6 +93,31 @@ async def test_an_emptied_redis_is_filled_again_with_every_environment(world: Wo
     await world.assert_published(world.dev)
     await world.assert_published(world.prod)
     assert await world.store.generation() is not None
+
+
+async def test_a_redis_that_is_emptied_within_a_publication_while_it_is_filled_is_filled_again(
+    world: World, redis_server: RedisServer
+) -> None:
+    """What is left of that publication is its revision, by which it looks as if it were there."""
+    await deploy(world)
+    await world.relay.step(utc_now())
+    await flush(redis_server)
+    client: Any = vars(world.store)["_client"]
+    add, emptied = client.zadd, list[bool]()
+
+    async def zadd(*arguments: object, **options: object) -> object:
+        if not emptied:
+            emptied.append(True)
+            await flush(redis_server)
+        return await add(*arguments, **options)
+
+    client.zadd = zadd
+    await world.relay.step(utc_now())
+    assert emptied
+    assert await world.store.generation() is None
+    await world.relay.step(utc_now())
+    await world.assert_published(world.dev)
+    await world.assert_published(world.prod)
 
 
 async def test_a_full_redis_is_not_written_again(world: World) -> None:

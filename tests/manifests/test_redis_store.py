@@ -151,6 +151,8 @@ OPERATIONS: dict[str, Callable[[RedisManifestStore], Coroutine[Any, Any, object]
     "revisions": lambda store: store.revisions(),
     "generation": lambda store: store.generation(),
     "set_generation": lambda store: store.set_generation("1"),
+    "begin_filling": lambda store: store.begin_filling("1"),
+    "end_filling": lambda store: store.end_filling("1"),
     "ping": lambda store: store.ping(),
 }
 
