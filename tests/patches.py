@@ -13,7 +13,7 @@ from pathlib import Path
 from artifacts.patch.apply import apply_patch
 from artifacts.patch.elements import MatrixData, Table, encode_block, encode_matrix
 from artifacts.patch.format import DeflateParameters, Header, Layout, Member, Side
-from artifacts.patch.parse_deflate import parsed
+from artifacts.patch.parse_deflate import ReadLimits, parsed
 from artifacts.patch.segments import segments_of
 from artifacts.patch.symbols import Beginning
 from artifacts.patch.writer import Levels, PatchWriter
@@ -190,7 +190,11 @@ class Recipe:
         raw, self._raw = memoryview(self._raw), None
         assert zlib.decompress(stream, -15) == raw
         begin = kept.bits if kept is not None else 0
-        blocks = [block for block in parsed(memoryview(stream), raw, len(raw)) if block.bit >= begin]
+        blocks = [
+            block
+            for block in parsed(memoryview(stream), raw, ReadLimits(len(raw), 1, len(stream)))
+            if block.bit >= begin
+        ]
         said = [segment for block in blocks for segment in segments_of(block, raw)]
         self.target += stream
         self._calls.insert(place, lambda writer: writer.deflate_by_symbols(first, len(raw), len(stream), said, kept))

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAX_CODE_BITS", "BitSink"]
-
-MAX_CODE_BITS: Final = 16
+__all__ = ["BitSink"]
 
 _WORD_BITS = 64
 _HALF = np.uint64(0xFFFFFFFF)

@@ -42,7 +42,6 @@ class BlockCodes:
     """
 
     def __init__(self, lengths: Bytes) -> None:
-        self.lengths = lengths
         self.literal_bits, self.distance_bits = lengths
         self.literals, self.distances = codes_of(lengths.reshape(-1, LITERAL_SYMBOLS)).reshape(lengths.shape)
 

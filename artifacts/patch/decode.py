@@ -269,7 +269,8 @@ class Decoder:
         if self._deflater is None:
             self._target.write(content)
             return
-        self._target.write(self._deflater.take(content))
+        for piece in self._deflater.take(content):
+            self._target.write(piece)
         if self._deflater.raw_left == 0:
             self._target.write(self._deflater.end())
             self._deflater = None
@@ -371,11 +372,12 @@ class _Deflater:
         self._left = deflated
         self.raw_left = raw
 
-    def take(self, content: bytes | memoryview) -> bytes:
-        """Take more bytes, and return what has come out of those before."""
+    def take(self, content: bytes | memoryview) -> Iterator[bytes]:
+        """Take more bytes, and yield what has come out of those before."""
         self.raw_left -= len(content)
         self._waiting += content
-        return self._deflated() if len(self._waiting) >= _DEFLATED_AT_ONCE else b""
+        if len(self._waiting) >= _DEFLATED_AT_ONCE:
+            yield self._deflated()
 
     def end(self) -> bytes:
         """Return what comes out at the end.

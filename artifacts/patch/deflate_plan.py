@@ -15,7 +15,7 @@ import numpy as np
 from artifacts.patch.containers import Deflated, DeflationSearch
 from artifacts.patch.deflation import Deflation
 from artifacts.patch.opened import Opened
-from artifacts.patch.parse_deflate import Block, Dense, Unreadable, parsed
+from artifacts.patch.parse_deflate import Block, Dense, ReadLimits, Unreadable, parsed
 from artifacts.patch.segments import segments_of
 from artifacts.patch.symbols import Beginning, Segment, Symbols
 
@@ -23,11 +23,10 @@ __all__ = ["MemberPlan", "hash_of"]
 
 # Shorter members are made by zlib if it can: there is no time to be won.
 _LEAST_BYTES = 1 << 16
-# One match in so many bytes is more than weights have.
-_SPARSE_BYTES = 96
-# Matches that are read of a stream that zlib does not make: so many, and more of longer ones. Each takes some twenty
-# microseconds, so of all streams together not many more are read than weights have.
-_FREE_MATCHES, _BYTES_PER_MATCH = 1 << 15, 32
+# One match in so many bytes is more than weights have; the first ones may stand closer.
+_SPARSE = ReadLimits(1024, 96)
+# Of a stream that zlib does not make more is read. But of all together not many more matches than weights have.
+_ANY = ReadLimits(1 << 15, 32)
 _ALL_MATCHES = 1 << 18
 # What may be said of a member, as a share of all else that the patch says of it.
 _SHARE = 0.1
@@ -50,7 +49,7 @@ class MemberPlan:
         self._old, self._new = old, new
         self._search = DeflationSearch(new.unpacked)
         self._known = {hash_of(old, one) for one in old.unpacked.deflated}
-        self._matches_left = _ALL_MATCHES + sum(one.length for one in new.unpacked.deflated) // _SPARSE_BYTES
+        self._matches_left = _ALL_MATCHES + sum(one.length for one in new.unpacked.deflated) // _SPARSE.bytes_per_match
         self._alike: dict[bytes, list[Deflated]] = {}
         for stream in old.unpacked.deflated:
             if stream.deflated_length >= _LEAST_KEPT_BYTES:
@@ -78,32 +77,38 @@ class MemberPlan:
         if hash_of(self._new, stream) in self._known:
             return None
         if stream.length >= _LEAST_BYTES:
-            symbols = self._symbols(stream, stream.length // _SPARSE_BYTES)
+            symbols = self._symbols(stream, _SPARSE)
             if symbols is not None:
                 return symbols
         settings = self._search.settings(stream)
-        return settings or self._symbols(stream, _FREE_MATCHES + stream.length // _BYTES_PER_MATCH)
+        return settings or self._symbols(stream, _ANY)
 
-    def _symbols(self, stream: Deflated, max_matches: int) -> Symbols | None:
+    def _symbols(self, stream: Deflated, limits: ReadLimits) -> Symbols | None:
         deflated = self._new.unpacked.view(stream.offset, stream.deflated_length)
         raw = self._new.unpacked.view(stream.start, stream.length)
         same, address = self._same_beginning(deflated)
         kept: Beginning | None = None
         segments: list[Segment] = []
         before: Block | None = None
-        most = min(max_matches, max(0, self._matches_left))
+        limits = limits._replace(free_matches=min(limits.free_matches, max(0, self._matches_left)))
+        read = 0
         try:
-            for block in parsed(deflated, raw, most):
-                self._matches_left -= len(block.places)
-                if block.bit <= 8 * same:
-                    kept = Beginning(block.start, block.bit, address) if block.bit else None
+            for block in parsed(deflated, raw, limits):
+                read += len(block.places)
+                if block.bit <= 8 * same and block.start:
+                    # Empty blocks before it are kept too.
+                    segments.clear()
+                    kept = Beginning(block.start, block.bit, address)
                 elif before is not None:
                     segments += segments_of(before, raw)
                 before = block
-        except (Unreadable, Dense):
-            # Those of the last block are not counted: it may have been most of them.
-            self._matches_left -= most
+        except Unreadable:
             return None
+        except Dense as problem:
+            read = problem.matches
+            return None
+        finally:
+            self._matches_left -= read
         if before is not None:
             segments += segments_of(before, raw)
         return Symbols(tuple(segments), kept)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from artifacts.patch.huffman import (
     lookup_of,
 )
 
-__all__ = ["Block", "CodeLengths", "Dense", "Unreadable", "parsed"]
+__all__ = ["Block", "CodeLengths", "Dense", "ReadLimits", "Unreadable", "parsed"]
 
 # Literals that are laid out at once, and of these, how many are compared at once: about as many as stand between two
 # matches in a stream of weights.
@@ -56,7 +56,27 @@ class Unreadable(ValueError):
 
 
 class Dense(ValueError):
-    """A stream with more matches than it is read for."""
+    """A stream with more matches or blocks than it is read for.
+
+    Attributes:
+        matches: how many were read.
+    """
+
+    def __init__(self, matches: int) -> None:
+        super().__init__("there are more matches or blocks than the stream is read for")
+        self.matches = matches
+
+
+class ReadLimits(NamedTuple):
+    """How many matches and blocks of a stream are read: so many, and one more for so many bytes that it inflates to.
+
+    A match takes some twenty microseconds, a block half a millisecond. Most deflaters make blocks of 11 KiB and more.
+    """
+
+    free_matches: int
+    bytes_per_match: int
+    free_blocks: int = 256
+    bytes_per_block: int = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,34 +123,38 @@ class Block:
     distances: NDArray[np.int64]
 
 
-def parsed(deflated: memoryview, raw: memoryview, max_matches: int) -> Iterator[Block]:
+def parsed(deflated: memoryview, raw: memoryview, limits: ReadLimits) -> Iterator[Block]:
     """Yield the blocks of a stream.
 
     Args:
         deflated: a raw stream, all of it.
         raw: what it inflates to.
-        max_matches: how many matches are read.
+        limits: how much is read.
 
     Raises:
         Unreadable: it is no such stream, something follows it, or a patch cannot say how it is written.
-        Dense: it has more matches.
+        Dense: it has more matches or blocks.
     """
-    return _Parser(deflated, raw, max_matches).blocks()
+    return _Parser(deflated, raw, limits).blocks()
 
 
 class _Parser:
-    def __init__(self, deflated: memoryview, raw: memoryview, max_matches: int) -> None:
+    def __init__(self, deflated: memoryview, raw: memoryview, limits: ReadLimits) -> None:
         self._deflated = deflated
         self._end = 8 * len(deflated)
         self._load(0)
         self._bytes, self._raw = raw, np.frombuffer(raw, np.uint8)
-        self._left = max_matches
+        self._limits = limits
+        self._blocks = self._matches = 0
         self._bit = 0
         self._made = 0
 
     def blocks(self) -> Iterator[Block]:
         is_last = False
         while not is_last:
+            self._blocks += 1
+            if self._blocks > self._limits.free_blocks + self._made // self._limits.bytes_per_block:
+                raise Dense(self._matches)
             begin, start = self._bit, self._made
             is_last, kind = bool(self._take(1)), self._take(2)
             codes, matches = None, []
@@ -257,9 +281,9 @@ class _Parser:
                 raise Unreadable("a match is of other bytes")
             found.append((self._made, length, distance))
             self._made += length
-            self._left -= 1
-            if self._left < 0:
-                raise Dense("there are more matches than the stream is read for")
+            self._matches += 1
+            if self._matches > self._limits.free_matches + self._made // self._limits.bytes_per_match:
+                raise Dense(self._matches)
 
     def _literals(self, laid: _LaidOut) -> None:
         """Go on over the literals that stand next in the stream."""

@@ -184,11 +184,12 @@ def _woven(part: Segment, steps: Sequence[AnyTensor | Repeated], matches: _Match
 
 def _deflated(members: MemberPlan, steps: list[Step], part: Segment) -> list[Step]:
     """Return the steps of a segment, with a member deflated in another way if that takes less of the patch."""
-    if part.deflate is not None:
-        bits = sum(step.bits for step in steps if isinstance(step, AnyTensor))
-        bits += sum(8 * step.length for step in steps if isinstance(step, Data))
-        steps[0] = replace(part.deflate, how=members.cheaper(part.deflate.how, part.written, bits))
-    return steps
+    if part.deflate is None:
+        return steps
+    _, *inside = steps
+    bits = sum(step.bits for step in inside if isinstance(step, AnyTensor))
+    bits += sum(8 * step.length for step in inside if isinstance(step, Data))
+    return [replace(part.deflate, how=members.cheaper(part.deflate.how, part.written, bits)), *inside]
 
 
 def _inflated(old: Opened, new: Opened, ways: Sequence[Deflation | Symbols | None]) -> Iterator[tuple[int, int]]:

@@ -32,15 +32,20 @@ class Repeats:
 
     def __init__(self, content: bytes, places: Places) -> None:
         raw = np.frombuffer(content, np.uint8)
-        asked = np.zeros(1 << 16, np.bool_)
-        asked[(raw[places + 1].astype(np.uint16) << 8 | raw[places]) ^ raw[places + 2] * _SPREAD] = True
-        found = []
-        # Even places and odd ones: pairs of bytes are quick to read then.
-        for first in range(2):
-            third = raw[first + 2 :: 2]
-            hashes = third * _SPREAD
-            hashes ^= np.frombuffer(content, "<u2", len(third), first)
-            found.append(2 * np.flatnonzero(asked.take(hashes)) + first)
+        self._look(raw, places, _candidates(content, places))
+
+    @classmethod
+    def of(cls, content: bytes, places: Places, most: int) -> Repeats | None:
+        """Return the same, unless more than so many places have to be looked at: that takes some 40 bytes for each."""
+        candidates = _candidates(content, places)
+        if sum(map(np.count_nonzero, candidates)) > most:
+            return None
+        made = cls.__new__(cls)
+        made._look(np.frombuffer(content, np.uint8), places, candidates)
+        return made
+
+    def _look(self, raw: NDArray[np.uint8], places: Places, candidates: list[NDArray[np.bool_]]) -> None:
+        found = [2 * np.flatnonzero(mask) + first for first, mask in enumerate(candidates)]
         self._sorted = self._keys(raw, np.concatenate(found))
         self._sorted.sort()
         self._keys_asked = self._keys(raw, places)
@@ -72,3 +77,18 @@ class Repeats:
         """Return how many places are nearer than those so far before, which have the bytes too."""
         sources = self._sorted.searchsorted(self._keys_asked - distances.astype(np.uint64))
         return self._asked - 1 - sources
+
+
+def _candidates(content: bytes, places: Places) -> list[NDArray[np.bool_]]:
+    """Tell which even places, and which odd ones, may have the same bytes as one that is asked for: by a hash."""
+    raw = np.frombuffer(content, np.uint8)
+    asked = np.zeros(1 << 16, np.bool_)
+    asked[(raw[places + 1].astype(np.uint16) << 8 | raw[places]) ^ raw[places + 2] * _SPREAD] = True
+    found = []
+    # Pairs of bytes are quick to read where they begin at every second place.
+    for first in range(2):
+        third = raw[first + 2 :: 2]
+        hashes = third * _SPREAD
+        hashes ^= np.frombuffer(content, "<u2", len(third), first)
+        found.append(asked.take(hashes))
+    return found

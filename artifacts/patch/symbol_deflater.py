@@ -7,7 +7,7 @@ for a long one, so several segments are written at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -54,6 +54,10 @@ Places = NDArray[np.int64]
 # become takes five times as much memory, and for those of matches thirty times.
 _BATCH_BYTES: Final = 1 << 17
 _BATCH_MATCHED: Final = 1 << 13
+# Codes and heads of a segment take some fifteen kilobytes.
+_BATCH_SEGMENTS: Final = 16
+# So many places are looked at for all matches of a batch; where there are more, for those of each segment.
+_MOST_PLACES: Final = 1 << 14
 
 # What a match takes is put into the places of its first three bytes, in parts of so many bits.
 _PART_BITS: Final = 16
@@ -93,13 +97,14 @@ class SymbolDeflater:
         self._waiting = bytearray(FARTHEST_SEARCHED)
         self._before = 0
         self._is_last = False
-        self._codes: BlockCodes | None = None
+        # Of the block that goes on.
+        self._lengths: Bytes | None = None
         self._batch: list[Segment] = []
         self._batch_bytes = self._batch_matched = 0
         self._segment: Segment | None = read(True)
 
-    def take(self, content: bytes | memoryview) -> bytes:
-        """Take more bytes, and return those that come out of them, or of those before.
+    def take(self, content: bytes | memoryview) -> Iterator[bytes]:
+        """Take more bytes, and yield those that come out of them, or of those before.
 
         Raises:
             PatchInvalid: a segment cannot be right, or more comes out than was said.
@@ -109,7 +114,6 @@ class SymbolDeflater:
         self._skipped -= skipped
         self._waiting += content
         self._forget(skipped)
-        made = []
         while not self._skipped and self._segment is not None:
             length = self._segment.length
             if len(self._waiting) - FARTHEST_SEARCHED < self._batch_bytes + length:
@@ -118,12 +122,13 @@ class SymbolDeflater:
             matched = 0 if matches is None else sum(matches.lengths) + MIN_MATCH * len(matches.lengths)
             if (
                 matches is None
+                or len(self._batch) == _BATCH_SEGMENTS
                 or self._batch_bytes + length > _BATCH_BYTES
                 or self._batch_matched + matched > _BATCH_MATCHED
             ):
-                made.append(self._written())
+                yield self._counted(self._written())
             if matches is None:
-                made.append(self._stored(self._segment))
+                yield self._counted(self._stored(self._segment))
             else:
                 self._batch.append(self._segment)
                 self._batch_bytes += length
@@ -131,7 +136,6 @@ class SymbolDeflater:
             self._next(self._segment)
         if self._segment is None and len(self._waiting) > FARTHEST_SEARCHED + self._batch_bytes:
             raise PatchInvalid("the segments of a deflated member are not as long as it is")
-        return self._counted(b"".join(made))
 
     def end(self) -> bytes:
         """Return what comes out at the end.
@@ -139,10 +143,9 @@ class SymbolDeflater:
         Raises:
             PatchInvalid: the segments make something else, or all of it has another length than was said.
         """
-        last = self._written()
+        last = self._counted(self._written() + self._sink.pad())
         if self._segment is not None or len(self._waiting) != FARTHEST_SEARCHED or self._skipped:
             raise PatchInvalid("the segments of a deflated member are not as long as it is")
-        last = self._counted(last + self._sink.pad())
         if self._left:
             raise PatchInvalid("a deflated member has another length than the patch says")
         return last
@@ -178,9 +181,9 @@ class SymbolDeflater:
         content = bytes(memoryview(self._waiting)[: FARTHEST_SEARCHED + self._batch_bytes])
         before = self._before
         self._forget(self._batch_bytes)
-        batch = _Batch(self._batch, content, before, self._codes)
+        batch = _Batch(self._batch, content, before, self._lengths)
         made = self._sink.put(*batch.slots())
-        self._codes = batch.last_codes()
+        self._lengths = batch.last_lengths
         self._batch, self._batch_bytes, self._batch_matched = [], 0, 0
         return made
 
@@ -192,26 +195,31 @@ class _Batch:
         segments: none is stored.
         content: their bytes, behind `FARTHEST_SEARCHED` others.
         before: how many of these there are in the member.
-        codes: in its last row the codes of the block before.
+        lengths: of the codes of the block before, in bits: of literals and of distances, of each symbol.
+
+    Attributes:
+        last_lengths: of the codes of the last segment's block.
 
     Raises:
         PatchInvalid: a match is of nothing, or there are no such codes.
     """
 
-    def __init__(self, segments: Sequence[Segment], content: bytes, before: int, codes: BlockCodes | None) -> None:
+    def __init__(self, segments: Sequence[Segment], content: bytes, before: int, lengths: Bytes | None) -> None:
         self._segments = segments
         self._raw = np.frombuffer(content, np.uint8, offset=FARTHEST_SEARCHED)
-        lengths = [segment.length for segment in segments]
-        self._starts = np.cumsum(lengths, dtype=np.int64) - np.array(lengths, np.int64)
+        raw_lengths = np.array([segment.length for segment in segments], np.int64)
+        self._starts = raw_lengths.cumsum() - raw_lengths
         matches = [segment.matches for segment in segments if segment.matches is not None]
         self._rows = np.arange(len(segments)).repeat([len(one.lengths) for one in matches])
         self._lengths = np.frombuffer(b"".join([one.lengths for one in matches]), np.uint8).astype(np.int64)
         self._lengths += MIN_MATCH
         self._places = self._found_places(matches)
-        self._distances = _distances(content, self._places, matches, before)
+        self._distances = self._found_distances(content, matches, before)
         self._covered = covered_by(self._places, self._lengths)
+        of_codes = self._code_lengths(lengths)
+        self.last_lengths = of_codes[:, -1].copy()
         try:
-            self._codes = BlockCodes(self._code_lengths(codes))
+            self._codes = BlockCodes(of_codes)
         except ValueError as problem:
             raise PatchInvalid(f"the codes of a block are wrong: {problem}") from problem
 
@@ -235,9 +243,42 @@ class _Batch:
             raise PatchInvalid("a match ends behind its segment")
         return places
 
-    def last_codes(self) -> BlockCodes:
-        """Return the codes of the last segment's block, for one that goes on."""
-        return self._codes
+    def _found_distances(self, content: bytes, matches: Sequence[Matches], before: int) -> Places:
+        """Return how far away each match is of.
+
+        Raises:
+            PatchInvalid: a match is of nothing.
+        """
+        ranks = np.frombuffer(b"".join([one.ranks for one in matches]), np.uint8)
+        found = np.empty(len(ranks), np.int64)
+        is_searched = ranks != NO_RANK
+        if not is_searched.all():
+            far = [np.frombuffer(one.distances, np.uint8).reshape(2, -1) for one in matches]
+            low, high = np.concatenate(far, axis=1).astype(np.int64)
+            found[~is_searched] = (low | high << 8) + 1
+        if is_searched.any():
+            found[is_searched] = self._searched(content, is_searched, ranks[is_searched])
+        if len(found) and not 0 < int(found.min()) <= int(found.max()) <= MAX_DISTANCE:
+            raise PatchInvalid("a match is of nothing, or of farther away than deflate reaches")
+        if bool((found > self._places + before).any()):
+            raise PatchInvalid("a match is of what is before its member")
+        return found
+
+    def _searched(self, content: bytes, is_searched: NDArray[np.bool_], ranks: Bytes) -> Places:
+        """Return how far away the matches with a rank are of; 0 where there is no such place near enough."""
+        places, rows = self._places[is_searched] + FARTHEST_SEARCHED, self._rows[is_searched]
+        repeats = Repeats.of(content, places, _MOST_PLACES)
+        if repeats is not None:
+            found = repeats.distances(ranks)
+        else:
+            # The same bytes again and again.
+            parts = []
+            for row, start in enumerate(self._starts.tolist()):
+                own = rows == row
+                part = content[start : start + FARTHEST_SEARCHED + self._segments[row].length]
+                parts.append(Repeats(part, places[own] - start).distances(ranks[own]))
+            found = np.concatenate(parts)
+        return np.where(found > FARTHEST_SEARCHED, 0, found)
 
     def slots(self) -> tuple[NDArray[np.uint16], Bytes]:
         """Return codes and their lengths in bits: of each byte one, behind those of the head of its block."""
@@ -286,7 +327,7 @@ class _Batch:
             used = np.maximum(used - _PART_BITS, 0)
         return found, bits
 
-    def _code_lengths(self, before: BlockCodes | None) -> Bytes:
+    def _code_lengths(self, before: Bytes | None) -> Bytes:
         """Return the lengths of each segment's codes, as `BlockCodes` has them."""
         counts = frequencies(
             self._raw, self._starts.tolist(), self._rows, self._lengths, self._distances, self._covered
@@ -305,7 +346,7 @@ class _Batch:
             else:
                 # No member begins with a segment that goes on.
                 assert before is not None
-                lengths[:, row] = before.lengths[:, -1]
+                lengths[:, row] = before
         return lengths
 
     def _heads(self) -> BlockHeads:
@@ -314,35 +355,3 @@ class _Batch:
             return BlockHeads(self._segments, self._codes)
         except ValueError as problem:
             raise PatchInvalid(f"the codes of code lengths are wrong: {problem}") from problem
-
-
-def _distances(content: bytes, places: Places, matches: Sequence[Matches], before: int) -> Places:
-    """Return how far away each match is of.
-
-    Args:
-        content: the bytes of segments, behind `FARTHEST_SEARCHED` others.
-        places: of the matches in the segments.
-        matches: of each segment.
-        before: how many of the bytes before there are in the member.
-
-    Raises:
-        PatchInvalid: a match is of nothing.
-    """
-    ranks = np.frombuffer(b"".join([one.ranks for one in matches]), np.uint8)
-    found = np.empty(len(places), np.int64)
-    is_searched = ranks != NO_RANK
-    if not is_searched.all():
-        far = [np.frombuffer(one.distances, np.uint8).reshape(2, -1) for one in matches]
-        low, high = np.concatenate(far, axis=1).astype(np.int64)
-        found[~is_searched] = (low | high << 8) + 1
-        if int(found[~is_searched].max()) > MAX_DISTANCE:
-            raise PatchInvalid("a match is of farther away than deflate reaches")
-    if is_searched.any():
-        repeats = Repeats(content, places[is_searched] + FARTHEST_SEARCHED)
-        nearest = repeats.distances(ranks[is_searched])
-        if int(nearest.min()) == 0 or int(nearest.max()) > FARTHEST_SEARCHED:
-            raise PatchInvalid("a match is of nothing")
-        found[is_searched] = nearest
-    if bool((found > places + before).any()):
-        raise PatchInvalid("a match is of nothing")
-    return found

@@ -21,6 +21,8 @@ BYTES_PER_UNIT: Final = 16
 OPERATION_UNITS: Final = 1
 ELEMENTS_UNITS: Final = 16
 FRAME_UNITS: Final = 4
+# A segment of a deflated member may be all that is written at once.
+SEGMENT_UNITS: Final = 64
 # What a unit buys: bytes of a prefix, factors of a matrix, and products of two of them.
 PREFIX_BYTES_PER_UNIT: Final = 4096
 FACTORS_PER_UNIT: Final = 64
@@ -56,7 +58,7 @@ class Work:
 
     def segment(self) -> None:
         """Count what a patch says of how some bytes of a deflated member are written."""
-        self._spend(ELEMENTS_UNITS)
+        self._spend(SEGMENT_UNITS)
 
     def frame(self) -> None:
         """Count a frame."""

@@ -345,6 +345,8 @@ class PatchWriter:
             segments: of all raw bytes but those that are kept.
             kept: how the member begins, if that is somewhere else too.
         """
+        if kept is not None and kept.raw_length < 1:
+            raise ValueError("what is kept of a member makes at least one byte")
         self._operation(Op.DEFLATE, BY_SYMBOLS, raw_length)
         self._put(self._layout.lengths, varint(deflated_length))
         self._put(0, varint(first))

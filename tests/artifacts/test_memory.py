@@ -18,6 +18,7 @@ from artifacts.patch.encode import BYTES_PER_BYTE, FIXED_BYTES
 from artifacts.patch.format import MAX_MEMORY_BYTES, DeflateParameters, Header, Layout, Member
 from artifacts.patch.writer import Levels, PatchWriter
 from artifacts.patch.zstd_prefix import estimate_apply_bytes, estimate_build_bytes
+from tests.deflate_streams import DeflateWriter, Token
 from tests.finetunes import safetensors, zipped
 from tests.models import field, varint
 from tests.patches import Recipe, deflated, side
@@ -191,19 +192,39 @@ def test_what_matrices_say_is_decoded_in_the_memory_that_its_header_says(tmp_pat
     assert grown < header.memory_bytes
 
 
-# Segments of most bytes, of most matches, and of matches that are as long as can be.
-@pytest.mark.parametrize("kind", ["weights", "words", "zeros"])
-def test_members_by_symbols_are_decoded_in_the_memory_that_is_said_of_them(tmp_path: Path, kind: str) -> None:
+def member(kind: str) -> tuple[bytes, bytes]:
+    """Return bytes and how they are deflated: in segments of many bytes or of few, with many matches or long ones."""
     random = np.random.default_rng(6)
     if kind == "weights":
         raw = random.normal(0, 0.05, 1 << 20).astype(np.float32).tobytes()
-    elif kind == "words":
+        return raw, deflated(raw)
+    if kind == "words":
         raw = random.integers(97, 101, 1 << 18, np.uint8).tobytes()
-    else:
-        raw = bytes(1 << 22)
+        return raw, deflated(raw)
+    if kind == "zeros":
+        return bytes(1 << 22), deflated(bytes(1 << 22))
+    if kind == "short blocks":
+        raw = random.integers(97, 105, 1 << 18, np.uint8).tobytes()
+        return raw, deflated(raw, DeflateParameters(memory_level=1, strategy=2))
+    writer = DeflateWriter()
+    if kind == "equal bytes":
+        # One match for which a whole batch of the same bytes is looked at.
+        tokens: list[Token] = [*[0] * 32_000, (3, 1), *[0] * 700]
+        for number in range(6):
+            writer.fixed(tokens, last=number == 5)
+        return bytes(6 * 32_703), writer.done()
+    for _ in range(3000):
+        writer.fixed([])
+    writer.fixed([1], last=True)
+    return b"\1", writer.done()
+
+
+@pytest.mark.parametrize("kind", ["weights", "words", "zeros", "short blocks", "equal bytes", "empty blocks"])
+def test_members_by_symbols_are_decoded_in_the_memory_that_is_said_of_them(tmp_path: Path, kind: str) -> None:
+    raw, stream = member(kind)
     # With the smallest blocks and frames hardly any other memory is counted.
     recipe = Recipe(raw, Layout(12, 12), levels=Levels(1, 1, 1))
-    with recipe.by_symbols(deflated(raw)):
+    with recipe.by_symbols(stream):
         recipe.copy(0, len(raw))
     made = recipe.made()
     made.write(tmp_path)

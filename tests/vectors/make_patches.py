@@ -26,7 +26,7 @@ from artifacts.patch.elements import ClassCoding, Matrix, MatrixData, Number, Ta
 from artifacts.patch.format import Codec, DeflateParameters, Layout, Op, frame_head, read_header
 from artifacts.patch.lzma_frames import packed as lzma_packed
 from artifacts.patch.matrix import Factors
-from artifacts.patch.parse_deflate import parsed
+from artifacts.patch.parse_deflate import ReadLimits, parsed
 from artifacts.patch.symbols import Beginning
 from tests.deflate_streams import DeflateWriter, Token, inflated, random_tokens
 from tests.patches import Made, Recipe, deflated
@@ -269,7 +269,7 @@ def kept() -> Made:
         streams.append(writer.done())
     known = inflated(before) + inflated(before, inflated(before))
     old, new = (zlib.decompress(stream, -15) for stream in streams)
-    blocks = list(parsed(memoryview(streams[1]), memoryview(new), len(new)))
+    blocks = list(parsed(memoryview(streams[1]), memoryview(new), ReadLimits(len(new), 1)))
     assert blocks[2].start == len(known)
     base = b"PK" + streams[0] + b"KP"
     recipe = Recipe(base, SMALL, members=[(2, len(streams[0]))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -263,31 +264,26 @@ def test_small_edits_at_the_ends_of_members_stay_in_them(tmp_path: Path, seed: i
 
 def _zip_by_another(files: dict[str, bytes]) -> bytes:
     """Return a zip as a deflater writes it that ends a block where zlib does not."""
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
-    whole = sink.getvalue()
-    for content in files.values():
+    streams = {}
+    for name, content in files.items():
         deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
-        stream = b"".join(
-            deflater.compress(content[start : start + 10_000]) + deflater.flush(zlib.Z_BLOCK)
-            for start in range(0, len(content), 10_000)
-        )
-        stream += deflater.flush()
-        # The sizes in the directory and in the header, and that it is deflated.
-        at = whole.index(content)
-        header = whole.rindex(b"PK\x03\x04", 0, at)
-        entry = whole.index(b"PK\x01\x02", at + len(content))
-        for start, method, size in ((header, 8, 18), (entry, 10, 20)):
-            part = bytearray(whole[start : start + size + 4])
-            part[method], part[size : size + 4] = 8, len(stream).to_bytes(4, "little")
-            whole = whole[:start] + bytes(part) + whole[start + size + 4 :]
-        whole = whole.replace(content, stream)
-        end = whole.rindex(b"PK\x05\x06")
-        offset = whole.index(b"PK\x01\x02")
-        whole = whole[: end + 16] + offset.to_bytes(4, "little") + whole[end + 20 :]
-    return whole
+        pieces = (content[start : start + 10_000] for start in range(0, len(content), 10_000))
+        stream = b"".join(deflater.compress(piece) + deflater.flush(zlib.Z_BLOCK) for piece in pieces)
+        streams[name] = content, stream + deflater.flush()
+    return _zip_of(streams)
+
+
+def _zip_of(files: dict[str, tuple[bytes, bytes]]) -> bytes:
+    """Return a zip of files, each with its deflated stream (APPNOTE 4.3)."""
+    made, directory = b"", b""
+    for name, (content, stream) in files.items():
+        # Version, flags, deflated, time and date; then what both headers have.
+        common = struct.pack("<5H3L2H", 20, 0, 8, 0, 33, zlib.crc32(content), len(stream), len(content), len(name), 0)
+        directory += struct.pack("<4sH", b"PK\1\2", 20) + common + struct.pack("<3H2L", 0, 0, 0, 0, len(made))
+        directory += name.encode()
+        made += b"PK\3\4" + common + name.encode() + stream
+    count, size = len(files), len(directory)
+    return made + directory + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, size, len(made), 0)
 
 
 def _zipped(weights: Weights) -> bytes:
@@ -346,3 +342,34 @@ def test_a_change_that_is_less_than_what_is_said_of_its_symbols_is_deflated_by_z
     assert _how(report) == ["deflate"]
     bare = patched(tmp_path, safetensors(old), safetensors(new))
     assert report.encoded.length < bare.encoded.length + 300
+
+
+@pytest.mark.parametrize("empty_blocks", [1, 3])
+def test_a_stream_that_begins_with_empty_blocks_may_be_kept(tmp_path: Path, empty_blocks: int) -> None:
+    weights = np.random.default_rng(1).normal(0, 0.05, 100_000).astype("<f4")
+    for changed in (5000, 60_000):
+        streams = []
+        for each in (0, 1):
+            weights[changed] += each
+            raw = safetensors({"w": weights})
+            deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
+            stream = b"".join(deflater.flush(zlib.Z_FULL_FLUSH) for _ in range(empty_blocks))
+            stream = b"\0\0\0\xff\xff" * empty_blocks + stream + deflater.compress(raw) + deflater.flush()
+            assert zlib.decompress(stream, -15) == raw
+            streams.append(_zip_of({"w": (raw, stream)}))
+        report = patched(tmp_path, streams[0], streams[1])
+        assert _how(report) == ["deflate by symbols"]
+
+
+def test_members_of_a_great_number_of_blocks_do_not_spoil_the_others(tmp_path: Path) -> None:
+    # Blocks with fixed codes and nothing in them have ten bits; four of them have five bytes.
+    empty = sum(2 << 10 * place for place in range(4)).to_bytes(5, "little") * 7500
+    zips = []
+    for weights, text in ((model(), b"some text"), (trained(model()), b"another text")):
+        raw = safetensors(weights)
+        stream = empty + zlib.compress(text)[2:-4]
+        assert zlib.decompress(stream, -15) == text
+        zips.append(_zip_of({"w": (raw, zlib.compress(raw)[2:-4]), "t": (text, stream)}))
+    report = patched(tmp_path, zips[0], zips[1])
+    assert _how(report) == ["deflate by symbols"]
+    assert report.encoded.length < 0.7 * len(zlib.compress(raw))

@@ -12,7 +12,7 @@ import pytest
 from artifacts.errors import PatchInvalid
 from artifacts.patch.bit_sink import BitSink
 from artifacts.patch.huffman import codes_of, symbols_of
-from artifacts.patch.parse_deflate import Block, Dense, Unreadable, parsed
+from artifacts.patch.parse_deflate import Block, Dense, ReadLimits, Unreadable, parsed
 from artifacts.patch.repeats import Repeats
 from artifacts.patch.segments import segments_of
 from artifacts.patch.symbol_deflater import Kept, SymbolDeflater
@@ -28,7 +28,7 @@ from artifacts.patch.symbols import (
 )
 from tests.deflate_streams import DISTANCES, LITERALS, DeflateWriter, inflated, random_tokens
 
-MANY = 1 << 30
+MANY = ReadLimits(1 << 30, 1, 1 << 30)
 WORDS = b"deflate and inflate, inflate and deflate; "
 
 
@@ -81,7 +81,7 @@ def deflated(
 ) -> bytes:
     left = iter(said)
     deflater = SymbolDeflater(len(raw), stream_length, kept or Kept(), lambda _begins: next(left))
-    made = [deflater.take(raw[start : start + piece]) for start in range(0, len(raw), piece)]
+    made = [part for start in range(0, len(raw), piece) for part in deflater.take(raw[start : start + piece])]
     made.append(deflater.end())
     assert deflater.raw_left == 0
     assert next(left, None) is None
@@ -252,10 +252,20 @@ def test_a_stream_with_any_bit_flipped_is_not_read_or_comes_back() -> None:
 
 
 def test_of_a_stream_with_many_matches_only_so_many_are_read() -> None:
-    raw = WORDS * 1000
+    raw = random.Random(1).randbytes(3000) * 2 + bytes(random.Random(2).choices(b"abcdefg", k=20_000))
     stream = by_zlib(raw)
+    with pytest.raises(Dense) as caught:
+        list(parsed(memoryview(stream), memoryview(raw), ReadLimits(20, 100)))
+    assert 40 < caught.value.matches < 200
+
+
+def test_of_a_stream_with_many_blocks_only_so_many_are_read() -> None:
+    writer = DeflateWriter()
+    for _ in range(300):
+        writer.fixed([])
+    writer.fixed([1], last=True)
     with pytest.raises(Dense):
-        list(parsed(memoryview(stream), memoryview(raw), 10))
+        list(parsed(memoryview(writer.done()), memoryview(b"\1"), ReadLimits(10, 10)))
 
 
 def test_segments_that_cannot_be_right_are_refused() -> None:
