@@ -28,6 +28,9 @@ _SPARSE = ReadLimits(1024, 96)
 # Of a stream that zlib does not make more is read. But of all together not many more matches than weights have.
 _ANY = ReadLimits(1 << 15, 32)
 _ALL_MATCHES = 1 << 18
+# Members that are shorter and that zlib does not make stay opaque, unless they are more than this share of the file: a
+# TorchScript has a hundred of them, the code beside its weights, and decoding them would take longer than the weights.
+_SMALL_BYTES, _SMALL_SHARE = 1 << 14, 1 / 16
 # What may be said of a member, as a share of all else that the patch says of it.
 _SHARE = 0.1
 # So many bytes that two streams begin with are worth a look at their blocks. Of streams that begin with the same few
@@ -55,6 +58,8 @@ class MemberPlan:
             if stream.deflated_length >= _LEAST_KEPT_BYTES:
                 start = bytes(old.unpacked.view(stream.offset, _START_BYTES))
                 self._alike.setdefault(start, []).append(stream)
+        small = sum(one.deflated_length for one in new.unpacked.deflated if one.length < _SMALL_BYTES)
+        self._least_bytes = 0 if small > _SMALL_SHARE * len(new.unpacked.data) else _SMALL_BYTES
         self._by_offset = {one.offset: one for one in new.unpacked.deflated}
 
     def ways(self) -> list[Deflation | Symbols | None]:
@@ -81,7 +86,9 @@ class MemberPlan:
             if symbols is not None:
                 return symbols
         settings = self._search.settings(stream)
-        return settings or self._symbols(stream, _ANY)
+        if settings is None and stream.length >= self._least_bytes:
+            return self._symbols(stream, _ANY)
+        return settings
 
     def _symbols(self, stream: Deflated, limits: ReadLimits) -> Symbols | None:
         deflated = self._new.unpacked.view(stream.offset, stream.deflated_length)

@@ -9,6 +9,7 @@ Source: RFC 1951.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -37,10 +38,10 @@ __all__ = ["Block", "CodeLengths", "Dense", "ReadLimits", "Unreadable", "parsed"
 
 # Literals that are laid out at once, and of these, how many are compared at once: about as many as stand between two
 # matches in a stream of weights.
-_LAID_OUT = 16384
+_LAID_OUT = 8192
 _COMPARED = 384
 # Bytes of the stream that are held at once, and how far behind a code others are compared.
-_HELD = 1 << 18
+_HELD = 1 << 16
 _AHEAD = _COMPARED * MAX_CODE_BITS // 8 + 16
 # The longest length has two spellings; no deflater uses the one with all extra bits set.
 _SECOND_SPELLING = (END_OF_BLOCK + 1 + 27, 31)
@@ -87,13 +88,15 @@ class CodeLengths:
         literals: lengths of the codes for literals and lengths, in bits, as many as the block says: 257 to 286.
         distances: those for distances: 1 to 30.
         runs: lengths of the codes that these are written with, in the order of `CODE_LENGTH_ORDER`: 4 to 19.
-        symbols: the symbols that they are written with, each with what its run adds.
+        symbols: the symbols that they are written with.
+        added: what the run of each adds.
     """
 
     literals: bytes
     distances: bytes
     runs: bytes
-    symbols: list[tuple[int, int]]
+    symbols: bytes
+    added: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ class _Parser:
                 raise Dense(self._matches)
             begin, start = self._bit, self._made
             is_last, kind = bool(self._take(1)), self._take(2)
-            codes, matches = None, []
+            codes, matches = None, array("q")
             if kind == 0:
                 self._stored()
             elif kind == 1:
@@ -220,8 +223,7 @@ class _Parser:
         of_runs = np.zeros(len(CODE_LENGTH_ORDER), np.uint8)
         of_runs[list(CODE_LENGTH_ORDER[:count])] = np.frombuffer(runs, np.uint8)
         lookup, bits = _lookup(of_runs, _RUN_BITS).tolist(), of_runs.tolist()
-        found: list[int] = []
-        symbols: list[tuple[int, int]] = []
+        found, symbols, added = bytearray(), bytearray(), bytearray()
         # All that can come is looked at as one number: this is most of what a block takes that is not its literals.
         window, used = self._peek(_HEAD_BYTES), 0
         while len(found) < literals + distances:
@@ -237,22 +239,24 @@ class _Parser:
                 more = window & (1 << extra) - 1
                 window >>= extra
                 count += extra
-                found += [found[-1] if symbol == _RUNS[0] else 0] * (RUN_LEAST[symbol] + more)
-            symbols.append((symbol, more))
+                found += bytes([found[-1] if symbol == _RUNS[0] else 0]) * (RUN_LEAST[symbol] + more)
+            symbols.append(symbol)
+            added.append(more)
             used += count
         self._skip(used)
         if len(found) > literals + distances:
             raise Unreadable("there are more code lengths than symbols")
-        return CodeLengths(bytes(found[:literals]), bytes(found[literals:]), runs, symbols)
+        return CodeLengths(bytes(found[:literals]), bytes(found[literals:]), runs, bytes(symbols), bytes(added))
 
-    def _coded(self, literals: NDArray[np.uint8], distances: NDArray[np.uint8]) -> list[tuple[int, int, int]]:
+    def _coded(self, literals: NDArray[np.uint8], distances: NDArray[np.uint8]) -> array[int]:
         """Read a block's symbols; return the place, the length and the distance of each match."""
         lookup, of_distances = _lookup(literals), _lookup(distances)
         bits, distance_bits = literals.tolist(), distances.tolist()
         masks = ((1 << literals[:END_OF_BLOCK].astype(np.int64)) - 1).astype(np.uint32)
         # A literal that has no code is at no place what stands in the stream.
         codes = np.where(masks == 0, 1, codes_of(literals[None])[0, :END_OF_BLOCK]).astype(np.uint32)
-        found: list[tuple[int, int, int]] = []
+        # Not a list: the memory of many small objects is not given back as readily.
+        found = array("q")
         laid = _LaidOut(self._raw, self._made, literals, codes, masks)
         while True:
             if self._made >= laid.end:
@@ -279,7 +283,7 @@ class _Parser:
             source, end = self._made - distance, self._made + length
             if source < 0 or self._bytes[source : end - distance] != self._bytes[self._made : end]:
                 raise Unreadable("a match is of other bytes")
-            found.append((self._made, length, distance))
+            found.extend((self._made, length, distance))
             self._made += length
             self._matches += 1
             if self._matches > self._limits.free_matches + self._made // self._limits.bytes_per_match:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from artifacts.patch.huffman import MIN_MATCH
 
-__all__ = ["Repeats"]
+__all__ = ["Candidates", "Repeats", "candidates_for"]
 
 Places = NDArray[np.int64]
+Candidates = list[NDArray[np.bool_]]
 
 _PLACE_BITS: Final = np.uint64(32)
 # An odd number with its bits mixed up, to spread the third byte over the hash of the first two.
@@ -28,23 +29,11 @@ class Repeats:
     Args:
         content: the bytes.
         places: those asked for, all different. Three bytes begin at each.
+        candidates: by `candidates_for` them. Each takes some 40 bytes of memory.
     """
 
-    def __init__(self, content: bytes, places: Places) -> None:
+    def __init__(self, content: bytes, places: Places, candidates: Candidates) -> None:
         raw = np.frombuffer(content, np.uint8)
-        self._look(raw, places, _candidates(content, places))
-
-    @classmethod
-    def of(cls, content: bytes, places: Places, most: int) -> Repeats | None:
-        """Return the same, unless more than so many places have to be looked at: that takes some 40 bytes for each."""
-        candidates = _candidates(content, places)
-        if sum(map(np.count_nonzero, candidates)) > most:
-            return None
-        made = cls.__new__(cls)
-        made._look(np.frombuffer(content, np.uint8), places, candidates)
-        return made
-
-    def _look(self, raw: NDArray[np.uint8], places: Places, candidates: list[NDArray[np.bool_]]) -> None:
         found = [2 * np.flatnonzero(mask) + first for first, mask in enumerate(candidates)]
         self._sorted = self._keys(raw, np.concatenate(found))
         self._sorted.sort()
@@ -79,7 +68,7 @@ class Repeats:
         return self._asked - 1 - sources
 
 
-def _candidates(content: bytes, places: Places) -> list[NDArray[np.bool_]]:
+def candidates_for(content: bytes, places: Places) -> Candidates:
     """Tell which even places, and which odd ones, may have the same bytes as one that is asked for: by a hash."""
     raw = np.frombuffer(content, np.uint8)
     asked = np.zeros(1 << 16, np.bool_)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from artifacts.patch.huffman import MIN_MATCH, symbols_of
 from artifacts.patch.parse_deflate import Block
-from artifacts.patch.repeats import Repeats
+from artifacts.patch.repeats import Repeats, candidates_for
 from artifacts.patch.symbols import (
     FARTHEST_SEARCHED,
     LONG_GAP,
@@ -77,7 +77,8 @@ def _matches(block: Block, first: int, last: int, at: int, raw: memoryview) -> M
     if len(near):
         start = max(0, block.start + at - FARTHEST_SEARCHED)
         end = block.start + int(places[-1] + lengths[-1])
-        repeats = Repeats(bytes(raw[start:end]), places[near] + block.start - start)
+        content, asked = bytes(raw[start:end]), places[near] + block.start - start
+        repeats = Repeats(content, asked, candidates_for(content, asked))
         ranks[near] = np.minimum(repeats.ranks(distances[near]), NO_RANK)
     far = (distances[ranks == NO_RANK] - 1).astype("<u2").view(np.uint8).reshape(-1, 2).T
     return Matches(gaps.tobytes(), (lengths - MIN_MATCH).astype(np.uint8).tobytes(), ranks.tobytes(), far.tobytes())
@@ -99,6 +100,6 @@ def _codes(block: Block, raw: NDArray[np.uint8], last: int) -> Codes:
     counts = frequencies(raw, [0], np.zeros_like(lengths), lengths, distances, covered)
     differences = differences_of(literals, far, expected_lengths(counts)[0])
     usual = symbols_of(np.concatenate((literals, far)), [0, len(literals)])[:2]
-    found = np.array(said.symbols, np.uint8)
-    symbols = None if np.array_equal(found, np.stack(usual, 1)) else (found[:, 0], found[:, 1])
+    found = np.frombuffer(said.symbols, np.uint8), np.frombuffer(said.added, np.uint8)
+    symbols = None if all(map(np.array_equal, found, usual)) else found
     return Codes(len(literals), len(far), differences, said.runs, symbols)

@@ -31,7 +31,7 @@ from artifacts.patch.huffman import (
     MAX_LITERALS,
     MIN_MATCH,
 )
-from artifacts.patch.repeats import Repeats
+from artifacts.patch.repeats import Repeats, candidates_for
 from artifacts.patch.symbols import (
     FARTHEST_SEARCHED,
     LONG_GAP,
@@ -267,16 +267,17 @@ class _Batch:
     def _searched(self, content: bytes, is_searched: NDArray[np.bool_], ranks: Bytes) -> Places:
         """Return how far away the matches with a rank are of; 0 where there is no such place near enough."""
         places, rows = self._places[is_searched] + FARTHEST_SEARCHED, self._rows[is_searched]
-        repeats = Repeats.of(content, places, _MOST_PLACES)
-        if repeats is not None:
-            found = repeats.distances(ranks)
+        candidates = candidates_for(content, places)
+        if sum(map(np.count_nonzero, candidates)) <= _MOST_PLACES:
+            found = Repeats(content, places, candidates).distances(ranks)
         else:
             # The same bytes again and again.
             parts = []
             for row, start in enumerate(self._starts.tolist()):
                 own = rows == row
                 part = content[start : start + FARTHEST_SEARCHED + self._segments[row].length]
-                parts.append(Repeats(part, places[own] - start).distances(ranks[own]))
+                asked = places[own] - start
+                parts.append(Repeats(part, asked, candidates_for(part, asked)).distances(ranks[own]))
             found = np.concatenate(parts)
         return np.where(found > FARTHEST_SEARCHED, 0, found)
 

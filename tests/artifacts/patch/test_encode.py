@@ -325,6 +325,15 @@ def test_text_that_zlib_does_not_make_is_deflated_symbol_by_symbol(tmp_path: Pat
     assert _how(report) == ["deflate by symbols"]
 
 
+def test_a_little_text_beside_weights_that_zlib_does_not_make_is_opaque(tmp_path: Path) -> None:
+    text = b"".join(b"%d bottles of beer on the wall, %d bottles of beer.\n" % (n, n * n) for n in range(30))
+    files = [
+        {"w": safetensors(weights), "t": text[start:]} for weights, start in ((model(), 0), (trained(model()), 100))
+    ]
+    report = patched(tmp_path, _zip_by_another(files[0]), _zip_by_another(files[1]))
+    assert _how(report) == ["deflate by symbols"]
+
+
 def test_what_begins_as_in_the_base_is_kept(tmp_path: Path) -> None:
     big = {"w": np.random.default_rng(1).normal(0, 0.05, (512, 512)).astype(np.float32)}
     old, new = ({**big, "z": each["head.weight"]} for each in (model(), trained(model())))

@@ -13,7 +13,7 @@ from artifacts.errors import PatchInvalid
 from artifacts.patch.bit_sink import BitSink
 from artifacts.patch.huffman import codes_of, symbols_of
 from artifacts.patch.parse_deflate import Block, Dense, ReadLimits, Unreadable, parsed
-from artifacts.patch.repeats import Repeats
+from artifacts.patch.repeats import Repeats, candidates_for
 from artifacts.patch.segments import segments_of
 from artifacts.patch.symbol_deflater import Kept, SymbolDeflater
 from artifacts.patch.symbols import (
@@ -337,7 +337,7 @@ def test_repeats_are_found_wherever_they_are(letters: int) -> None:
     randomly = random.Random(letters)
     content = bytes(randomly.randrange(letters) for _ in range(3000))
     places = np.array(sorted(randomly.sample(range(2997), 400)))
-    repeats = Repeats(content, places)
+    repeats = Repeats(content, places, candidates_for(content, places))
     ranks = np.array([randomly.randrange(4) for _ in places], np.uint8)
     for place, rank, distance in zip(places.tolist(), ranks.tolist(), repeats.distances(ranks).tolist(), strict=True):
         pattern = content[place : place + 3]
