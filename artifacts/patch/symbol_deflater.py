@@ -52,7 +52,7 @@ Places = NDArray[np.int64]
 
 # So many bytes of segments are written at once, and as many at most that matches make, one segment at least. What they
 # become takes five times as much memory, and for those of matches thirty times.
-_BATCH_BYTES: Final = 1 << 17
+_BATCH_BYTES: Final = 3 << 16
 _BATCH_MATCHED: Final = 1 << 13
 # Codes and heads of a segment take some fifteen kilobytes.
 _BATCH_SEGMENTS: Final = 16
@@ -182,8 +182,11 @@ class SymbolDeflater:
         before = self._before
         self._forget(self._batch_bytes)
         batch = _Batch(self._batch, content, before, self._lengths)
-        made = self._sink.put(*batch.slots())
+        slots = batch.slots()
         self._lengths = batch.last_lengths
+        # Nothing but these is needed any more.
+        del batch, content
+        made = self._sink.put(*slots)
         self._batch, self._batch_bytes, self._batch_matched = [], 0, 0
         return made
 
