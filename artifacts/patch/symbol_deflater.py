@@ -52,10 +52,12 @@ Places = NDArray[np.int64]
 
 # So many bytes of segments are written at once, and as many at most that matches make, one segment at least. What they
 # become takes five times as much memory, and for those of matches thirty times.
-_BATCH_BYTES: Final = 3 << 16
+_BATCH_BYTES: Final = 1 << 18
 _BATCH_MATCHED: Final = 1 << 13
 # Codes and heads of a segment take some fifteen kilobytes.
 _BATCH_SEGMENTS: Final = 16
+# So many codes are packed at once, in several times their memory: a multiple of four.
+_PACKED_CODES: Final = 1 << 17
 # So many places are looked at for all matches of a batch; where there are more, for those of each segment.
 _MOST_PLACES: Final = 1 << 14
 
@@ -182,11 +184,12 @@ class SymbolDeflater:
         before = self._before
         self._forget(self._batch_bytes)
         batch = _Batch(self._batch, content, before, self._lengths)
-        slots = batch.slots()
+        codes, bits = batch.slots()
         self._lengths = batch.last_lengths
         # Nothing but these is needed any more.
         del batch, content
-        made = self._sink.put(*slots)
+        parts = (slice(start, start + _PACKED_CODES) for start in range(0, len(codes), _PACKED_CODES))
+        made = b"".join([self._sink.put(codes[part], bits[part]) for part in parts])
         self._batch, self._batch_bytes, self._batch_matched = [], 0, 0
         return made
 

@@ -230,13 +230,11 @@ def test_members_by_symbols_are_decoded_in_the_memory_that_is_said_of_them(tmp_p
     made.write(tmp_path)
     header = made.header
     assert header.memory_bytes < 3 << 20
-    print(kind, header.memory_bytes)
     grown = growth(
         tmp_path,
         f"apply.apply_patch(folder / 'base', folder / 'patch', folder / 'out', "
         f"length={header.target.length}, sha256={header.target.sha256!r})",
     )
-    print(grown)
     assert grown < header.memory_bytes
 
 
