@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from artifacts.patch.huffman import (
     CODE_LENGTH_ORDER,
+    LEAST_DISTANCES,
+    LEAST_LITERALS,
+    LEAST_RUNS,
     LITERAL_SYMBOLS,
     MAX_RUNS,
     RUN_EXTRA_BITS,
     codes_of,
     symbols_of,
 )
-from artifacts.patch.symbols import LEAST_DISTANCES, LEAST_LITERALS, LEAST_RUNS, Kind, Segment
+from artifacts.patch.symbols import Kind, Segment
 
 __all__ = ["BlockCodes", "BlockHeads"]
 

@@ -8,6 +8,7 @@ consists of matches, is made by zlib if that can.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import sha256
 
 import numpy as np
@@ -19,7 +20,7 @@ from artifacts.patch.parse_deflate import Block, Dense, ReadLimits, Unreadable, 
 from artifacts.patch.segments import segments_of
 from artifacts.patch.symbols import Beginning, Segment, Symbols
 
-__all__ = ["MemberPlan", "hash_of"]
+__all__ = ["MemberPlan"]
 
 # Shorter members are made by zlib if it can: there is no time to be won.
 _LEAST_BYTES = 1 << 16
@@ -51,7 +52,10 @@ class MemberPlan:
     def __init__(self, old: Opened, new: Opened) -> None:
         self._old, self._new = old, new
         self._search = DeflationSearch(new.unpacked)
-        self._known = {hash_of(old, one) for one in old.unpacked.deflated}
+        self._hashes = [_hash_of(old, one) for one in old.unpacked.deflated]
+        self._known = frozenset(self._hashes)
+        # Of members that the target has as they are.
+        self._same: set[bytes] = set()
         self._matches_left = _ALL_MATCHES + sum(one.length for one in new.unpacked.deflated) // _SPARSE.bytes_per_match
         self._alike: dict[bytes, list[Deflated]] = {}
         for stream in old.unpacked.deflated:
@@ -66,6 +70,12 @@ class MemberPlan:
         """Return how each member can be made; None for those that cannot, and those that the base has as they are."""
         return [self._way(stream) for stream in self._new.unpacked.deflated]
 
+    def noise(self) -> Iterator[tuple[int, int]]:
+        """Yield where members of the base are deflated that the target has not as they are, once `ways` has told."""
+        for one, digest in zip(self._old.unpacked.deflated, self._hashes, strict=True):
+            if digest not in self._same:
+                yield one.offset, one.offset + one.deflated_length
+
     def cheaper(self, how: Deflation | Symbols, stream_offset: int, bits: float) -> Deflation | Symbols:
         """Return a cheaper way to make a member if there is one, and what is said of its symbols takes too much.
 
@@ -79,7 +89,9 @@ class MemberPlan:
         return self._search.settings(self._by_offset[stream_offset]) or how
 
     def _way(self, stream: Deflated) -> Deflation | Symbols | None:
-        if hash_of(self._new, stream) in self._known:
+        digest = _hash_of(self._new, stream)
+        if digest in self._known:
+            self._same.add(digest)
             return None
         if stream.length >= _LEAST_BYTES:
             symbols = self._symbols(stream, _SPARSE)
@@ -140,6 +152,6 @@ def _common(one: memoryview, other: memoryview) -> int:
     return length
 
 
-def hash_of(file: Opened, stream: Deflated) -> bytes:
+def _hash_of(file: Opened, stream: Deflated) -> bytes:
     """Return the hash of a deflated stream: many are as long as their file, and copies of them would be too."""
     return sha256(file.unpacked.view(stream.offset, stream.deflated_length)).digest()

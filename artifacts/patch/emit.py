@@ -453,7 +453,7 @@ def _features(steps: Sequence[Step]) -> int:
     """Return the features that a patch of some steps will have."""
     plans = [step.plan.data.matrix for step in steps if isinstance(step, TensorStep)]
     factors = max((matrix.factor_count for matrix in plans), default=0)
-    deflates = any(isinstance(step, Deflate) and not isinstance(step.how, Symbols) for step in steps)
+    deflates = any(isinstance(step, Deflate) and step.symbols is None for step in steps)
     prefixes = any(isinstance(step, (Prefixed, TensorBytes)) for step in steps)
     features = FEATURE_DEFLATE * deflates | FEATURE_SYMBOLS * _by_symbols(steps) | FEATURE_PREFIX * prefixes
     return features_for_factors(factors) | features
@@ -461,7 +461,7 @@ def _features(steps: Sequence[Step]) -> int:
 
 def _by_symbols(steps: Sequence[Step]) -> bool:
     """Tell whether members of the target are deflated symbol by symbol."""
-    return any(isinstance(step, Deflate) and isinstance(step.how, Symbols) for step in steps)
+    return any(isinstance(step, Deflate) and step.symbols is not None for step in steps)
 
 
 def _source(step: Step) -> tuple[int, int]:

@@ -25,7 +25,6 @@ from artifacts.patch.planner import Effort, Plan, plan_matches, plan_tensors
 from artifacts.patch.polish import polished
 from artifacts.patch.prefixes import with_prefixes
 from artifacts.patch.steps import AnyTensor, Deflate, DeflateEnd, Prefixed, Step, TensorBytes, TensorStep, Words
-from artifacts.patch.symbols import Symbols
 from artifacts.patch.words import with_words
 from artifacts.patch.writer import frame_of
 
@@ -274,7 +273,7 @@ def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
     bits = sum(step.plan.bits for step in steps if isinstance(step, TensorStep))
     bits += sum(step.bits for step in steps if isinstance(step, Words))
     of_elements = emitted.element_bytes / bits if bits else 0.0
-    said = sum(step.how.bits for step in steps if isinstance(step, Deflate) and isinstance(step.how, Symbols))
+    said = sum(step.symbols.bits for step in steps if isinstance(step, Deflate) and step.symbols is not None)
     of_segments = emitted.segment_bytes / said if said else 0.0
     for step in steps:
         if isinstance(step, TensorStep):
@@ -287,8 +286,8 @@ def _regions(steps: list[Step], emitted: Emitted) -> Iterator[Region]:
         elif isinstance(step, DeflateEnd):
             continue
         elif isinstance(step, Deflate):
-            if isinstance(step.how, Symbols):
-                yield Region("", "deflate by symbols", step.length, round(step.how.bits * of_segments))
+            if step.symbols is not None:
+                yield Region("", "deflate by symbols", step.length, round(step.symbols.bits * of_segments))
             else:
                 yield Region("", "deflate", step.length, 0)
         elif isinstance(step, Copy):

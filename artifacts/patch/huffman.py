@@ -18,6 +18,9 @@ __all__ = [
     "DISTANCE_SYMBOLS",
     "END_OF_BLOCK",
     "FIXED_LENGTHS",
+    "LEAST_DISTANCES",
+    "LEAST_LITERALS",
+    "LEAST_RUNS",
     "LENGTH_BASES",
     "LENGTH_EXTRA_BITS",
     "LENGTH_SYMBOLS",
@@ -27,6 +30,7 @@ __all__ = [
     "MAX_DISTANCE",
     "MAX_LITERALS",
     "MAX_RUNS",
+    "MAX_RUN_BITS",
     "MIN_MATCH",
     "RUN_EXTRA_BITS",
     "RUN_LEAST",
@@ -42,6 +46,8 @@ MAX_CODE_BITS: Final = 15
 MIN_MATCH: Final = 3
 MAX_DISTANCE: Final = 1 << 15
 END_OF_BLOCK: Final = 256
+# Code lengths that a block has at least: of literals and lengths, of distances, and of what writes these.
+LEAST_LITERALS, LEAST_DISTANCES, LEAST_RUNS = 257, 1, 4
 # Symbols that a block may use.
 MAX_LITERALS: Final = 286
 MAX_DISTANCES: Final = 30
@@ -71,6 +77,8 @@ FIXED_LENGTHS[1, :32] = 5
 # symbols 16 to 18, which are runs, the shortest run and the bits that say what is added.
 MAX_RUNS: Final = 19
 CODE_LENGTH_ORDER: Final = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
+# The longest code for one of these symbols, whose length has three bits.
+MAX_RUN_BITS: Final = 7
 RUN_LEAST: Final = {16: 3, 17: 3, 18: 11}
 RUN_EXTRA_BITS: Final = {16: 2, 17: 3, 18: 7}
 

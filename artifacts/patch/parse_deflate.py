@@ -23,11 +23,15 @@ from artifacts.patch.huffman import (
     DISTANCE_EXTRA_BITS,
     END_OF_BLOCK,
     FIXED_LENGTHS,
+    LEAST_DISTANCES,
+    LEAST_LITERALS,
+    LEAST_RUNS,
     LENGTH_BASES,
     LENGTH_EXTRA_BITS,
     MAX_CODE_BITS,
     MAX_DISTANCES,
     MAX_LITERALS,
+    MAX_RUN_BITS,
     RUN_EXTRA_BITS,
     RUN_LEAST,
     codes_of,
@@ -46,8 +50,7 @@ _AHEAD = _COMPARED * MAX_CODE_BITS // 8 + 16
 # The longest length has two spellings; no deflater uses the one with all extra bits set.
 _SECOND_SPELLING = (END_OF_BLOCK + 1 + 27, 31)
 _RUNS: Final = (16, 17, 18)
-# The longest code for code lengths, and the bytes that all code lengths of a block take at most: 14 bits each.
-_RUN_BITS = 7
+# The bytes that all code lengths of a block take at most: 14 bits each.
 _HEAD_BYTES = (MAX_LITERALS + MAX_DISTANCES) * 14 // 8 + 2
 _CODE_MASK = (1 << MAX_CODE_BITS) - 1
 
@@ -216,18 +219,19 @@ class _Parser:
         self._made += length
 
     def _code_lengths(self) -> CodeLengths:
-        literals, distances, count = self._take(5) + 257, self._take(5) + 1, self._take(4) + 4
+        literals, distances = self._take(5) + LEAST_LITERALS, self._take(5) + LEAST_DISTANCES
+        count = self._take(4) + LEAST_RUNS
         if literals > MAX_LITERALS or distances > MAX_DISTANCES:
             raise Unreadable("a block has codes for more symbols than there are")
         runs = bytes(self._take(3) for _ in range(count))
         of_runs = np.zeros(len(CODE_LENGTH_ORDER), np.uint8)
         of_runs[list(CODE_LENGTH_ORDER[:count])] = np.frombuffer(runs, np.uint8)
-        lookup, bits = _lookup(of_runs, _RUN_BITS).tolist(), of_runs.tolist()
+        lookup, bits = _lookup(of_runs, MAX_RUN_BITS).tolist(), of_runs.tolist()
         found, symbols, added = bytearray(), bytearray(), bytearray()
         # All that can come is looked at as one number: this is most of what a block takes that is not its literals.
         window, used = self._peek(_HEAD_BYTES), 0
         while len(found) < literals + distances:
-            symbol = lookup[window & (1 << _RUN_BITS) - 1]
+            symbol = lookup[window & (1 << MAX_RUN_BITS) - 1]
             if symbol < 0 or (symbol == _RUNS[0] and not found):
                 raise Unreadable("code lengths are damaged")
             count, more = bits[symbol], 0

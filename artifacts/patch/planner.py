@@ -13,8 +13,7 @@ from backports.zstd import CompressionParameter, ZstdCompressor
 
 from artifacts.patch.align import align
 from artifacts.patch.axes import Axes
-from artifacts.patch.deflate_plan import MemberPlan, hash_of
-from artifacts.patch.deflation import Deflation
+from artifacts.patch.deflate_plan import MemberPlan
 from artifacts.patch.elsewhere import Part, found_elsewhere
 from artifacts.patch.excerpt import Excerpt
 from artifacts.patch.kinds import FLOATS
@@ -23,7 +22,6 @@ from artifacts.patch.opened import LetGo, Opened
 from artifacts.patch.operations import Add, Copy, Data, Operation, part_of
 from artifacts.patch.permute import Permuted
 from artifacts.patch.steps import AnyTensor, DeflateEnd, Segment, Step, TensorBytes, TensorStep, joined, segments
-from artifacts.patch.symbols import Symbols
 from artifacts.patch.tensor_bytes import bits_with_base
 from artifacts.patch.tensor_plan import Elements, TensorPlan, plan_planes, plan_update
 from artifacts.patch.tensors import Tensor
@@ -112,8 +110,7 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
         progress: is told how many bytes of the target's addresses are planned.
     """
     members = MemberPlan(old, new)
-    ways = members.ways()
-    parts = list(segments(new.unpacked, ways))
+    parts = list(segments(new.unpacked, members.ways()))
     tensors = _Tensors(old, new, budget)
     memory = LetGo(old, new)
     memory.now()
@@ -130,7 +127,7 @@ def plan_tensors(old: Opened, new: Opened, budget: Budget, progress: Callable[[i
     coded = [step for step in coded if step.tensor.start not in moved]
     chosen = [(part, [step for step in steps if step.tensor.start not in moved]) for part, steps in chosen]
     gaps = [gap for part, steps in chosen for gap in _gaps(part, steps)]
-    left_out = [*tensors.unmatched(coded, sources), *_inflated(old, new, ways)]
+    left_out = [*tensors.unmatched(coded, sources), *members.noise()]
     memory.now()
     matches = _Matches(old, new, gaps, left_out, elsewhere=sum(int(step.bits) for step in coded) // 8)
     steps = [step for part, inside in chosen for step in _deflated(members, list(_woven(part, inside, matches)), part)]
@@ -190,14 +187,6 @@ def _deflated(members: MemberPlan, steps: list[Step], part: Segment) -> list[Ste
     bits = sum(step.bits for step in inside if isinstance(step, AnyTensor))
     bits += sum(8 * step.length for step in inside if isinstance(step, Data))
     return [replace(part.deflate, how=members.cheaper(part.deflate.how, part.written, bits)), *inside]
-
-
-def _inflated(old: Opened, new: Opened, ways: Sequence[Deflation | Symbols | None]) -> Iterator[tuple[int, int]]:
-    """Yield where members of the base are deflated that the target has not as they are: noise beside what they hold."""
-    kept = {hash_of(new, one) for one, how in zip(new.unpacked.deflated, ways, strict=True) if how is None}
-    for one in old.unpacked.deflated:
-        if hash_of(old, one) not in kept:
-            yield one.offset, one.offset + one.deflated_length
 
 
 class _Matches:

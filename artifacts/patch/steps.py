@@ -107,6 +107,11 @@ class Deflate:
     raw_length: int
     length: int
 
+    @property
+    def symbols(self) -> Symbols | None:
+        """What is said of its symbols; None if zlib makes it."""
+        return self.how if isinstance(self.how, Symbols) else None
+
 
 @dataclass(frozen=True, slots=True)
 class DeflateEnd:

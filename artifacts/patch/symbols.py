@@ -20,10 +20,14 @@ from artifacts.patch.format import varint
 from artifacts.patch.huffman import (
     DISTANCE_SYMBOLS,
     END_OF_BLOCK,
+    LEAST_DISTANCES,
+    LEAST_LITERALS,
+    LEAST_RUNS,
     LENGTH_SYMBOLS,
     MAX_CODE_BITS,
     MAX_DISTANCES,
     MAX_LITERALS,
+    MAX_RUN_BITS,
     MAX_RUNS,
     MIN_MATCH,
     RUN_EXTRA_BITS,
@@ -31,9 +35,6 @@ from artifacts.patch.huffman import (
 
 __all__ = [
     "FARTHEST_SEARCHED",
-    "LEAST_DISTANCES",
-    "LEAST_LITERALS",
-    "LEAST_RUNS",
     "MAX_GAPS",
     "MAX_SEGMENT_BYTES",
     "NO_RANK",
@@ -83,11 +84,8 @@ _NUMBERS, _GAPS, _LENGTHS, _RANKS, _DISTANCES, _CODES = range(SEGMENT_STREAMS)
 _KIND, _LAST, _ENDS = 3, 4, 8
 # Bits of the number that begins a block's code lengths.
 _LITERALS_BITS, _DISTANCES_BITS = 5, 5
-LEAST_LITERALS, LEAST_DISTANCES, LEAST_RUNS = 257, 1, 4
 # What a patch takes for a match and for a segment, nearly, in bits.
 _MATCH_BITS, _SEGMENT_BITS = 11.0, 240.0
-# Codes for code lengths have 3 bits of length (RFC 1951, 3.2.7).
-_MOST_RUN_BITS = 7
 
 
 class Kind(IntEnum):
@@ -365,7 +363,7 @@ def _read_counts(number: Callable[[], int]) -> Callable[[Callable[[int, int], by
 
     def read(take: Callable[[int, int], bytes]) -> Codes:
         differences, of_runs = take(_CODES, (literals + distances + 1) // 2), take(_CODES, runs)
-        if max(of_runs) > _MOST_RUN_BITS:
+        if max(of_runs) > MAX_RUN_BITS:
             raise PatchInvalid("a code for code lengths is too long")
         if not spelled:
             return Codes(literals, distances, differences, of_runs)
