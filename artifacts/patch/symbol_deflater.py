@@ -52,7 +52,7 @@ Places = NDArray[np.int64]
 
 # So many bytes of segments are written at once, and as many at most that matches make, one segment at least. What they
 # become takes five times as much memory, and for those of matches thirty times.
-_BATCH_BYTES: Final = 7 << 15
+_BATCH_BYTES: Final = 9 << 14
 _BATCH_MATCHED: Final = 1 << 13
 # Codes and heads of a segment take some fifteen kilobytes.
 _BATCH_SEGMENTS: Final = 16
